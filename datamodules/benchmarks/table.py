@@ -1,0 +1,284 @@
+"""Tables of questions in the TSV format of VLMEvalKit: reading with places for errors, and writing.
+
+One header line, tab-separated, fields may hold newlines in quotes. Every cell is read as a string: option texts such as
+``None`` or ``NA`` and answers such as ``3.0`` or ``007`` stay what they are; an empty cell is a missing value.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from PIL import Image
+
+from datamodules.files import atomic_write_text
+from datamodules.images import ImageError, check_image, open_image
+
+MAX_REFERENCE_LENGTH = 64
+"""An image cell of at most this many characters names the row (by its index) whose image it shares."""
+
+MAX_FIELD_LENGTH = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table.
+
+    Attributes:
+        values: Column name to cell; an empty string is a missing value.
+        where: ``file:line (index i)``, to begin error messages with.
+    """
+
+    values: Mapping[str, str]
+    where: str
+
+    def get(self, column: str) -> str:
+        """The cell of a column; empty when the cell is empty or the table has no such column."""
+        return self.values.get(column, "")
+
+    def require(self, column: str) -> str:
+        """The cell of a column that must hold something.
+
+        Raises:
+            ValueError: If it is empty or missing.
+        """
+        value = self.get(column)
+        if not value.strip():
+            raise ValueError(f"{self.where}: column {column!r} is empty")
+        return value
+
+    def string_list(self, column: str) -> list[str]:
+        """A cell that holds the text of a Python list, such as ``['Yes', 'No']``; empty or ``None`` give no items.
+
+        Raises:
+            ValueError: If the cell is not the text of a list.
+        """
+        text = self.get(column).strip()
+        if text in ("", "None", "nan"):
+            return []
+        return [str(item) for item in parse_list(text, f"{self.where}: column {column!r}")]
+
+
+def parse_list(text: str, where: str) -> list[object]:
+    """Parse the text of a Python list of literals.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"{where}: expected the text of a Python list, got {text[:80]!r}: {error}") from error
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where}: expected the text of a Python list, got {text[:80]!r}")
+    return list(value)
+
+
+class LazyImages(Sequence[Image.Image]):
+    """Pictures that are kept encoded and decoded anew at every access, so that a table of thousands fits in memory.
+
+    Args:
+        sources: Bytes of encoded pictures, or paths of files.
+        places: Where each comes from, for error messages.
+    """
+
+    def __init__(self, sources: Sequence[bytes | Path], places: Sequence[str]) -> None:
+        self.sources = tuple(sources)
+        self.places = tuple(places)
+        assert len(self.sources) == len(self.places)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> LazyImages: ...
+
+    def __getitem__(self, index: int | slice) -> Image.Image | LazyImages:
+        if isinstance(index, slice):
+            return LazyImages(self.sources[index], self.places[index])
+        return open_image(self.sources[index], self.places[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LazyImages) and self.sources == other.sources
+
+    def __hash__(self) -> int:
+        return hash(self.sources)
+
+    def __repr__(self) -> str:
+        return f"LazyImages({len(self)} of {self.places})"
+
+    def select(self, indices: Sequence[int]) -> LazyImages:
+        """The pictures at ``indices``, in that order and as often as named."""
+        return LazyImages([self.sources[i] for i in indices], [self.places[i] for i in indices])
+
+
+class Table:
+    """A table that was read.
+
+    Args:
+        path: Of the file.
+        rows: Its rows.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[TableRow]) -> None:
+        self.path = path
+        self.rows = list(rows)
+        self._image_cells = {row.get("index"): row.get("image") for row in self.rows}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[TableRow]:
+        return iter(self.rows)
+
+    def images(self, row: TableRow) -> LazyImages:
+        """The pictures of a row, none for an empty cell; headers and sizes are checked now, pixels at access.
+
+        The cell is base64 of a file, or the text of a list of them, or the index of another row. A table without a
+        column ``image`` names files in ``image_path``, relative to ``images/<table name>`` beside it.
+
+        Raises:
+            ImageError: If a cell is neither, or a picture is broken, missing or too large; names file, line, column.
+        """
+        if "image" not in row.values and row.get("image_path"):
+            return self._images_of_paths(row)
+        place = f"{row.where}: column 'image'"
+        cell = row.get("image").strip()
+        if cell and len(cell) <= MAX_REFERENCE_LENGTH:
+            target = self._image_cells.get(cell, "").strip()
+            if len(target) <= MAX_REFERENCE_LENGTH:
+                raise ImageError(f"{place}: {cell!r} is neither a picture nor the index of a row that has one")
+            cell = target
+        sources = []
+        encoded = _split_cell(cell, place)
+        places = [place if len(encoded) == 1 else f"{place}, picture {n}" for n in range(1, len(encoded) + 1)]
+        for text, where in zip(encoded, places, strict=True):
+            sources.append(_decode_base64(text, where))
+            check_image(sources[-1], where)
+        return LazyImages(sources, places)
+
+    def _images_of_paths(self, row: TableRow) -> LazyImages:
+        place = f"{row.where}: column 'image_path'"
+        root = self.path.parent / "images" / self.path.stem
+        paths = [root / name for name in _split_cell(row.get("image_path").strip(), place)]
+        for path in paths:
+            check_image(path, place)
+        return LazyImages(paths, [place] * len(paths))
+
+
+def _split_cell(cell: str, where: str) -> list[str]:
+    if not cell:
+        return []
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return [cell]
+    try:
+        items = parse_list(cell, where)
+    except ValueError as error:
+        raise ImageError(str(error)) from error
+    if not all(isinstance(item, str) for item in items):
+        raise ImageError(f"{where}: expected a list of strings")
+    return [str(item) for item in items]
+
+
+def _decode_base64(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"{where}: not valid base64: {error} (it begins with {text[:24]!r})") from error
+
+
+def read_table(path: Path, required: Sequence[str] = ()) -> Table:
+    """Read a table.
+
+    Args:
+        path: Of the TSV file.
+        required: Columns that it must have besides ``index``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not UTF-8, a required column is missing or named twice, a row has too few or too many
+            cells, quotes are not closed, or an index is empty or repeated; names file and line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such table; put the benchmark's TSV file there")
+    csv.field_size_limit(MAX_FIELD_LENGTH)
+    rows: list[TableRow] = []
+    seen: set[str] = set()
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter="\t", strict=True)
+        line = 1
+        try:
+            header = next(reader, [])
+            _check_header(header, ["index", *required], path)
+            line = reader.line_num + 1
+            for cells in reader:
+                if cells:
+                    rows.append(_read_row(cells, header, f"{path}:{line}", seen))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"{path}:{line}: not a tab-separated table: {error}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: after line {line}: not UTF-8: {error}") from error
+    if not rows:
+        raise ValueError(f"{path}: the table has no rows")
+    return Table(path, rows)
+
+
+def _check_header(header: list[str], required: Sequence[str], path: Path) -> None:
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise ValueError(f"{path}:1: columns {missing} are missing; the table has {header}")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{path}:1: columns {repeated} are named more than once")
+
+
+def _read_row(cells: list[str], header: list[str], where: str, seen: set[str]) -> TableRow:
+    if len(cells) != len(header):
+        raise ValueError(f"{where}: {len(cells)} cells, but the header names {len(header)} columns")
+    values = dict(zip(header, cells, strict=True))
+    index = values["index"]
+    if not index.strip():
+        raise ValueError(f"{where}: column 'index' is empty")
+    if index in seen:
+        raise ValueError(f"{where}: column 'index' repeats {index!r}; it must be unique")
+    seen.add(index)
+    return TableRow(values, f"{where} (index {index})")
+
+
+def encode_image(image: Image.Image) -> str:
+    """Base64 of the picture as a PNG file, for an image cell."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def encode_images(images: Sequence[Image.Image]) -> str:
+    """An image cell: empty for no picture, base64 for one, the text of a list for several."""
+    encoded = [encode_image(image) for image in images]
+    return encoded[0] if len(encoded) == 1 else str(encoded) if encoded else ""
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Write rows as a table; its columns are all keys in the order of their first appearance.
+
+    Args:
+        path: Of the TSV file; replaced as a whole.
+        rows: Column name to cell; a missing key gives an empty cell.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[row.get(column, "") for column in columns] for row in rows])
+    atomic_write_text(path, text.getvalue())

@@ -1,0 +1,103 @@
+"""Reading the fields of untyped rows: the value with its type checked, or an error that names file, line and field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_LONGEST_VALUE = 80
+
+
+def shown(value: object) -> str:
+    """``repr`` of a value, cut to a length that suits an error message."""
+    whole = repr(value)
+    return whole if len(whole) <= _LONGEST_VALUE else f"{whole[:_LONGEST_VALUE]}..."
+
+
+def wrong_field(where: str, name: str, expected: str, value: object) -> ValueError:
+    """The error for a field of the wrong type or value."""
+    return ValueError(f"{where}: field {name!r} must be {expected}, got {shown(value)}")
+
+
+def required(row: Mapping[str, Any], name: str, where: str, parent: str = "") -> Any:
+    """The value of a field that must be there.
+
+    Args:
+        row: The row, or an object inside of it.
+        name: Key in ``row``.
+        where: ``file:line``.
+        parent: Path of ``row`` inside of the whole row, such as ``"steps_with_score[2]."``.
+
+    Raises:
+        ValueError: If it is missing.
+    """
+    if name not in row:
+        raise ValueError(f"{where}: field {parent + name!r} is missing; the row has {sorted(row)}")
+    return row[name]
+
+
+def text(row: Mapping[str, Any], name: str, where: str, parent: str = "", *, blank: bool = False) -> str:
+    """A string, which must hold more than white space unless ``blank`` is set."""
+    value = required(row, name, where, parent)
+    if not isinstance(value, str):
+        raise wrong_field(where, parent + name, "a string", value)
+    if not blank and not value.strip():
+        raise wrong_field(where, parent + name, "a string that is not blank", value)
+    return value
+
+
+def integer(row: Mapping[str, Any], name: str, where: str, parent: str = "", *, minimum: int | None = None) -> int:
+    """An integer of at least ``minimum``; a boolean is none."""
+    value = required(row, name, where, parent)
+    if isinstance(value, bool) or not isinstance(value, int) or (minimum is not None and value < minimum):
+        raise wrong_field(where, parent + name, f"an integer{_range(minimum, None)}", value)
+    return value
+
+
+def number(
+    row: Mapping[str, Any],
+    name: str,
+    where: str,
+    parent: str = "",
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> float:
+    """A finite number in the given range, both ends included; a boolean is none."""
+    value = required(row, name, where, parent)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
+        raise wrong_field(where, parent + name, f"a finite number{_range(minimum, maximum)}", value)
+    return float(value)
+
+
+def boolean(row: Mapping[str, Any], name: str, where: str, parent: str = "") -> bool:
+    """``true`` or ``false``."""
+    value = required(row, name, where, parent)
+    if not isinstance(value, bool):
+        raise wrong_field(where, parent + name, "true or false", value)
+    return value
+
+
+def items(row: Mapping[str, Any], name: str, where: str, parent: str = "") -> list[Any]:
+    """A list with at least one item."""
+    value = required(row, name, where, parent)
+    if not isinstance(value, list) or not value:
+        raise wrong_field(where, parent + name, "a list that is not empty", value)
+    return value
+
+
+def image_names(row: Mapping[str, Any], where: str) -> list[str]:
+    """The ``image`` of a row, a path or a list of paths, as a list; absent, null and ``""`` mean text only."""
+    value = row.get("image")
+    names = [value] if isinstance(value, str) and value else (value or [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise wrong_field(where, "image", "a path, a list of paths, or absent", value)
+    return names
+
+
+def _range(minimum: float | None, maximum: float | None) -> str:
+    if minimum is None and maximum is None:
+        return ""
+    return f" of at least {minimum:g}" if maximum is None else f" in [{minimum:g}, {maximum:g}]"

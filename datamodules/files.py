@@ -1,0 +1,82 @@
+"""Files written whole or not at all, and JSON lines read with their place."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` under a temporary name in the same folder, force it to the disk, rename it to ``path``.
+
+    A reader sees the old file or the new one, never a part. Missing folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write UTF-8 ``text`` as :func:`atomic_write_bytes` does."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line as :func:`atomic_write_bytes` does.
+
+    Raises:
+        ValueError: If a row holds NaN or an infinity, which JSON does not have.
+    """
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+    atomic_write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def parse_json_line(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object on a line.
+
+    Args:
+        line: With its newline, if it has one.
+        where: ``file:line`` for the error message.
+
+    Raises:
+        ValueError: If the line is not a JSON object.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        cut = "" if line.endswith(b"\n") else " (the line has no end: was the file cut short while it was written?)"
+        raise ValueError(f"{where}: not valid JSON: {error}{cut}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    return row
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Lines of a file that are not blank, each after its place ``file:line``; the first line is 1."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield f"{path}:{number}", line
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a JSON-lines file with their line numbers, from 1; blank lines are passed over.
+
+    Raises:
+        ValueError: For a line that is not a JSON object; names file and line.
+    """
+    for where, line in read_lines(path):
+        yield int(where.rpartition(":")[2]), parse_json_line(line, where)

@@ -1,0 +1,114 @@
+"""Build the miniature world on disk, in the released file formats.
+
+Layout of the folder::
+
+    demonstrations/annotations.jsonl   MMPR prompt rows + "response": what the policy is fine-tuned on
+    prompts/annotations.jsonl          MMPR prompt rows {image, question, answer}: what Monte Carlo annotation starts from
+    validation/annotations.jsonl       the same, of validation digits: for model selection
+    benchmarks/*.tsv                   one table a benchmark, of test digits
+    truth.jsonl                        the true steps of every benchmark question: for evaluation only
+    */images/*.png
+
+The digit images behind the four splits are disjoint.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.files import atomic_write_text
+from datamodules.handwritten.digits import DigitPool, split_digit_pools
+from datamodules.handwritten.families import (
+    FAMILIES,
+    FAMILY_OF_BENCHMARK,
+    position_sum_variants,
+    two_hop_group,
+)
+from datamodules.handwritten.question import WorldQuestion
+from datamodules.handwritten.tables import write_benchmark_tables
+
+
+@dataclass(frozen=True)
+class WorldSize:
+    """How many questions each split holds, and which share of the digit images it draws from.
+
+    Attributes:
+        demonstrations: Questions with a gold solution for the policy.
+        prompts: Questions to annotate for the process reward model.
+        validation: Questions to annotate for its validation.
+        benchmark_questions: Questions a benchmark (rounded down to whole groups for DynaMath and We-Math).
+        digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
+    """
+
+    demonstrations: int = 3000
+    prompts: int = 3000
+    validation: int = 200
+    benchmark_questions: int = 60
+    digit_shares: dict[str, float] = field(
+        default_factory=lambda: {"demonstrations": 0.1, "prompts": 0.6, "validation": 0.1, "test": 0.2}
+    )
+
+
+def sample_questions(count: int, pool: DigitPool, generator: np.random.Generator, prefix: str) -> list[WorldQuestion]:
+    """Questions of all families in turn."""
+    names = list(FAMILIES)
+    return [FAMILIES[names[i % len(names)]](f"{prefix}-{i:05d}", pool, generator) for i in range(count)]
+
+
+def benchmark_questions(benchmark: str, count: int, pool: DigitPool, seed: int) -> list[WorldQuestion]:
+    """The test questions of one benchmark; DynaMath in tens of variants, We-Math in groups of three."""
+    generator = np.random.default_rng([seed, *benchmark.encode()])
+    if benchmark == "DynaMath":
+        return [q for i in range(1, count // 10 + 1) for q in position_sum_variants(i, pool, generator)]
+    if benchmark == "WeMath":
+        return [q for i in range(1, count // 3 + 1) for q in two_hop_group(i, pool, generator)]
+    family = FAMILIES[FAMILY_OF_BENCHMARK[benchmark]]
+    return [family(str(i), pool, generator) for i in range(1, count + 1)]
+
+
+def write_prompt_rows(questions: list[WorldQuestion], folder: Path, *, with_solution: bool) -> None:
+    """Write MMPR prompt rows and their pictures; `with_solution` adds the gold response."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for question in questions:
+        names = []
+        for number, image in enumerate(question.images):
+            name = f"images/{question.question_id}_{number}.png"
+            image.save(folder / name)
+            names.append(name)
+        row: dict[str, object] = {"id": question.question_id, "source": question.family}
+        if names:
+            row["image"] = names[0] if len(names) == 1 else names
+        row |= {"question": question.question_with_options, "answer": question.answer}
+        if with_solution:
+            row["response"] = question.solution
+        lines.append(json.dumps(row))
+    atomic_write_text(folder / "annotations.jsonl", "\n".join(lines) + "\n")
+
+
+def build_world(folder: Path, size: WorldSize, seed: int = 0) -> None:
+    """Write the world.
+
+    Args:
+        folder: Where to; files of the same names are replaced.
+        size: Numbers of questions and shares of digit images.
+        seed: The same seed and size give the same files.
+    """
+    pools = split_digit_pools(size.digit_shares, seed)
+    counts = {"demonstrations": size.demonstrations, "prompts": size.prompts, "validation": size.validation}
+    for number, (name, count) in enumerate(counts.items()):
+        generator = np.random.default_rng([seed, number])
+        questions = sample_questions(count, pools[name], generator, name)
+        write_prompt_rows(questions, folder / name, with_solution=name == "demonstrations")
+    tests = {name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK}
+    write_benchmark_tables(tests, folder / "benchmarks")
+    truth = [
+        {"benchmark": name, "question_id": q.question_id, "steps": q.steps, "neutral_steps": sorted(q.neutral_steps)}
+        for name, questions in tests.items()
+        for q in questions
+    ]
+    atomic_write_text(folder / "truth.jsonl", "".join(json.dumps(row) + "\n" for row in truth))

@@ -1,0 +1,119 @@
+"""The one place where image files are opened: whatever comes in, an RGB picture or an error with a place comes out."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 64_000_000
+"""Pictures with more pixels than this are refused before they are decoded (a small file can hold a huge picture)."""
+
+_BROKEN_FILE_ERRORS = (
+    OSError,  # not an image, or truncated
+    SyntaxError,  # broken PNG chunks
+    ValueError,
+    TypeError,  # broken tags
+    EOFError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message says where it comes from and what is wrong with it."""
+
+
+def check_image(source: Path | str | bytes, where: str) -> tuple[int, int]:
+    """Look at the header only: the size of a picture, without decoding it.
+
+    Args:
+        source: Path of the file, or its bytes.
+        where: Place for error messages, for instance ``"table.tsv:7: column 'image'"``.
+
+    Returns:
+        Width and height in pixels, before any rotation that the file asks for.
+
+    Raises:
+        ImageError: If it is not an image or has more than :data:`MAX_PIXELS` pixels.
+    """
+    try:
+        with Image.open(_as_file(source)) as image:
+            _check_size(image, where)
+            return image.size
+    except ImageError:
+        raise
+    except _BROKEN_FILE_ERRORS as error:
+        raise ImageError(f"{where}: {_describe(source)} cannot be opened as an image: {error}") from error
+
+
+def open_image(source: Path | str | bytes, where: str) -> Image.Image:
+    """Open and decode a picture.
+
+    The rotation in its EXIF data is applied, transparency is laid on white, 16-bit values are scaled to 8 bits, and an
+    animation gives its first frame.
+
+    Args:
+        source: Path of the file, or its bytes.
+        where: Place for error messages, for instance ``"rows.jsonl:3: field 'image'"``.
+
+    Returns:
+        The decoded picture in mode RGB.
+
+    Raises:
+        ImageError: If the file is missing, is not an image, is truncated, has a mode without a meaning as colours, or
+            has more than :data:`MAX_PIXELS` pixels; the message begins with `where`.
+    """
+    try:
+        with Image.open(_as_file(source)) as image:
+            _check_size(image, where)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return _to_rgb(upright, where)
+    except ImageError:
+        raise
+    except _BROKEN_FILE_ERRORS as error:
+        raise ImageError(f"{where}: {_describe(source)} cannot be opened as an image: {error}") from error
+
+
+def _as_file(source: Path | str | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source)
+
+
+def _describe(source: Path | str | bytes) -> str:
+    return f"a picture of {len(source)} bytes" if isinstance(source, bytes) else f"{str(source)!r}"
+
+
+def _check_size(image: Image.Image, where: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{where}: the picture has {width} x {height} pixels; at most {MAX_PIXELS} are allowed, shrink it"
+        )
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode == "F":
+        raise ImageError(
+            f"{where}: pictures of floating-point values have no defined colours; save it with 8 or 16 bits"
+        )
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        # Mode I holds 16-bit PNGs in some versions of Pillow; values of at most 255 are 8-bit values in a wide type.
+        scaled = values // 257 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else values
+        return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

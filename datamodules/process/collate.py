@@ -1,0 +1,110 @@
+"""Batches of conversations with the Monte Carlo scores of their steps.
+
+B conversations, L tokens, S steps of the longest conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from datamodules.images import open_image
+from datamodules.process.encoder import Conversation, ConversationEncoder
+from datamodules.process.steps import merge_steps, merged_sizes
+
+__all__ = ["ConversationEncoder", "StepBatch", "StepCollator", "load_images", "merge_scored_steps", "pad_rows"]
+
+
+@dataclass
+class StepBatch:
+    """Conversations whose steps are to be judged.
+
+    Attributes:
+        inputs: Output of the processor; ``input_ids`` and ``attention_mask`` are (B, L), right-padded.
+        step_positions: (B, S) long, the tokens whose logits judge the steps; -1 at padding.
+        mc: (B, S) float32 Monte Carlo scores in [0, 1]; NaN at padding and for a step without a score.
+        num_mc_correct: (B, S) long, continuations that reached the gold answer; -1 at padding and where unknown.
+        num_mc_total: (B, S) long, continuations sampled; likewise.
+        sample_ids: B names, unique in the dataset.
+        sources: B names of datasets.
+    """
+
+    inputs: dict[str, Tensor]
+    step_positions: Tensor
+    mc: Tensor
+    num_mc_correct: Tensor
+    num_mc_total: Tensor
+    sample_ids: list[str]
+    sources: list[str]
+
+    def __post_init__(self) -> None:
+        shape = self.step_positions.shape
+        for name in ("mc", "num_mc_correct", "num_mc_total"):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(getattr(self, name).shape)}")
+        if not shape[0] == len(self.sample_ids) == len(self.sources) == len(self.inputs["input_ids"]):
+            raise ValueError(f"expected {shape[0]} conversations, ids and sources, got {len(self.sample_ids)} ids")
+
+
+class StepCollator:
+    """Opens images, merges steps and encodes rows of process supervision.
+
+    Args:
+        encoder: Renders and tokenises.
+        max_steps: Rows with more steps have neighbouring ones merged.
+        response_as_one_step: Make the whole solution one step, with the score of its last step.
+    """
+
+    def __init__(self, encoder: ConversationEncoder, max_steps: int = 12, response_as_one_step: bool = False) -> None:
+        self.encoder = encoder
+        self.max_steps = 1 if response_as_one_step else max_steps
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> StepBatch:
+        """Build a batch of rows as :mod:`datamodules.process.rows` makes them.
+
+        Raises:
+            ImageError: If a picture cannot be read; names file, line and field.
+            ValueError: If a row cannot be encoded; names file and line.
+        """
+        merged = [merge_scored_steps(row, self.max_steps) for row in rows]
+        conversations = [
+            Conversation(
+                load_images(row["images"], row["sample_id"]), row["question"], steps["steps"], row["sample_id"]
+            )
+            for row, steps in zip(rows, merged, strict=True)
+        ]
+        inputs, positions = self.encoder.encode(conversations)
+        return StepBatch(
+            inputs,
+            positions,
+            pad_rows([steps["mc"] for steps in merged], float("nan"), torch.float32),
+            pad_rows([steps["num_mc_correct"] for steps in merged], -1, torch.long),
+            pad_rows([steps["num_mc_total"] for steps in merged], -1, torch.long),
+            [row["sample_id"] for row in rows],
+            [row["source"] for row in rows],
+        )
+
+
+def merge_scored_steps(row: Mapping[str, Any], max_steps: int) -> dict[str, list[Any]]:
+    """Merge neighbouring steps of a row; a merged step has the score of its last one, up to which the solution goes."""
+    last = torch.tensor(merged_sizes(len(row["steps"]), max_steps)).cumsum(0) - 1
+    names = ("mc", "num_mc_correct", "num_mc_total")
+    scores = {name: [row[name][index] for index in last.tolist()] for name in names}
+    return {"steps": merge_steps(row["steps"], max_steps), **scores}
+
+
+def pad_rows(rows: Sequence[Sequence[float]], padding: float, dtype: torch.dtype) -> Tensor:
+    """Rows of different lengths as a right-padded (B, S) tensor."""
+    return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True, padding_value=padding)
+
+
+def load_images(paths: Sequence[str], where: str) -> list[Image.Image]:
+    """Open the pictures of a row; errors name ``where`` and the field."""
+    return [open_image(Path(path), f"{where}: field 'image'") for path in paths]

@@ -1,0 +1,199 @@
+"""Conversations to token ids, with the positions at which steps are judged.
+
+B conversations, L tokens, S steps of the longest conversation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import ProcessorMixin
+
+from datamodules.process.conversation import (
+    DEFAULT_SYSTEM_PROMPT,
+    IMAGE_PLACEHOLDER,
+    PLACEHOLDER,
+    build_messages,
+)
+
+NO_STEP = -1
+"""Step position where a conversation has no such step."""
+
+
+class Conversation(NamedTuple):
+    """What the encoder reads.
+
+    Attributes:
+        images: RGB pictures of the question.
+        question: Its text.
+        steps: At least one.
+        sample_id: Named in errors.
+    """
+
+    images: Sequence[Image.Image]
+    question: str
+    steps: Sequence[str]
+    sample_id: str
+
+
+class ConversationEncoder:
+    """Renders, tokenises and locates; works with any image-text-to-text processor that has a chat template.
+
+    Args:
+        processor: Of the checkpoint.
+        system_prompt: None for the default prompt, empty for no system turn.
+        class_tokens: Tokens among which a step is classified; the placeholder is one of them.
+
+    Raises:
+        ValueError: If the chat template or the tokenizer does not suit step-by-step judgement.
+    """
+
+    def __init__(self, processor: ProcessorMixin, system_prompt: str | None, class_tokens: Sequence[str]) -> None:
+        if PLACEHOLDER not in class_tokens:
+            raise ValueError(f"the class tokens {list(class_tokens)} must include the placeholder {PLACEHOLDER!r}")
+        self.processor = processor
+        self.system_prompt = DEFAULT_SYSTEM_PROMPT if system_prompt is None else system_prompt
+        self.class_tokens = tuple(class_tokens)
+        self.special_tokens = special_tokens(processor)
+        self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
+        self.check_text(self.system_prompt, "the system prompt")
+        self._pattern = self._find_pattern()
+        probe = self.render("1", 0, ["2", "3"], "a conversation of two steps")
+        self.find_step_positions(self._tokenize(probe), 2, "a conversation of two steps")
+
+    def _tokenize(self, text: str) -> list[int]:
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _find_pattern(self) -> list[int]:
+        """Token ids from the beginning of an assistant turn to its placeholder, both included."""
+        messages = build_messages("1", 0, ["2"], self.system_prompt)
+        asked, answered = (self.processor.apply_chat_template(m, tokenize=False) for m in (messages[:-1], messages))
+        turn = answered[len(asked) :]
+        if not answered.startswith(asked) or turn.count(PLACEHOLDER) != 1:
+            raise ValueError(
+                f"the chat template must append an assistant turn that holds the text {PLACEHOLDER!r} once; "
+                f"it turns {asked!r} into {answered!r}"
+            )
+        ids, placeholder = self._tokenize(turn), self._tokenize(PLACEHOLDER)
+        if len(placeholder) != 1 or placeholder[0] not in ids:
+            raise ValueError(
+                f"the placeholder {PLACEHOLDER!r} is {placeholder} as a token, but the assistant turn {turn!r} "
+                f"is {ids}; the placeholder must be one token there"
+            )
+        pattern = ids[: ids.index(placeholder[0]) + 1]
+        if len(pattern) < 2:
+            raise ValueError(f"the assistant turn {turn!r} must begin with a header, so that it can be found")
+        return pattern
+
+    def check_text(self, text: str, where: str) -> None:
+        """Refuse a text that holds a special token of the tokenizer: it could begin a turn or stand for an image.
+
+        Raises:
+            ValueError: If it does; names ``where`` and the token.
+        """
+        found = self._special_pattern.search(text)
+        if found:
+            raise ValueError(
+                f"{where}: the text holds the special token {found.group()!r} of this tokenizer, which would be read "
+                f"as the end of a turn or as an image; change the text or leave the sample out: "
+                f"...{text[max(0, found.start() - 30) : found.end() + 30]!r}..."
+            )
+
+    def check_conversation(self, question: str, steps: Sequence[str], sample_id: str) -> None:
+        """:meth:`check_text` on a question, whose image placeholders are no text, and on its steps."""
+        for piece in question.split(IMAGE_PLACEHOLDER):
+            self.check_text(piece, f"{sample_id}: question")
+        for number, step in enumerate(steps):
+            self.check_text(step, f"{sample_id}: step {number}")
+
+    def render(self, question: str, num_images: int, steps: Sequence[str], sample_id: str = "conversation") -> str:
+        """The conversation as text, image placeholders not yet expanded.
+
+        Raises:
+            ValueError: If the question or a step holds a special token, there are no steps, or the images do not match
+                the placeholders of the question; names ``sample_id``.
+        """
+        self.check_conversation(question, steps, sample_id)
+        try:
+            messages = build_messages(question, num_images, steps, self.system_prompt)
+        except ValueError as error:
+            raise ValueError(f"{sample_id}: {error}") from error
+        return str(self.processor.apply_chat_template(messages, tokenize=False))
+
+    def find_step_positions(self, ids: list[int], num_steps: int, sample_id: str) -> list[int]:
+        """Where steps are judged.
+
+        Args:
+            ids: Token ids of a conversation.
+            num_steps: Its number of steps.
+            sample_id: Named in errors.
+
+        Returns:
+            For each step the index of the token before the assistant's placeholder: its logits predict the judgement.
+
+        Raises:
+            ValueError: If there is not one assistant turn a step.
+        """
+        found, length, start = [], len(self._pattern), 0
+        first = self._pattern[0]
+        for _ in range(ids.count(first)):
+            start = ids.index(first, start)
+            if ids[start : start + length] == self._pattern:
+                found.append(start + length - 2)
+            start += 1
+        if len(found) != num_steps:
+            raise ValueError(
+                f"{sample_id}: {len(found)} assistant turns were found for {num_steps} steps; either a text imitates a "
+                f"turn, or the tokenizer joins the texts of this chat template"
+            )
+        return found
+
+    def encode(self, conversations: Sequence[Conversation | tuple]) -> tuple[dict[str, Tensor], Tensor]:
+        """Tokenise a batch and preprocess its images with one call of the processor.
+
+        Args:
+            conversations: B conversations, or tuples of their fields.
+
+        Returns:
+            The inputs of the model, right-padded, with ``input_ids`` and ``attention_mask`` of shape (B, L); and
+            step positions (B, S) long, :data:`NO_STEP` at padding.
+
+        Raises:
+            ValueError: See :meth:`render` and :meth:`find_step_positions`.
+        """
+        batch = [Conversation(*conversation) for conversation in conversations]
+        texts = [self.render(c.question, len(c.images), c.steps, c.sample_id) for c in batch]
+        images = [list(c.images) for c in batch]
+        inputs = self.processor(
+            text=texts,
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="right",
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        rows = inputs["input_ids"].tolist()
+        positions = [
+            torch.tensor(self.find_step_positions(row, len(c.steps), c.sample_id))
+            for row, c in zip(rows, batch, strict=True)
+        ]
+        return dict(inputs), pad_sequence(positions, batch_first=True, padding_value=NO_STEP)
+
+
+def special_tokens(processor: ProcessorMixin) -> list[str]:
+    """Texts that the tokenizer does not read as ordinary text, longest first."""
+    tokenizer = processor.tokenizer
+    tokens = {str(token) for token in tokenizer.all_special_tokens}
+    tokens |= {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for name in ("image_token", "video_token"):
+        token = getattr(processor, name, None)
+        if isinstance(token, str):
+            tokens.add(token)
+    return sorted((token for token in tokens if token), key=lambda token: (-len(token), token))

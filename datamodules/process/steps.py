@@ -1,0 +1,51 @@
+"""From a response to its steps, as the released VisualPRM scorer cuts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+STEP_SEPARATOR = "\n\n"
+
+
+def split_into_steps(response: str) -> list[str]:
+    r"""Cut a response at blank lines; blank pieces are dropped, white space around a step too.
+
+    >>> split_into_steps("First.\n\n\nSecond,\nstill second.\n\n")
+    ['First.', 'Second,\nstill second.']
+    """
+    return [step.strip() for step in response.split(STEP_SEPARATOR) if step.strip()]
+
+
+def merged_sizes(num_steps: int, max_steps: int) -> list[int]:
+    """How many consecutive steps each merged step takes: ``ceil(n / max)``, the last one what is left.
+
+    >>> merged_sizes(14, 12), merged_sizes(5, 12)
+    ([2, 2, 2, 2, 2, 2, 2], [1, 1, 1, 1, 1])
+
+    Raises:
+        ValueError: If ``max_steps`` is not positive.
+    """
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    size = max(1, -(-num_steps // max_steps))
+    return [min(size, num_steps - start) for start in range(0, num_steps, size)]
+
+
+def merge_steps(steps: Sequence[str], max_steps: int = 12) -> list[str]:
+    """Join neighbouring steps until there are at most ``max_steps``; blank lines stay between the joined ones."""
+    merged, start = [], 0
+    for size in merged_sizes(len(steps), max_steps):
+        merged.append(STEP_SEPARATOR.join(steps[start : start + size]))
+        start += size
+    return merged
+
+
+def response_steps(response: str, max_steps: int = 12, *, as_one_step: bool = False) -> list[str]:
+    """The steps of a response as a reward model judges them; there is always at least one.
+
+    Args:
+        response: A solution; a blank one is one empty step.
+        max_steps: Longer responses have neighbouring steps merged.
+        as_one_step: Judge the response as a whole (an outcome reward model).
+    """
+    return merge_steps(split_into_steps(response), 1 if as_one_step else max_steps) or [""]

@@ -1,0 +1,262 @@
+"""Prompts for a policy: gold solutions to learn from, and questions to answer.
+
+Reads MMPR prompt rows (``{id, image, question, answer}``; with a ``response`` they are demonstrations) and the questions
+of the benchmarks, and turns both into batches for :class:`lightning_modules.policy.Policy` and
+:class:`lightning_modules.annotation.MonteCarloAnnotator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import ProcessorMixin
+
+from datamodules.answers.compare import answers_equal
+from datamodules.answers.extract import extract_final_answer
+from datamodules.benchmarks import BENCHMARKS
+from datamodules.benchmarks.base import Grade
+from datamodules.files import read_jsonl
+from datamodules.images import open_image
+from datamodules.process.conversation import question_content
+from datamodules.process.labels import IGNORE_INDEX
+
+DEFAULT_INSTRUCTION = (
+    "Solve the problem step by step and separate the steps by blank lines. "
+    "Put the final answer, or the letter of the right option, into \\boxed{}."
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question that a policy answers.
+
+    Attributes:
+        prompt_id: Unique; keys the random numbers of its samples.
+        question: With options, without instruction: what a reward model will read.
+        image_names: As in the source row, for rows that are written from this prompt.
+        answer: Gold answer.
+        source: Name of the file's dataset, or of the benchmark.
+        load_images: Opens the images.
+        grade: Compares a response with the gold answer.
+        response: Gold solution of a demonstration.
+    """
+
+    prompt_id: str
+    question: str
+    image_names: tuple[str, ...]
+    answer: str
+    source: str
+    load_images: Callable[[], list[Image.Image]]
+    grade: Callable[[str], Grade]
+    response: str | None = None
+
+
+@dataclass
+class PromptBatch:
+    """Prompts with their images opened and their chat rendered.
+
+    Attributes:
+        prompts: B prompts.
+        images: Their images.
+        texts: The rendered chats, ending where the model writes.
+    """
+
+    prompts: list[Prompt]
+    images: list[list[Image.Image]]
+    texts: list[str]
+
+
+@dataclass
+class SupervisedBatch:
+    """Conversations with the response as target.
+
+    Attributes:
+        inputs: Output of the processor; input_ids and attention_mask are (B, L), right-padded.
+        labels: (B, L) token ids of the responses, IGNORE_INDEX elsewhere; not shifted.
+        sample_ids: B prompt ids.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    sample_ids: list[str]
+
+
+class ChatRenderer:
+    """Renders the prompt of a question with the chat template of a processor.
+
+    Args:
+        processor: Whose template to use.
+        system_prompt: Empty for no system turn.
+        instruction: Appended to the question on a line of its own; may be empty.
+    """
+
+    def __init__(self, processor: ProcessorMixin, system_prompt: str = "", instruction: str = DEFAULT_INSTRUCTION):
+        self.processor = processor
+        self.system_prompt = system_prompt
+        self.instruction = instruction
+
+    def messages(self, question: str, num_images: int) -> list[dict[str, Any]]:
+        """The chat before the response."""
+        text = f"{question}\n{self.instruction}" if self.instruction else question
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}]
+        user = [{"role": "user", "content": question_content(text, num_images)}]
+        return (system if self.system_prompt else []) + user
+
+    def prompt(self, question: str, num_images: int) -> str:
+        """The rendered chat up to where the model writes."""
+        rendered = self.processor.apply_chat_template(
+            self.messages(question, num_images), tokenize=False, add_generation_prompt=True
+        )
+        return str(rendered)
+
+    def conversation(self, question: str, num_images: int, response: str) -> str:
+        """The rendered chat with the response and its end."""
+        answer = {"role": "assistant", "content": [{"type": "text", "text": response}]}
+        return str(
+            self.processor.apply_chat_template([*self.messages(question, num_images), answer], tokenize=False)
+        )
+
+
+class PromptDataset(Dataset[Prompt]):
+    """A list of prompts."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = list(prompts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Prompt:
+        return self.prompts[index]
+
+
+@dataclass
+class PromptCollator:
+    """Opens images and renders chats."""
+
+    renderer: ChatRenderer
+
+    def __call__(self, prompts: list[Prompt]) -> PromptBatch:
+        """Build a batch to generate from."""
+        images = [prompt.load_images() for prompt in prompts]
+        texts = [self.renderer.prompt(p.question, len(i)) for p, i in zip(prompts, images, strict=True)]
+        return PromptBatch(prompts, images, texts)
+
+
+@dataclass
+class SupervisedCollator:
+    """Builds batches for supervised fine-tuning on gold responses."""
+
+    renderer: ChatRenderer
+
+    def __call__(self, prompts: list[Prompt]) -> SupervisedBatch:
+        """Build a batch; raises ValueError for a prompt without a response."""
+        processor = self.renderer.processor
+        images = [prompt.load_images() for prompt in prompts]
+        full, targets = [], []
+        for prompt, opened in zip(prompts, images, strict=True):
+            if not prompt.response:
+                raise ValueError(f"{prompt.prompt_id}: field 'response' is missing; a demonstration needs one")
+            begin = self.renderer.prompt(prompt.question, len(opened))
+            conversation = self.renderer.conversation(prompt.question, len(opened), prompt.response)
+            if not conversation.startswith(begin):
+                raise ValueError("the chat template renders an answered chat differently from its prompt")
+            full.append(conversation)
+            targets.append(conversation[len(begin) :])
+        inputs = processor(
+            text=full,
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="right",
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        lengths = [len(ids) for ids in processor.tokenizer(targets, add_special_tokens=False)["input_ids"]]
+        ends = inputs["attention_mask"].sum(-1).tolist()
+        labels = torch.full_like(inputs["input_ids"], IGNORE_INDEX)
+        for row, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+            labels[row, end - length : end] = inputs["input_ids"][row, end - length : end]
+        return SupervisedBatch(dict(inputs), labels, [prompt.prompt_id for prompt in prompts])
+
+
+def grade_by_answer(gold: str) -> Callable[[str], Grade]:
+    """Grade a response by comparing its final answer with ``gold``."""
+
+    def grade(response: str) -> Grade:
+        extracted = extract_final_answer(response)
+        text = extracted.text or None
+        return Grade(text is not None and answers_equal(extracted.text, gold), text, extracted.status)
+
+    return grade
+
+
+def read_prompts(path: Path, image_root: Path | None = None) -> list[Prompt]:
+    """Read MMPR prompt rows from a JSONL file.
+
+    Args:
+        path: The file; its rows hold question, answer, and optionally id, image (a path or a list), source, response.
+        image_root: Folder that image paths are relative to; the file's own folder by default.
+
+    Raises:
+        ValueError: If a field is missing or of the wrong type; names file, line and field.
+    """
+    root = image_root or path.parent
+    prompts: list[Prompt] = []
+    seen: set[str] = set()
+    for line, row in read_jsonl(path):
+        where = f"{path}:{line}"
+        for name in ("question", "answer"):
+            if not isinstance(row.get(name), str):
+                raise ValueError(f"{where}: field {name!r} must be a string, got {row.get(name)!r}")
+        names = row.get("image") or []
+        names = [names] if isinstance(names, str) else names
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{where}: field 'image' must be a path or a list of paths, got {row['image']!r}")
+        prompt_id = str(row.get("id", f"{path.stem}-{line}"))
+        if prompt_id in seen:
+            raise ValueError(f"{where}: field 'id' repeats {prompt_id!r}; ids key the random numbers and must be unique")
+        seen.add(prompt_id)
+
+        def load(names: list[str] = names, where: str = where) -> list[Image.Image]:
+            return [open_image(root / name, f"{where}: field 'image'") for name in names]
+
+        prompts.append(
+            Prompt(
+                prompt_id,
+                row["question"],
+                tuple(names),
+                row["answer"],
+                str(row.get("source", path.stem)),
+                load,
+                grade_by_answer(row["answer"]),
+                row.get("response"),
+            )
+        )
+    return prompts
+
+
+def benchmark_prompts(folder: Path, names: Sequence[str] | None = None) -> list[Prompt]:
+    """The questions of the benchmarks in ``folder`` as prompts; ids are ``benchmark/question_id``."""
+    prompts = []
+    for name in names or BENCHMARKS:
+        benchmark = BENCHMARKS[name]()
+        for question in benchmark.read(folder):
+            prompts.append(
+                Prompt(
+                    f"{name}/{question.question_id}",
+                    question.question,
+                    (),
+                    question.gold[0],
+                    name,
+                    lambda question=question: list(question.images),  # type: ignore[misc]
+                    lambda response, benchmark=benchmark, question=question: benchmark.grade(question, response),  # type: ignore[misc]
+                )
+            )
+    return prompts

@@ -1,0 +1,114 @@
+"""The data module of a policy: demonstrations to fit on, prompts to predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+from transformers import ProcessorMixin
+
+from datamodules.prompts import (
+    DEFAULT_INSTRUCTION,
+    ChatRenderer,
+    Prompt,
+    PromptBatch,
+    PromptCollator,
+    PromptDataset,
+    SupervisedBatch,
+    SupervisedCollator,
+    benchmark_prompts,
+    read_prompts,
+)
+from lightning_modules.model.backbone import load_processor
+
+
+class PromptDataModule(LightningDataModule):
+    """Serves demonstrations and prompts.
+
+    Args:
+        model_name_or_path: Checkpoint whose processor and chat template to use.
+        demonstrations: MMPR rows with a gold response, for `fit`.
+        validation_demonstrations: The same for validation while fitting.
+        prompts: MMPR prompt rows for `predict`.
+        benchmarks: Folder of benchmark tables for `predict`, instead of ``prompts``.
+        benchmark_names: Which of them; all by default.
+        image_root: Folder that image paths are relative to; a file's own folder by default.
+        max_prompts: Only the first so many prompts of `predict`.
+        batch_size: Prompts or demonstrations a batch.
+        num_workers: Dataloader processes.
+        system_prompt: System turn; empty for none.
+        instruction: Appended to every question.
+        seed: Of the training order.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        demonstrations: str | None = None,
+        validation_demonstrations: str | None = None,
+        prompts: str | None = None,
+        benchmarks: str | None = None,
+        benchmark_names: list[str] | None = None,
+        image_root: str | None = None,
+        max_prompts: int | None = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        system_prompt: str = "",
+        instruction: str = DEFAULT_INSTRUCTION,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if prompts and benchmarks:
+            raise ValueError("give either 'prompts' or 'benchmarks', not both")
+        self.save_hyperparameters()
+        self.completed_ids: set[str] = set()
+        self._prompts: list[Prompt] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Read the rows of the stage."""
+        options = self.hparams
+        self.processor: ProcessorMixin = load_processor(options["model_name_or_path"])
+        renderer = ChatRenderer(self.processor, options["system_prompt"], options["instruction"])
+        self._supervised, self._prompting = SupervisedCollator(renderer), PromptCollator(renderer)
+        if stage == "fit":
+            self._train = PromptDataset(self._read("demonstrations"))
+        if stage in ("fit", "validate"):
+            name = "validation_demonstrations"
+            self._validation = PromptDataset(self._read(name) if options[name] else [])
+        if stage == "predict":
+            if options["benchmarks"]:
+                prompts = benchmark_prompts(Path(options["benchmarks"]), options["benchmark_names"])
+            else:
+                prompts = self._read("prompts")
+            self._prompts = prompts[: options["max_prompts"]]
+
+    def _read(self, name: str) -> list[Prompt]:
+        if not self.hparams[name]:
+            raise ValueError(f"PromptDataModule needs '{name}' for this command")
+        root = self.hparams["image_root"]
+        return read_prompts(Path(self.hparams[name]), Path(root) if root else None)
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """Ids of all prompts of `predict`, in order, those completed earlier included."""
+        return [prompt.prompt_id for prompt in self._prompts or []]
+
+    def train_dataloader(self) -> DataLoader[Prompt]:
+        """Shuffled demonstrations as :class:`SupervisedBatch`; whole batches only."""
+        return self._loader(self._train, self._supervised, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Prompt]:
+        """Validation demonstrations as :class:`SupervisedBatch`."""
+        return self._loader(self._validation, self._supervised)
+
+    def predict_dataloader(self) -> DataLoader[Prompt]:
+        """Prompts not completed by an earlier run, as :class:`PromptBatch`."""
+        open_prompts = [prompt for prompt in self._prompts or [] if prompt.prompt_id not in self.completed_ids]
+        return self._loader(PromptDataset(open_prompts), self._prompting)
+
+    def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
+        """Leave prompts where they are: the engine moves what it encodes."""
+        if isinstance(batch, PromptBatch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)  # type: ignore[arg-type]

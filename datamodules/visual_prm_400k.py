@@ -1,0 +1,304 @@
+"""The data module of a process reward model: process supervision to train on, and everything to evaluate on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import Dataset as TorchDataset
+from transformers import AutoProcessor
+
+from datamodules.process.collate import StepCollator
+from datamodules.process.conversation import CLASS_TOKENS
+from datamodules.process.encoder import ConversationEncoder
+from datamodules.process.order import LazyLoader, TrainingSampler
+from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows, rows_with_text
+from datamodules.process.split import limit_per_source, split_by_question
+from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, read_best_of_n_datasets
+from datamodules.visual_process_bench import ProcessBenchCollator, VisualProcessBenchDataset
+
+logger = logging.getLogger(__name__)
+
+PROCESS, VISUAL_PROCESS_BENCH = "process", "VisualProcessBench"
+DEFAULT_MAX_STEPS = 12
+
+
+class VisualPRM400KDataModule(LightningDataModule):
+    """Serves VisualPRM400K rows for training and validation, VisualProcessBench, and the rollouts of benchmarks.
+
+    The dataloaders of `validate` and `test` are the same, in the order of :attr:`validation_names`. How conversations
+    are read comes from the reward model through :meth:`connect`; only without one from the arguments here.
+
+    Args:
+        train_annotations: JSONL files of process supervision, or folders of them.
+        validation_annotations: The same for the process validation split.
+        validation_share: Share of the training questions that make the process validation split instead, in [0, 1). A
+            question and all its solutions are on one side.
+        image_root: Folder that the image paths of annotations are relative to; a file's own folder by default.
+        visual_process_bench: Folder that holds VisualProcessBench's ``test.jsonl`` and images.
+        benchmarks: Folder of the benchmark tables.
+        rollouts: JSONL file of rollouts, or folder of them; needs ``benchmarks``.
+        benchmark_names: Which benchmarks; those that the rollouts are from by default.
+        candidates_per_question: N, how many rollouts of each question to score.
+        batch_size: Training conversations a batch and rank.
+        eval_batch_size: Conversations a batch in evaluation.
+        questions_per_batch: Benchmark questions a batch, each with its N candidates.
+        num_workers: Processes of each dataloader.
+        max_steps: Rows and rollouts with more steps have neighbouring ones merged; 12 unless the model says otherwise.
+        response_as_one_step: Judge whole solutions, for outcome reward models; no unless the model says otherwise.
+        max_samples_per_source: At most so many rows of each source in each split, chosen by ``seed``.
+        seed: Of the training order, of the split and of the choice of rows.
+        on_bad_row: Raise an error at the first unusable annotation row, or skip such rows and say how many.
+        check_images: Look at the header of every image of the annotations when they are first read.
+        cache_dir: Where the tables of annotations are kept; the cache of `datasets` by default.
+        model_name_or_path: Checkpoint whose processor to use where no model connects.
+
+    Raises:
+        ValueError: If the arguments contradict each other.
+    """
+
+    def __init__(
+        self,
+        train_annotations: list[str] | None = None,
+        validation_annotations: list[str] | None = None,
+        validation_share: float = 0.0,
+        image_root: str | None = None,
+        visual_process_bench: str | None = None,
+        benchmarks: str | None = None,
+        rollouts: str | None = None,
+        benchmark_names: list[str] | None = None,
+        candidates_per_question: int = 8,
+        batch_size: int = 8,
+        eval_batch_size: int = 8,
+        questions_per_batch: int = 4,
+        num_workers: int = 0,
+        max_steps: int | None = None,
+        response_as_one_step: bool | None = None,
+        max_samples_per_source: int | None = None,
+        seed: int = 0,
+        on_bad_row: OnBadRow = "error",
+        check_images: bool = True,
+        cache_dir: str | None = None,
+        model_name_or_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= validation_share < 1.0:
+            raise ValueError(f"validation_share must be in [0, 1), got {validation_share}")
+        if validation_share and (validation_annotations or not train_annotations):
+            raise ValueError("validation_share takes from train_annotations and excludes validation_annotations")
+        if (benchmarks is None) != (rollouts is None):
+            raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
+        sizes = {
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "questions_per_batch": questions_per_batch,
+            "candidates_per_question": candidates_per_question,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        self.save_hyperparameters()
+        self._encoder: ConversationEncoder | None = None
+        self._max_steps = max_steps or DEFAULT_MAX_STEPS
+        self._as_one_step = bool(response_as_one_step)
+        self._process: dict[str, Any] = {}
+        self._process_bench: VisualProcessBenchDataset | None = None
+        self._benchmarks: dict[str, BestOfNDataset] = {}
+        self._unchecked: set[str] = set()
+        self._resumed_order: dict[str, Any] | None = None
+
+    # ---------------------------------------------------------------- set up
+
+    def connect(self, encoder: ConversationEncoder, max_steps: int, response_as_one_step: bool) -> None:
+        """Take over how the model reads conversations; called by the model before any dataloader is asked for.
+
+        Raises:
+            ValueError: If an argument of this module says otherwise.
+        """
+        for name, value in {"max_steps": max_steps, "response_as_one_step": response_as_one_step}.items():
+            if self.hparams[name] not in (None, value):
+                raise ValueError(
+                    f"the data module has {name}={self.hparams[name]!r}, but the model was made for {value!r}; "
+                    f"leave it out of the data module"
+                )
+        self._encoder = encoder
+        self._max_steps = max_steps
+        self._as_one_step = response_as_one_step
+
+    def prepare_data(self) -> None:
+        """Build the tables of annotations once a machine."""
+        for name in ("train_annotations", "validation_annotations"):
+            self._read(name)
+
+    def setup(self, stage: str) -> None:
+        """Read what the stage needs and is not read yet; errors name file, line and field."""
+        options = self.hparams
+        needed = {"train"} if stage == "fit" and options["train_annotations"] else set()
+        if options["validation_annotations"] or options["validation_share"]:
+            needed.add(PROCESS)
+        if not needed <= set(self._process):
+            self._read_process(with_training="train" in needed)
+        if options["visual_process_bench"] and self._process_bench is None:
+            self._process_bench = VisualProcessBenchDataset(Path(options["visual_process_bench"]))
+            self._unchecked.add(VISUAL_PROCESS_BENCH)
+        if options["benchmarks"] and not self._benchmarks:
+            self._benchmarks = read_best_of_n_datasets(
+                Path(options["benchmarks"]),
+                Path(options["rollouts"]),
+                options["benchmark_names"],
+                options["candidates_per_question"],
+            )
+            self._unchecked |= set(self._benchmarks)
+
+    def _read_process(self, with_training: bool) -> None:
+        """Read process supervision and make the splits."""
+        share, limit, seed = (self.hparams[n] for n in ("validation_share", "max_samples_per_source", "seed"))
+        train = self._read("train_annotations") if with_training or share else None
+        validation = self._read("validation_annotations")
+        if train is not None and share:
+            train, validation = split_by_question(train, share, seed)
+        for name, table in (("train", train), (PROCESS, validation)):
+            if table is not None:
+                self._process[name] = limit_per_source(table, limit, seed)
+                self._unchecked.add(name)
+
+    def _read(self, name: str) -> Any:
+        options = self.hparams
+        if not options[name]:
+            return None
+        return read_rows(
+            options[name],
+            options["image_root"],
+            on_bad_row=options["on_bad_row"],
+            check_images=options["check_images"],
+            cache_dir=options["cache_dir"],
+        )
+
+    @property
+    def encoder(self) -> ConversationEncoder:
+        """The connected model's encoder, else one of the processor of ``model_name_or_path``.
+
+        Raises:
+            RuntimeError: If there is neither.
+        """
+        if self._encoder is None:
+            name = self.hparams["model_name_or_path"]
+            if not name:
+                raise RuntimeError("no model has connected to the data module; to use it alone give model_name_or_path")
+            processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+            self._encoder = ConversationEncoder(processor, None, CLASS_TOKENS["value"])
+        return self._encoder
+
+    # ------------------------------------------------------------- evaluation
+
+    @property
+    def validation_names(self) -> list[str]:
+        """Names of the evaluation dataloaders: "process", "VisualProcessBench", then benchmarks, those that are there.
+
+        A model that judges whole responses has no part in VisualProcessBench, whose labels are of steps.
+        """
+        names = [PROCESS] if PROCESS in self._process else []
+        if self._process_bench is not None and not self._as_one_step:
+            names.append(VISUAL_PROCESS_BENCH)
+        return names + list(self._benchmarks)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """One dataloader for each of :attr:`validation_names`."""
+        if self._process_bench is not None and self._as_one_step:
+            logger.warning("%s is left out: the model judges whole responses, not steps", VISUAL_PROCESS_BENCH)
+        return [self._evaluation_loader(name) for name in self.validation_names]
+
+    test_dataloader = val_dataloader
+
+    def _evaluation_loader(self, name: str) -> DataLoader[Any]:
+        self._check_texts(name)
+        options = self.hparams
+        if name == PROCESS:
+            collator = StepCollator(self.encoder, self._max_steps, self._as_one_step)
+            return self._loader(self._process[PROCESS], options["eval_batch_size"], collator)
+        if name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
+            return self._loader(self._process_bench, options["eval_batch_size"], ProcessBenchCollator(self.encoder))
+        candidates = CandidateCollator(self.encoder, self._max_steps, self._as_one_step)
+        return self._loader(self._benchmarks[name], options["questions_per_batch"], candidates)
+
+    def _loader(self, dataset: TorchDataset[Any], batch_size: int, collator: Callable[[Any], Any]) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_size,
+            sampler=SequentialSampler(dataset),  # type: ignore[arg-type]
+            collate_fn=collator,
+            num_workers=self.hparams["num_workers"],
+        )
+
+    def _check_texts(self, name: str) -> None:
+        """Find texts that hold special tokens of the tokenizer before a run has spent hours."""
+        if name not in self._unchecked:
+            return
+        if name in self._process:
+            table = self._process[name]
+            bad = rows_with_text(table, self.encoder.special_tokens)
+            self._process[name] = drop_bad_rows(table, bad, self.hparams["on_bad_row"], f"{name} rows")
+        elif name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
+            self._process_bench.check_texts(self.encoder)
+        else:
+            self._benchmarks[name].check_texts(self.encoder)
+        self._unchecked.discard(name)
+
+    # --------------------------------------------------------------- training
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Conversations in an order of their own each epoch; a resumed run goes on where its checkpoint stood.
+
+        Raises:
+            ValueError: If there are no training annotations.
+        """
+        if "train" not in self._process:
+            raise ValueError("VisualPRM400KDataModule needs train_annotations to fit")
+        self._check_texts("train")
+        dataset, batch_size = self._process["train"], self.hparams["batch_size"]
+        trainer = self.trainer
+        sampler = TrainingSampler(
+            dataset,
+            batch_size,
+            self.hparams["seed"],
+            self._batches_done,
+            trainer.world_size if trainer else 1,
+            trainer.global_rank if trainer else 0,
+        )
+        collator = StepCollator(self.encoder, self._max_steps, self._as_one_step)
+        return LazyLoader(
+            dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=self.hparams["num_workers"]
+        )
+
+    def _batches_done(self) -> int:
+        """Batches of the current epoch that are done; asked when the first batch of a (resumed) epoch is fetched."""
+        if self.trainer is None or not self.trainer.training:
+            return 0
+        done = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+        if done and self._resumed_order not in (None, self._order()):
+            raise ValueError(
+                f"the checkpoint stands inside of an epoch of {self._resumed_order}, but this run has {self._order()}; "
+                f"resume with the same data and settings, or from a checkpoint at the end of an epoch"
+            )
+        return done
+
+    def _order(self) -> dict[str, Any]:
+        """What the order of training samples depends on."""
+        return {
+            "rows": len(self._process["train"]) if "train" in self._process else 0,
+            "batch_size": self.hparams["batch_size"],
+            "ranks": self.trainer.world_size if self.trainer else 1,
+            "seed": self.hparams["seed"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of training samples depends on, to be compared when a run resumes."""
+        return {"order": self._order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the order that the checkpoint was made with."""
+        self._resumed_order = state_dict["order"]

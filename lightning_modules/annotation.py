@@ -1,0 +1,151 @@
+"""Monte Carlo annotation: how often does a policy reach the right answer from each step of a solution?
+
+Section 3.1 of the paper: for every prefix of a sampled solution, K continuations are sampled, and the Monte Carlo score of
+its last step is the share of them that end in the gold answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from datamodules.process.steps import merge_steps, split_into_steps
+from datamodules.prompts import Prompt, PromptBatch
+from lightning_modules.generation.sampling import SamplingParameters
+from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
+from lightning_modules.model.backbone import load_backbone, load_processor
+
+STEP_SEPARATOR = "\n\n"
+
+
+class MonteCarloAnnotator(LightningModule):
+    """Samples solutions and scores their steps by Monte Carlo; `predict` returns VisualPRM400K raw rows.
+
+    Args:
+        model_name_or_path: The policy.
+        num_solutions: Solutions a question (4 in the paper).
+        num_continuations: K, continuations a step prefix (16 in the paper).
+        max_steps: Longer solutions have neighbouring steps merged (12 in the paper).
+        sampling: Of solutions and continuations alike.
+        max_batch_rows: Most texts decoded at once; bounds memory.
+        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
+        attention_implementation: Likewise.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        num_solutions: int = 4,
+        num_continuations: int = 16,
+        max_steps: int = 12,
+        sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
+        max_batch_rows: int = 256,
+        dtype: str = "auto",
+        attention_implementation: str | None = None,
+    ) -> None:
+        super().__init__()
+        if max_batch_rows < max(num_solutions, num_continuations):
+            raise ValueError(f"max_batch_rows ({max_batch_rows}) must hold the samples of one prompt")
+        self.num_solutions = num_solutions
+        self.num_continuations = num_continuations
+        self.max_steps = max_steps
+        self.sampling = sampling
+        self.max_batch_rows = max_batch_rows
+        self.processor = load_processor(model_name_or_path)
+        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Annotate the prompts of a batch.
+
+        Returns:
+            For each prompt its id and one raw row a solution.
+        """
+        engine = TransformersEngine(self.backbone, self.processor)
+        solutions = self._sample_solutions(engine, batch)
+        prefixes = self._unfinished_prefixes(solutions)
+        successes = self._count_successes(engine, batch, prefixes)
+        return [
+            (
+                prompt.prompt_id,
+                [self._row(prompt, index, i, steps, successes) for i, steps in enumerate(solutions[index])],
+            )
+            for index, prompt in enumerate(batch.prompts)
+        ]
+
+    def _sample_solutions(self, engine: TransformersEngine, batch: PromptBatch) -> list[list[list[str]]]:
+        """Solutions as steps, for each prompt of the batch; an empty solution is one empty step."""
+        requests = [
+            GenerationRequest(text, images, [f"{p.prompt_id}/solution/{i}" for i in range(self.num_solutions)])
+            for p, images, text in zip(batch.prompts, batch.images, batch.texts, strict=True)
+        ]
+        sampled = self._in_pieces(engine, requests, self.num_solutions)
+        return [
+            [merge_steps(split_into_steps(text), self.max_steps) if text.strip() else [""] for text in texts]
+            for texts in sampled
+        ]
+
+    @staticmethod
+    def _unfinished_prefixes(solutions: list[list[list[str]]]) -> list[tuple[int, str]]:
+        """Distinct (prompt index, partial solution) pairs; solutions often share their first steps."""
+        prefixes = {
+            (index, STEP_SEPARATOR.join(steps[: count + 1]) + STEP_SEPARATOR): count
+            for index, of_prompt in enumerate(solutions)
+            for steps in of_prompt
+            for count in range(len(steps) - 1)
+        }
+        # Prefixes of like progress decode for a like time.
+        return sorted(prefixes, key=lambda prefix: (prefixes[prefix], prefix))
+
+    def _count_successes(
+        self, engine: TransformersEngine, batch: PromptBatch, prefixes: list[tuple[int, str]]
+    ) -> dict[tuple[int, str], int]:
+        """How many of the K continuations of each prefix reach the gold answer."""
+        requests = [
+            GenerationRequest(
+                batch.texts[index] + prefix,
+                batch.images[index],
+                [f"{batch.prompts[index].prompt_id}/{prefix}/{k}" for k in range(self.num_continuations)],
+            )
+            for index, prefix in prefixes
+        ]
+        continued = self._in_pieces(engine, requests, self.num_continuations)
+        return {
+            (index, prefix): sum(batch.prompts[index].grade(prefix + text).is_correct for text in texts)
+            for (index, prefix), texts in zip(prefixes, continued, strict=True)
+        }
+
+    def _in_pieces(
+        self, engine: TransformersEngine, requests: list[GenerationRequest], repeats: int
+    ) -> list[list[str]]:
+        size = self.max_batch_rows // repeats
+        sampled = []
+        for start in range(0, len(requests), size):
+            sampled += engine.sample(requests[start : start + size], self.sampling)
+        return [[text for text, _ in texts] for texts in sampled]
+
+    def _row(
+        self, prompt: Prompt, index: int, solution: int, steps: list[str], successes: dict[tuple[int, str], int]
+    ) -> dict[str, Any]:
+        total = self.num_continuations
+        response = STEP_SEPARATOR.join(steps)
+        scored = []
+        for count, step in enumerate(steps):
+            if count + 1 < len(steps):
+                correct = successes[index, STEP_SEPARATOR.join(steps[: count + 1]) + STEP_SEPARATOR]
+            else:
+                # A finished solution has one continuation, the empty one.
+                correct = total if prompt.grade(response).is_correct else 0
+            scored.append({"step": step, "score": correct / total, "num_mc_correct": correct, "num_mc_total": total})
+        row: dict[str, Any] = {"id": f"{prompt.prompt_id}/{solution}", "source": prompt.source}
+        if prompt.image_names:
+            names = list(prompt.image_names)
+            row["image"] = names[0] if len(names) == 1 else names
+        return row | {
+            "question": prompt.question,
+            "question_orig": prompt.question,
+            "answer": prompt.answer,
+            "response": response,
+            "steps_with_score": scored,
+            "num_mc_sequences": total,
+        }

@@ -1,0 +1,286 @@
+"""Best-of-N evaluation at the end of validation and test epochs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from datamodules.benchmarks import BENCHMARKS, Benchmark, BenchmarkQuestion
+from datamodules.files import atomic_write_bytes, atomic_write_text
+from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateBatch
+from lightning_modules.callbacks.candidate_scores import (
+    CANDIDATE_SCORES,
+    CandidateScore,
+    OutcomeScores,
+    response_digest,
+    write_candidate_scores,
+)
+from lightning_modules.callbacks.reporting import (
+    gather_rows,
+    log_figure,
+    log_markdown,
+    log_scalars,
+    output_folder,
+    run_label,
+)
+from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, best_of_n_report
+from lightning_modules.metrics.best_of_n_figure import best_of_n_figure, figure_png
+from lightning_modules.metrics.best_of_n_table import report_markdown, report_tables
+from lightning_modules.metrics.response_score import AGGREGATIONS, Aggregation
+from lightning_modules.metrics.selection import QuestionCandidates
+from lightning_modules.metrics.table import print_tables
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A question whose candidates were scored on some rank, with the digests of its N responses."""
+
+    candidates: QuestionCandidates
+    digests: list[str]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.candidates.benchmark, self.candidates.question_id
+
+
+class BestOfN(Callback):
+    """Turns the scores of benchmark candidates into Best-of-N accuracies when a validation or test epoch ends.
+
+    It listens to the dataloaders that give :class:`CandidateBatch` and to what the module's step returns for them: for
+    each question, for each candidate, its step scores. Questions whose unit (all variants of a DynaMath seed, say) was
+    not evaluated as a whole are left out with a warning. Accuracies are in [0, 1], but in percent in tables and figures.
+
+    Logged metrics, each for the first of ``aggregations`` at the largest N: ``best_of_n/overall`` (mean of the
+    benchmarks' headlines; what a checkpoint may monitor), ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``.
+    Loggers also get ``best_of_n_methods/<column>/<method>``, and TensorBoard the tables and the figure. Files:
+    ``best_of_n_<run>.json`` and ``.md``, where the run is ``epoch<E>`` (with ``_step<S>`` between epoch ends),
+    ``validate`` or ``test``; a test also writes the figure and ``candidate_scores.jsonl``. `validate` and `test` print
+    the tables.
+
+    Args:
+        ns: Numbers of candidates. Those that the rollouts have not enough candidates for are left out with a warning.
+        aggregations: How step scores become a response score; the first is the primary one.
+        bootstrap: Number of resamples for the 95 % intervals.
+        seed: Of the resampling.
+        outcome_scores: ``candidate_scores.jsonl`` of an outcome reward model on the same rollouts, to compare with.
+        output_dir: Folder for the files; the logger's by default.
+
+    Raises:
+        ValueError: If ``ns`` or ``aggregations`` are empty or hold something unfit.
+    """
+
+    def __init__(
+        self,
+        ns: Sequence[int] = (1, 2, 4, 8),
+        aggregations: Sequence[Aggregation] = AGGREGATIONS,
+        bootstrap: int = 1000,
+        seed: int = 0,
+        outcome_scores: str | None = None,
+        output_dir: str | None = None,
+    ) -> None:
+        if not ns or min(ns) < 1:
+            raise ValueError(f"ns must be positive numbers of candidates, got {list(ns)}")
+        if not aggregations or not set(aggregations) <= set(AGGREGATIONS):
+            raise ValueError(f"aggregations must be some of {', '.join(AGGREGATIONS)}, got {list(aggregations)}")
+        if bootstrap < 1:
+            raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
+        self.ns = sorted(set(ns))
+        self.aggregations = list(dict.fromkeys(aggregations))
+        self.bootstrap = bootstrap
+        self.seed = seed
+        self.outcome_path = Path(outcome_scores) if outcome_scores else None
+        self.output_dir = output_dir
+        self.report: BestOfNReport | None = None
+        self._outcome: OutcomeScores | None = None
+        self._scored: list[_Scored] = []
+
+    # --------------------------------------------------------------- collect
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read the outcome scores before any time is spent on the run."""
+        if self.outcome_path is not None and self._outcome is None:
+            self._outcome = OutcomeScores(self.outcome_path)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what an interrupted epoch left."""
+        self._scored = []
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores of a batch of candidates."""
+        if not trainer.sanity_checking:
+            self._collect(outputs, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores of a batch of candidates."""
+        self._collect(outputs, batch)
+
+    def _collect(self, outputs: Sequence[Sequence[Tensor]], batch: Any) -> None:
+        if not isinstance(batch, CandidateBatch):
+            return
+        for group, scores in zip(batch.groups, outputs, strict=True):
+            candidates = QuestionCandidates(
+                benchmark=group.benchmark,
+                question_id=group.question_id,
+                step_scores=[candidate.tolist() for candidate in scores],
+                is_correct=list(group.is_correct),
+                answer_classes=list(group.answer_classes),
+            )
+            self._scored.append(_Scored(candidates, [response_digest(response) for response in group.responses]))
+
+    # ---------------------------------------------------------------- report
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report on the benchmarks."""
+        if not trainer.sanity_checking:
+            self._report(trainer, pl_module, trainer.val_dataloaders)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report on the benchmarks, and keep the scores of the candidates."""
+        scored = self._report(trainer, pl_module, trainer.test_dataloaders)
+        folder = output_folder(trainer, self.output_dir)
+        if trainer.is_global_zero and folder is not None and self.report is not None:
+            write_candidate_scores(folder / CANDIDATE_SCORES, _candidate_scores(scored, self.aggregations[0]))
+            atomic_write_bytes(folder / "best_of_n_test.png", figure_png(best_of_n_figure(self.report)))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print the tables of `validate` and `test` when the progress bar is gone."""
+        if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
+            print_tables(report_tables(self.report))
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule, dataloaders: Any) -> list[_Scored]:
+        """Compute the report on every rank (they all have the same rows), write and log it; return the rows."""
+        self.report = None
+        datasets = _benchmark_datasets(dataloaders)
+        # One order whatever the number of ranks, so that the resampled intervals agree to the last bit.
+        scored = gather_rows(self._scored, key=lambda row: row.key)
+        order = {name: number for number, name in enumerate(datasets)}
+        scored.sort(key=lambda row: (order[row.candidates.benchmark], row.candidates.question_id))
+        self._scored = []
+        report = self._evaluate(scored, datasets)
+        folder = output_folder(trainer, self.output_dir)
+        if report is None:
+            rank_zero_warn("BestOfN has nothing to report: no dataloader gave candidates of whole units of a benchmark")
+            return scored
+        self.report = report
+        n = report.ns[-1]
+        main = {f"best_of_n/{column}": report.accuracies[column, report.primary, n].value for column in report.columns}
+        # The values are the same on all ranks; sync_dist only tells Lightning so.
+        pl_module.log_dict(main, sync_dist=True)
+        if trainer.is_global_zero:
+            self._publish(trainer, report, folder)
+        return scored
+
+    def _evaluate(self, scored: Sequence[_Scored], datasets: Mapping[str, BestOfNDataset]) -> BestOfNReport | None:
+        """The report over all whole units; None if there is none."""
+        candidates: dict[str, list[QuestionCandidates]] = {}
+        for row in scored:
+            entry = row.candidates
+            if self._outcome is not None:
+                outcome = self._outcome.of(entry.benchmark, entry.question_id, row.digests)
+                entry = replace(entry, outcome_scores=outcome)
+            candidates.setdefault(entry.benchmark, []).append(entry)
+        scorers = {}
+        for name in list(candidates):
+            benchmark = BENCHMARKS[name]()
+            candidates[name], questions = _whole_units(benchmark, datasets[name].questions, candidates[name])
+            scorers[name] = partial(benchmark.unit_scores, questions)
+            if not questions:
+                del candidates[name]
+        if not candidates:
+            return None
+        ns = self._possible_ns([entry for entries in candidates.values() for entry in entries])
+        return best_of_n_report(candidates, scorers, ns, self.aggregations, self.bootstrap, self.seed)
+
+    def _possible_ns(self, entries: Sequence[QuestionCandidates]) -> list[int]:
+        """The wanted numbers of candidates, without those that no question has enough candidates for."""
+        most = max(len(entry.is_correct) for entry in entries)
+        possible = [n for n in self.ns if n <= most]
+        if not possible:
+            raise ValueError(f"the rollouts hold {most} candidates a question; ns asks for {self.ns}")
+        if len(possible) < len(self.ns):
+            rank_zero_warn(f"the rollouts hold {most} candidates a question; of ns = {self.ns} only {possible} is used")
+        return possible
+
+    def _publish(self, trainer: Trainer, report: BestOfNReport, folder: Path | None) -> None:
+        """Write files and inform the loggers; rank zero only."""
+        n = report.ns[-1]
+        columns = (*report.benchmarks, ALL_QUESTIONS, OVERALL)
+        log_scalars(
+            trainer,
+            {
+                f"best_of_n_methods/{column}/{method}": report.accuracies[column, method, n].value
+                for column in columns
+                for method in report.methods
+            },
+        )
+        markdown = report_markdown(report)
+        log_markdown(trainer, "best_of_n/tables", markdown)
+        log_figure(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
+        if folder is None:
+            return
+        label = run_label(trainer)
+        head = {"run": label, "epoch": trainer.current_epoch, "global_step": trainer.global_step}
+        text = json.dumps(head | report.to_dict(), indent=2, allow_nan=False)
+        atomic_write_text(folder / f"best_of_n_{label}.json", text + "\n")
+        atomic_write_text(folder / f"best_of_n_{label}.md", markdown)
+
+
+def _benchmark_datasets(dataloaders: Any) -> dict[str, BestOfNDataset]:
+    """The benchmarks' datasets among those of the dataloaders, by name of the benchmark, in order."""
+    loaders = dataloaders if isinstance(dataloaders, Sequence) else [dataloaders]
+    datasets = [loader.dataset for loader in loaders]
+    return {dataset.benchmark: dataset for dataset in datasets if isinstance(dataset, BestOfNDataset)}
+
+
+def _whole_units(
+    benchmark: Benchmark, questions: Sequence[BenchmarkQuestion], entries: Sequence[QuestionCandidates]
+) -> tuple[list[QuestionCandidates], list[BenchmarkQuestion]]:
+    """Entries and their questions, without those whose unit was evaluated in part only."""
+    by_id = {question.question_id: question for question in questions}
+    found = [by_id[entry.question_id] for entry in entries]
+    whole = np.asarray(benchmark.complete_units(found), dtype=bool)
+    if not whole.all():
+        rank_zero_warn(
+            f"{benchmark.name}: {int((~whole).sum())} of {len(whole)} questions are left out of the report, since the "
+            "rest of their unit was not evaluated (limited batches, or no rollouts)"
+        )
+    kept = [entry for entry, is_whole in zip(entries, whole, strict=True) if is_whole]
+    return kept, [question for question, is_whole in zip(found, whole, strict=True) if is_whole]
+
+
+def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> list[CandidateScore]:
+    """Lines of the file of candidate scores."""
+    return [
+        CandidateScore(*row.key, index, steps, score, digest)
+        for row in scored
+        for index, (steps, score, digest) in enumerate(
+            zip(row.candidates.step_scores, row.candidates.response_scores(aggregation), row.digests, strict=True)
+        )
+    ]

@@ -1,0 +1,101 @@
+"""The file of candidate scores: what one run of a reward model gives and another compares itself with."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.files import atomic_write_jsonl, read_jsonl
+
+CANDIDATE_SCORES = "candidate_scores.jsonl"
+
+
+@dataclass(frozen=True)
+class CandidateScore:
+    """A line of the file.
+
+    Attributes:
+        benchmark: Name of the benchmark.
+        question_id: Unique within the benchmark.
+        sample_index: Number of the candidate, from 0.
+        step_scores: One score a step.
+        response_score: The score that the candidate is ranked by.
+        response_digest: Tells whether another run scored the same text; see :func:`response_digest`.
+    """
+
+    benchmark: str
+    question_id: str
+    sample_index: int
+    step_scores: list[float]
+    response_score: float
+    response_digest: str
+
+
+def response_digest(response: str) -> str:
+    """A short fingerprint of a response."""
+    return hashlib.blake2b(response.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def write_candidate_scores(path: Path, scores: Sequence[CandidateScore]) -> None:
+    """Write the file, whole or not at all."""
+    atomic_write_jsonl(path, map(vars, scores))
+
+
+class OutcomeScores:
+    """Response scores of another run, by candidate.
+
+    Args:
+        path: A file that :func:`write_candidate_scores` wrote; ``response_digest`` may be missing.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is malformed or a candidate occurs twice; names file, line and field.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: no such file; `visualprm test` of an outcome reward model writes it as {CANDIDATE_SCORES}"
+            )
+        self.path = path
+        self._rows: dict[tuple[str, str, int], tuple[float, str | None]] = {}
+        for number, row in read_jsonl(path):
+            where = f"{path}:{number}"
+            key = (_field(row, "benchmark", str, where), _field(row, "question_id", str, where))
+            index = _field(row, "sample_index", int, where)
+            score = float(_field(row, "response_score", (int, float), where))
+            if not math.isfinite(score):
+                raise ValueError(f"{where}: response_score: expected a finite number, got {score}")
+            digest = _field(row, "response_digest", str, where) if "response_digest" in row else None
+            if (*key, index) in self._rows:
+                raise ValueError(f"{where}: {key[0]} question {key[1]!r}: sample_index {index} occurs a second time")
+            self._rows[*key, index] = (score, digest)
+
+    def of(self, benchmark: str, question_id: str, digests: Sequence[str]) -> list[float]:
+        """Scores of candidates 0 to N - 1 of a question, given the digests of their responses.
+
+        Raises:
+            ValueError: If one is missing, or was given to another response.
+        """
+        scores = []
+        for index, digest in enumerate(digests):
+            where = f"{self.path}: {benchmark} question {question_id!r}, sample_index {index}"
+            if (benchmark, question_id, index) not in self._rows:
+                raise ValueError(f"{where}: no score; test the outcome reward model on the same rollouts first")
+            score, known = self._rows[benchmark, question_id, index]
+            if known not in (None, digest):
+                raise ValueError(f"{where}: the score is that of another response; score the present rollouts")
+            scores.append(score)
+        return scores
+
+
+def _field(row: Mapping[str, object], name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    value = row.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{where}: {name}: expected {names}, got {value!r}")
+    return value

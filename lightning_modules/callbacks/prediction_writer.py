@@ -1,0 +1,102 @@
+"""Writing of predictions so that a killed run can go on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from datamodules.files import atomic_write_text
+
+
+class PredictionWriter(Callback):
+    """Keeps what `predict_step` returns, a line a prompt, and joins it into one JSONL file at the end.
+
+    `predict_step` must return ``[(prompt id, [row, ...]), ...]``. Each rank appends to a journal of its own next to the
+    output. When a run starts again with the same output, the prompts found in the journals (of any number of ranks) are
+    not predicted again.
+
+    Args:
+        output: The JSONL file to write, rows in the order of the prompts.
+    """
+
+    def __init__(self, output: str) -> None:
+        self.output = Path(output)
+        self._journal: IO[str] | None = None
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.output.parent.glob(f"{self.output.name}.journal-*"))
+
+    def _finished(self) -> Iterator[tuple[str, list[Any]]]:
+        """Entries of all journals; a last line that a kill cut short has no newline and is left out."""
+        for path in self._journals():
+            with path.open(encoding="utf-8") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if not line.endswith("\n"):
+                        break
+                    try:
+                        prompt_id, rows = json.loads(line)
+                    except ValueError as error:
+                        raise ValueError(f"{path}:{number}: not a journal entry ({error}); delete the line") from error
+                    yield prompt_id, rows
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Tell the data module which prompts are done."""
+        if stage != "predict":
+            return
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule.completed_ids = {prompt_id for prompt_id, _ in self._finished()}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open this rank's journal, without the line that a kill cut short."""
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        path = self.output.with_name(f"{self.output.name}.journal-{trainer.global_rank:05d}")
+        if path.exists():
+            text = path.read_bytes()
+            if not text.endswith(b"\n"):
+                with path.open("r+b") as file:
+                    file.truncate(text.rfind(b"\n") + 1)
+        self._journal = path.open("a", encoding="utf-8")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Sequence[tuple[str, list[dict[str, Any]]]],
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Append the batch to the journal and force it to the disk."""
+        if self._journal is None:
+            raise RuntimeError("on_predict_batch_end came before on_predict_start")
+        for prompt_id, rows in outputs:
+            self._journal.write(json.dumps([prompt_id, rows], allow_nan=False) + "\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join the journals into the output once every rank is done, in the order of the prompts."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        trainer.strategy.barrier("PredictionWriter")
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            rows_of = dict(self._finished())
+            datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+            order = datamodule.prompt_ids
+            missing = [prompt_id for prompt_id in order if prompt_id not in rows_of]
+            if not missing:
+                lines = [json.dumps(row) for prompt_id in order for row in rows_of[prompt_id]]
+                atomic_write_text(self.output, "".join(f"{line}\n" for line in lines))
+                for path in self._journals():
+                    path.unlink()
+            elif trainer.limit_predict_batches == 1.0:
+                raise RuntimeError(
+                    f"{self.output}: no prediction for {len(missing)} prompts, the first is {missing[0]!r}"
+                )
+        trainer.strategy.barrier("PredictionWriter")

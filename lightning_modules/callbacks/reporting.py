@@ -1,0 +1,79 @@
+"""What the reporting callbacks share: gathering over ranks, places to write, loggers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
+
+
+def gather_rows(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> list[Row]:
+    """Rows of all ranks, rank by rank, each key once.
+
+    The distributed sampler repeats samples so that all ranks get equally many; of such copies the first is kept. Every
+    rank must call this, and every rank gets the same list.
+
+    Args:
+        rows: Of this rank; must be picklable.
+        key: What identifies a row.
+    """
+    parts: list[Sequence[Row]] = [rows]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, list(rows))
+        parts = gathered
+    by_key: dict[Hashable, Row] = {}
+    for part in parts:
+        for row in part:
+            by_key.setdefault(key(row), row)
+    return list(by_key.values())
+
+
+def run_label(trainer: Trainer) -> str:
+    """What a report is about: ``test``, ``validate``, ``epoch3``, or ``epoch3_step120`` between epoch ends."""
+    if trainer.state.fn != "fit":
+        return str(trainer.state.fn.value if trainer.state.fn else "run")
+    label = f"epoch{trainer.current_epoch}"
+    is_within_epoch = trainer.val_check_batch is not None and trainer.val_check_batch < trainer.num_training_batches
+    return f"{label}_step{trainer.global_step}" if is_within_epoch else label
+
+
+def output_folder(trainer: Trainer, output_dir: str | None) -> Path | None:
+    """Where reports go: ``output_dir``, else the logger's folder, else the trainer's; None in a fast development run.
+
+    Every rank must call this.
+    """
+    log_dir = trainer.log_dir
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return None
+    return Path(output_dir or log_dir or trainer.default_root_dir)
+
+
+def log_scalars(trainer: Trainer, scalars: Mapping[str, float]) -> None:
+    """Send scalars to every logger, without making them metrics of the run."""
+    for run_logger in trainer.loggers:
+        run_logger.log_metrics(dict(scalars), step=trainer.global_step)
+
+
+def log_markdown(trainer: Trainer, tag: str, text: str) -> None:
+    """Show markdown in TensorBoard, if that is a logger; rank zero only."""
+    for run_logger in trainer.loggers:
+        if isinstance(run_logger, TensorBoardLogger):
+            run_logger.experiment.add_text(tag, text, trainer.global_step)
+
+
+def log_figure(trainer: Trainer, tag: str, figure: Figure) -> None:
+    """Show a figure in TensorBoard, if that is a logger; rank zero only."""
+    for run_logger in trainer.loggers:
+        if isinstance(run_logger, TensorBoardLogger):
+            run_logger.experiment.add_figure(tag, figure, trainer.global_step, close=False)

@@ -1,0 +1,42 @@
+"""The `visualprm` command: a thin LightningCLI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningCLI
+
+# Importing the packages makes their classes known by short `class_path`s.
+import datamodules.prompts_datamodule
+import datamodules.visual_prm_400k
+import lightning_modules.annotation
+import lightning_modules.callbacks.best_of_n
+import lightning_modules.callbacks.prediction_writer
+import lightning_modules.callbacks.process_bench
+import lightning_modules.callbacks.save_pretrained
+import lightning_modules.callbacks.throughput
+import lightning_modules.policy
+import lightning_modules.process_reward  # noqa: F401
+
+
+def main(args: Sequence[str] | None = None) -> LightningCLI:
+    """Run `visualprm fit|validate|test|predict --config FILE [--config FILE ...] [--key value ...]`.
+
+    Args:
+        args: Command-line arguments; those of the process by default.
+    """
+    return LightningCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        parser_kwargs={"parser_mode": "omegaconf"},
+        save_config_kwargs={"overwrite": True},
+        args=list(args) if args is not None else None,
+    )
+
+
+if __name__ == "__main__":
+    main()

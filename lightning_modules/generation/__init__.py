@@ -1,0 +1,1 @@
+"""Engines that sample text from a policy."""

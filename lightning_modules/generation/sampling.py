@@ -1,0 +1,72 @@
+"""Random sampling that depends on what is sampled, not on when or beside what."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingParameters:
+    """How a policy samples.
+
+    Attributes:
+        temperature: Divides the logits; 0 means greedy.
+        top_p: Nucleus size in (0, 1]; 1 keeps the whole distribution.
+        max_new_tokens: A text that has not ended by then is cut.
+        seed: Together with a sample's key it fixes the random numbers of that sample.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_new_tokens: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+
+
+def uniform_draws(seed: int, keys: list[str], count: int) -> Tensor:
+    """Uniform numbers in [0, 1), one row a key: (len(keys), count) float64.
+
+    A row depends on the seed and its key alone, so a sample is the same in any batch, order, or process.
+    """
+    rows = []
+    for key in keys:
+        digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
+        rows.append(np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"))).random(count))
+    return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, count, dtype=torch.float64)
+
+
+def pick_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Sample one token a row by inverting the cumulative distribution.
+
+    Args:
+        logits: (B, V) next-token logits; tokens at -inf are never picked.
+        uniform: (B,) numbers in [0, 1).
+        temperature: 0 picks the most likely token.
+        top_p: The smallest set of most likely tokens whose probability reaches ``top_p`` is kept.
+
+    Returns:
+        (B,) token ids.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities = (logits.float() / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+    cumulative = probabilities.cumsum(-1)
+    target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
+    # `right=True` finds the first entry above the target, which has a probability above zero.
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)

@@ -1,0 +1,162 @@
+"""Sampling with a `transformers` model in this process: each prompt is read once, its samples decode together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
+
+from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
+from lightning_modules.model.cache import continue_from, positions_of, uses_plain_positions
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One prompt to be continued several times.
+
+    Attributes:
+        text: The rendered chat up to where the model writes, image placeholders not yet expanded; a partial response
+            may follow the generation prompt.
+        images: The images of the placeholders, in order.
+        sample_keys: One a sample; with the seed they fix the random numbers.
+    """
+
+    text: str
+    images: Sequence[Image.Image]
+    sample_keys: Sequence[str]
+
+
+class TransformersEngine:
+    """Samples continuations of prompts.
+
+    Args:
+        model: An image-text-to-text model with a language-model head.
+        processor: Its processor.
+
+    Raises:
+        ValueError: If the model's positions are not one number a token (multimodal rotary positions).
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+        if not uses_plain_positions(model.config):
+            raise ValueError(f"in-process generation does not support the positions of {model.config.model_type!r} yet")
+        self.model = model
+        self.processor = processor
+        tokenizer = processor.tokenizer
+        end = model.generation_config.eos_token_id
+        self.end_ids = torch.tensor(end if isinstance(end, list) else [end])
+        self.pad_id = tokenizer.pad_token_id
+        image_ids = {getattr(processor, "image_token_id", None), getattr(model.config, "image_token_id", None)}
+        banned = {*image_ids, *(getattr(processor, "image_token_ids", None) or []), self.pad_id} - {None}
+        # A sampled image token would have no image behind it and break every later forward.
+        self.banned_ids = torch.tensor(sorted(banned - set(self.end_ids.tolist())), dtype=torch.long)
+
+    @torch.inference_mode()
+    def sample(
+        self, requests: Sequence[GenerationRequest], parameters: SamplingParameters
+    ) -> list[list[tuple[str, bool]]]:
+        """Continue every prompt.
+
+        Args:
+            requests: Prompts with the same number of samples each.
+            parameters: Temperature and the like.
+
+        Returns:
+            For each request, for each sample: the text, and whether it ended by itself (False: cut at the limit).
+
+        Raises:
+            ValueError: If the requests differ in their number of samples.
+        """
+        if not requests:
+            return []
+        repeats = len(requests[0].sample_keys)
+        if any(len(request.sample_keys) != repeats for request in requests):
+            raise ValueError("requests of one batch must ask for the same number of samples")
+        inputs = self._encode(requests)
+        last_hidden_states, prefix = self._read(inputs)
+        keys = [key for request in requests for key in request.sample_keys]
+        uniform = uniform_draws(parameters.seed, keys, parameters.max_new_tokens).to(last_hidden_states.device)
+        tokens = self._decode(
+            self.model.lm_head(last_hidden_states).repeat_interleave(repeats, 0),
+            continue_from(prefix, repeats, parameters.max_new_tokens),
+            inputs["attention_mask"].repeat_interleave(repeats, 0),
+            uniform,
+            parameters,
+        )
+        texts = self._to_text(tokens)
+        return [texts[start : start + repeats] for start in range(0, len(texts), repeats)]
+
+    def _encode(self, requests: Sequence[GenerationRequest]) -> dict[str, Tensor]:
+        images = [list(request.images) for request in requests]
+        batch = self.processor(
+            text=[request.text for request in requests],
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        return dict(batch.to(self.model.device))
+
+    def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, DynamicCache]:
+        """Run the prompts once: the last hidden state of each, (B, H), and the filled cache."""
+        output = self.model.model(
+            **inputs,
+            position_ids=positions_of(inputs["attention_mask"]),
+            cache=DynamicCache(),
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1], output.cache
+
+    def _decode(
+        self,
+        logits: Tensor,
+        cache: DynamicCache,
+        attention_mask: Tensor,
+        uniform: Tensor,
+        parameters: SamplingParameters,
+    ) -> Tensor:
+        """Decode all rows to their end; returns (rows, max_new_tokens) ids, padded after the end token."""
+        rows, limit = uniform.shape
+        tokens = torch.full((rows, limit), self.pad_id, device=logits.device)
+        end_ids, banned_ids = self.end_ids.to(logits.device), self.banned_ids.to(logits.device)
+        alive = torch.arange(rows, device=logits.device)
+        finished = torch.zeros(rows, dtype=torch.bool, device=logits.device)
+        next_position = attention_mask.sum(-1)
+        for step in range(limit):
+            logits = logits.index_fill(-1, banned_ids, float("-inf"))
+            chosen = pick_tokens(logits, uniform[alive, step], parameters.temperature, parameters.top_p)
+            tokens[alive, step] = chosen
+            finished = finished | torch.isin(chosen, end_ids)
+            keep = (~finished).nonzero().squeeze(-1)
+            if len(keep) == 0 or step + 1 == limit:
+                break
+            # Copying the cache to drop finished rows pays once a quarter of them is done.
+            if len(keep) <= 0.75 * len(chosen):
+                cache.batch_select_indices(keep)
+                alive, chosen, finished = alive[keep], chosen[keep], finished[keep]
+                attention_mask, next_position = attention_mask[keep], next_position[keep]
+            attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(alive), 1)], -1)
+            output = self.model.model(
+                input_ids=chosen[:, None],
+                attention_mask=attention_mask,
+                position_ids=next_position[:, None],
+                cache=cache,
+                use_cache=True,
+            )
+            next_position = next_position + 1
+            logits = self.model.lm_head(output.last_hidden_state[:, -1])
+        return tokens
+
+    def _to_text(self, tokens: Tensor) -> list[tuple[str, bool]]:
+        """Cut every row at its first end token and decode it."""
+        is_end = torch.isin(tokens, self.end_ids.to(tokens.device))
+        ended = is_end.any(-1).tolist()
+        lengths = torch.where(is_end.any(-1), is_end.int().argmax(-1), tokens.shape[-1]).tolist()
+        cut = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
+        return list(zip(self.processor.tokenizer.batch_decode(cut, skip_special_tokens=True), ended, strict=True))

@@ -1,0 +1,87 @@
+"""The figure of accuracy against N."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport
+from lightning_modules.metrics.best_of_n_table import column_label, method_label
+from lightning_modules.metrics.selection import OUTCOME, PASS_AT_1, PASS_AT_N, RANDOM_CHOICE, SELF_CONSISTENCY
+
+_COLORS = {
+    PASS_AT_1: "tab:gray",
+    RANDOM_CHOICE: "darkgray",
+    SELF_CONSISTENCY: "tab:orange",
+    OUTCOME: "tab:green",
+    PASS_AT_N: "black",
+}
+
+
+def best_of_n_figure(report: BestOfNReport) -> Figure:
+    """Accuracy (%) against N with 95 % bands, one panel each for the two summaries and every benchmark.
+
+    The primary method of the process reward model is drawn thick, its other aggregations thin and dashed.
+    """
+    panels = [OVERALL, ALL_QUESTIONS, *report.benchmarks]
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, column in zip(grid, panels, strict=False):
+        _draw_panel(axes, report, column)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+    return figure
+
+
+def figure_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _draw_panel(axes: Axes, report: BestOfNReport, column: str) -> None:
+    others = [method for method in report.methods if method.startswith("prm_") and method != report.primary]
+    shades = matplotlib.colormaps["Purples"]
+    for method in report.methods:
+        estimates = [report.accuracies[column, method, n] for n in report.ns]
+        is_minor = method in others or method == RANDOM_CHOICE
+        color = _COLORS.get(method, "tab:red")
+        if method in others:
+            color = matplotlib.colors.to_hex(shades(0.45 + 0.5 * others.index(method) / len(others)))
+        axes.plot(
+            report.ns,
+            [100 * estimate.value for estimate in estimates],
+            label=method_label(method),
+            color=color,
+            linewidth=2.4 if method == report.primary else 1.0 if is_minor else 1.6,
+            linestyle="--" if is_minor else ":" if method in (PASS_AT_1, PASS_AT_N) else "-",
+            marker="o",
+            markersize=3,
+            zorder=3 if method == report.primary else 2,
+        )
+        axes.fill_between(
+            report.ns,
+            [100 * estimate.low for estimate in estimates],
+            [100 * estimate.high for estimate in estimates],
+            color=color,
+            alpha=0.05 if is_minor else 0.13,
+            linewidth=0,
+        )
+    axes.set_title(column_label(column))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(report.ns), [str(n) for n in report.ns])
+    axes.minorticks_off()
+    axes.set_xlabel("N")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(alpha=0.25)

@@ -1,0 +1,48 @@
+"""From the scores of the steps of a response to one score of the response."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from torch import Tensor
+
+Aggregation = Literal["mean", "min", "max", "last", "product"]
+AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+
+
+def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregation = "mean") -> float:
+    """Reduce step scores to a response score.
+
+    ``mean`` is what the released VisualPRM uses. Nothing but ``last`` depends on the order of the scores, not even in
+    the last bit, so that responses with equal scores in another order tie.
+
+    Args:
+        step_scores: Scores (S,) of the steps in their order, S >= 1.
+        how: ``mean``, ``min``, ``max``, ``last`` or ``product``.
+
+    Returns:
+        The response score.
+
+    Raises:
+        ValueError: If there is no step, a score is NaN or infinite, or ``how`` is unknown.
+    """
+    scores = step_scores.tolist() if isinstance(step_scores, Tensor) else [float(score) for score in step_scores]
+    if not scores:
+        raise ValueError("a response without steps has no score")
+    for index, score in enumerate(scores):
+        if not math.isfinite(score):
+            raise ValueError(f"step {index} has the score {score}; all step scores must be finite, got {scores}")
+    match how:
+        case "mean":
+            return math.fsum(scores) / len(scores)
+        case "min":
+            return min(scores)
+        case "max":
+            return max(scores)
+        case "last":
+            return scores[-1]
+        case "product":
+            return math.prod(sorted(scores))
+    raise ValueError(f"unknown aggregation {how!r}; choose from {', '.join(AGGREGATIONS)}")

@@ -1,0 +1,36 @@
+"""Loading and saving the multimodal language model behind a policy or a reward model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+
+def load_processor(name_or_path: str | Path) -> ProcessorMixin:
+    """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code."""
+    return AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+
+
+def load_backbone(
+    name_or_path: str | Path, dtype: str = "auto", attention_implementation: str | None = None
+) -> PreTrainedModel:
+    """Load any image-text-to-text checkpoint of `transformers`; never runs remote code.
+
+    Args:
+        name_or_path: Folder, or a name on the hub.
+        dtype: ``auto`` (as stored) or the name of a torch dtype, such as ``bfloat16``.
+        attention_implementation: ``sdpa``, ``flash_attention_2``, ...; None leaves the choice to `transformers`.
+
+    Raises:
+        ValueError: If ``dtype`` names no floating-point torch dtype.
+    """
+    resolved: torch.dtype | str = dtype
+    if dtype != "auto":
+        resolved = getattr(torch, dtype, dtype)
+        if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
+            raise ValueError(f"dtype must be 'auto' or a floating-point torch dtype such as bfloat16, got {dtype!r}")
+    return AutoModelForImageTextToText.from_pretrained(
+        name_or_path, dtype=resolved, attn_implementation=attention_implementation, trust_remote_code=False
+    )

@@ -1,0 +1,85 @@
+"""Key-value caches for many continuations of one prefix."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class RoomyLayer(DynamicLayer):
+    """A cache layer with room for new tokens, so that decoding writes in place instead of copying the cache each step.
+
+    The states live in buffers of shape (batch, heads, capacity, head size); ``keys`` and ``values`` are views of the
+    part that is filled.
+
+    Args:
+        keys: (batch, heads, length, head size) states of the prefix.
+        values: Likewise.
+        repeats: How many continuations each row gets.
+        extra: Number of tokens that will be appended at most.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, repeats: int, extra: int) -> None:
+        super().__init__()
+        self.device, self.dtype = keys.device, keys.dtype
+        self.is_initialized = True
+        self._buffers = [self._with_room(states, repeats, extra) for states in (keys, values)]
+        self._show(keys.shape[-2])
+
+    @staticmethod
+    def _with_room(states: Tensor, repeats: int, extra: int) -> Tensor:
+        rows, heads, length, size = states.shape
+        buffer = states.new_empty(rows, repeats, heads, length + extra, size)
+        buffer[..., :length, :] = states.unsqueeze(1)
+        return buffer.flatten(0, 1)
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Write the new states behind the filled part; see the base class."""
+        begin = self.keys.shape[-2]
+        end = begin + key_states.shape[-2]
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[..., begin:end, :] = states
+        self._show(end)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows ``indices`` only."""
+        length = self.keys.shape[-2]
+        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self._show(length)
+
+
+def continue_from(prefix: DynamicCache, repeats: int, extra: int) -> DynamicCache:
+    """A cache in which every row of ``prefix`` stands ``repeats`` times, with room for ``extra`` more tokens.
+
+    Args:
+        prefix: Cache of (rows) prefixes, filled by a forward; it is left as it is.
+        repeats: Continuations a prefix.
+        extra: Most tokens a continuation adds.
+
+    Raises:
+        TypeError: If a layer of the cache is not a plain growing one (sliding windows, for instance).
+    """
+    for layer in prefix.layers:
+        if type(layer) not in (DynamicLayer, RoomyLayer):
+            raise TypeError(f"cannot continue from a cache with layers of type {type(layer).__name__}")
+    cache = DynamicCache()
+    cache.layers = [RoomyLayer(layer.keys, layer.values, repeats, extra) for layer in prefix.layers]
+    return cache
+
+
+def positions_of(attention_mask: Tensor) -> Tensor:
+    """Position ids (batch, length) of padded rows: the first real token of each row is at 0."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def uses_plain_positions(config: object) -> bool:
+    """Whether one position id per token is all the model needs (not the case for multimodal rotary positions)."""
+    text_config = getattr(config, "text_config", config)
+    rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
+    return "mrope_section" not in rope
+

@@ -1,0 +1,71 @@
+"""The step head: class-token rows of the language-model head, applied where a step is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ProcessorMixin
+
+
+def class_token_ids(processor: ProcessorMixin, class_tokens: Sequence[str]) -> list[int]:
+    """Token ids of the class tokens.
+
+    Raises:
+        ValueError: If the tokenizer splits one of them, or two share an id.
+    """
+    ids = []
+    for token in class_tokens:
+        pieces = processor.tokenizer(token, add_special_tokens=False)["input_ids"]
+        if len(pieces) != 1:
+            raise ValueError(
+                f"class token {token!r} is {len(pieces)} tokens in this tokenizer; a class token must be a single token"
+            )
+        ids.append(pieces[0])
+    if len(set(ids)) != len(ids):
+        raise ValueError(f"class tokens {list(class_tokens)} do not have different ids: {ids}")
+    return ids
+
+
+def untie_language_model_head(backbone: PreTrainedModel) -> None:
+    """Give the language-model head weights of its own, so that changing class rows leaves the embeddings alone."""
+    head, embedding = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+    if head.weight is embedding.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        for config in (backbone.config, backbone.config.get_text_config()):
+            config.tie_word_embeddings = False
+
+
+class StepHead(nn.Module):
+    """K rows of the language-model head, trained in place of the whole head.
+
+    Args:
+        backbone: Model whose head rows to start from.
+        token_ids: The K class tokens.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, token_ids: Sequence[int]) -> None:
+        super().__init__()
+        rows = backbone.get_output_embeddings().weight[list(token_ids)]
+        self.token_ids = list(token_ids)
+        self.weight = nn.Parameter(rows.detach().clone())
+
+    def forward(self, hidden_states: Tensor, step_positions: Tensor) -> Tensor:
+        """Class logits of every step.
+
+        Args:
+            hidden_states: (B, L, H) last hidden states.
+            step_positions: (B, S) positions that predict the assistant tokens, -1 where a row has no such step.
+
+        Returns:
+            (B, S, K) float32; meaningless where the position is -1.
+        """
+        index = step_positions.clamp_min(0)[..., None].expand(-1, -1, hidden_states.shape[-1])
+        return nn.functional.linear(hidden_states.gather(1, index), self.weight).float()
+
+    @torch.no_grad()
+    def write_back(self, backbone: PreTrainedModel) -> None:
+        """Put the rows into the language-model head, so that plain next-token scoring agrees with this head."""
+        weight = backbone.get_output_embeddings().weight
+        weight[self.token_ids] = self.weight.to(weight)

@@ -1,0 +1,121 @@
+"""The policy: a multimodal language model that writes step-by-step solutions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from datamodules.prompts import PromptBatch, SupervisedBatch
+from datamodules.process.labels import IGNORE_INDEX
+from lightning_modules.generation.sampling import SamplingParameters
+from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
+from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
+
+
+class Policy(LightningModule):
+    """Fine-tunes on gold solutions (`fit`) and samples solutions (`predict`).
+
+    Args:
+        model_name_or_path: Any image-text-to-text checkpoint.
+        learning_rate: Peak learning rate of supervised fine-tuning.
+        weight_decay: Of matrices.
+        warmup_share: Share of the run that warms up.
+        optimizer: Factory by class path; AdamW by default.
+        num_samples: Solutions a question in `predict`.
+        sampling: How they are sampled.
+        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
+        attention_implementation: Likewise.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        learning_rate: float = 1e-5,
+        weight_decay: float = 0.05,
+        warmup_share: float = 0.05,
+        optimizer: OptimizerFactory | None = None,
+        num_samples: int = 8,
+        sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
+        dtype: str = "auto",
+        attention_implementation: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "sampling"])
+        self.optimizer_factory = optimizer
+        self.num_samples = num_samples
+        self.sampling = sampling
+        self.processor = load_processor(model_name_or_path)
+        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+
+    def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy per response token."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: SupervisedBatch, batch_idx: int) -> None:
+        """The same on validation demonstrations."""
+        self._step(batch, "validation")
+
+    def _step(self, batch: SupervisedBatch, split: str) -> Tensor:
+        hidden_states = self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state[:, :-1]
+        labels = batch.labels[:, 1:]
+        is_target = labels != IGNORE_INDEX
+        # Vocabulary logits are computed where a target stands, not over the whole sequence.
+        logits = self.backbone.lm_head(hidden_states[is_target])
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[is_target])
+        self.log(f"{split}/loss", loss, prog_bar=True, batch_size=len(batch.sample_ids), sync_dist=split != "train")
+        accuracy = (logits.argmax(-1) == labels[is_target]).float().mean()
+        self.log(f"{split}/token_accuracy", accuracy, batch_size=len(batch.sample_ids), sync_dist=split != "train")
+        return loss
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Sample and grade solutions.
+
+        Returns:
+            For each prompt its id and its rollout rows (see :mod:`datamodules.rollouts`).
+        """
+        engine = TransformersEngine(self.backbone, self.processor)
+        requests = [
+            GenerationRequest(text, images, [f"{prompt.prompt_id}/{index}" for index in range(self.num_samples)])
+            for prompt, images, text in zip(batch.prompts, batch.images, batch.texts, strict=True)
+        ]
+        sampled = engine.sample(requests, self.sampling)
+        return [
+            (prompt.prompt_id, [self._rollout(prompt, index, text) for index, (text, _) in enumerate(texts)])
+            for prompt, texts in zip(batch.prompts, sampled, strict=True)
+        ]
+
+    def _rollout(self, prompt: Any, sample_index: int, response: str) -> dict[str, Any]:
+        grade = prompt.grade(response)
+        return {
+            "benchmark": prompt.source,
+            "question_id": prompt.prompt_id.removeprefix(f"{prompt.source}/"),
+            "sample_index": sample_index,
+            "response": response,
+            "extracted_answer": grade.extracted_answer,
+            "is_correct": grade.is_correct,
+            "policy": Path(str(self.hparams["model_name_or_path"])).name,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "max_new_tokens": self.sampling.max_new_tokens,
+            "seed": self.sampling.seed,
+        }
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with warm-up and cosine decay."""
+        return configure_warmup_cosine(
+            self,
+            self.optimizer_factory,
+            learning_rate=self.hparams["learning_rate"],
+            weight_decay=self.hparams["weight_decay"],
+            warmup_share=self.hparams["warmup_share"],
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a checkpoint folder that `transformers` loads by itself."""
+        self.backbone.save_pretrained(folder)
+        self.processor.save_pretrained(folder)

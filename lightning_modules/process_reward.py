@@ -1,0 +1,293 @@
+"""The process reward model: a multimodal language model that judges each step of a solution."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import BinaryAUROC
+
+from datamodules.files import atomic_write_text
+from datamodules.process.candidates import EncodedCandidates, encode_candidates
+from datamodules.process.collate import ConversationEncoder, StepBatch
+from datamodules.process.conversation import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT
+from datamodules.process.labels import IGNORE_INDEX, value_labels
+from datamodules.process.steps import merge_steps, split_into_steps
+from datamodules.reasoning_benchmarks import CandidateBatch
+from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
+from lightning_modules.metrics.step_f1 import StepF1
+from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.model.cache import uses_plain_positions
+from lightning_modules.model.scoring import score_candidates
+from lightning_modules.model.step_head import StepHead, class_token_ids, untie_language_model_head
+from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
+
+Objective = Literal["value", "outcome"]
+PROTOCOL_FILE = "process_reward_model.json"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a reward model reads a response; stored beside its weights.
+
+    Attributes:
+        objective: ``value``: a step is right if its Monte Carlo score exceeds the threshold. ``outcome``: the same
+            of the response as a whole, read as one step.
+        threshold: On the Monte Carlo score.
+        system_prompt: The system turn; empty for none.
+        max_steps: Longer responses have neighbouring steps merged.
+        aggregation: From step scores to the response score.
+    """
+
+    objective: Objective
+    threshold: float
+    system_prompt: str
+    max_steps: int
+    aggregation: Aggregation
+
+
+@dataclass(frozen=True)
+class ScoredResponses:
+    """Scores of N responses to one question.
+
+    Attributes:
+        steps: The steps as they were judged.
+        step_scores: One score in [0, 1] a step.
+        response_scores: One score a response.
+    """
+
+    steps: list[list[str]]
+    step_scores: list[list[float]]
+    response_scores: list[float]
+
+
+class ProcessRewardModel(LightningModule):
+    """Trains on steps with Monte Carlo scores and scores steps of new solutions.
+
+    Args:
+        model_name_or_path: Any image-text-to-text checkpoint, or a folder that :meth:`save_pretrained` wrote.
+        objective: See :class:`Protocol`; None takes the folder's, else ``value``.
+        threshold: Likewise; else 0.
+        system_prompt: Likewise; else our default. An empty text switches the system turn off.
+        max_steps: Likewise; else 12.
+        aggregation: Likewise; else ``mean``.
+        learning_rate: Peak learning rate.
+        weight_decay: Of matrices.
+        warmup_share: Share of the run that warms up.
+        optimizer: Factory by class path; AdamW by default.
+        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
+        attention_implementation: Likewise.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        objective: Objective | None = None,
+        threshold: float | None = None,
+        system_prompt: str | None = None,
+        max_steps: int | None = None,
+        aggregation: Aggregation | None = None,
+        learning_rate: float = 1e-5,
+        weight_decay: float = 0.05,
+        warmup_share: float = 0.05,
+        optimizer: OptimizerFactory | None = None,
+        dtype: str = "auto",
+        attention_implementation: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.optimizer_factory = optimizer
+        given = {
+            "objective": objective,
+            "threshold": threshold,
+            "system_prompt": system_prompt,
+            "max_steps": max_steps,
+            "aggregation": aggregation,
+        }
+        self.protocol = resolve_protocol(model_name_or_path, given)
+        self.processor = load_processor(model_name_or_path)
+        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+        if not uses_plain_positions(self.backbone.config):
+            raise ValueError(f"scoring does not support the positions of {self.backbone.config.model_type!r} yet")
+        untie_language_model_head(self.backbone)
+        class_tokens = CLASS_TOKENS["value"]
+        self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
+        # The step head stands in for the language-model head, which gets its rows at export.
+        self.backbone.get_output_embeddings().requires_grad_(False)
+        self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
+        self.validation_f1 = StepF1(threshold=0.5)
+        self.validation_auroc = BinaryAUROC()
+
+    # ------------------------------------------------------------------ data
+
+    def setup(self, stage: str) -> None:
+        """Tell the data module how this model reads conversations."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None and hasattr(datamodule, "connect"):
+            datamodule.connect(
+                self.encoder,
+                max_steps=self.protocol.max_steps,
+                response_as_one_step=self.protocol.objective == "outcome",
+            )
+
+    # ------------------------------------------------------------- forwards
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """Class logits of all steps of a batch of conversations: (B, S, K) float32."""
+        hidden_states = self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state
+        return self.head(hidden_states, batch.step_positions)
+
+    @staticmethod
+    def scores_from_logits(logits: Tensor) -> Tensor:
+        """P(+) among the class tokens: (..., K) -> (...)."""
+        return logits.softmax(-1)[..., 0]
+
+    def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy over the labelled steps of the batch."""
+        loss, _, _ = self._loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.sample_ids))
+        return loss
+
+    def _loss(self, batch: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+        logits = self(batch)
+        labels = value_labels(batch.mc, self.protocol.threshold)
+        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
+        return loss, logits, labels
+
+    def validation_step(self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Score a batch of conversations or of Best-of-N candidates.
+
+        Returns:
+            For conversations ``{"step_scores": (B, S), "step_logits": (B, S, K)}``, scores NaN at padding. For
+            candidates: for each question, for each candidate, its step scores (S,) on the CPU.
+        """
+        if isinstance(batch, CandidateBatch):
+            return self.score_encoded([group.encoded for group in batch.groups])
+        if self.trainer.datamodule.validation_names[dataloader_idx] != "process":
+            return self._scored(batch, self(batch))
+        loss, logits, labels = self._loss(batch)
+        labelled = labels != IGNORE_INDEX
+        scores = self.scores_from_logits(logits)[labelled]
+        self.validation_f1.update(scores, labels[labelled] == 0)
+        self.validation_auroc.update(scores, (labels[labelled] == 0).long())
+        self.log(
+            "validation/loss",
+            loss,
+            prog_bar=True,
+            batch_size=len(batch.sample_ids),
+            sync_dist=True,
+            add_dataloader_idx=False,
+        )
+        return self._scored(batch, logits)
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log step metrics of the process validation split."""
+        if self.validation_f1.update_count:
+            self.log_dict({f"validation/{name}": value for name, value in self.validation_f1.compute().items()})
+            self.log("validation/auroc", self.validation_auroc.compute())
+        self.validation_f1.reset()
+        self.validation_auroc.reset()
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _scored(self, batch: StepBatch, logits: Tensor) -> dict[str, Tensor]:
+        scores = self.scores_from_logits(logits).masked_fill(batch.step_positions < 0, float("nan"))
+        return {"step_scores": scores, "step_logits": logits}
+
+    # ---------------------------------------------------------------- score
+
+    def response_steps(self, response: str) -> list[str]:
+        """The steps of a response as this model judges them; an empty response is one empty step."""
+        if self.protocol.objective == "outcome" or not response.strip():
+            return [response.strip()]
+        return merge_steps(split_into_steps(response), self.protocol.max_steps)
+
+    @torch.no_grad()
+    def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
+        """Step scores of encoded candidates: for each question, for each candidate, (S,) on the CPU."""
+        logits = score_candidates(self.backbone, self.head, groups, self.processor.tokenizer.pad_token_id)
+        return [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
+
+    def score(
+        self, images: Image.Image | Sequence[Image.Image] | None, question: str, responses: Sequence[str]
+    ) -> ScoredResponses:
+        """Score N responses to one question.
+
+        Args:
+            images: One image, several (``<image>`` in the question says where), or None.
+            question: Its text, without chain-of-thought instruction.
+            responses: Solutions whose steps are separated by blank lines.
+
+        Returns:
+            Step scores in [0, 1] and one response score each.
+
+        Raises:
+            ValueError: If there are no responses, or images and placeholders do not match.
+        """
+        opened = [images] if isinstance(images, Image.Image) else list(images or [])
+        steps = [self.response_steps(response) for response in responses]
+        encoded = encode_candidates(self.encoder, opened, question, steps, "score()")
+        was_training = self.training
+        self.eval()
+        (scores,) = self.score_encoded([encoded])
+        self.train(was_training)
+        step_scores = [candidate.tolist() for candidate in scores]
+        return ScoredResponses(
+            steps, step_scores, [aggregate_step_scores(s, self.protocol.aggregation) for s in step_scores]
+        )
+
+    # ----------------------------------------------------------- persistence
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> ProcessRewardModel:
+        """Load a model that :meth:`save_pretrained` wrote, ready to score; ``options`` go to the constructor."""
+        return cls(str(folder), **options).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write an ordinary checkpoint folder: the head's rows are in the language-model head."""
+        self.head.write_back(self.backbone)
+        self.backbone.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        atomic_write_text(Path(folder) / PROTOCOL_FILE, json.dumps(asdict(self.protocol), indent=2) + "\n")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with warm-up and cosine decay."""
+        return configure_warmup_cosine(
+            self,
+            self.optimizer_factory,
+            learning_rate=self.hparams["learning_rate"],
+            weight_decay=self.hparams["weight_decay"],
+            warmup_share=self.hparams["warmup_share"],
+        )
+
+
+def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
+    """Complete the given settings by those stored with the checkpoint, then by the defaults.
+
+    Raises:
+        ValueError: If the stored file is not a protocol.
+    """
+    settings: dict[str, Any] = {
+        "objective": "value",
+        "threshold": 0.0,
+        "system_prompt": DEFAULT_SYSTEM_PROMPT,
+        "max_steps": 12,
+        "aggregation": "mean",
+    }
+    path = Path(name_or_path) / PROTOCOL_FILE
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict) or not set(stored) <= set(settings):
+            raise ValueError(f"{path}: must hold an object with keys {sorted(settings)}, got {stored!r}")
+        settings |= stored
+    return Protocol(**settings | {name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,28 @@
+"""Classes of equal answers."""
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datamodules.answers.vote import equivalence_classes
+
+
+def test_hand_worked():
+    assert equivalence_classes(["1/2", "A", "0.5", None, "a", r"\frac{1}{2}", "B"]) == [0, 1, 0, -1, 1, 0, 2]
+    assert equivalence_classes([]) == []
+    assert equivalence_classes([None, None]) == [-1, -1]
+
+
+def test_first_member_decides_where_equality_is_not_transitive():
+    assert equivalence_classes(["5", "5 cm", "5 m"]) == [0, 0, 0]
+    assert equivalence_classes(["5 cm", "5 m", "5"]) == [0, 1, 0]
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-3, 3)), max_size=12))
+@settings(deadline=None)
+def test_integers_fall_into_classes_by_value_in_order_of_appearance(values):
+    spellings = itertools.cycle(["{}", "{}.0", "${}$", "x = {}"])
+    answers = [None if value is None else next(spellings).format(value) for value in values]
+    order = list(dict.fromkeys(value for value in values if value is not None))
+    assert equivalence_classes(answers) == [-1 if value is None else order.index(value) for value in values]

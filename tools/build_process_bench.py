@@ -1,0 +1,81 @@
+"""Make a miniature VisualProcessBench: a policy's solutions with the exact label of every step.
+
+The labels come from the miniature world's truth, not from Monte Carlo. Example::
+
+    python -m tools.build_process_bench --world data/quickstart/world --rollouts data/quickstart/rollouts.jsonl \\
+        --output data/quickstart/visual_process_bench
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from datamodules.benchmarks import BENCHMARKS
+from datamodules.files import atomic_write_text, read_jsonl
+from datamodules.handwritten.question import true_step_labels
+from datamodules.process.steps import split_into_steps
+from datamodules.rollouts import read_rollouts
+
+DATA_SOURCE = {
+    "MMMU": "MMMU",
+    "MathVision": "MathVision",
+    "MathVerse-VO": "MathVerse",
+    "DynaMath": "DynaMath",
+    "WeMath": "WeMath",
+}
+"""The released benchmark draws on five of the seven; benchmark name to its ``data_source``."""
+
+
+def build_process_bench(world: Path, rollouts: Path, output: Path) -> int:
+    """Write ``test.jsonl`` and ``images/``; returns the number of samples.
+
+    The first sampled solution of every question is taken; empty responses have no steps and are left out.
+    """
+    truth = {(row["benchmark"], row["question_id"]): row for _, row in read_jsonl(world / "truth.jsonl")}
+    questions = {
+        (name, question.question_id): question
+        for name in DATA_SOURCE
+        for question in BENCHMARKS[name]().read(world / "benchmarks")
+    }
+    (output / "images").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for rollout in read_rollouts(rollouts):
+        key = (rollout.benchmark, rollout.question_id)
+        steps = split_into_steps(rollout.response)
+        if rollout.sample_index != 0 or key not in questions or not steps:
+            continue
+        question, true = questions[key], truth[key]
+        names = []
+        for number, image in enumerate(question.images):
+            name = f"images/{rollout.benchmark}_{rollout.question_id}_{number}.png"
+            image.save(output / name)
+            names.append(name)
+        labels = true_step_labels(steps, true["steps"], frozenset(true["neutral_steps"]))
+        row = {
+            "image": names,
+            "question": question.question,
+            "answer": question.gold[0],
+            "response": {"steps": steps, "process_correctness": labels},
+            "policy_model": rollout.policy,
+            "data_source": DATA_SOURCE[rollout.benchmark],
+        }
+        lines.append(json.dumps(row))
+    atomic_write_text(output / "test.jsonl", "".join(f"{line}\n" for line in lines))
+    return len(lines)
+
+
+def main() -> None:
+    """Command line of the tool."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--world", type=Path, required=True, help="folder that tools.build_world wrote")
+    parser.add_argument("--rollouts", type=Path, required=True, help="rollouts of its benchmarks")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args()
+    count = build_process_bench(arguments.world, arguments.rollouts, arguments.output)
+    print(f"{arguments.output}: {count} samples")
+
+
+if __name__ == "__main__":
+    main()

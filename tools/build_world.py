@@ -1,0 +1,42 @@
+"""Write the miniature world of handwritten digits to disk, in the released file formats.
+
+Example::
+
+    python -m tools.build_world --output data/quickstart/world --demonstrations 20000 --prompts 3000
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from datamodules.handwritten.world import WorldSize, build_world
+
+
+def main() -> None:
+    """Command line of the tool."""
+    default = WorldSize()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--demonstrations", type=int, default=default.demonstrations, help="worked solutions to learn from")
+    parser.add_argument("--visual-dialogues", type=int, default=default.visual_dialogues, help="yes/no conversations about pictures")
+    parser.add_argument("--prompts", type=int, default=default.prompts, help="questions to annotate for training")
+    parser.add_argument("--validation", type=int, default=default.validation, help="questions to annotate for validation")
+    parser.add_argument("--benchmark-questions", type=int, default=default.benchmark_questions, help="questions a benchmark")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    size = WorldSize(
+        demonstrations=arguments.demonstrations,
+        visual_dialogues=arguments.visual_dialogues,
+        prompts=arguments.prompts,
+        validation=arguments.validation,
+        benchmark_questions=arguments.benchmark_questions,
+    )
+    start = time.monotonic()
+    build_world(arguments.output, size, arguments.seed)
+    print(f"{arguments.output}: {size} in {time.monotonic() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Write a small, randomly initialised InternVL checkpoint that any `transformers` program loads.
+
+The folder holds what an 8B checkpoint's folder holds: configuration, safetensors weights, a tokenizer (byte-level BPE,
+trained on the given texts), an image processor, and a chat template. Example::
+
+    python -m tools.make_tiny_model --output data/base --texts data/world --text-hidden-size 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from datamodules.files import read_jsonl
+
+SPECIAL_TOKENS = {
+    "pad_token": "<|pad|>",
+    "eos_token": "<|end|>",
+    "start_image_token": "<img>",
+    "end_image_token": "</img>",
+    "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}
+ROLE_TOKENS = ["<|system|>", "<|user|>", "<|assistant|>"]
+CLASS_TOKENS = ["+", "-", "="]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<IMG_CONTEXT>{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+# Words, numbers of up to three digits and punctuation each keep a leading space, so that a number is one token.
+PRE_TOKEN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]|\n+|\s+"
+
+
+def texts_of(paths: list[Path]) -> Iterator[str]:
+    """Every string in the JSONL files given, or found in the folders given."""
+    for path in paths:
+        for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
+            for _, row in read_jsonl(file):
+                yield from (value for value in row.values() if isinstance(value, str))
+
+
+def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose special tokens are those that the InternVL processor asks for."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRE_TOKEN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[*SPECIAL_TOKENS.values(), *ROLE_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=SPECIAL_TOKENS["pad_token"],
+        eos_token=SPECIAL_TOKENS["eos_token"],
+        extra_special_tokens={
+            name: token for name, token in SPECIAL_TOKENS.items() if name not in ("pad_token", "eos_token")
+        },
+        padding_side="right",
+    )
+    for token in CLASS_TOKENS:
+        if len(fast(token, add_special_tokens=False)["input_ids"]) != 1:
+            raise ValueError(f"the trained tokenizer splits the class token {token!r}; raise the vocabulary size")
+    return fast
+
+
+def make_tiny_model(
+    output: Path,
+    texts: Iterator[str],
+    *,
+    vocabulary_size: int = 448,
+    image_size: int = 32,
+    patch_size: int = 8,
+    vision_hidden_size: int = 64,
+    vision_layers: int = 2,
+    text_hidden_size: int = 128,
+    text_layers: int = 4,
+    heads: int = 4,
+    max_patches: int = 1,
+    seed: int = 0,
+) -> None:
+    """Write the checkpoint folder.
+
+    Args:
+        output: Folder to write.
+        texts: What the tokenizer learns from.
+        vocabulary_size: At least 280: 256 bytes and the special tokens.
+        image_size: Side of a tile in pixels.
+        patch_size: Side of a vision patch in pixels; four patches make one image token.
+        vision_hidden_size: Width of the vision tower.
+        vision_layers: Depth of the vision tower.
+        text_hidden_size: Width of the language model.
+        text_layers: Depth of the language model.
+        heads: Attention heads of both.
+        max_patches: Most tiles that dynamic tiling cuts an image into; 1 switches tiling off.
+        seed: Of the random weights.
+    """
+    tokenizer = train_tokenizer(texts, vocabulary_size)
+    image_tokens = (image_size // patch_size) ** 2 // 4
+    image_token_id = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS["context_image_token"])
+    size = {"height": image_size, "width": image_size}
+    processor = InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(
+            size=size, crop_to_patches=max_patches > 1, min_patches=1, max_patches=max_patches
+        ),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(size=size),
+        image_seq_length=image_tokens,
+        chat_template=CHAT_TEMPLATE,
+    )
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": vision_hidden_size,
+            "num_hidden_layers": vision_layers,
+            "num_attention_heads": heads,
+            "intermediate_size": 2 * vision_hidden_size,
+            "image_size": [image_size, image_size],
+            "patch_size": [patch_size, patch_size],
+            "layer_scale_init_value": 1.0,
+            "attention_bias": True,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+            "hidden_size": text_hidden_size,
+            "intermediate_size": 3 * text_hidden_size,
+            "num_hidden_layers": text_layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "max_position_embeddings": 1024,
+            "tie_word_embeddings": False,
+            "initializer_range": text_hidden_size**-0.5 / 2,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        image_token_id=image_token_id,
+        image_seq_length=image_tokens,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    model = InternVLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    output.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(json.dumps({"output": str(output), "parameters": parameters, "vocabulary": len(tokenizer)}))
+
+
+def main() -> None:
+    """Command line of the tool."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--texts", type=Path, nargs="+", required=True, help="JSONL files or folders of them")
+    parser.add_argument("--vision-hidden-size", type=int, default=64)
+    parser.add_argument("--vision-layers", type=int, default=2)
+    parser.add_argument("--text-hidden-size", type=int, default=128)
+    parser.add_argument("--text-layers", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    make_tiny_model(
+        arguments.output,
+        texts_of(arguments.texts),
+        vision_hidden_size=arguments.vision_hidden_size,
+        vision_layers=arguments.vision_layers,
+        text_hidden_size=arguments.text_hidden_size,
+        text_layers=arguments.text_layers,
+        seed=arguments.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()
