@@ -8,6 +8,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import ProcessorMixin
 
+from datamodules.process.order import LazyLoader, TrainingSampler
+
 from datamodules.prompts import (
     DEFAULT_INSTRUCTION,
     ChatRenderer,
@@ -20,14 +22,12 @@ from datamodules.prompts import (
     benchmark_prompts,
     read_prompts,
 )
-from lightning_modules.model.backbone import load_processor
 
 
 class PromptDataModule(LightningDataModule):
-    """Serves demonstrations and prompts.
+    """Serves demonstrations and prompts; the policy's processor and chat template come through :meth:`connect`.
 
     Args:
-        model_name_or_path: Checkpoint whose processor and chat template to use.
         demonstrations: MMPR rows with a gold response, for `fit`.
         validation_demonstrations: The same for validation while fitting.
         prompts: MMPR prompt rows for `predict`.
@@ -44,7 +44,6 @@ class PromptDataModule(LightningDataModule):
 
     def __init__(
         self,
-        model_name_or_path: str,
         demonstrations: str | None = None,
         validation_demonstrations: str | None = None,
         prompts: str | None = None,
@@ -64,13 +63,26 @@ class PromptDataModule(LightningDataModule):
         self.save_hyperparameters()
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
+        self._renderer: ChatRenderer | None = None
+
+    def connect(self, processor: ProcessorMixin) -> None:
+        """Take the processor of the policy; called by the policy before any dataloader is asked for."""
+        self._renderer = ChatRenderer(processor, self.hparams["system_prompt"], self.hparams["instruction"])
+
+    @property
+    def renderer(self) -> ChatRenderer:
+        """Renders prompts as the connected policy reads them.
+
+        Raises:
+            RuntimeError: If no policy has connected.
+        """
+        if self._renderer is None:
+            raise RuntimeError("no policy has connected to the data module; call connect(processor) first")
+        return self._renderer
 
     def setup(self, stage: str) -> None:
         """Read the rows of the stage."""
         options = self.hparams
-        self.processor: ProcessorMixin = load_processor(options["model_name_or_path"])
-        renderer = ChatRenderer(self.processor, options["system_prompt"], options["instruction"])
-        self._supervised, self._prompting = SupervisedCollator(renderer), PromptCollator(renderer)
         if stage == "fit":
             self._train = PromptDataset(self._read("demonstrations"))
         if stage in ("fit", "validate"):
@@ -95,17 +107,42 @@ class PromptDataModule(LightningDataModule):
         return [prompt.prompt_id for prompt in self._prompts or []]
 
     def train_dataloader(self) -> DataLoader[Prompt]:
-        """Shuffled demonstrations as :class:`SupervisedBatch`; whole batches only."""
-        return self._loader(self._train, self._supervised, shuffle=True)
+        """Demonstrations as :class:`SupervisedBatch`, in an order of their own each epoch; resumes exactly."""
+        batch_size, trainer = self.hparams["batch_size"], self.trainer
+        sampler = TrainingSampler(
+            self._train,
+            batch_size,
+            self.hparams["seed"],
+            self._batches_done,
+            trainer.world_size if trainer else 1,
+            trainer.global_rank if trainer else 0,
+        )
+        return LazyLoader(
+            self._train,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=SupervisedCollator(self.renderer),
+            num_workers=self.hparams["num_workers"],
+        )
 
-    def val_dataloader(self) -> DataLoader[Prompt]:
-        """Validation demonstrations as :class:`SupervisedBatch`."""
-        return self._loader(self._validation, self._supervised)
+    def _batches_done(self) -> int:
+        if self.trainer is None or not self.trainer.training:
+            return 0
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+    def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
+        """Validation demonstrations as :class:`SupervisedBatch`; no loader where there are none."""
+        return self._loader(self._validation, SupervisedCollator(self.renderer)) if len(self._validation) else []
 
     def predict_dataloader(self) -> DataLoader[Prompt]:
         """Prompts not completed by an earlier run, as :class:`PromptBatch`."""
         open_prompts = [prompt for prompt in self._prompts or [] if prompt.prompt_id not in self.completed_ids]
-        return self._loader(PromptDataset(open_prompts), self._prompting)
+        return self._loader(PromptDataset(open_prompts), PromptCollator(self.renderer))
+
+    def _loader(self, dataset: PromptDataset, collator: PromptCollator | SupervisedCollator) -> DataLoader[Prompt]:
+        return DataLoader(
+            dataset, batch_size=self.hparams["batch_size"], collate_fn=collator, num_workers=self.hparams["num_workers"]
+        )
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
         """Leave prompts where they are: the engine moves what it encodes."""

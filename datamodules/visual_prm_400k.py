@@ -101,10 +101,11 @@ class VisualPRM400KDataModule(LightningDataModule):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)  # the model logs its own, some under the same names
         self._encoder: ConversationEncoder | None = None
         self._max_steps = max_steps or DEFAULT_MAX_STEPS
         self._as_one_step = bool(response_as_one_step)
+        self._mark_step_tokens = False
         self._process: dict[str, Any] = {}
         self._process_bench: VisualProcessBenchDataset | None = None
         self._benchmarks: dict[str, BestOfNDataset] = {}
@@ -113,7 +114,13 @@ class VisualPRM400KDataModule(LightningDataModule):
 
     # ---------------------------------------------------------------- set up
 
-    def connect(self, encoder: ConversationEncoder, max_steps: int, response_as_one_step: bool) -> None:
+    def connect(
+        self,
+        encoder: ConversationEncoder,
+        max_steps: int,
+        response_as_one_step: bool,
+        mark_step_tokens: bool = False,
+    ) -> None:
         """Take over how the model reads conversations; called by the model before any dataloader is asked for.
 
         Raises:
@@ -128,6 +135,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._encoder = encoder
         self._max_steps = max_steps
         self._as_one_step = response_as_one_step
+        self._mark_step_tokens = mark_step_tokens
 
     def prepare_data(self) -> None:
         """Build the tables of annotations once a machine."""
@@ -269,7 +277,7 @@ class VisualPRM400KDataModule(LightningDataModule):
             trainer.world_size if trainer else 1,
             trainer.global_rank if trainer else 0,
         )
-        collator = StepCollator(self.encoder, self._max_steps, self._as_one_step)
+        collator = StepCollator(self.encoder, self._max_steps, self._as_one_step, self._mark_step_tokens)
         return LazyLoader(
             dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=self.hparams["num_workers"]
         )

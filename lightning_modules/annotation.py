@@ -14,7 +14,7 @@ from datamodules.process.steps import merge_steps, split_into_steps
 from datamodules.prompts import Prompt, PromptBatch
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
-from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.model.backbone import connect_processor, load_backbone, load_processor
 
 STEP_SEPARATOR = "\n\n"
 
@@ -54,6 +54,10 @@ class MonteCarloAnnotator(LightningModule):
         self.max_batch_rows = max_batch_rows
         self.processor = load_processor(model_name_or_path)
         self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+
+    def setup(self, stage: str) -> None:
+        """Give the data module the processor."""
+        connect_processor(self)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[tuple[str, list[dict[str, Any]]]]:
         """Annotate the prompts of a batch.

@@ -20,7 +20,7 @@ import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
 
 
-def main(args: Sequence[str] | None = None) -> LightningCLI:
+def run(args: Sequence[str] | None = None) -> LightningCLI:
     """Run `visualprm fit|validate|test|predict --config FILE [--config FILE ...] [--key value ...]`.
 
     Args:
@@ -36,6 +36,11 @@ def main(args: Sequence[str] | None = None) -> LightningCLI:
         save_config_kwargs={"overwrite": True},
         args=list(args) if args is not None else None,
     )
+
+
+def main() -> None:
+    """Console entry point."""
+    run()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from datamodules.prompts import PromptBatch, SupervisedBatch
 from datamodules.process.labels import IGNORE_INDEX
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
-from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.model.backbone import connect_processor, load_backbone, load_processor
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 
 
@@ -51,6 +51,10 @@ class Policy(LightningModule):
         self.sampling = sampling
         self.processor = load_processor(model_name_or_path)
         self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+
+    def setup(self, stage: str) -> None:
+        """Give the data module the processor."""
+        connect_processor(self)
 
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
         """Cross-entropy per response token."""

@@ -20,7 +20,7 @@ from datamodules.process.candidates import EncodedCandidates, encode_candidates
 from datamodules.process.collate import ConversationEncoder, StepBatch
 from datamodules.process.conversation import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT
 from datamodules.process.labels import IGNORE_INDEX, value_labels
-from datamodules.process.steps import merge_steps, split_into_steps
+from datamodules.process.steps import response_steps
 from datamodules.reasoning_benchmarks import CandidateBatch
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_f1 import StepF1
@@ -79,6 +79,9 @@ class ProcessRewardModel(LightningModule):
         system_prompt: Likewise; else our default. An empty text switches the system turn off.
         max_steps: Likewise; else 12.
         aggregation: Likewise; else ``mean``.
+        language_model_weight: Weight of a second loss, in training only: the language-model loss on the text of the steps
+            labelled right. It keeps hidden states generative, after GRM (Yang et al. 2024, arXiv 2406.10216); 0, the
+            paper's recipe, leaves it out.
         learning_rate: Peak learning rate.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
@@ -95,6 +98,7 @@ class ProcessRewardModel(LightningModule):
         system_prompt: str | None = None,
         max_steps: int | None = None,
         aggregation: Aggregation | None = None,
+        language_model_weight: float = 0.0,
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
@@ -121,7 +125,7 @@ class ProcessRewardModel(LightningModule):
         class_tokens = CLASS_TOKENS["value"]
         self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
         # The step head stands in for the language-model head, which gets its rows at export.
-        self.backbone.get_output_embeddings().requires_grad_(False)
+        self.backbone.get_output_embeddings().requires_grad_(language_model_weight > 0)
         self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
         self.validation_f1 = StepF1(threshold=0.5)
         self.validation_auroc = BinaryAUROC()
@@ -136,14 +140,17 @@ class ProcessRewardModel(LightningModule):
                 self.encoder,
                 max_steps=self.protocol.max_steps,
                 response_as_one_step=self.protocol.objective == "outcome",
+                mark_step_tokens=self.hparams["language_model_weight"] > 0,
             )
 
     # ------------------------------------------------------------- forwards
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Class logits of all steps of a batch of conversations: (B, S, K) float32."""
-        hidden_states = self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state
-        return self.head(hidden_states, batch.step_positions)
+        return self.head(self._hidden_states(batch), batch.step_positions)
+
+    def _hidden_states(self, batch: StepBatch) -> Tensor:
+        return self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state
 
     @staticmethod
     def scores_from_logits(logits: Tensor) -> Tensor:
@@ -151,16 +158,30 @@ class ProcessRewardModel(LightningModule):
         return logits.softmax(-1)[..., 0]
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy over the labelled steps of the batch."""
-        loss, _, _ = self._loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.sample_ids))
+        """Cross-entropy over the labelled steps of the batch, and the language-model loss where it is switched on."""
+        hidden_states = self._hidden_states(batch)
+        loss, labels = self._step_loss(batch, self.head(hidden_states, batch.step_positions))
+        size = len(batch.sample_ids)
+        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        weight = self.hparams["language_model_weight"]
+        if weight and batch.step_tokens is not None:
+            language_model_loss = self._language_model_loss(batch, hidden_states, labels == 0)
+            self.log("train/language_model_loss", language_model_loss, batch_size=size)
+            loss = loss + weight * language_model_loss
         return loss
 
-    def _loss(self, batch: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
-        logits = self(batch)
+    def _step_loss(self, batch: StepBatch, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the labels (B, S) it is of."""
         labels = value_labels(batch.mc, self.protocol.threshold)
-        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)
-        return loss, logits, labels
+        return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX), labels
+
+    def _language_model_loss(self, batch: StepBatch, hidden_states: Tensor, is_right: Tensor) -> Tensor:
+        """Next-token cross-entropy over the tokens of the right steps, ``is_right`` (B, S); 0 if there are none."""
+        assert batch.step_tokens is not None
+        is_target = (batch.step_tokens & is_right[..., None]).any(1)[:, 1:]
+        targets = batch.inputs["input_ids"][:, 1:][is_target]
+        logits = self.backbone.get_output_embeddings()(hidden_states[:, :-1][is_target])
+        return cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
 
     def validation_step(self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Score a batch of conversations or of Best-of-N candidates.
@@ -171,9 +192,10 @@ class ProcessRewardModel(LightningModule):
         """
         if isinstance(batch, CandidateBatch):
             return self.score_encoded([group.encoded for group in batch.groups])
+        logits = self(batch)
         if self.trainer.datamodule.validation_names[dataloader_idx] != "process":
-            return self._scored(batch, self(batch))
-        loss, logits, labels = self._loss(batch)
+            return self._scored(batch, logits)
+        loss, labels = self._step_loss(batch, logits)
         labelled = labels != IGNORE_INDEX
         scores = self.scores_from_logits(logits)[labelled]
         self.validation_f1.update(scores, labels[labelled] == 0)
@@ -206,12 +228,6 @@ class ProcessRewardModel(LightningModule):
 
     # ---------------------------------------------------------------- score
 
-    def response_steps(self, response: str) -> list[str]:
-        """The steps of a response as this model judges them; an empty response is one empty step."""
-        if self.protocol.objective == "outcome" or not response.strip():
-            return [response.strip()]
-        return merge_steps(split_into_steps(response), self.protocol.max_steps)
-
     @torch.no_grad()
     def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
         """Step scores of encoded candidates: for each question, for each candidate, (S,) on the CPU."""
@@ -235,7 +251,8 @@ class ProcessRewardModel(LightningModule):
             ValueError: If there are no responses, or images and placeholders do not match.
         """
         opened = [images] if isinstance(images, Image.Image) else list(images or [])
-        steps = [self.response_steps(response) for response in responses]
+        as_one_step = self.protocol.objective == "outcome"
+        steps = [response_steps(text, self.protocol.max_steps, as_one_step=as_one_step) for text in responses]
         encoded = encode_candidates(self.encoder, opened, question, steps, "score()")
         was_training = self.training
         self.eval()

@@ -20,7 +20,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--demonstrations", type=int, default=default.demonstrations, help="worked solutions to learn from")
-    parser.add_argument("--visual-dialogues", type=int, default=default.visual_dialogues, help="yes/no conversations about pictures")
     parser.add_argument("--prompts", type=int, default=default.prompts, help="questions to annotate for training")
     parser.add_argument("--validation", type=int, default=default.validation, help="questions to annotate for validation")
     parser.add_argument("--benchmark-questions", type=int, default=default.benchmark_questions, help="questions a benchmark")
@@ -28,7 +27,6 @@ def main() -> None:
     arguments = parser.parse_args()
     size = WorldSize(
         demonstrations=arguments.demonstrations,
-        visual_dialogues=arguments.visual_dialogues,
         prompts=arguments.prompts,
         validation=arguments.validation,
         benchmark_questions=arguments.benchmark_questions,

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from datamodules.files import read_jsonl
+from datamodules.process.conversation import QUESTION_HEADER, SOLUTION_HEADER
 
 SPECIAL_TOKENS = {
     "pad_token": "<|pad|>",
@@ -56,6 +57,7 @@ def texts_of(paths: list[Path]) -> Iterator[str]:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             for _, row in read_jsonl(file):
                 yield from (value for value in row.values() if isinstance(value, str))
+                yield QUESTION_HEADER + SOLUTION_HEADER
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> PreTrainedTokenizerFast:

@@ -26,9 +26,8 @@ class Scene:
 
     @property
     def reading_steps(self) -> list[str]:
-        """The two steps that read the rows."""
-        a, b, c, d = self.values
-        return [f"Top row: {a} and {b}.", f"Bottom row: {c} and {d}."]
+        """Four steps, one a digit."""
+        return [f"{name.capitalize()}: {value}." for name, value in zip(POSITIONS, self.values, strict=True)]
 
 
 def _scene(pool: DigitPool, generator: np.random.Generator) -> Scene:
@@ -55,12 +54,12 @@ def grid_arithmetic(question_id: str, pool: DigitPool, generator: np.random.Gene
     top, bottom = a + b, c + d
     kind = generator.integers(2)
     if kind == 0:
-        question, result = "Add the four digits.", top + bottom
-        last = f"Total: {top} + {bottom} = {result}."
+        question, result = "Add the sums of the two rows.", top + bottom
+        last = f"{top} + {bottom} = {result}."
     else:
         question, result = "How far apart are the sums of the two rows?", abs(top - bottom)
-        last = f"Difference: {max(top, bottom)} - {min(top, bottom)} = {result}."
-    steps = [*scene.reading_steps, f"Top sum: {a} + {b} = {top}.", f"Bottom sum: {c} + {d} = {bottom}.", last]
+        last = f"{max(top, bottom)} - {min(top, bottom)} = {result}."
+    steps = [*scene.reading_steps, f"{a} + {b} = {top} and {c} + {d} = {bottom}, so {last}"]
     return WorldQuestion(
         question_id,
         "grid_arithmetic",
@@ -105,7 +104,7 @@ def vision_only(question_id: str, pool: DigitPool, generator: np.random.Generato
     if operator == "-" and a < b:
         (a, first), (b, second) = (b, second), (a, first)
     result = {"+": a + b, "-": a - b, "*": a * b}[operator]
-    steps = (f"The picture shows {a} {operator} {b}.", f"{a} {operator} {b} = {result}.", _boxed(result))
+    steps = (f"Top left: {a}.", f"Bottom left: {b}.", f"{a} {operator} {b} = {result}.", _boxed(result))
     return WorldQuestion(
         question_id,
         "vision_only",
@@ -176,29 +175,13 @@ def two_hop_group(group_id: int, pool: DigitPool, generator: np.random.Generator
     a, b, c, d = scene.values
     top, bottom = a + b, c + d
     picture = draw_picture(scene.cells, generator)
-    read_top, read_bottom = scene.reading_steps
+    reads = scene.reading_steps
+    add_top, add_bottom = f"{a} + {b} = {top}.", f"{c} + {d} = {bottom}."
+    add_both = f"{a} + {b} = {top} and {c} + {d} = {bottom}, so {top} + {bottom} = {top + bottom}."
     parts = [
-        ("2steps_1", "What is the sum of the top row?", top, (6, 9, 12), [read_top, f"Top sum: {a} + {b} = {top}."]),
-        (
-            "2steps_2",
-            "What is the sum of the bottom row?",
-            bottom,
-            (6, 9, 12),
-            [read_bottom, f"Bottom sum: {c} + {d} = {bottom}."],
-        ),
-        (
-            "2steps_multi",
-            "What is the sum of both rows?",
-            top + bottom,
-            (14, 18, 22),
-            [
-                read_top,
-                read_bottom,
-                f"Top sum: {a} + {b} = {top}.",
-                f"Bottom sum: {c} + {d} = {bottom}.",
-                f"Total: {top} + {bottom} = {top + bottom}.",
-            ],
-        ),
+        ("2steps_1", "What is the sum of the top row?", top, (6, 9, 12), [*reads[:2], add_top]),
+        ("2steps_2", "What is the sum of the bottom row?", bottom, (6, 9, 12), [*reads[2:], add_bottom]),
+        ("2steps_multi", "What is the sum of both rows?", top + bottom, (14, 18, 22), [*reads, add_both]),
     ]
     questions = []
     for number, (key, question, result, bounds, steps) in enumerate(parts, start=1):
@@ -234,7 +217,7 @@ def largest(question_id: str, pool: DigitPool, generator: np.random.Generator) -
             break
     position = scene.values.index(value)
     letter = OPTION_LETTERS[position]
-    steps = ("Compare the digits.", *scene.reading_steps, f"{kind.capitalize()}: {value}, {POSITIONS[position]}.", _boxed(letter))
+    steps = (*scene.reading_steps, f"{kind.capitalize()}: {value}, {POSITIONS[position]}.", _boxed(letter))
     return WorldQuestion(
         question_id,
         "largest",
@@ -243,7 +226,6 @@ def largest(question_id: str, pool: DigitPool, generator: np.random.Generator) -
         POSITIONS,
         letter,
         steps,
-        neutral_steps=frozenset({0}),
         metadata={"subject": "comparison"},
     )
 
@@ -256,6 +238,7 @@ def two_pictures(question_id: str, pool: DigitPool, generator: np.random.Generat
     is_open = bool(generator.integers(2))
     options, letter = ((), str(a + b)) if is_open else _range_options(a + b, (6, 9, 12))
     steps = (
+        "Look at both pictures.",
         f"First picture: {a}.",
         f"Second picture: {b}.",
         f"{a} + {b} = {a + b}.",
@@ -269,6 +252,7 @@ def two_pictures(question_id: str, pool: DigitPool, generator: np.random.Generat
         options,
         letter,
         steps,
+        neutral_steps=frozenset({0}),
         metadata={"subject": "two pictures"},
     )
 

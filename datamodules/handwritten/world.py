@@ -44,12 +44,12 @@ class WorldSize:
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
     """
 
-    demonstrations: int = 3000
+    demonstrations: int = 20000
     prompts: int = 3000
     validation: int = 200
     benchmark_questions: int = 60
     digit_shares: dict[str, float] = field(
-        default_factory=lambda: {"demonstrations": 0.1, "prompts": 0.6, "validation": 0.1, "test": 0.2}
+        default_factory=lambda: {"demonstrations": 0.05, "prompts": 0.6, "validation": 0.1, "test": 0.2}
     )
 
 

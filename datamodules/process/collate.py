@@ -6,7 +6,7 @@ B conversations, L tokens, S steps of the longest conversation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class StepBatch:
         num_mc_total: (B, S) long, continuations sampled; likewise.
         sample_ids: B names, unique in the dataset.
         sources: B names of datasets.
+        step_tokens: (B, S, L) bool, the tokens that are the text of each step; None unless asked for.
     """
 
     inputs: dict[str, Tensor]
@@ -43,6 +44,7 @@ class StepBatch:
     num_mc_total: Tensor
     sample_ids: list[str]
     sources: list[str]
+    step_tokens: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         shape = self.step_positions.shape
@@ -60,10 +62,18 @@ class StepCollator:
         encoder: Renders and tokenises.
         max_steps: Rows with more steps have neighbouring ones merged.
         response_as_one_step: Make the whole solution one step, with the score of its last step.
+        mark_step_tokens: Fill :attr:`StepBatch.step_tokens`.
     """
 
-    def __init__(self, encoder: ConversationEncoder, max_steps: int = 12, response_as_one_step: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: ConversationEncoder,
+        max_steps: int = 12,
+        response_as_one_step: bool = False,
+        mark_step_tokens: bool = False,
+    ) -> None:
         self.encoder = encoder
+        self.mark_step_tokens = mark_step_tokens
         self.max_steps = 1 if response_as_one_step else max_steps
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> StepBatch:
@@ -81,6 +91,9 @@ class StepCollator:
             for row, steps in zip(rows, merged, strict=True)
         ]
         inputs, positions = self.encoder.encode(conversations)
+        step_tokens = None
+        if self.mark_step_tokens:
+            step_tokens = self.encoder.step_tokens(inputs["input_ids"], positions, [c.steps for c in conversations])
         return StepBatch(
             inputs,
             positions,
@@ -89,6 +102,7 @@ class StepCollator:
             pad_rows([steps["num_mc_total"] for steps in merged], -1, torch.long),
             [row["sample_id"] for row in rows],
             [row["source"] for row in rows],
+            step_tokens=step_tokens,
         )
 
 

@@ -64,6 +64,7 @@ class ConversationEncoder:
         self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
         self.check_text(self.system_prompt, "the system prompt")
         self._pattern = self._find_pattern()
+        self._tail = self._find_tail()
         probe = self.render("1", 0, ["2", "3"], "a conversation of two steps")
         self.find_step_positions(self._tokenize(probe), 2, "a conversation of two steps")
 
@@ -91,6 +92,14 @@ class ConversationEncoder:
         if len(pattern) < 2:
             raise ValueError(f"the assistant turn {turn!r} must begin with a header, so that it can be found")
         return pattern
+
+    def _find_tail(self) -> int:
+        """Number of tokens between the text of a step and the token that judges it."""
+        asked = self.processor.apply_chat_template(
+            build_messages("1", 0, ["2"], self.system_prompt)[:-1], tokenize=False
+        )
+        text_end = asked.rindex("2") + 1
+        return len(self._tokenize(asked[text_end:])) + len(self._pattern) - 2
 
     def check_text(self, text: str, where: str) -> None:
         """Refuse a text that holds a special token of the tokenizer: it could begin a turn or stand for an image.
@@ -154,6 +163,27 @@ class ConversationEncoder:
                 f"turn, or the tokenizer joins the texts of this chat template"
             )
         return found
+
+    def step_tokens(
+        self, input_ids: Tensor, step_positions: Tensor, steps: Sequence[Sequence[str]]
+    ) -> Tensor:
+        """Which tokens are the text of which step.
+
+        Args:
+            input_ids: (B, L) encoded conversations.
+            step_positions: (B, S) as :meth:`encode` gives them.
+            steps: B lists of steps.
+
+        Returns:
+            (B, S, L) bool; nothing is marked at padding. Where the tokenizer joins the first letters of a step with what
+            stands before it, the joined token is left out.
+        """
+        texts = [step for of_row in steps for step in of_row]
+        counts = iter(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]))
+        lengths = pad_sequence([torch.tensor([next(counts) for _ in of_row]) for of_row in steps], batch_first=True)
+        ends = step_positions - self._tail
+        index = torch.arange(input_ids.shape[1])
+        return (index >= (ends - lengths)[..., None]) & (index < ends[..., None]) & (step_positions >= 0)[..., None]
 
     def encode(self, conversations: Sequence[Conversation | tuple]) -> tuple[dict[str, Tensor], Tensor]:
         """Tokenise a batch and preprocess its images with one call of the processor.

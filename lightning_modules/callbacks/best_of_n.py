@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from datamodules.benchmarks import BENCHMARKS, Benchmark, BenchmarkQuestion
+from datamodules.benchmarks import Benchmark, BenchmarkQuestion
 from datamodules.files import atomic_write_bytes, atomic_write_text
 from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateBatch
 from lightning_modules.callbacks.candidate_scores import (
@@ -57,7 +57,7 @@ class BestOfN(Callback):
 
     It listens to the dataloaders that give :class:`CandidateBatch` and to what the module's step returns for them: for
     each question, for each candidate, its step scores. Questions whose unit (all variants of a DynaMath seed, say) was
-    not evaluated as a whole are left out with a warning. Accuracies are in [0, 1], but in percent in tables and figures.
+    not evaluated as a whole are left out with a warning. Accuracies are in [0, 1]; tables and figures have percent.
 
     Logged metrics, each for the first of ``aggregations`` at the largest N: ``best_of_n/overall`` (mean of the
     benchmarks' headlines; what a checkpoint may monitor), ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``.
@@ -208,9 +208,9 @@ class BestOfN(Callback):
             candidates.setdefault(entry.benchmark, []).append(entry)
         scorers = {}
         for name in list(candidates):
-            benchmark = BENCHMARKS[name]()
-            candidates[name], questions = _whole_units(benchmark, datasets[name].questions, candidates[name])
-            scorers[name] = partial(benchmark.unit_scores, questions)
+            dataset = datasets[name]
+            candidates[name], questions = _whole_units(dataset.benchmark, dataset.questions, candidates[name])
+            scorers[name] = partial(dataset.benchmark.unit_scores, questions)
             if not questions:
                 del candidates[name]
         if not candidates:
@@ -256,7 +256,7 @@ def _benchmark_datasets(dataloaders: Any) -> dict[str, BestOfNDataset]:
     """The benchmarks' datasets among those of the dataloaders, by name of the benchmark, in order."""
     loaders = dataloaders if isinstance(dataloaders, Sequence) else [dataloaders]
     datasets = [loader.dataset for loader in loaders]
-    return {dataset.benchmark: dataset for dataset in datasets if isinstance(dataset, BestOfNDataset)}
+    return {dataset.benchmark.name: dataset for dataset in datasets if isinstance(dataset, BestOfNDataset)}
 
 
 def _whole_units(

@@ -79,7 +79,9 @@ class ProcessBench(Callback):
         """Report on the benchmark."""
         if trainer.sanity_checking:
             return
-        solutions = gather_rows(self._solutions, key=lambda solution: solution.sample_id)
+        # One order whatever the number of ranks, so that the sums agree to the last bit.
+        gathered = gather_rows(self._solutions, key=lambda solution: solution.sample_id)
+        solutions = sorted(gathered, key=lambda solution: solution.sample_id)
         self._solutions = []
         folder = output_folder(trainer, self.output_dir)
         self.report = None

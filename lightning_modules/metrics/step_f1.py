@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -18,6 +20,7 @@ class StepF1(Metric):
     Args:
         threshold: On the step score. 0.5 is where the two class tokens are equally likely; 0.85 is what the released
             VisualPRM-8B is used with on VisualProcessBench.
+        options: Of :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: If the threshold is not in [0, 1].
@@ -32,8 +35,8 @@ class StepF1(Metric):
     false_wrong: Tensor
     true_wrong: Tensor
 
-    def __init__(self, threshold: float = 0.5) -> None:
-        super().__init__()
+    def __init__(self, threshold: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {threshold}")
         self.threshold = threshold

@@ -124,7 +124,8 @@ def _metrics(solutions: Sequence[JudgedSolution], threshold: float) -> StepMetri
     scores = torch.tensor([score for solution in solutions for score in solution.scores], dtype=torch.float64)
     is_decided = labels != 0
     is_correct = labels[is_decided] == 1
-    metric = StepF1(threshold)
+    # Every rank holds all solutions already.
+    metric = StepF1(threshold, sync_on_compute=False)
     metric.update(scores[is_decided], is_correct)
     values = {name: value.item() for name, value in metric.compute().items()}
     correct, wrong = int(values.pop("correct_steps")), int(values.pop("wrong_steps"))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from typing import Any
+
 import torch
+from lightning.pytorch import LightningModule
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 
@@ -31,6 +34,15 @@ def load_backbone(
         resolved = getattr(torch, dtype, dtype)
         if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
             raise ValueError(f"dtype must be 'auto' or a floating-point torch dtype such as bfloat16, got {dtype!r}")
-    return AutoModelForImageTextToText.from_pretrained(
+    backbone = AutoModelForImageTextToText.from_pretrained(
         name_or_path, dtype=resolved, attn_implementation=attention_implementation, trust_remote_code=False
     )
+    # `from_pretrained` leaves it in evaluation mode; Lightning switches modes by itself from here on.
+    return backbone.train()
+
+
+def connect_processor(module: LightningModule) -> None:
+    """Hand a policy's processor to the trainer's data module, whose prompts it renders."""
+    datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    if datamodule is not None:
+        datamodule.connect(module.processor)

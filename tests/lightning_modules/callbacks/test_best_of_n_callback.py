@@ -227,7 +227,7 @@ def test_fast_development_run_writes_nothing(run, tmp_path, monkeypatch):
     trainer, loaders = quiet_run(world, tmp_path, fast_dev_run=True, callbacks=[BestOfN(ns=(1, 4), output_dir="out")])
     with pytest.warns(UserWarning, match="left out"):
         trainer.fit(Reader(), TRAINING, loaders)
-        trainer.test(Reader(), loaders, verbose=False)
+    trainer.test(Reader(), loaders, verbose=False)
     assert list(tmp_path.iterdir()) == []
 
 

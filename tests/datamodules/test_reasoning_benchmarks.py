@@ -1,0 +1,140 @@
+import pytest
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from PIL import Image
+
+from datamodules.benchmarks.table import encode_image, write_table
+from datamodules.process.encoder import ConversationEncoder
+from datamodules.reasoning_benchmarks import CandidateCollator, read_best_of_n_datasets
+from datamodules.rollouts import Rollout, write_rollouts
+
+RESPONSES = ["a\n\nb\n\n\\boxed{1/2}", "a\n\nc", "\\boxed{0.5}", ""]
+ANSWERS = ["1/2", None, "0.5", "3"]
+
+
+def rollout(question_id, sample_index, benchmark="MathVision"):
+    return Rollout(
+        benchmark=benchmark,
+        question_id=question_id,
+        sample_index=sample_index,
+        response=RESPONSES[sample_index],
+        extracted_answer=ANSWERS[sample_index],
+        is_correct=sample_index in (0, 2),
+        policy="tiny",
+        temperature=0.7,
+        top_p=1.0,
+        max_new_tokens=64,
+        seed=0,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [
+        {
+            "index": str(index),
+            "image": encode_image(Image.new("RGB", (20, 20), (index, 0, 0))),
+            "question": f"How much is it in picture {index}?",
+            "choices": "[]",
+            "answer": "0.5",
+            "category": "algebra",
+            "level": "1",
+        }
+        for index in (10, 2, 3)
+    ]
+    write_table(tmp_path / "MathVision.tsv", rows)
+    return tmp_path
+
+
+@pytest.fixture
+def rollouts(tmp_path):
+    path = tmp_path / "rollouts.jsonl"
+    write_rollouts(path, [rollout(q, i) for i in (3, 1, 0, 2) for q in ("2", "10", "3")])
+    return path
+
+
+@pytest.fixture
+def encoder(tiny_processor):
+    return ConversationEncoder(tiny_processor, "Judge.", ("+", "-"))
+
+
+def test_questions_with_their_candidates(folder, rollouts):
+    datasets = read_best_of_n_datasets(folder, rollouts, None, 4)
+    assert list(datasets) == ["MathVision"]
+    dataset = datasets["MathVision"]
+    assert dataset.benchmark.name == "MathVision"
+    assert [item.question.question_id for item in (dataset[0], dataset[1], dataset[2])] == ["10", "2", "3"]
+    assert [entry.sample_index for entry in dataset[0].rollouts] == [0, 1, 2, 3]
+    assert dataset[0].answer_classes == (0, -1, 0, 1)
+    assert len(read_best_of_n_datasets(folder, rollouts, ["MathVision"], 2)["MathVision"][0].rollouts) == 2
+
+
+def test_a_batch(folder, rollouts, encoder):
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    batch = CandidateCollator(encoder)([dataset[0], dataset[1]])
+    group = batch.groups[0]
+    assert (group.benchmark, group.question_id) == ("MathVision", "10")
+    assert group.question == "How much is it in picture 10?"
+    assert group.responses == RESPONSES
+    assert group.is_correct == [True, False, True, False]
+    assert group.answer_classes == [0, -1, 0, 1]
+    assert [len(positions) for positions in group.encoded.step_positions] == [3, 2, 1, 1]
+    assert group.encoded.prefix["pixel_values"].shape == (1, 3, 32, 32)
+
+
+def test_prefix_and_suffix_together_are_the_conversation(folder, rollouts, encoder):
+    """The shared start and the rest of each candidate, joined, equal the ids and positions of the batch encoder."""
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    encoded = CandidateCollator(encoder)([dataset[0]]).groups[0].encoded
+    steps = [["a", "b", "\\boxed{1/2}"], ["a", "c"], ["\\boxed{0.5}"], [""]]
+    for index, candidate in enumerate(steps):
+        question = dataset[0].question
+        inputs, positions = encoder.encode([(list(question.images), question.question, candidate, "x")])
+        prefix, suffix = encoded.prefix["input_ids"][0], encoded.suffixes[index]
+        assert torch.cat([prefix, suffix]).tolist() == inputs["input_ids"][0].tolist()
+        assert (encoded.step_positions[index] + len(prefix)).tolist() == positions[0].tolist()
+
+
+def test_steps_are_merged_or_joined(folder, rollouts, encoder):
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    for options, counts in (({"max_steps": 2}, [2, 2, 1, 1]), ({"response_as_one_step": True}, [1, 1, 1, 1])):
+        encoded = CandidateCollator(encoder, **options)([dataset[0]]).groups[0].encoded
+        assert [len(positions) for positions in encoded.step_positions] == counts
+
+
+def test_lightning_can_move_a_batch(folder, rollouts, encoder):
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    batch = CandidateCollator(encoder)([dataset[0]])
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert moved.groups[0].encoded.prefix["input_ids"].device.type == "meta"
+    assert moved.groups[0].encoded.suffixes[0].device.type == "meta"
+    assert moved.groups[0].responses == RESPONSES
+
+
+def test_questions_without_rollouts_are_left_out_aloud(folder, rollouts, caplog):
+    write_rollouts(rollouts, [rollout("3", 0), rollout("10", 0)])
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 1)["MathVision"]
+    assert [question.question_id for question in dataset.questions] == ["10", "3"]
+    assert "MathVision: 1 of 3 questions have no rollouts and are left out" in caplog.text
+
+
+def test_rollouts_that_do_not_fit(folder, rollouts):
+    with pytest.raises(ValueError, match=r"'2' of MathVision has the rollouts \[0, 1, 2, 3\], but \[4\] are missing"):
+        read_best_of_n_datasets(folder, rollouts, None, 5)
+    with pytest.raises(ValueError, match=r"unknown benchmark 'Math' .*; known are "):
+        read_best_of_n_datasets(folder, rollouts, ["Math"], 1)
+    with pytest.raises(FileNotFoundError, match="MMMU"):
+        read_best_of_n_datasets(folder, rollouts, ["MMMU"], 1)
+    write_rollouts(rollouts, [rollout("3", 0), rollout("17", 0)])
+    with pytest.raises(ValueError, match=r"rollouts.jsonl:2: field 'question_id': MathVision in .* has no question '17'"):
+        read_best_of_n_datasets(folder, rollouts, None, 1)
+    write_rollouts(rollouts, [rollout("3", 0, benchmark="MMMU")])
+    with pytest.raises(ValueError, match="MathVision: there are no rollouts for it"):
+        read_best_of_n_datasets(folder, rollouts, ["MathVision"], 1)
+
+
+def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder):
+    write_rollouts(rollouts, [rollout("3", 0), Rollout(**{**rollout("2", 0).__dict__, "response": "a<|end|>"})])
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 1)["MathVision"]
+    with pytest.raises(ValueError, match=r"rollouts.jsonl:2: step 0: the text holds the special token '<\|end\|>'"):
+        dataset.check_texts(encoder)

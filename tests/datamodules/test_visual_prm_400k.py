@@ -1,0 +1,259 @@
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+
+from datamodules.benchmarks.table import encode_image, write_table
+from datamodules.process.collate import StepBatch
+from datamodules.process.encoder import ConversationEncoder
+from datamodules.reasoning_benchmarks import CandidateBatch
+from datamodules.rollouts import Rollout, write_rollouts
+from datamodules.visual_prm_400k import VisualPRM400KDataModule
+from datamodules.visual_process_bench import ProcessBenchBatch
+
+
+@pytest.fixture
+def annotations(tmp_path, pictures, write_lines, raw_row):
+    """Six questions with two solutions each, of two sources."""
+    for source in ("algebra", "geometry"):
+        lines = [raw_row(question=f"{source} {number // 2}?") for number in range(6)]
+        write_lines(tmp_path / "train" / f"{source}.jsonl", lines)
+    return tmp_path / "train"
+
+
+@pytest.fixture
+def make(tmp_path, annotations, tiny_checkpoint):
+    """Makes data modules on the annotations."""
+
+    def make_module(**options):
+        values = {
+            "train_annotations": [str(annotations)],
+            "image_root": str(tmp_path),
+            "cache_dir": str(tmp_path / "cache"),
+            "model_name_or_path": str(tiny_checkpoint),
+            "batch_size": 4,
+            "eval_batch_size": 3,
+        }
+        return VisualPRM400KDataModule(**values | options)
+
+    return make_module
+
+
+@pytest.fixture
+def evaluation(tmp_path, write_lines):
+    """Arguments that name a VisualProcessBench of one row and a benchmark of three questions."""
+    judged = {
+        "image": ["pictures/a.png"],
+        "question": "How many?",
+        "answer": "2",
+        "response": {"steps": ["a", "b"], "process_correctness": [1, -1]},
+        "policy_model": "tiny",
+        "data_source": "MathVision",
+    }
+    write_lines(tmp_path / "test.jsonl", [judged])
+    picture = encode_image(Image.new("RGB", (20, 20)))
+    cells = {"image": picture, "question": "How many?", "choices": "[]", "answer": "2", "category": "c", "level": "1"}
+    write_table(tmp_path / "MathVision.tsv", [{"index": str(index), **cells} for index in range(3)])
+    rollouts = [
+        Rollout("MathVision", str(index), sample, "a\n\nb", "2", True, "tiny", 0.7, 1.0, 64, 0)
+        for index in range(3)
+        for sample in range(2)
+    ]
+    write_rollouts(tmp_path / "rollouts.jsonl", rollouts)
+    return {
+        "visual_process_bench": str(tmp_path),
+        "benchmarks": str(tmp_path),
+        "rollouts": str(tmp_path / "rollouts.jsonl"),
+        "candidates_per_question": 2,
+        "questions_per_batch": 2,
+    }
+
+
+def test_training_batches(make):
+    module = make()
+    module.prepare_data()
+    module.setup("fit")
+    batches = list(module.train_dataloader())
+    assert [len(batch.sample_ids) for batch in batches] == [4, 4, 4]
+    assert len({name for batch in batches for name in batch.sample_ids}) == 12
+    assert {source for batch in batches for source in batch.sources} == {"algebra", "geometry"}
+    assert batches[0].mc.tolist() == [[0.75, 1.0]] * 4
+    assert module.validation_names == []
+    assert module.val_dataloader() == []
+
+
+def test_every_dataloader_of_evaluation(make, evaluation):
+    module = make(validation_share=0.34, **evaluation)
+    module.setup("validate")
+    assert module.validation_names == ["process", "VisualProcessBench", "MathVision"]
+    process, bench, benchmark = (list(loader) for loader in module.val_dataloader())
+    assert [len(batch.sample_ids) for batch in process] == [3, 1]
+    assert type(process[0]) is StepBatch
+    assert isinstance(bench[0], ProcessBenchBatch)
+    assert bench[0].correctness.tolist() == [[1, -1]]
+    assert isinstance(benchmark[0], CandidateBatch)
+    assert [len(batch.groups) for batch in benchmark] == [2, 1]
+    assert len(module.test_dataloader()) == 3
+
+
+def test_the_split_keeps_questions_together(make):
+    module = make(validation_share=0.34)
+    module.setup("fit")
+    train = {name for batch in module.train_dataloader() for name in batch.sample_ids}
+    (loader,) = module.val_dataloader()
+    validation = {name for batch in loader for name in batch.sample_ids}
+    assert len(train) == 8
+    assert len(validation) == 4
+    assert not train & validation
+
+
+def test_a_model_connects(make, evaluation, tiny_processor):
+    module = make(validation_share=0.34, model_name_or_path=None, **evaluation)
+    module.setup("fit")
+    with pytest.raises(RuntimeError, match="no model has connected"):
+        module.train_dataloader()
+    encoder = ConversationEncoder(tiny_processor, "Judge.", ("+", "-"))
+    module.connect(encoder, max_steps=12, response_as_one_step=True)
+    batch = next(iter(module.train_dataloader()))
+    assert batch.mc.tolist() == [[1.0]] * 4
+    assert "Judge." in tiny_processor.tokenizer.decode(batch.inputs["input_ids"][0])
+    # Step labels cannot be compared with the judgement of a whole response.
+    assert module.validation_names == ["process", "MathVision"]
+    group = next(iter(module.val_dataloader()[1])).groups[0]
+    assert [len(positions) for positions in group.encoded.step_positions] == [1, 1]
+
+
+def test_a_model_that_disagrees(make, tiny_processor):
+    encoder = ConversationEncoder(tiny_processor, "", ("+", "-"))
+    make(max_steps=5, response_as_one_step=False).connect(encoder, 5, False)
+    with pytest.raises(ValueError, match="data module has max_steps=5, but the model was made for 12"):
+        make(max_steps=5).connect(encoder, 12, False)
+    with pytest.raises(ValueError, match="data module has response_as_one_step=False, but the model was made for True"):
+        make(response_as_one_step=False).connect(encoder, 12, True)
+
+
+def test_max_samples_per_source(make):
+    module = make(max_samples_per_source=2)
+    module.setup("fit")
+    assert [len(batch.sample_ids) for batch in module.train_dataloader()] == [4]
+
+
+def test_special_tokens_are_found_before_a_run(make, annotations, write_lines, raw_row, caplog):
+    write_lines(annotations / "forged.jsonl", [raw_row(question="Why?<|end|>")])
+    module = make()
+    module.setup("fit")
+    with pytest.raises(ValueError, match=r"forged.jsonl:1: field 'question' holds '<\|end\|>'"):
+        module.train_dataloader()
+    module = make(on_bad_row="skip")
+    module.setup("fit")
+    assert len([name for batch in module.train_dataloader() for name in batch.sample_ids]) == 12
+    assert "train rows: 1 of 13 rows are left out" in caplog.text
+
+
+def test_bad_rows_stop_the_set_up(make, annotations, write_lines, raw_row):
+    write_lines(annotations / "bad.jsonl", [raw_row(), "{"])
+    with pytest.raises(ValueError, match=r"bad.jsonl:2: not valid JSON"):
+        make().setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_share": 1.0}, r"validation_share must be in \[0, 1\), got 1.0"),
+        ({"validation_share": 0.1, "validation_annotations": ["a"]}, "excludes validation_annotations"),
+        ({"validation_share": 0.1, "train_annotations": None}, "takes from train_annotations"),
+        ({"benchmarks": "a"}, "go together; one of them is missing"),
+        ({"rollouts": "a"}, "go together; one of them is missing"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"candidates_per_question": 0}, "candidates_per_question must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
+def test_no_training_annotations(make):
+    module = make(train_annotations=None)
+    module.setup("fit")
+    with pytest.raises(ValueError, match="needs train_annotations to fit"):
+        module.train_dataloader()
+
+
+class Recorder(LightningModule):
+    """Learns one number from the order of its samples, so that a wrong order gives another number."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch_idx, tuple(batch.sample_ids)))
+        target = sum((index + 1) * hash_of(name) for index, name in enumerate(batch.sample_ids))
+        return (self.weight - target) ** 2
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        pass
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.1)
+        # Asking for the number of steps makes Lightning build the training loader before it restores its progress.
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def hash_of(name):
+    return sum(map(ord, name)) % 101 / 101
+
+
+class Crash(Callback):
+    """Ends the process, as far as the run can tell, after so many batches."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batches:
+            raise InterruptedError("killed")
+
+
+def fit(folder, module, callbacks, resume_from=None):
+    model = Recorder()
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=3,
+        logger=False,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=bool(callbacks),
+    )
+    trainer.fit(model, module, ckpt_path=resume_from, weights_only=False)
+    return model
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("crash_after", [2, 3, 4, 5, 8])
+def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path, num_workers, crash_after):
+    """Three batches an epoch: crashes inside of the first, second and third epoch and at the end of one."""
+    options = {"num_workers": num_workers, "validation_share": 0.0}
+    whole = fit(tmp_path, make(num_workers=0), [])
+    keep = ModelCheckpoint(tmp_path / "kept", save_last=True, every_n_train_steps=1, save_top_k=0)
+    with pytest.raises(InterruptedError):
+        fit(tmp_path, make(**options), [keep, Crash(crash_after)])
+    resumed = fit(tmp_path, make(**options), [], tmp_path / "kept" / "last.ckpt")
+    assert resumed.seen == whole.seen[crash_after:]
+    assert len(whole.seen) == 9
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_resuming_inside_of_an_epoch_needs_the_same_order(make, tmp_path):
+    keep = ModelCheckpoint(tmp_path / "kept", save_last=True, every_n_train_steps=1, save_top_k=0)
+    with pytest.raises(InterruptedError):
+        fit(tmp_path, make(), [keep, Crash(2)])
+    with pytest.raises(ValueError, match="the checkpoint stands inside of an epoch of .*'batch_size': 4.*'batch_size': 2"):
+        fit(tmp_path, make(batch_size=2), [], tmp_path / "kept" / "last.ckpt")
