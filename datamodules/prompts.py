@@ -1,7 +1,7 @@
 """Prompts for a policy: gold solutions to learn from, and questions to answer.
 
-Reads MMPR prompt rows (``{id, image, question, answer}``; with a ``response`` they are demonstrations) and the questions
-of the benchmarks, and turns both into batches for :class:`lightning_modules.policy.Policy` and
+Reads MMPR prompt rows (``{id, image, question, answer}``; with a ``response`` they are demonstrations) and the
+questions of the benchmarks, and turns both into batches for :class:`lightning_modules.policy.Policy` and
 :class:`lightning_modules.annotation.MonteCarloAnnotator`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ class ChatRenderer:
         instruction: Appended to the question on a line of its own; may be empty.
     """
 
-    def __init__(self, processor: ProcessorMixin, system_prompt: str = "", instruction: str = DEFAULT_INSTRUCTION):
+    def __init__(
+        self, processor: ProcessorMixin, system_prompt: str = "", instruction: str = DEFAULT_INSTRUCTION
+    ) -> None:
         self.processor = processor
         self.system_prompt = system_prompt
         self.instruction = instruction
@@ -119,9 +122,7 @@ class ChatRenderer:
     def conversation(self, question: str, num_images: int, response: str) -> str:
         """The rendered chat with the response and its end."""
         answer = {"role": "assistant", "content": [{"type": "text", "text": response}]}
-        return str(
-            self.processor.apply_chat_template([*self.messages(question, num_images), answer], tokenize=False)
-        )
+        return str(self.processor.apply_chat_template([*self.messages(question, num_images), answer], tokenize=False))
 
 
 class PromptDataset(Dataset[Prompt]):
@@ -191,8 +192,8 @@ def grade_by_answer(gold: str) -> Callable[[str], Grade]:
 
     def grade(response: str) -> Grade:
         extracted = extract_final_answer(response)
-        text = extracted.text or None
-        return Grade(text is not None and answers_equal(extracted.text, gold), text, extracted.status)
+        text = extracted.short_text
+        return Grade(text is not None and answers_equal(text, gold), text, extracted.status)
 
     return grade
 
@@ -221,7 +222,9 @@ def read_prompts(path: Path, image_root: Path | None = None) -> list[Prompt]:
             raise ValueError(f"{where}: field 'image' must be a path or a list of paths, got {row['image']!r}")
         prompt_id = str(row.get("id", f"{path.stem}-{line}"))
         if prompt_id in seen:
-            raise ValueError(f"{where}: field 'id' repeats {prompt_id!r}; ids key the random numbers and must be unique")
+            raise ValueError(
+                f"{where}: field 'id' repeats {prompt_id!r}; ids key the random numbers and must be unique"
+            )
         seen.add(prompt_id)
 
         def load(names: list[str] = names, where: str = where) -> list[Image.Image]:
@@ -255,8 +258,8 @@ def benchmark_prompts(folder: Path, names: Sequence[str] | None = None) -> list[
                     (),
                     question.gold[0],
                     name,
-                    lambda question=question: list(question.images),  # type: ignore[misc]
-                    lambda response, benchmark=benchmark, question=question: benchmark.grade(question, response),  # type: ignore[misc]
+                    partial(list, question.images),
+                    partial(benchmark.grade, question),
                 )
             )
     return prompts

@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 from transformers import ProcessorMixin
 
 from datamodules.process.order import LazyLoader, TrainingSampler
-
 from datamodules.prompts import (
     DEFAULT_INSTRUCTION,
     ChatRenderer,
@@ -17,7 +16,6 @@ from datamodules.prompts import (
     PromptBatch,
     PromptCollator,
     PromptDataset,
-    SupervisedBatch,
     SupervisedCollator,
     benchmark_prompts,
     read_prompts,

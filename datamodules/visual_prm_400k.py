@@ -92,16 +92,10 @@ class VisualPRM400KDataModule(LightningDataModule):
             raise ValueError("validation_share takes from train_annotations and excludes validation_annotations")
         if (benchmarks is None) != (rollouts is None):
             raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
-        sizes = {
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "questions_per_batch": questions_per_batch,
-            "candidates_per_question": candidates_per_question,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
         self.save_hyperparameters(logger=False)  # the model logs its own, some under the same names
+        for name in ("batch_size", "eval_batch_size", "questions_per_batch", "candidates_per_question"):
+            if self.hparams[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {self.hparams[name]}")
         self._encoder: ConversationEncoder | None = None
         self._max_steps = max_steps or DEFAULT_MAX_STEPS
         self._as_one_step = bool(response_as_one_step)
@@ -217,7 +211,7 @@ class VisualPRM400KDataModule(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One dataloader for each of :attr:`validation_names`."""
         if self._process_bench is not None and self._as_one_step:
-            logger.warning("%s is left out: the model judges whole responses, not steps", VISUAL_PROCESS_BENCH)
+            logger.warning("%s is left out: the model judges whole responses", VISUAL_PROCESS_BENCH)
         return [self._evaluation_loader(name) for name in self.validation_names]
 
     test_dataloader = val_dataloader
@@ -267,20 +261,13 @@ class VisualPRM400KDataModule(LightningDataModule):
         if "train" not in self._process:
             raise ValueError("VisualPRM400KDataModule needs train_annotations to fit")
         self._check_texts("train")
-        dataset, batch_size = self._process["train"], self.hparams["batch_size"]
-        trainer = self.trainer
-        sampler = TrainingSampler(
-            dataset,
-            batch_size,
-            self.hparams["seed"],
-            self._batches_done,
-            trainer.world_size if trainer else 1,
-            trainer.global_rank if trainer else 0,
-        )
+        dataset, options, trainer = self._process["train"], self.hparams, self.trainer
+        ranks, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        batch_size = options["batch_size"]
+        sampler = TrainingSampler(dataset, batch_size, options["seed"], self._batches_done, ranks, rank)
         collator = StepCollator(self.encoder, self._max_steps, self._as_one_step, self._mark_step_tokens)
-        return LazyLoader(
-            dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=self.hparams["num_workers"]
-        )
+        workers = options["num_workers"]
+        return LazyLoader(dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
 
     def _batches_done(self) -> int:
         """Batches of the current epoch that are done; asked when the first batch of a (resumed) epoch is fetched."""

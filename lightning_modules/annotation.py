@@ -1,7 +1,7 @@
 """Monte Carlo annotation: how often does a policy reach the right answer from each step of a solution?
 
-Section 3.1 of the paper: for every prefix of a sampled solution, K continuations are sampled, and the Monte Carlo score of
-its last step is the share of them that end in the gold answer.
+Section 3.1 of the paper: for every prefix of a sampled solution, K continuations are sampled, and the Monte Carlo score
+of its last step is the share of them that end in the gold answer.
 """
 
 from __future__ import annotations

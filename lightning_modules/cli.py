@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningCLI
 
 # Importing the packages makes their classes known by short `class_path`s.
 import datamodules.prompts_datamodule
-import datamodules.visual_prm_400k
+import datamodules.visual_prm_400k  # noqa: F401
 import lightning_modules.annotation
 import lightning_modules.callbacks.best_of_n
 import lightning_modules.callbacks.prediction_writer

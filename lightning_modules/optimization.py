@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -47,7 +48,7 @@ def configure_warmup_cosine(
     learning_rate: float,
     weight_decay: float,
     warmup_share: float,
-) -> dict[str, Any]:
+) -> OptimizerLRSchedulerConfig:
     """What `configure_optimizers` returns: AdamW (or the given optimizer) under a per-step warm-up cosine schedule.
 
     The defaults of the paper (section 4.1): AdamW with betas (0.9, 0.999), weight decay 0.05, learning rate 1e-5, 5 %
@@ -65,7 +66,5 @@ def configure_warmup_cosine(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     total_steps = int(module.trainer.estimated_stepping_batches)
-    schedule = LambdaLR(
-        optimizer, partial(warmup_cosine_factor, total_steps=total_steps, warmup_share=warmup_share)
-    )
+    schedule = LambdaLR(optimizer, partial(warmup_cosine_factor, total_steps=total_steps, warmup_share=warmup_share))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

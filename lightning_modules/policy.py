@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from datamodules.prompts import PromptBatch, SupervisedBatch
 from datamodules.process.labels import IGNORE_INDEX
+from datamodules.prompts import PromptBatch, SupervisedBatch
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
 from lightning_modules.model.backbone import connect_processor, load_backbone, load_processor
+from lightning_modules.model.step_head import language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 
 
@@ -69,7 +71,7 @@ class Policy(LightningModule):
         labels = batch.labels[:, 1:]
         is_target = labels != IGNORE_INDEX
         # Vocabulary logits are computed where a target stands, not over the whole sequence.
-        logits = self.backbone.lm_head(hidden_states[is_target])
+        logits = language_model_head(self.backbone)(hidden_states[is_target])
         loss = torch.nn.functional.cross_entropy(logits.float(), labels[is_target])
         self.log(f"{split}/loss", loss, prog_bar=True, batch_size=len(batch.sample_ids), sync_dist=split != "train")
         accuracy = (logits.argmax(-1) == labels[is_target]).float().mean()
@@ -109,7 +111,7 @@ class Policy(LightningModule):
             "seed": self.sampling.seed,
         }
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
         return configure_warmup_cosine(
             self,

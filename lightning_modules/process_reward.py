@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -22,12 +23,13 @@ from datamodules.process.conversation import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT
 from datamodules.process.labels import IGNORE_INDEX, value_labels
 from datamodules.process.steps import response_steps
 from datamodules.reasoning_benchmarks import CandidateBatch
+from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_f1 import StepF1
 from lightning_modules.model.backbone import load_backbone, load_processor
 from lightning_modules.model.cache import uses_plain_positions
 from lightning_modules.model.scoring import score_candidates
-from lightning_modules.model.step_head import StepHead, class_token_ids, untie_language_model_head
+from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 
 Objective = Literal["value", "outcome"]
@@ -79,9 +81,9 @@ class ProcessRewardModel(LightningModule):
         system_prompt: Likewise; else our default. An empty text switches the system turn off.
         max_steps: Likewise; else 12.
         aggregation: Likewise; else ``mean``.
-        language_model_weight: Weight of a second loss, in training only: the language-model loss on the text of the steps
-            labelled right. It keeps hidden states generative, after GRM (Yang et al. 2024, arXiv 2406.10216); 0, the
-            paper's recipe, leaves it out.
+        language_model_weight: Weight of a second loss, in training only: the language-model loss on the text of the
+            steps labelled right. It keeps hidden states generative, after GRM (Yang et al. 2024, arXiv 2406.10216);
+            0, the paper's recipe, leaves it out.
         learning_rate: Peak learning rate.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
@@ -125,7 +127,7 @@ class ProcessRewardModel(LightningModule):
         class_tokens = CLASS_TOKENS["value"]
         self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
         # The step head stands in for the language-model head, which gets its rows at export.
-        self.backbone.get_output_embeddings().requires_grad_(language_model_weight > 0)
+        language_model_head(self.backbone).requires_grad_(language_model_weight > 0)
         self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
         self.validation_f1 = StepF1(threshold=0.5)
         self.validation_auroc = BinaryAUROC()
@@ -180,7 +182,7 @@ class ProcessRewardModel(LightningModule):
         assert batch.step_tokens is not None
         is_target = (batch.step_tokens & is_right[..., None]).any(1)[:, 1:]
         targets = batch.inputs["input_ids"][:, 1:][is_target]
-        logits = self.backbone.get_output_embeddings()(hidden_states[:, :-1][is_target])
+        logits = language_model_head(self.backbone)(hidden_states[:, :-1][is_target])
         return cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
 
     def validation_step(self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
@@ -193,7 +195,8 @@ class ProcessRewardModel(LightningModule):
         if isinstance(batch, CandidateBatch):
             return self.score_encoded([group.encoded for group in batch.groups])
         logits = self(batch)
-        if self.trainer.datamodule.validation_names[dataloader_idx] != "process":
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule.validation_names[dataloader_idx] != PROCESS:
             return self._scored(batch, logits)
         loss, labels = self._step_loss(batch, logits)
         labelled = labels != IGNORE_INDEX
@@ -277,7 +280,7 @@ class ProcessRewardModel(LightningModule):
         self.processor.save_pretrained(folder)
         atomic_write_text(Path(folder) / PROTOCOL_FILE, json.dumps(asdict(self.protocol), indent=2) + "\n")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
         return configure_warmup_cosine(
             self,

@@ -1,13 +1,22 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use: a tiny checkpoint, and small files in the released formats."""
 
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
 
 from tools.make_tiny_model import make_tiny_model
 
-TEXTS = ["How many digits are larger than 4 ?", "The digits are 3 , 7 and 9 .", "So the answer is \\boxed{2} .", "+ - ="]
+TEXTS = [
+    "How many digits are larger than 4 ?",
+    "The digits are 3 , 7 and 9 .",
+    "So the answer is \\boxed{2} .",
+    "+ - =",
+]
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +39,52 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_processor(tiny_checkpoint: Path) -> ProcessorMixin:
     """The processor of :func:`tiny_checkpoint`."""
     return AutoProcessor.from_pretrained(tiny_checkpoint)
+
+
+WriteLines = Callable[[Path, Sequence[Any]], Path]
+
+
+@pytest.fixture
+def write_lines() -> WriteLines:
+    """Writes JSON objects, or ready-made texts, one a line."""
+
+    def write(path: Path, rows: Sequence[Mapping[str, Any] | str]) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def raw_row() -> Callable[..., dict[str, Any]]:
+    """Makes VisualPRM400K raw rows; keyword arguments replace fields, None leaves one out."""
+
+    def make(**fields: Any) -> dict[str, Any]:
+        row = {
+            "image": "pictures/a.png",
+            "question": "How many digits are larger than 4?",
+            "answer": "2",
+            "response": "The digits are 3, 7 and 9.\n\nSo the answer is \\boxed{2}.",
+            "steps_with_score": [
+                {"step": "The digits are 3, 7 and 9.", "score": 0.75, "num_mc_correct": 3, "num_mc_total": 4},
+                {"step": "So the answer is \\boxed{2}.", "score": 1, "num_mc_correct": 4, "num_mc_total": 4},
+            ],
+            "num_mc_sequences": 4,
+        }
+        return {name: value for name, value in {**row, **fields}.items() if value is not None}
+
+    return make
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """The folder ``tmp_path / "pictures"``: a.png is sound, broken.png cut short, text.png no image."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (24, 24), (200, 0, 0)).save(folder / "a.png")
+    Image.effect_noise((64, 64), 50).save(folder / "broken.png")
+    content = (folder / "broken.png").read_bytes()
+    (folder / "broken.png").write_bytes(content[: len(content) // 2])
+    (folder / "text.png").write_text("no image")
+    return folder

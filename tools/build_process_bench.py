@@ -1,8 +1,8 @@
-"""Make a miniature VisualProcessBench: a policy's solutions with the exact label of every step.
+r"""Make a miniature VisualProcessBench: a policy's solutions with the exact label of every step.
 
 The labels come from the miniature world's truth, not from Monte Carlo. Example::
 
-    python -m tools.build_process_bench --world data/quickstart/world --rollouts data/quickstart/rollouts.jsonl \\
+    python -m tools.build_process_bench --world data/quickstart/world --rollouts data/quickstart/rollouts.jsonl \
         --output data/quickstart/visual_process_bench
 """
 

@@ -19,10 +19,16 @@ def main() -> None:
     default = WorldSize()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--demonstrations", type=int, default=default.demonstrations, help="worked solutions to learn from")
+    parser.add_argument(
+        "--demonstrations", type=int, default=default.demonstrations, help="worked solutions to learn from"
+    )
     parser.add_argument("--prompts", type=int, default=default.prompts, help="questions to annotate for training")
-    parser.add_argument("--validation", type=int, default=default.validation, help="questions to annotate for validation")
-    parser.add_argument("--benchmark-questions", type=int, default=default.benchmark_questions, help="questions a benchmark")
+    parser.add_argument(
+        "--validation", type=int, default=default.validation, help="questions to annotate for validation"
+    )
+    parser.add_argument(
+        "--benchmark-questions", type=int, default=default.benchmark_questions, help="questions a benchmark"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     size = WorldSize(

@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 )
 
 # Words, numbers of up to three digits and punctuation each keep a leading space, so that a number is one token.
-PRE_TOKEN = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]|\n+|\s+"
+PRE_TOKENIZATION = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]|\n+|\s+"
 
 
 def texts_of(paths: list[Path]) -> Iterator[str]:
@@ -65,7 +65,7 @@ def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> PreTrainedTok
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PRE_TOKEN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PRE_TOKENIZATION), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -125,7 +125,7 @@ def make_tiny_model(
     """
     tokenizer = train_tokenizer(texts, vocabulary_size)
     image_tokens = (image_size // patch_size) ** 2 // 4
-    image_token_id = tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS["context_image_token"])
+    image_token_id = tokenizer.vocab[SPECIAL_TOKENS["context_image_token"]]
     size = {"height": image_size, "width": image_size}
     processor = InternVLProcessor(
         image_processor=GotOcr2ImageProcessor(

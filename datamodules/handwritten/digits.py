@@ -69,7 +69,7 @@ def _cell_of_digit(pixels: np.ndarray, generator: np.random.Generator, max_rotat
     enlarged = Image.fromarray((pixels * 255).astype(np.uint8)).resize((CELL, CELL), Image.Resampling.BILINEAR)
     angle = generator.uniform(-max_rotation, max_rotation)
     shift = generator.uniform(-1.0, 1.0, size=2)
-    turned = enlarged.rotate(angle, Image.Resampling.BILINEAR, translate=(float(shift[0]), float(shift[1])))
+    turned = enlarged.rotate(angle, Image.Resampling.BILINEAR, translate=(float(shift[0]), float(shift[1])))  # type: ignore[arg-type]
     return np.asarray(turned, dtype=np.float32) / 255.0
 
 

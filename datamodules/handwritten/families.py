@@ -154,7 +154,7 @@ def _position_sum(
 def position_sum_variants(
     seed_id: int, pool: DigitPool, generator: np.random.Generator, variants: int = 10
 ) -> list[WorldQuestion]:
-    """One question asked of ``variants`` pictures, as DynaMath does; metadata holds ``seed`` and ``variant`` (from 1)."""
+    """One question asked of ``variants`` pictures, as DynaMath does; metadata holds ``seed`` and ``variant``."""
     first, second = sorted(int(index) for index in generator.permutation(4)[:2])
     return [
         _position_sum(

@@ -3,7 +3,7 @@
 Layout of the folder::
 
     demonstrations/annotations.jsonl   MMPR prompt rows + "response": what the policy is fine-tuned on
-    prompts/annotations.jsonl          MMPR prompt rows {image, question, answer}: what Monte Carlo annotation starts from
+    prompts/annotations.jsonl          MMPR prompt rows {image, question, answer}: what annotation starts from
     validation/annotations.jsonl       the same, of validation digits: for model selection
     benchmarks/*.tsv                   one table a benchmark, of test digits
     truth.jsonl                        the true steps of every benchmark question: for evaluation only
@@ -104,7 +104,9 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> None:
         generator = np.random.default_rng([seed, number])
         questions = sample_questions(count, pools[name], generator, name)
         write_prompt_rows(questions, folder / name, with_solution=name == "demonstrations")
-    tests = {name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK}
+    tests = {
+        name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK
+    }
     write_benchmark_tables(tests, folder / "benchmarks")
     truth = [
         {"benchmark": name, "question_id": q.question_id, "steps": q.steps, "neutral_steps": sorted(q.neutral_steps)}

@@ -164,9 +164,7 @@ class ConversationEncoder:
             )
         return found
 
-    def step_tokens(
-        self, input_ids: Tensor, step_positions: Tensor, steps: Sequence[Sequence[str]]
-    ) -> Tensor:
+    def step_tokens(self, input_ids: Tensor, step_positions: Tensor, steps: Sequence[Sequence[str]]) -> Tensor:
         """Which tokens are the text of which step.
 
         Args:
@@ -175,8 +173,8 @@ class ConversationEncoder:
             steps: B lists of steps.
 
         Returns:
-            (B, S, L) bool; nothing is marked at padding. Where the tokenizer joins the first letters of a step with what
-            stands before it, the joined token is left out.
+            (B, S, L) bool; nothing is marked at padding. Where the tokenizer joins the first letters of a step with
+            what stands before it, the joined token is left out.
         """
         texts = [step for of_row in steps for step in of_row]
         counts = iter(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]))

@@ -42,7 +42,7 @@ FEATURES = Features(
     }
 )
 """Columns of the table: ``sample_id`` is ``file:line``; ``question_key`` is equal for solutions of one question; images
-are paths; ``mc`` is NaN for a step without a score; the counts are -1 where unknown; ``problem`` is empty for a good row.
+are paths; ``mc`` is NaN for a step without a score; the counts -1 where unknown; ``problem`` is empty for a good row.
 """
 
 _FORMAT = 2  # raise it when the meaning of the table changes, so that cached tables are built anew

@@ -85,7 +85,7 @@ class PredictionWriter(Callback):
             self._journal.close()
             self._journal = None
         trainer.strategy.barrier("PredictionWriter")
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             rows_of = dict(self._finished())
             datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
             order = datamodule.prompt_ids

@@ -21,10 +21,10 @@ class SavePretrained(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder, on rank zero."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         partial = self.folder.with_name(f"{self.folder.name}.partial-{os.getpid()}")
-        pl_module.save_pretrained(partial)
+        pl_module.save_pretrained(partial)  # type: ignore[operator]
         if self.folder.exists():
             shutil.rmtree(self.folder)
         partial.rename(self.folder)

@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
 from lightning_modules.model.cache import continue_from, positions_of, uses_plain_positions
+from lightning_modules.model.step_head import language_model_head
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class TransformersEngine:
         if not uses_plain_positions(model.config):
             raise ValueError(f"in-process generation does not support the positions of {model.config.model_type!r} yet")
         self.model = model
+        self.head = language_model_head(model)
         self.processor = processor
         tokenizer = processor.tokenizer
         end = model.generation_config.eos_token_id
@@ -82,7 +84,7 @@ class TransformersEngine:
         keys = [key for request in requests for key in request.sample_keys]
         uniform = uniform_draws(parameters.seed, keys, parameters.max_new_tokens).to(last_hidden_states.device)
         tokens = self._decode(
-            self.model.lm_head(last_hidden_states).repeat_interleave(repeats, 0),
+            self.head(last_hidden_states).repeat_interleave(repeats, 0),
             continue_from(prefix, repeats, parameters.max_new_tokens),
             inputs["attention_mask"].repeat_interleave(repeats, 0),
             uniform,
@@ -150,7 +152,7 @@ class TransformersEngine:
                 use_cache=True,
             )
             next_position = next_position + 1
-            logits = self.model.lm_head(output.last_hidden_state[:, -1])
+            logits = self.head(output.last_hidden_state[:, -1])
         return tokens
 
     def _to_text(self, tokens: Tensor) -> list[tuple[str, bool]]:

@@ -34,23 +34,25 @@ class RoomyLayer(DynamicLayer):
         buffer[..., :length, :] = states.unsqueeze(1)
         return buffer.flatten(0, 1)
 
-    def _show(self, length: int) -> None:
-        self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        self._length = length
+        self.keys, self.values = keys, values = tuple(buffer[..., :length, :] for buffer in self._buffers)
+        return keys, values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Write the new states behind the filled part; see the base class."""
-        begin = self.keys.shape[-2]
+        begin = self._length
         end = begin + key_states.shape[-2]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., begin:end, :] = states
-        self._show(end)
-        return self.keys, self.values
+        return self._show(end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the rows ``indices`` only."""
-        length = self.keys.shape[-2]
         self._buffers = [buffer[indices] for buffer in self._buffers]
-        self._show(length)
+        self._show(self._length)
 
 
 def continue_from(prefix: DynamicCache, repeats: int, extra: int) -> DynamicCache:
@@ -64,11 +66,12 @@ def continue_from(prefix: DynamicCache, repeats: int, extra: int) -> DynamicCach
     Raises:
         TypeError: If a layer of the cache is not a plain growing one (sliding windows, for instance).
     """
-    for layer in prefix.layers:
-        if type(layer) not in (DynamicLayer, RoomyLayer):
-            raise TypeError(f"cannot continue from a cache with layers of type {type(layer).__name__}")
     cache = DynamicCache()
-    cache.layers = [RoomyLayer(layer.keys, layer.values, repeats, extra) for layer in prefix.layers]
+    for layer in prefix.layers:
+        is_plain = type(layer) in (DynamicLayer, RoomyLayer)
+        if not isinstance(layer, DynamicLayer) or not is_plain or layer.keys is None or layer.values is None:
+            raise TypeError(f"cannot continue from a cache with layers of type {type(layer).__name__}")
+        cache.layers.append(RoomyLayer(layer.keys, layer.values, repeats, extra))
     return cache
 
 
@@ -82,4 +85,3 @@ def uses_plain_positions(config: object) -> bool:
     text_config = getattr(config, "text_config", config)
     rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
     return "mrope_section" not in rope
-

@@ -59,11 +59,7 @@ def score_candidates(
     most = max(len(group.suffixes) for group in groups)
     # A question with fewer candidates is filled up with one-token rows, whose result is dropped.
     filler = torch.tensor([pad_id])
-    suffixes = [
-        suffix
-        for group in groups
-        for suffix in [*group.suffixes, *[filler] * (most - len(group.suffixes))]
-    ]
+    suffixes = [suffix for group in groups for suffix in [*group.suffixes, *[filler] * (most - len(group.suffixes))]]
     positions = [
         found
         for group in groups

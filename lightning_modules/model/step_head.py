@@ -30,11 +30,23 @@ def class_token_ids(processor: ProcessorMixin, class_tokens: Sequence[str]) -> l
 
 def untie_language_model_head(backbone: PreTrainedModel) -> None:
     """Give the language-model head weights of its own, so that changing class rows leaves the embeddings alone."""
-    head, embedding = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+    head, embedding = language_model_head(backbone), backbone.get_input_embeddings()
     if head.weight is embedding.weight:
         head.weight = nn.Parameter(head.weight.detach().clone())
         for config in (backbone.config, backbone.config.get_text_config()):
             config.tie_word_embeddings = False
+
+
+def language_model_head(backbone: PreTrainedModel) -> nn.Linear:
+    """The linear layer from hidden states to vocabulary logits.
+
+    Raises:
+        TypeError: If the model has none.
+    """
+    head = backbone.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"{type(backbone).__name__} has no linear language-model head, but {type(head).__name__}")
+    return head
 
 
 class StepHead(nn.Module):
@@ -47,7 +59,7 @@ class StepHead(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel, token_ids: Sequence[int]) -> None:
         super().__init__()
-        rows = backbone.get_output_embeddings().weight[list(token_ids)]
+        rows = language_model_head(backbone).weight[list(token_ids)]
         self.token_ids = list(token_ids)
         self.weight = nn.Parameter(rows.detach().clone())
 
@@ -67,5 +79,5 @@ class StepHead(nn.Module):
     @torch.no_grad()
     def write_back(self, backbone: PreTrainedModel) -> None:
         """Put the rows into the language-model head, so that plain next-token scoring agrees with this head."""
-        weight = backbone.get_output_embeddings().weight
+        weight = language_model_head(backbone).weight
         weight[self.token_ids] = self.weight.to(weight)

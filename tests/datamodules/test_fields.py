@@ -2,7 +2,17 @@ import pytest
 
 from datamodules import fields
 
-ROW = {"text": "t", "blank": " ", "one": 1, "half": 0.5, "yes": True, "none": None, "list": [1], "empty": [], "nan": float("nan")}
+ROW = {
+    "text": "t",
+    "blank": " ",
+    "one": 1,
+    "half": 0.5,
+    "yes": True,
+    "none": None,
+    "list": [1],
+    "empty": [],
+    "nan": float("nan"),
+}
 
 
 def test_good_fields():

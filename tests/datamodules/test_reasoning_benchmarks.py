@@ -126,7 +126,9 @@ def test_rollouts_that_do_not_fit(folder, rollouts):
     with pytest.raises(FileNotFoundError, match="MMMU"):
         read_best_of_n_datasets(folder, rollouts, ["MMMU"], 1)
     write_rollouts(rollouts, [rollout("3", 0), rollout("17", 0)])
-    with pytest.raises(ValueError, match=r"rollouts.jsonl:2: field 'question_id': MathVision in .* has no question '17'"):
+    with pytest.raises(
+        ValueError, match=r"rollouts.jsonl:2: field 'question_id': MathVision in .* has no question '17'"
+    ):
         read_best_of_n_datasets(folder, rollouts, None, 1)
     write_rollouts(rollouts, [rollout("3", 0, benchmark="MMMU")])
     with pytest.raises(ValueError, match="MathVision: there are no rollouts for it"):

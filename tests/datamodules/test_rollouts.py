@@ -88,7 +88,9 @@ def test_repeated_and_missing_samples(tmp_path):
     assert str(error.value).startswith(f"{tmp_path}/r.jsonl:3: field 'sample_index'")
     assert str(error.value).endswith("r.jsonl:1")
     rollouts[2] = replace(rollouts[2], sample_index=2)
-    with pytest.raises(ValueError, match=r"question 'a' of MathVision has the rollouts \[0, 2\], but \[1\] are missing"):
+    with pytest.raises(
+        ValueError, match=r"question 'a' of MathVision has the rollouts \[0, 2\], but \[1\] are missing"
+    ):
         group_by_question(rollouts)
     with pytest.raises(ValueError, match=r"question 'b' of MathVision has the rollouts \[0\], but \[1\] are missing"):
         group_by_question([rollout("b", 0)], 2)

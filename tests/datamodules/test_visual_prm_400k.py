@@ -219,7 +219,7 @@ class Crash(Callback):
             raise InterruptedError("killed")
 
 
-def fit(folder, module, callbacks, resume_from=None):
+def fit(folder, module, callbacks, resume_from=None, **options):
     model = Recorder()
     trainer = Trainer(
         default_root_dir=folder,
@@ -231,6 +231,7 @@ def fit(folder, module, callbacks, resume_from=None):
         enable_model_summary=False,
         num_sanity_val_steps=0,
         enable_checkpointing=bool(callbacks),
+        **options,
     )
     trainer.fit(model, module, ckpt_path=resume_from, weights_only=False)
     return model
@@ -251,9 +252,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path, num_workers, 
     assert torch.equal(resumed.weight, whole.weight)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("crash_after", [1, 2, 3, 4, 6])
+def test_resuming_from_a_checkpoint_of_a_validation(make, tmp_path, num_workers, crash_after):
+    """Four batches an epoch, a validation and a checkpoint after every second one."""
+    options = {"batch_size": 2, "validation_share": 0.34}
+    whole = fit(tmp_path, make(**options), [], val_check_interval=2)
+    assert len(whole.seen) == 12
+    keep = ModelCheckpoint(tmp_path / "kept", save_last=True, save_top_k=-1)
+    with pytest.raises(InterruptedError):
+        fit(tmp_path, make(**options), [keep, Crash(crash_after)], val_check_interval=2)
+    last = tmp_path / "kept" / "last.ckpt"
+    assert last.exists() == (crash_after >= 2)
+    if crash_after >= 2:
+        resumed = fit(tmp_path, make(num_workers=num_workers, **options), [], last, val_check_interval=2)
+        assert resumed.seen == whole.seen[crash_after // 2 * 2 :]
+        assert torch.equal(resumed.weight, whole.weight)
+
+
 def test_resuming_inside_of_an_epoch_needs_the_same_order(make, tmp_path):
     keep = ModelCheckpoint(tmp_path / "kept", save_last=True, every_n_train_steps=1, save_top_k=0)
     with pytest.raises(InterruptedError):
         fit(tmp_path, make(), [keep, Crash(2)])
-    with pytest.raises(ValueError, match="the checkpoint stands inside of an epoch of .*'batch_size': 4.*'batch_size': 2"):
+    with pytest.raises(
+        ValueError, match=r"the checkpoint stands inside of an epoch of .*'batch_size': 4.*'batch_size': 2"
+    ):
         fit(tmp_path, make(batch_size=2), [], tmp_path / "kept" / "last.ckpt")

@@ -112,7 +112,7 @@ def test_bad_files(folder, write_lines, tiny_processor):
     with pytest.raises(ValueError, match=r"test.jsonl: holds no rows"):
         read_visual_process_bench(folder)
     (folder / "test.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match="give the folder that holds test.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"give the folder that holds test.jsonl"):
         read_visual_process_bench(folder)
 
 

@@ -53,7 +53,9 @@ TWO_IMAGES = [
 CONVERSATIONS = [
     Conversation([picture()], "How many?", ["There are 3.", "So 3 + 4 = 7."], "first"),
     Conversation([], "Why?", ["+"], "second"),
-    Conversation([picture(), picture(colour=(0, 0, 0))], "Is <image> more than <image>?", ["a", "b\n\nc", "<image>"], "3rd"),
+    Conversation(
+        [picture(), picture(colour=(0, 0, 0))], "Is <image> more than <image>?", ["a", "b\n\nc", "<image>"], "3rd"
+    ),
 ]
 
 
@@ -75,6 +77,15 @@ def test_images_keep_their_order(encoder):
     inputs, _ = encoder.encode(CONVERSATIONS)
     assert torch.equal(inputs["pixel_values"][0], inputs["pixel_values"][1])
     assert (inputs["pixel_values"][2] < inputs["pixel_values"][1]).any()
+
+
+def test_step_tokens_are_the_texts_of_the_steps(encoder, tiny_processor):
+    inputs, positions = encoder.encode(CONVERSATIONS)
+    marked = encoder.step_tokens(inputs["input_ids"], positions, [c.steps for c in CONVERSATIONS])
+    assert marked.shape == (*positions.shape, inputs["input_ids"].shape[1])
+    for row, conversation in enumerate(CONVERSATIONS):
+        texts = [tiny_processor.tokenizer.decode(inputs["input_ids"][row][tokens]) for tokens in marked[row]]
+        assert texts == [*conversation.steps, *[""] * (3 - len(conversation.steps))]
 
 
 def test_text_only_batch_has_no_pixels(encoder):
@@ -132,12 +143,12 @@ def test_a_special_token_in_the_system_prompt(tiny_processor):
 
 
 def test_images_and_placeholders_must_match(encoder):
-    with pytest.raises(ValueError, match="^row 5: the question has 1 <image> placeholders for 2 images"):
+    with pytest.raises(ValueError, match=r"^row 5: the question has 1 <image> placeholders for 2 images"):
         encoder.encode([Conversation([picture(), picture()], "a <image>", ["a"], "row 5")])
 
 
 def test_no_steps(encoder):
-    with pytest.raises(ValueError, match="^row 5: a conversation needs at least one step"):
+    with pytest.raises(ValueError, match=r"^row 5: a conversation needs at least one step"):
         encoder.encode([Conversation([], "Why?", [], "row 5")])
 
 
@@ -148,7 +159,7 @@ def test_an_empty_step_is_judged_too(encoder):
 
 def test_wrong_number_of_turns(encoder):
     ids = encoder.processor.tokenizer("".join(ONE_IMAGE), add_special_tokens=False)["input_ids"]
-    with pytest.raises(ValueError, match="^row 5: 2 assistant turns were found for 3 steps"):
+    with pytest.raises(ValueError, match=r"^row 5: 2 assistant turns were found for 3 steps"):
         encoder.find_step_positions(ids, 3, "row 5")
 
 
@@ -183,10 +194,13 @@ def test_a_template_without_special_tokens(tiny_checkpoint):
         (PLAIN.replace("A:", "A+:"), "must append an assistant turn that holds the text"),
         ("{{ messages | length }}", "must append an assistant turn"),
         ("{% for m in messages %}{{ m.content[0].text }}{% endfor %}", "must begin with a header"),
-        ("{% for m in messages %}{% if m.role != 'assistant' or loop.last %}U:{{ m.content[0].text }}{% endif %}{% endfor %}",
-         "1 assistant turns were found for 2 steps"),
+        (
+            "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}"
+            "U:{{ m.content[0].text }}{% endif %}{% endfor %}",
+            "1 assistant turns were found for 2 steps",
+        ),
     ],
-)  # fmt: skip
+)
 def test_unsuitable_templates_are_refused_at_once(tiny_checkpoint, template, message):
     with pytest.raises(ValueError, match=message):
         ConversationEncoder(with_template(tiny_checkpoint, template), "", CLASSES)

@@ -61,4 +61,4 @@ def test_the_loader_asks_for_nothing_before_its_first_batch():
     assert not asked
     sampler.set_epoch(3)
     batches = [batch.tolist() for batch in iterator]
-    assert sum(batches, []) == order(12, 4, epoch=3)[4:]
+    assert [index for batch in batches for index in batch] == order(12, 4, epoch=3)[4:]

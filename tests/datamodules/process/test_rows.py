@@ -101,7 +101,10 @@ def step(**fields):
         ({"steps_with_score": []}, "field 'steps_with_score' must be a list that is not empty"),
         ({"steps_with_score": "a"}, "field 'steps_with_score' must be a list that is not empty, got 'a'"),
         ({"steps_with_score": ["a"]}, r"field 'steps_with_score\[0\]' must be an object, got 'a'"),
-        ({"steps_with_score": step(step=" ")}, r"field 'steps_with_score\[1\].step' must be a string that is not blank"),
+        (
+            {"steps_with_score": step(step=" ")},
+            r"field 'steps_with_score\[1\].step' must be a string that is not blank",
+        ),
         ({"steps_with_score": step(step=5)}, r"field 'steps_with_score\[1\].step' must be a string, got 5"),
         ({"steps_with_score": step(score=None)}, r"field 'steps_with_score\[1\].score' is missing"),
         ({"steps_with_score": step(score=math.nan)}, r"'steps_with_score\[1\].score' must be a finite .*, got nan"),
@@ -109,9 +112,15 @@ def step(**fields):
         ({"steps_with_score": step(score=1.5)}, r"'steps_with_score\[1\].score' must be .* in \[0, 1\], got 1.5"),
         ({"steps_with_score": step(score="0.5")}, r"'steps_with_score\[1\].score' must be .*, got '0.5'"),
         ({"steps_with_score": step(score=True)}, r"'steps_with_score\[1\].score' must be .*, got True"),
-        ({"steps_with_score": step(num_mc_correct=5)}, r"\[1\].num_mc_correct' must be at most num_mc_total \(4\), got 5"),
+        (
+            {"steps_with_score": step(num_mc_correct=5)},
+            r"\[1\].num_mc_correct' must be at most num_mc_total \(4\), got 5",
+        ),
         ({"steps_with_score": step(num_mc_correct=None)}, r"\[1\].num_mc_correct' is missing"),
-        ({"steps_with_score": step(num_mc_total=0.5)}, r"\[1\].num_mc_total' must be an integer of at least 0, got 0.5"),
+        (
+            {"steps_with_score": step(num_mc_total=0.5)},
+            r"\[1\].num_mc_total' must be an integer of at least 0, got 0.5",
+        ),
         (
             {"steps_with_score": [{"step": "a", "score": 0.0, "num_mc_correct": 0, "num_mc_total": 0}]},
             "field 'steps_with_score': no step has a continuation",
@@ -143,7 +152,7 @@ def test_bad_rows_can_be_skipped_and_are_counted(read, raw_row, caplog):
         assert table["question"][:] == ["How many digits are larger than 4?", "Another?"]
         assert "2 of 4 rows are left out; the first: " in caplog.text
         assert "geometry.jsonl:2: not valid JSON" in caplog.text
-    with pytest.raises(ValueError, match="no usable rows in .*other.jsonl"):
+    with pytest.raises(ValueError, match=r"no usable rows in .*other.jsonl"):
         read(["{"], "other.jsonl", on_bad_row="skip")
 
 
@@ -164,7 +173,7 @@ def test_image_root(tmp_path, pictures, write_lines, raw_row):
     path = write_lines(tmp_path / "annotations" / "a.jsonl", [raw_row(image="a.png")])
     table = read_rows([path], pictures, cache_dir=tmp_path / "cache")
     assert table[0]["images"] == [str(pictures / "a.png")]
-    with pytest.raises(ValueError, match="a.jsonl:1: field 'image'"):
+    with pytest.raises(ValueError, match=r"a.jsonl:1: field 'image'"):
         read_rows([path], cache_dir=tmp_path / "cache")
 
 

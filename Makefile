@@ -1,0 +1,28 @@
+# Two commands for users: `make quickstart` and `make test`. Each makes its virtual environment when it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SEED ?= 0
+
+.PHONY: quickstart reproduce test lint types clean
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+quickstart: $(VENV)/installed  ## the whole recipe in miniature, with the table at its end
+	$(BIN)/python -m tools.quickstart --seed $(SEED)
+
+reproduce: $(VENV)/installed  ## the same over three seeds
+	for seed in 0 1 2; do $(BIN)/python -m tools.quickstart --seed $$seed || exit 1; done
+
+test: $(VENV)/installed  ## all tests
+	$(BIN)/python -m pytest tests
+
+lint: $(VENV)/installed  ## format and lint checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed  ## type checks
+	$(BIN)/mypy

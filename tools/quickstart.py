@@ -1,0 +1,143 @@
+"""Run the whole recipe in miniature, stage by stage; a stage whose result is there is not run again.
+
+Example::
+
+    python -m tools.quickstart --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+CONFIGS = Path("experiments/quickstart")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the recipe.
+
+    Attributes:
+        title: What it does, for people.
+        result: File or folder that exists once the stage is done.
+        command: Arguments of the Python interpreter.
+    """
+
+    title: str
+    result: Path
+    command: list[str]
+
+
+def tool(name: str, *arguments: object) -> list[str]:
+    """Interpreter arguments of a program under tools/."""
+    return ["-m", f"tools.{name}", *map(str, arguments)]
+
+
+def visualprm(subcommand: str, *configs: str, **overrides: object) -> list[str]:
+    """Interpreter arguments of a `visualprm` command with configurations of this recipe."""
+    arguments = ["-m", "lightning_modules.cli", subcommand]
+    for name in configs:
+        arguments += ["--config", str(CONFIGS / f"{name}.yaml")]
+    return arguments + [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()]
+
+
+def stages(run: Path, seed: int) -> list[Stage]:
+    """The stages of the recipe, in order.
+
+    Args:
+        run: Folder of the run.
+        seed: Of the world and of everything sampled or initialised.
+    """
+    world = run / "world"
+    demonstrations = world / "demonstrations" / "annotations.jsonl"
+    supervision = [world / split / "process_supervision.jsonl" for split in ("prompts", "validation")]
+    bench = run / "visual_process_bench"
+    outcome = run / "outcome_reward_model_test" / "candidate_scores.jsonl"
+    return [
+        Stage(
+            "draw the questions",
+            world / "truth.jsonl",
+            tool("build_world", "--output", world, "--seed", seed),
+        ),
+        Stage(
+            "write a base model with random weights",
+            run / "base",
+            tool("make_tiny_model", "--output", run / "base", "--texts", demonstrations, "--seed", seed),
+        ),
+        Stage("fine-tune the policy", run / "policy", visualprm("fit", "policy")),
+        Stage("sample 8 solutions a benchmark question", run / "rollouts.jsonl", visualprm("predict", "rollouts")),
+        Stage(
+            "label benchmark solutions with the exact truth",
+            bench / "test.jsonl",
+            tool("build_process_bench", "--world", world, "--rollouts", run / "rollouts.jsonl", "--output", bench),
+        ),
+        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", "annotation")),
+        Stage(
+            "annotate validation solutions by Monte Carlo",
+            supervision[1],
+            visualprm(
+                "predict",
+                "annotation",
+                data__prompts=world / "validation" / "annotations.jsonl",
+                trainer__callbacks__output=supervision[1],
+            ),
+        ),
+        Stage(
+            "train the outcome reward model",
+            run / "outcome_reward_model",
+            visualprm("fit", "process_reward_model", "outcome_reward_model"),
+        ),
+        Stage(
+            "score the solutions with it",
+            outcome,
+            visualprm("test", "process_reward_model", "outcome_reward_model_test"),
+        ),
+        Stage("train the process reward model", run / "process_reward_model", visualprm("fit", "process_reward_model")),
+        Stage(
+            "compare the ways to choose a solution",
+            run / "process_reward_model_test" / "best_of_n_test.json",
+            visualprm("test", "process_reward_model", "process_reward_model_test"),
+        ),
+    ]
+
+
+def run_stages(run: Path, seed: int, threads: int) -> None:
+    """Run the stages that are not done; raises `subprocess.CalledProcessError` where one fails."""
+    environment = os.environ | {
+        "VISUALPRM_RUN": str(run),
+        "VISUALPRM_SEED": str(seed),
+        "OMP_NUM_THREADS": str(threads),
+        "HF_HUB_OFFLINE": "1",
+    }
+    begin = time.monotonic()
+    todo = stages(run, seed)
+    for number, stage in enumerate(todo, start=1):
+        heading = f"[{number}/{len(todo)}] {stage.title}"
+        if stage.result.exists():
+            print(f"{heading}: done before, {stage.result}", flush=True)
+            continue
+        print(f"{heading}\n    python {' '.join(stage.command)}", flush=True)
+        start = time.monotonic()
+        subprocess.run([sys.executable, *stage.command], check=True, env=environment)  # noqa: S603 - our own commands
+        print(f"    {time.monotonic() - start:.0f} s", flush=True)
+    print(f"{run}: {time.monotonic() - begin:.0f} s; curves and figures: tensorboard --logdir {run / 'logs'}")
+
+
+def main() -> None:
+    """Command line of the tool."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", type=Path, help="folder of the run, runs/quickstart/seedN by default")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to use")
+    arguments = parser.parse_args()
+    run = arguments.run or Path("runs") / "quickstart" / f"seed{arguments.seed}"
+    run_stages(run, arguments.seed, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()
