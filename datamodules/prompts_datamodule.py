@@ -58,7 +58,7 @@ class PromptDataModule(LightningDataModule):
         super().__init__()
         if prompts and benchmarks:
             raise ValueError("give either 'prompts' or 'benchmarks', not both")
-        self.save_hyperparameters()
+        self.save_hyperparameters(logger=False)
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
         self._renderer: ChatRenderer | None = None

@@ -20,13 +20,20 @@ import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
 
 
+class VisualPRMCLI(LightningCLI):
+    """A LightningCLI where the configuration alone says how a model is set up, also with `--ckpt_path`."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""
+
+
 def run(args: Sequence[str] | None = None) -> LightningCLI:
     """Run `visualprm fit|validate|test|predict --config FILE [--config FILE ...] [--key value ...]`.
 
     Args:
         args: Command-line arguments; those of the process by default.
     """
-    return LightningCLI(
+    return VisualPRMCLI(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import BinaryAUROC
 
-from datamodules.files import atomic_write_text
+from datamodules.files import atomic_write_text, parse_json_line
 from datamodules.process.candidates import EncodedCandidates, encode_candidates
 from datamodules.process.collate import ConversationEncoder, StepBatch
 from datamodules.process.conversation import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT
@@ -173,9 +173,11 @@ class ProcessRewardModel(LightningModule):
         return loss
 
     def _step_loss(self, batch: StepBatch, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and the labels (B, S) it is of."""
+        """The loss, 0 where no step has a score, and the labels (B, S) it is of."""
         labels = value_labels(batch.mc, self.protocol.threshold)
-        return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX), labels
+        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+        # A batch may hold no label: a mean over nothing is NaN and would ruin the weights.
+        return loss / (labels != IGNORE_INDEX).sum().clamp_min(1), labels
 
     def _language_model_loss(self, batch: StepBatch, hidden_states: Tensor, is_right: Tensor) -> Tensor:
         """Next-token cross-entropy over the tokens of the right steps, ``is_right`` (B, S); 0 if there are none."""
@@ -306,8 +308,8 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
     }
     path = Path(name_or_path) / PROTOCOL_FILE
     if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict) or not set(stored) <= set(settings):
+        stored = parse_json_line(path.read_bytes(), str(path))
+        if not set(stored) <= set(settings):
             raise ValueError(f"{path}: must hold an object with keys {sorted(settings)}, got {stored!r}")
         settings |= stored
     return Protocol(**settings | {name: value for name, value in given.items() if value is not None})

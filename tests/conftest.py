@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: a tiny checkpoint, and small files in the released formats."""
+"""Fixtures that every test may use: a tiny world, a tiny checkpoint, and small files in the released formats."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
 
+from datamodules.handwritten.world import WorldSize, build_world
 from tools.make_tiny_model import make_tiny_model
 
 TEXTS = [
@@ -17,6 +18,14 @@ TEXTS = [
     "So the answer is \\boxed{2} .",
     "+ - =",
 ]
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small world of handwritten digits; read it, do not write into it."""
+    folder = tmp_path_factory.mktemp("tiny_world")
+    build_world(folder, WorldSize(demonstrations=64, prompts=16, validation=8, benchmark_questions=10), seed=0)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +42,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         heads=2,
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a whole quickstart run, made small; read it, do not write into it."""
+    from cli_runs import run_quickstart  # imports all of the package, which few tests need
+
+    return run_quickstart(tmp_path_factory.mktemp("quickstart_run"))
 
 
 @pytest.fixture(scope="session")

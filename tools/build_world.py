@@ -20,6 +20,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
+        "--statements", type=int, default=default.statements, help="pictures with statements, for the base model"
+    )
+    parser.add_argument(
         "--demonstrations", type=int, default=default.demonstrations, help="worked solutions to learn from"
     )
     parser.add_argument("--prompts", type=int, default=default.prompts, help="questions to annotate for training")
@@ -32,6 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     size = WorldSize(
+        statements=arguments.statements,
         demonstrations=arguments.demonstrations,
         prompts=arguments.prompts,
         validation=arguments.validation,

@@ -54,7 +54,7 @@ def stages(run: Path, seed: int) -> list[Stage]:
         seed: Of the world and of everything sampled or initialised.
     """
     world = run / "world"
-    demonstrations = world / "demonstrations" / "annotations.jsonl"
+    texts = [world / split / "annotations.jsonl" for split in ("demonstrations", "statements")]
     supervision = [world / split / "process_supervision.jsonl" for split in ("prompts", "validation")]
     bench = run / "visual_process_bench"
     outcome = run / "outcome_reward_model_test" / "candidate_scores.jsonl"
@@ -65,10 +65,11 @@ def stages(run: Path, seed: int) -> list[Stage]:
             tool("build_world", "--output", world, "--seed", seed),
         ),
         Stage(
-            "write a base model with random weights",
-            run / "base",
-            tool("make_tiny_model", "--output", run / "base", "--texts", demonstrations, "--seed", seed),
+            "write a model with random weights",
+            run / "random",
+            tool("make_tiny_model", "--output", run / "random", "--seed", seed, "--texts", *texts),
         ),
+        Stage("pretrain it on statements about pictures", run / "base", visualprm("fit", "base")),
         Stage("fine-tune the policy", run / "policy", visualprm("fit", "policy")),
         Stage("sample 8 solutions a benchmark question", run / "rollouts.jsonl", visualprm("predict", "rollouts")),
         Stage(

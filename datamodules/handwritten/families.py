@@ -30,7 +30,8 @@ class Scene:
         return [f"{name.capitalize()}: {value}." for name, value in zip(POSITIONS, self.values, strict=True)]
 
 
-def _scene(pool: DigitPool, generator: np.random.Generator) -> Scene:
+def draw_scene(pool: DigitPool, generator: np.random.Generator) -> Scene:
+    """Four digits at random."""
     drawn = [pool.draw(generator) for _ in range(4)]
     a, b, c, d = (value for value, _ in drawn)
     return Scene((a, b, c, d), [pixels for _, pixels in drawn])
@@ -49,7 +50,7 @@ def _range_options(value: int, bounds: tuple[int, int, int]) -> tuple[tuple[str,
 
 def grid_arithmetic(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
     """A number computed from all four digits: their sum, or the difference of the row sums."""
-    scene = _scene(pool, generator)
+    scene = draw_scene(pool, generator)
     a, b, c, d = scene.values
     top, bottom = a + b, c + d
     kind = generator.integers(2)
@@ -74,7 +75,7 @@ def grid_arithmetic(question_id: str, pool: DigitPool, generator: np.random.Gene
 
 def counting(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
     """How many of the four digits have a property."""
-    scene = _scene(pool, generator)
+    scene = draw_scene(pool, generator)
     limit = int(generator.integers(3, 7))
     name, has_property = [
         (f"greater than {limit}", lambda value: value > limit),
@@ -119,7 +120,7 @@ def vision_only(question_id: str, pool: DigitPool, generator: np.random.Generato
 
 def position_sum(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
     """The sum of two digits named by their positions."""
-    scene = _scene(pool, generator)
+    scene = draw_scene(pool, generator)
     first, second = sorted(int(index) for index in generator.permutation(4)[:2])
     return _position_sum(question_id, scene, first, second, generator, {})
 
@@ -159,7 +160,7 @@ def position_sum_variants(
     return [
         _position_sum(
             f"{seed_id}-{variant}",
-            _scene(pool, generator),
+            draw_scene(pool, generator),
             first,
             second,
             generator,
@@ -171,7 +172,7 @@ def position_sum_variants(
 
 def two_hop_group(group_id: int, pool: DigitPool, generator: np.random.Generator) -> list[WorldQuestion]:
     """Two one-step questions and the two-step question they lead to, about one picture, as We-Math groups them."""
-    scene = _scene(pool, generator)
+    scene = draw_scene(pool, generator)
     a, b, c, d = scene.values
     top, bottom = a + b, c + d
     picture = draw_picture(scene.cells, generator)
@@ -211,7 +212,7 @@ def largest(question_id: str, pool: DigitPool, generator: np.random.Generator) -
     """Where the largest (or smallest) digit is; scenes with ties are drawn again."""
     kind, extreme = (("largest", max), ("smallest", min))[int(generator.integers(2))]
     while True:
-        scene = _scene(pool, generator)
+        scene = draw_scene(pool, generator)
         value = extreme(scene.values)
         if scene.values.count(value) == 1:
             break
@@ -232,7 +233,7 @@ def largest(question_id: str, pool: DigitPool, generator: np.random.Generator) -
 
 def two_pictures(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
     """The sum of a digit of the first picture and a digit of the second; half of the questions are open."""
-    scenes = [_scene(pool, generator), _scene(pool, generator)]
+    scenes = [draw_scene(pool, generator), draw_scene(pool, generator)]
     position = int(generator.integers(4))
     a, b = scenes[0].values[position], scenes[1].values[position]
     is_open = bool(generator.integers(2))

@@ -2,6 +2,7 @@
 
 Layout of the folder::
 
+    statements/annotations.jsonl       raw process rows about pictures: what the base model is pretrained on
     demonstrations/annotations.jsonl   MMPR prompt rows + "response": what the policy is fine-tuned on
     prompts/annotations.jsonl          MMPR prompt rows {image, question, answer}: what annotation starts from
     validation/annotations.jsonl       the same, of validation digits: for model selection
@@ -29,6 +30,7 @@ from datamodules.handwritten.families import (
     two_hop_group,
 )
 from datamodules.handwritten.question import WorldQuestion
+from datamodules.handwritten.statements import write_statements
 from datamodules.handwritten.tables import write_benchmark_tables
 
 
@@ -37,6 +39,7 @@ class WorldSize:
     """How many questions each split holds, and which share of the digit images it draws from.
 
     Attributes:
+        statements: Pictures with true and false statements, for the base model, of the digits of demonstrations.
         demonstrations: Questions with a gold solution for the policy.
         prompts: Questions to annotate for the process reward model.
         validation: Questions to annotate for its validation.
@@ -44,6 +47,7 @@ class WorldSize:
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
     """
 
+    statements: int = 16000
     demonstrations: int = 20000
     prompts: int = 3000
     validation: int = 200
@@ -104,6 +108,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> None:
         generator = np.random.default_rng([seed, number])
         questions = sample_questions(count, pools[name], generator, name)
         write_prompt_rows(questions, folder / name, with_solution=name == "demonstrations")
+    write_statements(size.statements, pools["demonstrations"], folder / "statements", np.random.default_rng([seed, 3]))
     tests = {
         name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK
     }

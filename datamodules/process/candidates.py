@@ -63,7 +63,7 @@ def encode_candidates(
     """
     if not candidates or any(not steps for steps in candidates):
         raise ValueError(f"{sample_id}: every question needs a candidate and every candidate a step")
-    texts = [encoder.render(question, len(images), steps) for steps in candidates]
+    texts = [encoder.render(question, len(images), steps, sample_id) for steps in candidates]
     tokenizer = encoder.processor.tokenizer
     rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     positions = [

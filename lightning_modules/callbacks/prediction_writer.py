@@ -27,6 +27,7 @@ class PredictionWriter(Callback):
     def __init__(self, output: str) -> None:
         self.output = Path(output)
         self._journal: IO[str] | None = None
+        self._is_joined = False
 
     def _journals(self) -> list[Path]:
         return sorted(self.output.parent.glob(f"{self.output.name}.journal-*"))
@@ -50,9 +51,12 @@ class PredictionWriter(Callback):
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         datamodule.completed_ids = {prompt_id for prompt_id, _ in self._finished()}
+        self._is_joined = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this rank's journal, without the line that a kill cut short."""
+        """Open this rank's journal, without the line that a kill cut short; a trial run leaves nothing behind."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         self.output.parent.mkdir(parents=True, exist_ok=True)
         path = self.output.with_name(f"{self.output.name}.journal-{trainer.global_rank:05d}")
         if path.exists():
@@ -72,6 +76,8 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Append the batch to the journal and force it to the disk."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         if self._journal is None:
             raise RuntimeError("on_predict_batch_end came before on_predict_start")
         for prompt_id, rows in outputs:
@@ -84,6 +90,15 @@ class PredictionWriter(Callback):
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+        self._join(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Join the journals where the run before was killed just before it: no prompt is left, no hook above called."""
+        if stage == "predict" and not self._is_joined:
+            self._join(trainer)
+
+    def _join(self, trainer: Trainer) -> None:
+        self._is_joined = True
         trainer.strategy.barrier("PredictionWriter")
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             rows_of = dict(self._finished())

@@ -67,6 +67,8 @@ def pick_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: floa
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= top_p, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
     cumulative = probabilities.cumsum(-1)
-    target = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
+    total = cumulative[:, -1:]
+    # A draw just below 1 is rounded to 1, where no entry is above the target.
+    target = (uniform.to(cumulative)[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
     # `right=True` finds the first entry above the target, which has a probability above zero.
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)

@@ -42,9 +42,16 @@ class RoomyLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the new states behind the filled part; see the base class."""
+        """Write the new states behind the filled part; see the base class.
+
+        Raises:
+            ValueError: If there is no room for them.
+        """
         begin = self._length
         end = begin + key_states.shape[-2]
+        capacity = self._buffers[0].shape[-2]
+        if end > capacity:
+            raise ValueError(f"the cache has room for {capacity} tokens, got {end}; raise 'extra'")
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[..., begin:end, :] = states
         return self._show(end)

@@ -1,0 +1,147 @@
+"""Runs of the `visualprm` command at the smallest size, in this process or in one of their own that gets killed."""
+
+import json
+import os
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_modules.cli import run
+from tools.quickstart import Stage, stages
+
+# As the processes that get killed, since sums depend on it. Models this small are also fastest so.
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).parents[1]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+SAMPLES = 8  # solutions of a benchmark question, as in the experiments
+SOLUTIONS, CONTINUATIONS = 2, 2  # of a question to annotate
+
+_ANNOTATION = f"--model.num_solutions={SOLUTIONS} --model.num_continuations={CONTINUATIONS}"
+SMALLER = {
+    "world/truth.jsonl": "--demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10",
+    "base": "--vision-hidden-size=16 --vision-layers=1 --text-hidden-size=64 --text-layers=2",
+    # Just enough for solutions of several steps that are right now and then.
+    "policy": "--trainer.max_steps=120 --data.batch_size=12",
+    "rollouts.jsonl": "--model.sampling.max_new_tokens=64",
+    "world/prompts/process_supervision.jsonl": f"{_ANNOTATION} --model.sampling.max_new_tokens=64",
+    "world/validation/process_supervision.jsonl": f"{_ANNOTATION} --model.sampling.max_new_tokens=64",
+    "outcome_reward_model": "--data.batch_size=8 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
+    "process_reward_model": "--data.batch_size=8 --trainer.log_every_n_steps=2 --trainer.max_epochs=2",
+}
+"""What makes a stage of tools/quickstart.py small; keys are the results that the stages name."""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """What the experiments expect: the folder of the run, which their YAMLs know as VISUALPRM_RUN, and the seed."""
+    return {"VISUALPRM_RUN": str(folder), "VISUALPRM_SEED": "0", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def visualprm(folder: Path, *arguments: object) -> LightningCLI:
+    """Run a `visualprm` command in this process, as from the root of the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(folder).items():
+            patch.setenv(name, value)
+        # Lightning sets it when it seeds; the value of before comes back afterwards.
+        patch.setenv("PL_GLOBAL_SEED", "0")
+        patch.setattr(sys, "argv", ["visualprm"])
+        patch.chdir(REPOSITORY)
+        return run([*map(str, arguments), *QUIET])
+
+
+def visualprm_until_killed(folder: Path, *arguments: object) -> None:
+    """Run a `visualprm` command in a process of its own, which must die of kill -9."""
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_modules.cli", *map(str, arguments), *QUIET],
+        cwd=REPOSITORY,
+        env=os.environ | environment(folder) | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stdout[-4000:]
+
+
+def run_tool(module: str, arguments: Sequence[str]) -> None:
+    """Run a program under tools/ in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module, *arguments])
+        patch.chdir(REPOSITORY)
+        # A copy that another test has imported is put back afterwards.
+        patch.delitem(sys.modules, module, raising=False)
+        runpy.run_module(module, run_name="__main__")
+
+
+def run_stage(folder: Path, stage: Stage) -> None:
+    """Run one stage of the quickstart, made small."""
+    module, *arguments = stage.command[1:]
+    arguments += shlex.split(SMALLER.get(str(stage.result.relative_to(folder)), ""))
+    if module == "lightning_modules.cli":
+        visualprm(folder, *arguments)
+    else:
+        run_tool(module, arguments)
+
+
+def run_quickstart(folder: Path) -> Path:
+    """Run all stages of the quickstart, made small, through the commands that `make quickstart` runs.
+
+    Raises:
+        RuntimeError: If a stage does not write what it should.
+    """
+    for stage in stages(folder, seed=0):
+        if stage.result.exists():
+            raise RuntimeError(f"{stage.result} was there before the stage {stage.title!r} had run")
+        run_stage(folder, stage)
+        if not stage.result.exists():
+            raise RuntimeError(f"stage {stage.title!r} did not write {stage.result}")
+    return folder
+
+
+class BatchLog(Callback):
+    """Writes a line for every training batch: the steps done before it, its samples and its loss.
+
+    Args:
+        path: Lines are added to what is there.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.begin = [trainer.current_epoch, batch_idx, trainer.global_step]
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps([*self.begin, batch.sample_ids, outputs["loss"].item()]) + "\n")
+
+
+class Kill(Callback):
+    """Ends this process by kill -9.
+
+    Args:
+        hook: In which hook of a callback.
+        times: How often the hook returns before that.
+    """
+
+    def __init__(self, hook: str, times: int = 0) -> None:
+        self.times = times
+        setattr(self, hook, self._count_down)
+
+    def _count_down(self, *arguments: Any, **options: Any) -> None:
+        if not self.times:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.times -= 1

@@ -1,0 +1,184 @@
+import pytest
+import torch
+from transformers import AutoProcessor, Qwen2_5_VLConfig
+
+from lightning_modules.generation.sampling import SamplingParameters, uniform_draws
+from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
+
+IMAGE = "<IMG_CONTEXT>"
+TEXTS = {
+    "text only": "<|user|>How many digits are larger than 4 ?<|end|><|assistant|>",
+    "one image": f"<|user|>{IMAGE}The digits are ?<|end|><|assistant|>",
+    "two images": f"<|user|>{IMAGE} and {IMAGE} So the answer is<|end|><|assistant|>The digits are 3",
+}
+NUMBERS = {"text only": [], "one image": [1], "two images": [2, 3]}
+
+
+@pytest.fixture
+def processor(sharp_checkpoint):
+    return AutoProcessor.from_pretrained(sharp_checkpoint)
+
+
+@pytest.fixture
+def engine(sharp_model, processor):
+    """Every fourth token ends a text, so that samples end at different lengths."""
+    vocabulary = sharp_model.get_output_embeddings().out_features
+    sharp_model.generation_config.eos_token_id = list(range(1, vocabulary, 4))
+    return TransformersEngine(sharp_model, processor)
+
+
+@pytest.fixture
+def requests(picture):
+    def make(samples, names=tuple(TEXTS)):
+        return [
+            GenerationRequest(TEXTS[n], [picture(i) for i in NUMBERS[n]], [f"{n}/{k}" for k in range(samples)])
+            for n in names
+        ]
+
+    return make
+
+
+def encode(processor, requests):
+    images = [list(request.images) for request in requests]
+    return processor(
+        text=[request.text for request in requests],
+        images=images if any(images) else None,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+
+
+def sample_token_by_token(engine, request, key, parameters):
+    """One sample with a whole forward a token, no cache, no padding, no batch; returns token ids and if it ended."""
+    inputs = dict(encode(engine.processor, [request]))
+    ids, new = inputs["input_ids"], []
+    for uniform in uniform_draws(parameters.seed, [key], parameters.max_new_tokens)[0].tolist():
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        with torch.no_grad():
+            logits = engine.model(**inputs, use_cache=False).logits[0, -1].double()
+        logits[engine.banned_ids] = float("-inf")
+        probabilities = (logits / parameters.temperature).softmax(-1).tolist()
+        chosen, mass = 0, probabilities[0]
+        while mass <= uniform:
+            chosen += 1
+            mass += probabilities[chosen]
+        if chosen in engine.end_ids:
+            return new, True
+        new.append(chosen)
+        ids = torch.cat([ids, torch.tensor([[chosen]])], -1)
+    return new, False
+
+
+@pytest.mark.parametrize("names", [list(TEXTS), ["text only"], ["two images", "one image"]])
+def test_greedy_equals_plain_generation(sharp_model, processor, requests, names):
+    """The prompts of a batch have different lengths, and different numbers of images."""
+    engine = TransformersEngine(sharp_model, processor)
+    asked = requests(1, names)
+    inputs = encode(processor, asked)
+    assert len(names) == 1 or not inputs["attention_mask"].all()
+    found = engine.sample(asked, SamplingParameters(temperature=0, max_new_tokens=24))
+    generated = sharp_model.generate(
+        **inputs, do_sample=False, max_new_tokens=24, suppress_tokens=engine.banned_ids.tolist()
+    )[:, inputs["input_ids"].shape[1] :]
+    expected = processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
+    assert [texts[0][0] for texts in found] == expected
+    assert len(set(expected)) == len(names)
+
+
+def test_the_pictures_matter(sharp_model, processor, picture):
+    """Otherwise the comparisons of this file would say nothing about images."""
+    engine = TransformersEngine(sharp_model, processor)
+    parameters = SamplingParameters(temperature=0, max_new_tokens=24)
+    texts = set()
+    for images in ([picture(2), picture(3)], [picture(3), picture(2)], [picture(2), picture(4)]):
+        texts.add(engine.sample([GenerationRequest(TEXTS["two images"], images, ["a"])], parameters)[0][0][0])
+    assert len(texts) == 3
+
+
+def test_samples_equal_whole_forwards_token_by_token(engine, requests):
+    parameters = SamplingParameters(temperature=1.3, max_new_tokens=8, seed=5)
+    asked = requests(6)
+    found = engine.sample(asked, parameters)
+    lengths = []
+    for request, texts in zip(asked, found, strict=True):
+        assert len(texts) == 6
+        for key, (text, ended) in zip(request.sample_keys, texts, strict=True):
+            ids, has_ended = sample_token_by_token(engine, request, key, parameters)
+            assert (text, ended) == (engine.processor.tokenizer.decode(ids, skip_special_tokens=True), has_ended)
+            lengths.append(len(ids))
+    # Rows ended early, late and at the limit: finished rows were dropped on the way.
+    assert min(lengths) <= 1
+    assert max(lengths) == 8
+    assert len(set(lengths)) >= 5
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_a_sample_is_the_same_alone_and_in_a_batch(engine, requests, top_p):
+    """Shared reading of a prompt equals reading it once a sample; other prompts and other samples change nothing."""
+    parameters = SamplingParameters(temperature=1.0, top_p=top_p, max_new_tokens=12, seed=1)
+    asked = requests(4)
+    together = engine.sample(asked, parameters)
+    assert engine.sample(asked[::-1], parameters) == together[::-1]
+    for request, texts in zip(asked, together, strict=True):
+        assert engine.sample([request], parameters) == [texts]
+        for key, text in zip(request.sample_keys, texts, strict=True):
+            alone = GenerationRequest(request.text, request.images, [key])
+            assert engine.sample([alone], parameters) == [[text]]
+    assert len({text for texts in together for text, _ in texts}) > 6
+
+
+def test_the_limit_only_cuts(engine, requests):
+    asked = requests(4)
+    longer = engine.sample(asked, SamplingParameters(temperature=1.0, max_new_tokens=12))
+    shorter = engine.sample(asked, SamplingParameters(temperature=1.0, max_new_tokens=3))
+    for long_texts, short_texts in zip(longer, shorter, strict=True):
+        for (long_text, ended), (short_text, short_ended) in zip(long_texts, short_texts, strict=True):
+            assert long_text.startswith(short_text)
+            assert not short_ended or (ended and long_text == short_text)
+
+
+def test_banned_tokens_are_never_sampled(sharp_model, processor, requests):
+    """The model wants to write image tokens; a plain generation does so, the engine samples among all others."""
+    parameters = SamplingParameters(temperature=1.0, max_new_tokens=8)
+    asked = requests(3)
+    before = TransformersEngine(sharp_model, processor).sample(asked, parameters)
+    head = sharp_model.get_output_embeddings()
+    image_id = processor.tokenizer.vocab[IMAGE]
+    head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
+    with torch.no_grad():
+        head.bias[[image_id, processor.tokenizer.pad_token_id]] = 1000.0
+    inputs = encode(processor, asked[:1])
+    plain = sharp_model.generate(**inputs, do_sample=False, max_new_tokens=4)[0, inputs["input_ids"].shape[1] :]
+    assert set(plain.tolist()) <= {image_id, processor.tokenizer.pad_token_id}
+    engine = TransformersEngine(sharp_model, processor)
+    assert {image_id, processor.tokenizer.pad_token_id} <= set(engine.banned_ids.tolist())
+    assert engine.sample(asked, parameters) == before
+
+
+def test_an_end_token_may_be_the_pad_token(sharp_model, processor, requests):
+    pad_id = processor.tokenizer.pad_token_id
+    sharp_model.generation_config.eos_token_id = [pad_id, *range(1, 313, 4)]
+    engine = TransformersEngine(sharp_model, processor)
+    assert pad_id not in engine.banned_ids
+    (texts,) = engine.sample(requests(8, ["text only"]), SamplingParameters(temperature=1.3, max_new_tokens=12))
+    for key, (text, ended) in zip([f"text only/{k}" for k in range(8)], texts, strict=True):
+        ids, has_ended = sample_token_by_token(
+            engine, requests(1, ["text only"])[0], key, SamplingParameters(temperature=1.3, max_new_tokens=12)
+        )
+        assert (text, ended) == (processor.tokenizer.decode(ids, skip_special_tokens=True), has_ended)
+
+
+def test_requests(engine, requests):
+    assert engine.sample([], SamplingParameters()) == []
+    with pytest.raises(ValueError, match="must ask for the same number of samples"):
+        engine.sample([*requests(2), *requests(3)], SamplingParameters())
+
+
+def test_multimodal_positions_are_refused(sharp_model, processor):
+    config = Qwen2_5_VLConfig(
+        text_config={"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
+    )
+    sharp_model.config = config
+    with pytest.raises(ValueError, match="does not support the positions of 'qwen2_5_vl' yet"):
+        TransformersEngine(sharp_model, processor)

@@ -1,0 +1,185 @@
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from datamodules.benchmarks.base import Grade
+from datamodules.process.rows import read_rows
+from datamodules.prompts import ChatRenderer, Prompt, PromptCollator
+from lightning_modules.annotation import MonteCarloAnnotator
+from lightning_modules.generation.sampling import SamplingParameters
+from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
+
+SAMPLING = SamplingParameters(temperature=0.5, max_new_tokens=20, seed=3)
+
+
+def grade(response):
+    """A rule that a model with random weights meets about as often as not."""
+    return Grade(len(response) % 2 == 0, response[-1:], "test")
+
+
+def make_annotator(checkpoint, **options):
+    """An annotator whose policy likes blank lines."""
+    settings = {"num_solutions": 5, "num_continuations": 4, "sampling": SAMPLING, **options}
+    annotator = MonteCarloAnnotator(str(checkpoint), **settings).eval()
+    head = annotator.backbone.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
+    newline = annotator.processor.tokenizer.convert_tokens_to_ids("Ċ")
+    with torch.no_grad():
+        head.bias[newline] = 2.5
+    annotator.backbone.generation_config.eos_token_id = list(range(1, head.out_features, 60))
+    return annotator
+
+
+@pytest.fixture
+def batch(sharp_checkpoint, picture):
+    def make(annotator):
+        questions = [("How many?", []), ("How many digits?", [1]), ("Is <image> larger than <image> ?", [2, 3])]
+        prompts = [
+            Prompt(
+                prompt_id=f"prompt-{number}",
+                question=question,
+                image_names=tuple(f"{n}.png" for n in pictures),
+                answer="2",
+                source="somewhere",
+                load_images=lambda pictures=pictures: [picture(n) for n in pictures],
+                grade=grade,
+            )
+            for number, (question, pictures) in enumerate(questions)
+        ]
+        return PromptCollator(ChatRenderer(annotator.processor, instruction="Think."))(prompts)
+
+    return make
+
+
+def recount(annotator, batch, max_steps):
+    """Steps and counts of every solution, each text sampled by itself, one after the other."""
+    engine = TransformersEngine(annotator.backbone, annotator.processor)
+    counted = []
+    for prompt, images, text in zip(batch.prompts, batch.images, batch.texts, strict=True):
+        for solution in range(annotator.num_solutions):
+            key = f"{prompt.prompt_id}/solution/{solution}"
+            (((response, _),),) = engine.sample([GenerationRequest(text, images, [key])], SAMPLING)
+            steps = [piece.strip() for piece in re.split("\n\n", response) if piece.strip()] or [""]
+            if len(steps) > max_steps:
+                size = math.ceil(len(steps) / max_steps)
+                steps = ["\n\n".join(steps[start : start + size]) for start in range(0, len(steps), size)]
+            counts = []
+            for count in range(1, len(steps)):
+                prefix = "".join(f"{step}\n\n" for step in steps[:count])
+                counts.append(0)
+                for k in range(annotator.num_continuations):
+                    request = GenerationRequest(text + prefix, images, [f"{prompt.prompt_id}/{prefix}/{k}"])
+                    (((continuation, _),),) = engine.sample([request], SAMPLING)
+                    counts[-1] += grade(prefix + continuation).is_correct
+            # The last step ends the solution: nothing is left to sample.
+            counts.append(annotator.num_continuations if grade("\n\n".join(steps)).is_correct else 0)
+            counted.append((prompt.prompt_id, steps, counts))
+    return counted
+
+
+@pytest.mark.parametrize("max_steps", [12, 2])
+def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps):
+    annotator = make_annotator(sharp_checkpoint, max_steps=max_steps)
+    asked = batch(annotator)
+    found = annotator.predict_step(asked, 0)
+    assert [prompt_id for prompt_id, _ in found] == ["prompt-0", "prompt-1", "prompt-2"]
+    rows = [(prompt_id, row) for prompt_id, of_prompt in found for row in of_prompt]
+    expected = recount(annotator, asked, max_steps)
+    for (prompt_id, row), (expected_id, steps, counts) in zip(rows, expected, strict=True):
+        scored = row["steps_with_score"]
+        assert prompt_id == expected_id
+        assert [step["step"] for step in scored] == steps
+        assert [step["num_mc_correct"] for step in scored] == counts
+        assert [step["score"] for step in scored] == [count / 4 for count in counts]
+        assert {step["num_mc_total"] for step in scored} == {4}
+        assert row["response"] == "\n\n".join(steps)
+    seen = {count for _, _, counts in expected for count in counts[:-1]}
+    assert len(seen) >= 3, "the counts should differ, or the comparison says little"
+    longest = max(len(steps) for _, steps, _ in expected)
+    assert longest == 2 if max_steps == 2 else longest > 2
+
+
+def test_the_number_of_rows_decoded_at_once_changes_nothing(sharp_checkpoint, batch):
+    annotator = make_annotator(sharp_checkpoint, max_batch_rows=256)
+    expected = annotator.predict_step(batch(annotator), 0)
+    for max_batch_rows in (5, 11):
+        other = make_annotator(sharp_checkpoint, max_batch_rows=max_batch_rows)
+        assert other.predict_step(batch(other), 0) == expected
+
+
+def test_a_prompt_is_annotated_alone_as_in_a_batch(sharp_checkpoint, batch):
+    annotator = make_annotator(sharp_checkpoint)
+    asked = batch(annotator)
+    together = annotator.predict_step(asked, 0)
+    for index in range(3):
+        alone = batch(annotator)
+        for name in ("prompts", "images", "texts"):
+            setattr(alone, name, [getattr(asked, name)[index]])
+        assert annotator.predict_step(alone, 0) == [together[index]]
+
+
+def test_equal_prefixes_are_continued_once(sharp_checkpoint, batch):
+    """At temperature 0 all solutions are one: each picture is read for the prompt and once a prefix."""
+    annotator = make_annotator(
+        sharp_checkpoint, num_solutions=4, sampling=SamplingParameters(temperature=0, max_new_tokens=24)
+    )
+    annotator.backbone.get_output_embeddings().bias.data.clamp_(max=1.0)
+    images = []
+    annotator.backbone.model.vision_tower.register_forward_hook(lambda _, __, output: images.append(len(output[0])))
+    found = annotator.predict_step(batch(annotator), 0)
+    expected = 0
+    for (_, rows), pictures in zip(found, (0, 1, 2), strict=True):
+        assert len(rows) == 4
+        assert all(row["steps_with_score"] == rows[0]["steps_with_score"] for row in rows)
+        expected += pictures * len(rows[0]["steps_with_score"])
+    assert max(len(rows[0]["steps_with_score"]) for _, rows in found[1:]) > 1
+    assert sum(images) == expected
+
+
+def test_rows_are_read_again(sharp_checkpoint, batch, picture, tmp_path):
+    for number in range(1, 4):
+        picture(number).save(tmp_path / f"{number}.png")
+    annotator = make_annotator(sharp_checkpoint)
+    rows = [row for _, of_prompt in annotator.predict_step(batch(annotator), 0) for row in of_prompt]
+    assert [row["id"] for row in rows] == [f"prompt-{p}/{s}" for p in range(3) for s in range(5)]
+    assert [row.get("image") for row in rows[::5]] == [None, "1.png", ["2.png", "3.png"]]
+    for row in rows:
+        assert row["answer"] == "2"
+        assert row["question"] == row["question_orig"]
+        assert row["source"] == "somewhere"
+        assert row["num_mc_sequences"] == 4
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = read_rows([file], cache_dir=tmp_path / "cache")
+    assert len(table) == 15
+    for number, (row, read) in enumerate(zip(rows, table, strict=True)):
+        scored = row["steps_with_score"]
+        assert read["steps"] == [step["step"] for step in scored]
+        assert read["mc"] == [step["score"] for step in scored]
+        assert read["num_mc_correct"] == [step["num_mc_correct"] for step in scored]
+        assert read["num_mc_total"] == [4] * len(scored)
+        assert read["source"] == "somewhere"
+        names = [[], ["1.png"], ["2.png", "3.png"]][number // 5]
+        assert read["images"] == [str(tmp_path / name) for name in names]
+
+
+def test_empty_solutions(sharp_checkpoint, batch, picture, tmp_path):
+    """A policy that ends at once: one empty step, graded as what it is, and readable again."""
+    for number in range(1, 4):
+        picture(number).save(tmp_path / f"{number}.png")
+    annotator = make_annotator(sharp_checkpoint)
+    annotator.backbone.get_output_embeddings().bias.data[1] = 1000.0
+    rows = [row for _, of_prompt in annotator.predict_step(batch(annotator), 0) for row in of_prompt]
+    expected = [{"step": "", "score": 1.0, "num_mc_correct": 4, "num_mc_total": 4}]
+    assert [row["steps_with_score"] for row in rows] == [expected] * 15
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = read_rows([tmp_path / "rows.jsonl"], cache_dir=tmp_path / "cache")
+    assert [row["steps"] for row in table] == [[""]] * 15
+
+
+def test_too_few_rows_at_once(sharp_checkpoint):
+    with pytest.raises(ValueError, match=r"max_batch_rows \(15\) must hold the samples of one prompt"):
+        MonteCarloAnnotator(str(sharp_checkpoint), num_continuations=16, max_batch_rows=15)

@@ -1,0 +1,383 @@
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from literal_scoring import (
+    VERDICT,
+    plus_probabilities,
+    score_literally,
+    tokenize_turns,
+    vocabulary_logits,
+    write_turns,
+)
+from lightning.pytorch import Trainer
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from datamodules.process.collate import StepCollator
+from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT
+from datamodules.visual_prm_400k import VisualPRM400KDataModule
+from lightning_modules.process_reward import PROTOCOL_FILE, ProcessRewardModel, Protocol, resolve_protocol
+
+NAN = math.nan
+ROWS = {
+    # name: (question, pictures, steps, Monte Carlo scores)
+    "one image": (
+        "How many digits are larger than 4 ?",
+        [1],
+        ["The digits are 3 , 7", "So 9", "So 2"],
+        [0.75, 0.25, 0],
+    ),
+    "text only": ("How many?", [], ["So the answer is \\boxed{9} ."], [1.0]),
+    "two images": ("Is <image> larger than <image> ?", [2, 3], ["The digits are 3", "9", "So 7"], [0.5, NAN, 0.0]),
+}
+
+
+@pytest.fixture
+def folder_of_pictures(tmp_path, picture):
+    for number in range(1, 4):
+        picture(number).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def collate(folder_of_pictures):
+    """Makes a batch of rows of the given names as the data module does."""
+
+    def make(model, names, **options):
+        rows = []
+        for name in names:
+            question, pictures, steps, scores = ROWS[name]
+            rows.append(
+                {
+                    "sample_id": name,
+                    "source": "test",
+                    "images": [str(folder_of_pictures / f"{number}.png") for number in pictures],
+                    "question": question,
+                    "steps": steps,
+                    "mc": scores,
+                    "num_mc_correct": [-1] * len(steps),
+                    "num_mc_total": [-1] * len(steps),
+                }
+            )
+        return StepCollator(model.encoder, model.protocol.max_steps, **options)(rows)
+
+    return make
+
+
+def literal_scores(model, picture, name):
+    question, pictures, steps, _ = ROWS[name]
+    images = [picture(number) for number in pictures]
+    return score_literally(model.backbone, model.processor, images, question, steps, model.protocol.system_prompt)
+
+
+def step_terms(model, picture, name):
+    """Minus log probability of the right verdict on each step that has a score."""
+    return [
+        -math.log(probability if score > model.protocol.threshold else 1 - probability)
+        for probability, score in zip(literal_scores(model, picture, name), ROWS[name][3], strict=True)
+        if not math.isnan(score)
+    ]
+
+
+# ------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_the_loss_is_the_mean_over_the_scored_steps(sharp_checkpoint, picture, collate, threshold):
+    model = ProcessRewardModel(str(sharp_checkpoint), threshold=threshold, system_prompt="")
+    terms = [term for name in ROWS for term in step_terms(model, picture, name)]
+    assert len(terms) == 6
+    loss = model.training_step(collate(model, ROWS), 0)
+    assert loss.item() == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+
+
+def test_a_batch_without_scores_teaches_nothing(sharp_checkpoint, collate):
+    model = ProcessRewardModel(str(sharp_checkpoint))
+    batch = collate(model, ["text only"])
+    batch.mc.fill_(NAN)
+    loss = model.training_step(batch, 0)
+    loss.backward()
+    assert loss.item() == 0.0
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+def language_model_terms(model, picture, name):
+    """Minus log probability of every token of the right steps, found by writing the conversation out."""
+    question, pictures, steps, mc = ROWS[name]
+    tokenizer = model.processor.tokenizer
+    turns = write_turns(question, len(pictures), steps, model.protocol.system_prompt)
+    ids, _ = tokenize_turns(model.processor, turns)
+    logits = vocabulary_logits(model.backbone, model.processor, [picture(number) for number in pictures], ids)
+    log_probabilities = logits.double().log_softmax(-1)
+    terms, begin, step = [], 0, 0
+    for turn in turns:
+        length = len(tokenizer(turn, add_special_tokens=False)["input_ids"])
+        if turn not in (VERDICT, f"<|system|>{model.protocol.system_prompt}<|end|>"):
+            text = tokenizer(steps[step], add_special_tokens=False)["input_ids"]
+            end = begin + length - 1  # the end token is not part of the step
+            assert ids[end - len(text) : end] == text
+            if mc[step] > 0:
+                terms += [-log_probabilities[at - 1, ids[at]].item() for at in range(end - len(text), end)]
+            step += 1
+        begin += length
+    assert step == len(steps)
+    return terms
+
+
+@pytest.mark.parametrize("system_prompt", ["", "You check ."])
+def test_the_language_model_loss_is_of_the_tokens_of_right_steps(sharp_checkpoint, picture, collate, system_prompt):
+    model = ProcessRewardModel(str(sharp_checkpoint), language_model_weight=0.3, system_prompt=system_prompt)
+    steps = [term for name in ROWS for term in step_terms(model, picture, name)]
+    tokens = [term for name in ROWS for term in language_model_terms(model, picture, name)]
+    expected = sum(steps) / len(steps) + 0.3 * sum(tokens) / len(tokens)
+    loss = model.training_step(collate(model, ROWS, mark_step_tokens=True), 0)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_marked_tokens_are_an_exact_list(sharp_checkpoint, collate):
+    model = ProcessRewardModel(str(sharp_checkpoint), system_prompt="")
+    batch = collate(model, ["one image", "text only"], mark_step_tokens=True)
+    tokenizer = model.processor.tokenizer
+    marked = [
+        [tokenizer.convert_ids_to_tokens(ids[mask]) for mask in of_row]
+        for ids, of_row in zip(batch.inputs["input_ids"], batch.step_tokens, strict=True)
+    ]
+    assert marked == [
+        [tokenizer.tokenize(step) for step in ROWS["one image"][2]],
+        [tokenizer.tokenize("So the answer is \\boxed{9} ."), [], []],
+    ]
+
+
+def test_no_step_is_right(sharp_checkpoint, collate):
+    model = ProcessRewardModel(str(sharp_checkpoint), language_model_weight=1.0)
+    batch = collate(model, ["text only"], mark_step_tokens=True)
+    batch.mc.zero_()
+    probability = model.scores_from_logits(model(batch))[0, 0].item()
+    assert model.training_step(batch, 0).item() == pytest.approx(-math.log(1 - probability), abs=1e-5)
+
+
+def test_what_is_trained(sharp_checkpoint, collate):
+    """The language-model head takes part in the language-model loss alone."""
+    for weight in (0.0, 0.5):
+        model = ProcessRewardModel(str(sharp_checkpoint), language_model_weight=weight)
+        model.training_step(collate(model, ROWS, mark_step_tokens=weight > 0), 0).backward()
+        without = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+        # The vision tower's last feature layer feeds the language model; nothing trainable is left without gradient.
+        assert without == set()
+        assert model.head.weight.grad.abs().sum() > 0
+        assert (model.backbone.lm_head.weight.grad is not None) == (weight > 0)
+
+
+# ----------------------------------------------------------------- validation
+
+
+def test_validation_through_a_trainer(sharp_checkpoint, picture, folder_of_pictures, tmp_path):
+    """Loss, F1 and AUROC of the process split, counted by hand from literal scores."""
+    lines = []
+    for question, pictures, steps, scores in ROWS.values():
+        counts = [(0, 0) if math.isnan(score) else (round(4 * score), 4) for score in scores]
+        scored = [
+            {"step": step, "score": n / 4, "num_mc_correct": n, "num_mc_total": total}
+            for step, (n, total) in zip(steps, counts, strict=True)
+        ]
+        row = {"image": [f"{n}.png" for n in pictures], "question": question, "steps_with_score": scored}
+        lines.append(json.dumps(row) + "\n")
+    (folder_of_pictures / "rows.jsonl").write_text("".join(lines))
+    model = ProcessRewardModel(str(sharp_checkpoint))
+    data = VisualPRM400KDataModule(
+        validation_annotations=[str(folder_of_pictures / "rows.jsonl")],
+        eval_batch_size=1,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (logged,) = trainer.validate(model, datamodule=data, verbose=False)
+    model.eval()
+    losses, judged = [], []
+    for name, (_, _, _, mc) in ROWS.items():
+        terms = step_terms(model, picture, name)
+        losses.append(sum(terms) / len(terms))
+        judged += [pair for pair in zip(literal_scores(model, picture, name), mc, strict=True) if pair[1] == pair[1]]
+    assert logged["validation/loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+    right = [probability for probability, score in judged if score > 0]
+    wrong = [probability for probability, score in judged if score == 0]
+    assert (len(right), len(wrong)) == (4, 2)
+    wins = sum((a > b) + (a == b) / 2 for a in right for b in wrong)
+    assert logged["validation/auroc"] == pytest.approx(wins / (len(right) * len(wrong)))
+    both = [
+        2 * hits / (2 * hits + misses)
+        for hits, misses in [
+            (sum(p >= 0.5 for p in right), sum(p < 0.5 for p in right) + sum(p >= 0.5 for p in wrong)),
+            (sum(p < 0.5 for p in wrong), sum(p >= 0.5 for p in wrong) + sum(p < 0.5 for p in right)),
+        ]
+    ]
+    assert logged["validation/macro_f1"] == pytest.approx(sum(both) / 2)
+
+
+# -------------------------------------------------------------------- scoring
+
+
+def test_forward_equals_literal_scores(sharp_checkpoint, picture, collate):
+    model = ProcessRewardModel(str(sharp_checkpoint))
+    batch = collate(model, ROWS)
+    scores = model.scores_from_logits(model(batch))
+    for row, name in enumerate(ROWS):
+        expected = literal_scores(model, picture, name)
+        assert scores[row, : len(expected)].tolist() == pytest.approx(expected, abs=1e-5)
+    output = model._scored(batch, model(batch))["step_scores"]
+    assert output.isnan().tolist() == [[False] * 3, [False, True, True], [False] * 3]
+
+
+@pytest.mark.parametrize(
+    ("images", "question"),
+    [([], "How many?"), ([1], "How many digits?"), ([2, 3], "Is <image> larger than <image> ?")],
+)
+def test_score(sharp_checkpoint, picture, images, question):
+    model = ProcessRewardModel.from_pretrained(sharp_checkpoint)
+    assert not model.training
+    opened = [picture(number) for number in images]
+    responses = ["The digits are 3\n\nSo 7\n\n\n\n 9 ", "So the answer is 2", "", "The digits are 3\n\nSo 7"]
+    scored = model.score(opened, question, responses)
+    assert scored.steps == [
+        ["The digits are 3", "So 7", "9"],
+        ["So the answer is 2"],
+        [""],
+        ["The digits are 3", "So 7"],
+    ]
+    for steps, scores, response_score in zip(scored.steps, scored.step_scores, scored.response_scores, strict=True):
+        expected = score_literally(
+            model.backbone, model.processor, opened, question, steps, model.protocol.system_prompt
+        )
+        assert scores == pytest.approx(expected, abs=1e-5)
+        assert response_score == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+
+
+def test_one_picture_or_none_may_be_given_bare(sharp_checkpoint, picture):
+    model = ProcessRewardModel.from_pretrained(sharp_checkpoint)
+    assert model.score(picture(1), "How many?", ["7"]) == model.score([picture(1)], "How many?", ["7"])
+    assert model.score(None, "How many?", ["7"]) == model.score((), "How many?", ["7"])
+
+
+@pytest.mark.parametrize(("aggregation", "combine"), [("min", min), ("last", lambda s: s[-1]), ("product", math.prod)])
+def test_aggregation(sharp_checkpoint, aggregation, combine):
+    model = ProcessRewardModel.from_pretrained(sharp_checkpoint, aggregation=aggregation)
+    scored = model.score(None, "How many?", ["The digits are 3\n\nSo 7\n\n9"])
+    assert scored.response_scores == [pytest.approx(combine(scored.step_scores[0]))]
+
+
+def test_an_outcome_model_reads_a_response_as_one_step(sharp_checkpoint):
+    model = ProcessRewardModel.from_pretrained(sharp_checkpoint, objective="outcome", system_prompt="")
+    scored = model.score(None, "How many?", ["The digits are 3\n\nSo 7", "9"])
+    assert scored.steps == [["The digits are 3\n\nSo 7"], ["9"]]
+    for steps, scores in zip(scored.steps, scored.step_scores, strict=True):
+        expected = score_literally(model.backbone, model.processor, [], "How many?", steps, "")
+        assert scores == pytest.approx(expected, abs=1e-5)
+        assert len(scores) == 1
+
+
+def test_long_responses_have_steps_merged(sharp_checkpoint):
+    model = ProcessRewardModel.from_pretrained(sharp_checkpoint, max_steps=3)
+    scored = model.score(None, "How many?", ["1\n\n2\n\n3\n\n4\n\n5"])
+    assert scored.steps == [["1\n\n2", "3\n\n4", "5"]]
+
+
+def test_scoring_leaves_mode_and_gradients_alone(sharp_checkpoint):
+    model = ProcessRewardModel(str(sharp_checkpoint)).train()
+    model.score(None, "How many?", ["7"])
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_wrong_arguments_of_score(sharp_checkpoint, picture):
+    model = ProcessRewardModel.from_pretrained(sharp_checkpoint)
+    with pytest.raises(ValueError, match=r"^score\(\): every question needs a candidate"):
+        model.score(None, "How many?", [])
+    with pytest.raises(ValueError, match=r"^score\(\): the question has 1 <image> placeholders for 2 images"):
+        model.score([picture(1), picture(2)], "See <image>", ["7"])
+    with pytest.raises(ValueError, match=r"^score\(\): step 0: the text holds the special token"):
+        model.score(None, "How many?", ["<|end|>"])
+
+
+# ---------------------------------------------------------------- persistence
+
+
+@pytest.mark.parametrize("language_model_weight", [0.0, 1.0])
+def test_a_plain_model_gives_the_same_probabilities(
+    sharp_checkpoint, picture, collate, tmp_path, language_model_weight
+):
+    model = ProcessRewardModel(
+        str(sharp_checkpoint), system_prompt="You check .", language_model_weight=language_model_weight
+    )
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    model.training_step(collate(model, ROWS, mark_step_tokens=True), 0).backward()
+    optimizer.step()
+    model.eval().save_pretrained(tmp_path / "export")
+    plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "export").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "export")
+    untrained = ProcessRewardModel.from_pretrained(sharp_checkpoint, system_prompt="You check .")
+    again = ProcessRewardModel.from_pretrained(tmp_path / "export")
+    for question, pictures, steps, _ in ROWS.values():
+        images = [picture(number) for number in pictures]
+        scores = model.score(images, question, ["\n\n".join(steps)])
+        ids, positions = tokenize_turns(processor, write_turns(question, len(images), steps, "You check ."))
+        logits = vocabulary_logits(plain, processor, images, ids)[positions]
+        assert scores.step_scores[0] == pytest.approx(plus_probabilities(processor, logits).tolist(), abs=1e-5)
+        before = untrained.score(images, question, ["\n\n".join(steps)])
+        assert scores.step_scores[0] != pytest.approx(before.step_scores[0], abs=1e-4)
+        assert again.score(images, question, ["\n\n".join(steps)]) == scores
+
+
+def test_the_protocol_is_stored_and_taken_up(sharp_checkpoint, tmp_path):
+    model = ProcessRewardModel(
+        str(sharp_checkpoint),
+        objective="outcome",
+        threshold=0.25,
+        system_prompt="",
+        max_steps=5,
+        aggregation="min",
+    )
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / PROTOCOL_FILE).read_text()) == {
+        "objective": "outcome",
+        "threshold": 0.25,
+        "system_prompt": "",
+        "max_steps": 5,
+        "aggregation": "min",
+    }
+    assert ProcessRewardModel.from_pretrained(tmp_path).protocol == model.protocol
+    # What is given goes before what is stored, 0 and the empty text too.
+    other = ProcessRewardModel.from_pretrained(tmp_path, threshold=0.0, aggregation="last")
+    assert other.protocol == Protocol("outcome", 0.0, "", 5, "last")
+
+
+def test_protocol_without_a_file(tiny_checkpoint):
+    expected = Protocol("value", 0.0, DEFAULT_SYSTEM_PROMPT, 12, "mean")
+    assert resolve_protocol(str(tiny_checkpoint), {}) == expected
+    assert resolve_protocol("organisation/name-on-the-hub", {"threshold": None}) == expected
+    assert resolve_protocol(str(tiny_checkpoint), {"system_prompt": ""}).system_prompt == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"objective": "value"', "not valid JSON"),
+        ("[1]", "expected a JSON object, got list"),
+        ('{"objektive": "value"}', r"must hold an object with keys \['aggregation', 'max_steps', 'objective'"),
+    ],
+)
+def test_a_broken_protocol_file(tmp_path, content, message):
+    (tmp_path / PROTOCOL_FILE).write_text(content)
+    with pytest.raises(ValueError, match=f"{PROTOCOL_FILE}: {message}"):
+        resolve_protocol(str(tmp_path), {})
+
+
+def test_multimodal_positions_are_refused(sharp_checkpoint, tmp_path):
+    folder = shutil.copytree(sharp_checkpoint, tmp_path / "multimodal")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["rope_parameters"]["mrope_section"] = [2, 3, 3]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="scoring does not support the positions of 'internvl' yet"):
+        ProcessRewardModel(str(folder))

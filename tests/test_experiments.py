@@ -1,0 +1,39 @@
+"""Every YAML under experiments/ runs: its first comment says with which command."""
+
+import re
+import shlex
+
+import pytest
+from cli_runs import REPOSITORY, visualprm
+
+EXPERIMENTS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
+
+
+def command_of(path):
+    """Arguments of the `visualprm` command in the comment that a YAML begins with."""
+    comment = re.match(r"(?:#.*\n)+", path.read_text())
+    assert comment, f"{path}: begin with a comment that says what it is for and how it is run"
+    command = re.search(r"visualprm (.+)", comment[0])
+    assert command, f"{path}: the first comment must hold its `visualprm` command"
+    return shlex.split(command[1])
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_there_are_experiments():
+    assert EXPERIMENTS
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=[str(path.relative_to(REPOSITORY)) for path in EXPERIMENTS])
+def test_fast_dev_run(path, quickstart_run):
+    arguments = command_of(path)
+    named = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--config"]
+    assert named[-1] == str(path.relative_to(REPOSITORY))
+    before = files_of(quickstart_run)
+    cli = visualprm(quickstart_run, *arguments, "--trainer.fast_dev_run=true")
+    assert cli.trainer.state.finished
+    assert cli.trainer.fast_dev_run
+    # A trial run leaves no result behind that the real run would take for its own.
+    assert files_of(quickstart_run) == before
