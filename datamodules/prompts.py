@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
+from datamodules import fields
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import extract_final_answer
 from datamodules.benchmarks import BENCHMARKS
 from datamodules.benchmarks.base import Grade
 from datamodules.files import read_jsonl
 from datamodules.images import open_image
-from datamodules.process.conversation import question_content
+from datamodules.process.conversation import IMAGE_PLACEHOLDER, question_content
 from datamodules.process.labels import IGNORE_INDEX
 
 DEFAULT_INSTRUCTION = (
@@ -206,21 +207,23 @@ def read_prompts(path: Path, image_root: Path | None = None) -> list[Prompt]:
         image_root: Folder that image paths are relative to; the file's own folder by default.
 
     Raises:
-        ValueError: If a field is missing or of the wrong type; names file, line and field.
+        ValueError: If a field is missing, blank or of the wrong type, an id repeats, or the placeholders of a question
+            do not match its images; names file, line and field.
     """
     root = image_root or path.parent
     prompts: list[Prompt] = []
     seen: set[str] = set()
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
-        for name in ("question", "answer"):
-            if not isinstance(row.get(name), str):
-                raise ValueError(f"{where}: field {name!r} must be a string, got {row.get(name)!r}")
-        names = row.get("image") or []
-        names = [names] if isinstance(names, str) else names
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"{where}: field 'image' must be a path or a list of paths, got {row['image']!r}")
-        prompt_id = str(row.get("id", f"{path.stem}-{line}"))
+        question, answer = (fields.text(row, name, where) for name in ("question", "answer"))
+        response = fields.text(row, "response", where) if row.get("response") is not None else None
+        names = fields.image_names(row, where)
+        placeholders = question.count(IMAGE_PLACEHOLDER)
+        if placeholders not in (0, len(names)):
+            raise ValueError(
+                f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(names)} images"
+            )
+        prompt_id = f"{path.stem}-{line}" if row.get("id") is None else str(row["id"])
         if prompt_id in seen:
             raise ValueError(
                 f"{where}: field 'id' repeats {prompt_id!r}; ids key the random numbers and must be unique"
@@ -233,13 +236,13 @@ def read_prompts(path: Path, image_root: Path | None = None) -> list[Prompt]:
         prompts.append(
             Prompt(
                 prompt_id,
-                row["question"],
+                question,
                 tuple(names),
-                row["answer"],
+                answer,
                 str(row.get("source", path.stem)),
                 load,
-                grade_by_answer(row["answer"]),
-                row.get("response"),
+                grade_by_answer(answer),
+                response,
             )
         )
     return prompts

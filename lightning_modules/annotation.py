@@ -6,6 +6,7 @@ of its last step is the share of them that end in the gold answer.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -27,7 +28,9 @@ class MonteCarloAnnotator(LightningModule):
         num_solutions: Solutions a question (4 in the paper).
         num_continuations: K, continuations a step prefix (16 in the paper).
         max_steps: Longer solutions have neighbouring steps merged (12 in the paper).
-        sampling: Of solutions and continuations alike.
+        sampling: Of solutions and continuations.
+        solution_temperature: Temperature of the solutions, if another than that of the continuations. A higher one
+            makes errors more frequent and more varied.
         max_batch_rows: Most texts decoded at once; bounds memory.
         dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
         attention_implementation: Likewise.
@@ -40,6 +43,7 @@ class MonteCarloAnnotator(LightningModule):
         num_continuations: int = 16,
         max_steps: int = 12,
         sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
+        solution_temperature: float | None = None,
         max_batch_rows: int = 256,
         dtype: str = "auto",
         attention_implementation: str | None = None,
@@ -51,6 +55,9 @@ class MonteCarloAnnotator(LightningModule):
         self.num_continuations = num_continuations
         self.max_steps = max_steps
         self.sampling = sampling
+        self.solution_sampling = (
+            sampling if solution_temperature is None else replace(sampling, temperature=solution_temperature)
+        )
         self.max_batch_rows = max_batch_rows
         self.processor = load_processor(model_name_or_path)
         self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
@@ -83,7 +90,7 @@ class MonteCarloAnnotator(LightningModule):
             GenerationRequest(text, images, [f"{p.prompt_id}/solution/{i}" for i in range(self.num_solutions)])
             for p, images, text in zip(batch.prompts, batch.images, batch.texts, strict=True)
         ]
-        sampled = self._in_pieces(engine, requests, self.num_solutions)
+        sampled = self._in_pieces(engine, requests, self.num_solutions, self.solution_sampling)
         return [
             [merge_steps(split_into_steps(text), self.max_steps) if text.strip() else [""] for text in texts]
             for texts in sampled
@@ -113,19 +120,19 @@ class MonteCarloAnnotator(LightningModule):
             )
             for index, prefix in prefixes
         ]
-        continued = self._in_pieces(engine, requests, self.num_continuations)
+        continued = self._in_pieces(engine, requests, self.num_continuations, self.sampling)
         return {
             (index, prefix): sum(batch.prompts[index].grade(prefix + text).is_correct for text in texts)
             for (index, prefix), texts in zip(prefixes, continued, strict=True)
         }
 
     def _in_pieces(
-        self, engine: TransformersEngine, requests: list[GenerationRequest], repeats: int
+        self, engine: TransformersEngine, requests: list[GenerationRequest], repeats: int, sampling: SamplingParameters
     ) -> list[list[str]]:
         size = self.max_batch_rows // repeats
         sampled = []
         for start in range(0, len(requests), size):
-            sampled += engine.sample(requests[start : start + size], self.sampling)
+            sampled += engine.sample(requests[start : start + size], sampling)
         return [[text for text, _ in texts] for texts in sampled]
 
     def _row(

@@ -14,32 +14,34 @@ import numpy as np
 
 from datamodules.files import atomic_write_jsonl
 from datamodules.handwritten.digits import DigitPool, draw_picture
-from datamodules.handwritten.families import POSITIONS, draw_scene
+from datamodules.handwritten.families import FAMILIES, POSITIONS, draw_scene
 
-QUESTION = "Check the statements."
+STATEMENTS_PER_PICTURE = 8
 
 
 def statement_row(
-    row_id: str, image: str, values: tuple[int, int, int, int], generator: np.random.Generator
+    row_id: str, image: str, question: str, values: tuple[int, int, int, int], generator: np.random.Generator
 ) -> dict[str, Any]:
     """A raw process row whose steps are statements about one picture, each false with probability one half.
 
     Args:
         row_id: Unique.
         image: Path of the picture.
-        values: Its digits, in reading order.
-        generator: Decides which statements are false, and how.
+        question: Stands before the statements and has nothing to do with their truth.
+        values: The digits of the picture, in reading order.
+        generator: Decides which digits are stated, which statements are false, and how.
     """
-    steps = []
-    for position, value in zip(POSITIONS, values, strict=True):
+    steps: list[dict[str, Any]] = []
+    for _ in range(STATEMENTS_PER_PICTURE):
+        position = int(generator.integers(4))
         is_true = bool(generator.integers(2))
-        claimed = value if is_true else int(value + generator.integers(1, 10)) % 10
-        steps.append({"step": f"{position.capitalize()}: {claimed}.", "score": float(is_true)})
+        claimed = values[position] if is_true else int(values[position] + generator.integers(1, 10)) % 10
+        steps.append({"step": f"{POSITIONS[position].capitalize()}: {claimed}.", "score": float(is_true)})
     return {
         "id": row_id,
         "source": "statements",
         "image": image,
-        "question": QUESTION,
+        "question": question,
         "answer": "",
         "response": "\n\n".join(step["step"] for step in steps),
         "steps_with_score": steps,
@@ -49,10 +51,13 @@ def statement_row(
 def write_statements(count: int, pool: DigitPool, folder: Path, generator: np.random.Generator) -> None:
     """Write ``annotations.jsonl`` (raw process rows) and ``images/``."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    # Questions about two pictures hold placeholders for them, those without a picture are about no digits.
+    names = [name for name in FAMILIES if name not in ("two_pictures", "text_only")]
     rows = []
     for index in range(count):
         scene = draw_scene(pool, generator)
         name = f"images/statements-{index:05d}.png"
         draw_picture(scene.cells, generator).save(folder / name)
-        rows.append(statement_row(f"statements-{index:05d}", name, scene.values, generator))
+        question = FAMILIES[names[index % len(names)]]("", pool, generator).question
+        rows.append(statement_row(f"statements-{index:05d}", name, question, scene.values, generator))
     atomic_write_jsonl(folder / "annotations.jsonl", rows)

@@ -110,7 +110,8 @@ class PredictionWriter(Callback):
                 atomic_write_text(self.output, "".join(f"{line}\n" for line in lines))
                 for path in self._journals():
                     path.unlink()
-            elif trainer.limit_predict_batches == 1.0:
+            elif isinstance(trainer.limit_predict_batches, float) and trainer.limit_predict_batches == 1.0:
+                # A share of 1.0 means everything, the integer 1 a single batch.
                 raise RuntimeError(
                     f"{self.output}: no prediction for {len(missing)} prompts, the first is {missing[0]!r}"
                 )

@@ -97,7 +97,7 @@ def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps):
         assert {step["num_mc_total"] for step in scored} == {4}
         assert row["response"] == "\n\n".join(steps)
     seen = {count for _, _, counts in expected for count in counts[:-1]}
-    assert len(seen) >= 3, "the counts should differ, or the comparison says little"
+    assert len(seen) >= 2, "the counts should differ, or the comparison says little"
     longest = max(len(steps) for _, steps, _ in expected)
     assert longest == 2 if max_steps == 2 else longest > 2
 

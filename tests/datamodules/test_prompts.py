@@ -1,0 +1,201 @@
+import json
+
+import numpy as np
+import pytest
+from literal_scoring import IMAGE_TOKENS
+from PIL import Image
+
+from datamodules.benchmarks import BENCHMARKS
+from datamodules.images import ImageError
+from datamodules.process.labels import IGNORE_INDEX
+from datamodules.prompts import (
+    DEFAULT_INSTRUCTION,
+    ChatRenderer,
+    PromptCollator,
+    SupervisedCollator,
+    benchmark_prompts,
+    grade_by_answer,
+    read_prompts,
+)
+
+
+@pytest.fixture
+def prompt_file(tmp_path, write_lines, pictures):
+    """Writes rows; the pictures a.png, b.png and c.png are in the folder ``pictures`` beside the file."""
+    for number, name in enumerate("bc"):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{name}.png")
+    return lambda rows: write_lines(tmp_path / "annotations.jsonl", rows)
+
+
+ROWS = [
+    {"question": "Why?", "answer": "2", "response": "3 + 4\n\nAnswer: \\boxed{2}"},
+    {"id": "x", "source": "s", "image": "pictures/a.png", "question": "How many?", "answer": "7", "response": "So 7"},
+    {
+        "id": 5,
+        "image": ["pictures/b.png", "pictures/c.png"],
+        "question": "Is <image> larger than <image> ?",
+        "answer": "A",
+        "response": "The digits are 3",
+    },
+]
+
+
+def test_rows(prompt_file):
+    path = prompt_file([*ROWS, "", {"question": "q", "answer": "1", "image": "", "id": None, "response": None}])
+    prompts = read_prompts(path)
+    assert [prompt.prompt_id for prompt in prompts] == ["annotations-1", "x", "5", "annotations-5"]
+    assert [prompt.source for prompt in prompts] == ["annotations", "s", "annotations", "annotations"]
+    names = [(), ("pictures/a.png",), ("pictures/b.png", "pictures/c.png"), ()]
+    assert [prompt.image_names for prompt in prompts] == names
+    assert [prompt.response for prompt in prompts] == [*(row["response"] for row in ROWS), None]
+    assert [len(prompt.load_images()) for prompt in prompts] == [0, 1, 2, 0]
+    assert prompts[1].load_images()[0].getpixel((0, 0)) == (200, 0, 0)
+    assert prompts[1].grade("It is 3 + 4.\n\nAnswer: \\boxed{7.0}").is_correct
+    assert not prompts[1].grade("Answer: \\boxed{8}").is_correct
+
+
+def test_another_image_root(prompt_file, tmp_path):
+    path = prompt_file([{"image": "a.png", "question": "q", "answer": "1"}])
+    (prompt,) = read_prompts(path, tmp_path / "pictures")
+    assert prompt.load_images()[0].size == (24, 24)
+
+
+GOOD = {"question": "q", "answer": "1"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": "1"}, "field 'question' is missing; the row has"),
+        ({"question": "q"}, "field 'answer' is missing; the row has"),
+        ({**GOOD, "question": 5}, "field 'question' must be a string, got 5"),
+        ({**GOOD, "question": " \n"}, "field 'question' must be a string that is not blank"),
+        ({**GOOD, "answer": None}, "field 'answer' must be a string, got None"),
+        ({**GOOD, "answer": 2}, "field 'answer' must be a string, got 2"),
+        ({**GOOD, "image": 7}, "field 'image' must be a path, a list of paths, or absent, got 7"),
+        ({**GOOD, "image": ["a.png", 7]}, "field 'image' must be a path"),
+        ({**GOOD, "image": ["a.png", ""]}, "field 'image' must be a path"),
+        ({**GOOD, "response": ["a"]}, r"field 'response' must be a string, got \['a'\]"),
+        ({**GOOD, "response": ""}, "field 'response' must be a string that is not blank"),
+        ({**GOOD, "question": "<image>"}, "field 'question' has 1 <image> placeholders for 0 images"),
+        ({**GOOD, "question": "<image>", "image": ["a", "b"]}, "field 'question' has 1 <image> placeholders for 2"),
+        ({**GOOD, "id": "x"}, "field 'id' repeats 'x'; ids key the random numbers and must be unique"),
+        ("{broken", "not valid JSON"),
+        ("[1, 2]", "expected a JSON object, got list"),
+    ],
+)
+def test_a_bad_row_is_named(prompt_file, row, message):
+    path = prompt_file([{**GOOD, "id": "x"}, "", row])
+    with pytest.raises(ValueError, match=f"^{path}:3: {message}"):
+        read_prompts(path)
+
+
+@pytest.mark.parametrize("name", ["missing.png", "broken.png", "text.png"])
+def test_a_bad_picture_is_named(prompt_file, name):
+    path = prompt_file([GOOD, {**GOOD, "image": f"pictures/{name}"}])
+    prompts = read_prompts(path)
+    with pytest.raises(ImageError, match=f"^{path}:2: field 'image': .*{name}.* cannot be opened as an image"):
+        prompts[1].load_images()
+
+
+def test_grades():
+    grade = grade_by_answer("3/4")
+    assert grade("So \\boxed{0.75}").is_correct
+    assert grade("So \\boxed{\\frac{3}{4}}").is_correct
+    wrong = grade("So \\boxed{0.7}")
+    assert (wrong.is_correct, wrong.extracted_answer, wrong.status) == (False, "0.7", "boxed")
+    empty = grade("")
+    assert (empty.is_correct, empty.extracted_answer, empty.status) == (False, None, "none")
+
+
+# ------------------------------------------------------------------ rendering
+
+
+def test_prompts_written_out(tiny_processor):
+    plain = ChatRenderer(tiny_processor, instruction="")
+    assert plain.prompt("Why?", 0) == "<|user|>Why?<|end|><|assistant|>"
+    full = ChatRenderer(tiny_processor, "Think.", "Box it.")
+    context = "<IMG_CONTEXT>"
+    assert full.prompt("Why?", 1) == f"<|system|>Think.<|end|><|user|>{context}Why?\nBox it.<|end|><|assistant|>"
+    assert full.prompt("Is <image> or <image> larger?", 2) == (
+        f"<|system|>Think.<|end|><|user|>Is {context} or {context} larger?\nBox it.<|end|><|assistant|>"
+    )
+    assert plain.conversation("Why?", 0, "So.") == "<|user|>Why?<|end|><|assistant|>So.<|end|>"
+    assert "\\boxed{}" in ChatRenderer(tiny_processor).prompt("Why?", 0)
+    assert DEFAULT_INSTRUCTION in ChatRenderer(tiny_processor).prompt("Why?", 0)
+
+
+def test_prompt_collator(prompt_file, tiny_processor):
+    prompts = read_prompts(prompt_file(ROWS))
+    batch = PromptCollator(ChatRenderer(tiny_processor, instruction=""))(prompts)
+    assert batch.prompts == prompts
+    assert [len(images) for images in batch.images] == [0, 1, 2]
+    assert batch.texts == [
+        "<|user|>Why?<|end|><|assistant|>",
+        "<|user|><IMG_CONTEXT>How many?<|end|><|assistant|>",
+        "<|user|>Is <IMG_CONTEXT> larger than <IMG_CONTEXT> ?<|end|><|assistant|>",
+    ]
+
+
+def test_supervised_batch_equals_turns_written_out(prompt_file, tiny_processor):
+    """Response and end token are the target, of every row, wherever padding and images put it."""
+    prompts = read_prompts(prompt_file(ROWS))
+    batch = SupervisedCollator(ChatRenderer(tiny_processor, instruction=""))(prompts)
+    tokenizer = tiny_processor.tokenizer
+
+    def ids_of(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    asked = [
+        "<|user|>Why?<|end|><|assistant|>",
+        f"<|user|>{IMAGE_TOKENS}How many?<|end|><|assistant|>",
+        f"<|user|>Is {IMAGE_TOKENS} larger than {IMAGE_TOKENS} ?<|end|><|assistant|>",
+    ]
+    rows = [(ids_of(text), ids_of(row["response"] + "<|end|>")) for text, row in zip(asked, ROWS, strict=True)]
+    length = max(len(question) + len(answer) for question, answer in rows)
+    for index, (question, answer) in enumerate(rows):
+        padding = length - len(question) - len(answer)
+        found = batch.inputs["input_ids"][index].tolist()
+        assert found == [*question, *answer, *[tokenizer.pad_token_id] * padding]
+        expected = [*[IGNORE_INDEX] * len(question), *answer, *[IGNORE_INDEX] * padding]
+        assert batch.labels[index].tolist() == expected
+        assert batch.inputs["attention_mask"][index].tolist() == [1] * (length - padding) + [0] * padding
+    assert batch.inputs["pixel_values"].shape == (3, 3, 32, 32)
+    assert batch.sample_ids == ["annotations-1", "x", "5"]
+
+
+def test_a_demonstration_needs_a_response(prompt_file, tiny_processor):
+    prompts = read_prompts(prompt_file([{**GOOD, "id": "q 7"}]))
+    with pytest.raises(ValueError, match="^q 7: field 'response' is missing"):
+        SupervisedCollator(ChatRenderer(tiny_processor))(prompts)
+
+
+def test_a_template_that_renders_answered_chats_differently(prompt_file, tiny_checkpoint, tiny_processor):
+    processor = type(tiny_processor).from_pretrained(tiny_checkpoint)
+    processor.chat_template = "{{ messages | length }}{% if add_generation_prompt %}A:{% endif %}"
+    prompts = read_prompts(prompt_file(ROWS[:1]))
+    with pytest.raises(ValueError, match="the chat template renders an answered chat differently from its prompt"):
+        SupervisedCollator(ChatRenderer(processor))(prompts)
+
+
+# ----------------------------------------------------------------- benchmarks
+
+
+def test_benchmark_prompts_of_the_world(tiny_world):
+    """The world's true solution of every question is graded right, and a solution of another answer wrong."""
+    prompts = benchmark_prompts(tiny_world / "benchmarks")
+    truth = [json.loads(line) for line in (tiny_world / "truth.jsonl").read_text().splitlines()]
+    by_id = {f"{row['benchmark']}/{row['question_id']}": row for row in truth}
+    assert {prompt.prompt_id for prompt in prompts} == set(by_id)
+    assert len(prompts) == len(by_id) == 5 * 10 + 10 + 9
+    assert {prompt.source for prompt in prompts} == set(BENCHMARKS)
+    for prompt in prompts:
+        assert prompt.grade("\n\n".join(by_id[prompt.prompt_id]["steps"])).is_correct
+        assert not prompt.grade("Answer: \\boxed{777}").is_correct
+        assert len(prompt.load_images()) == (2 if prompt.source == "MMMU" else 1)
+
+
+def test_some_benchmarks(tiny_world):
+    prompts = benchmark_prompts(tiny_world / "benchmarks", ["WeMath"])
+    assert {prompt.source for prompt in prompts} == {"WeMath"}

@@ -1,0 +1,77 @@
+import json
+
+import pytest
+
+from datamodules.prompts_datamodule import PromptDataModule
+
+
+@pytest.fixture
+def connected(tiny_processor):
+    def make(stage, **options):
+        module = PromptDataModule(instruction="", **options)
+        module.connect(tiny_processor)
+        module.setup(stage)
+        return module
+
+    return make
+
+
+def ids(loader):
+    return [prompt.prompt_id for batch in loader for prompt in batch.prompts]
+
+
+def test_prompts(connected, tiny_world):
+    module = connected("predict", prompts=str(tiny_world / "prompts" / "annotations.jsonl"), batch_size=5)
+    expected = [f"prompts-{number:05d}" for number in range(16)]
+    assert module.prompt_ids == expected
+    assert ids(module.predict_dataloader()) == expected
+    assert [len(batch.prompts) for batch in module.predict_dataloader()] == [5, 5, 5, 1]
+    # Those done earlier are not asked again, but stay in the list of all.
+    module.completed_ids = set(expected[:7]) | {expected[9], "another prompt"}
+    assert ids(module.predict_dataloader()) == [*expected[7:9], *expected[10:]]
+    assert module.prompt_ids == expected
+
+
+def test_only_the_first(connected, tiny_world):
+    module = connected("predict", benchmarks=str(tiny_world / "benchmarks"), benchmark_names=["MMMU"], max_prompts=3)
+    assert module.prompt_ids == ["MMMU/1", "MMMU/2", "MMMU/3"]
+    assert ids(module.predict_dataloader()) == ["MMMU/1", "MMMU/2", "MMMU/3"]
+
+
+def test_demonstrations(connected, tiny_world):
+    path = str(tiny_world / "demonstrations" / "annotations.jsonl")
+    module = connected("fit", demonstrations=path, batch_size=10, seed=1)
+    seen = [name for batch in module.train_dataloader() for name in batch.sample_ids]
+    # Six full batches without repetition, in an order of its own that the seed fixes; the four left over wait.
+    assert len(set(seen)) == len(seen) == 60
+    assert set(seen) <= {f"demonstrations-{number:05d}" for number in range(64)}
+    assert seen != sorted(seen)
+    again = connected("fit", demonstrations=path, batch_size=10, seed=1)
+    assert [name for batch in again.train_dataloader() for name in batch.sample_ids] == seen
+    other = connected("fit", demonstrations=path, batch_size=10, seed=2)
+    assert [name for batch in other.train_dataloader() for name in batch.sample_ids] != seen
+    assert module.val_dataloader() == []
+
+
+def test_validation_demonstrations(connected, tiny_world):
+    path = str(tiny_world / "demonstrations" / "annotations.jsonl")
+    module = connected("validate", validation_demonstrations=path, batch_size=30)
+    names = [name for batch in module.val_dataloader() for name in batch.sample_ids]
+    assert names == [f"demonstrations-{number:05d}" for number in range(64)]
+
+
+def test_a_bad_demonstration_is_named(connected, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "q", "answer": "1"}) + "\n" + json.dumps({"question": 1, "answer": "1"}))
+    with pytest.raises(ValueError, match=f"^{path}:2: field 'question' must be a string, got 1"):
+        connected("fit", demonstrations=str(path))
+
+
+def test_wrong_use(tiny_processor):
+    with pytest.raises(ValueError, match="give either 'prompts' or 'benchmarks', not both"):
+        PromptDataModule(prompts="a.jsonl", benchmarks="folder")
+    for stage, name in (("fit", "demonstrations"), ("predict", "prompts")):
+        with pytest.raises(ValueError, match=f"PromptDataModule needs '{name}' for this command"):
+            PromptDataModule().setup(stage)
+    with pytest.raises(RuntimeError, match=r"no policy has connected to the data module; call connect\(processor\)"):
+        PromptDataModule().renderer  # noqa: B018

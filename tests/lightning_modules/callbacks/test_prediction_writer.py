@@ -1,0 +1,200 @@
+import json
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from lightning_modules.callbacks.prediction_writer import PredictionWriter
+
+NAMES = [f"prompt {number}" for number in range(7)]
+
+
+class Names(LightningDataModule):
+    """Serves prompt ids, without those that are done."""
+
+    def __init__(self, names=NAMES):
+        super().__init__()
+        self.names = list(names)
+        self.completed_ids = set()
+
+    @property
+    def prompt_ids(self):
+        return self.names
+
+    def predict_dataloader(self):
+        return DataLoader([name for name in self.names if name not in self.completed_ids], batch_size=2)
+
+
+class Killed(Exception):
+    pass
+
+
+class Predictor(LightningModule):
+    """Two rows a prompt; keeps what it was asked, and is killed before batch ``killed_at``."""
+
+    def __init__(self, run="first", killed_at=None, forgets=()):
+        super().__init__()
+        self.run, self.killed_at, self.forgets = run, killed_at, forgets
+        self.asked = []
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def predict_step(self, batch, batch_idx):
+        if batch_idx == self.killed_at:
+            raise Killed
+        self.asked += batch
+        return [
+            (name, [{"name": name, "row": row, "run": self.run} for row in range(2)])
+            for name in batch
+            if name not in self.forgets
+        ]
+
+
+def predict(output, module, data=None, **options):
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        callbacks=[PredictionWriter(str(output))],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.predict(module, datamodule=data or Names(), return_predictions=False)
+
+
+def read(output):
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def journals(output):
+    return sorted(path for path in output.parent.iterdir() if "journal" in path.name)
+
+
+def expected(run_of):
+    return [{"name": name, "row": row, "run": run_of(name)} for name in NAMES for row in range(2)]
+
+
+def test_rows_in_the_order_of_the_prompts(tmp_path):
+    output = tmp_path / "folder" / "rows.jsonl"
+    predict(output, Predictor())
+    assert read(output) == expected(lambda name: "first")
+    assert journals(output) == []
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 3])
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path, killed_at):
+    output = tmp_path / "rows.jsonl"
+    first, second = Predictor("first", killed_at), Predictor("second")
+    with pytest.raises(Killed):
+        predict(output, first)
+    assert not output.exists()
+    predict(output, second)
+    done = 2 * killed_at
+    assert first.asked == NAMES[:done]
+    assert second.asked == NAMES[done:]
+    assert read(output) == expected(lambda name: "first" if name in NAMES[:done] else "second")
+    assert journals(output) == []
+
+
+@pytest.mark.parametrize("cut", [1, 5, 60])
+def test_a_torn_last_line_is_predicted_again(tmp_path, cut):
+    """A kill while a line was written: its prompt alone is asked again, and no part of the line is left."""
+    output = tmp_path / "rows.jsonl"
+    with pytest.raises(Killed):
+        predict(output, Predictor("first", 2))
+    (journal,) = journals(output)
+    content = journal.read_bytes()
+    assert content.count(b"\n") == 4
+    assert cut < len(content.splitlines()[-1])
+    journal.write_bytes(content[:-cut])
+    second = Predictor("second")
+    predict(output, second)
+    assert second.asked == NAMES[3:]
+    assert read(output) == expected(lambda name: "first" if name in NAMES[:3] else "second")
+
+
+def test_a_journal_of_one_torn_line(tmp_path):
+    output = tmp_path / "rows.jsonl"
+    output.with_name("rows.jsonl.journal-00000").write_text('["prompt 0", [{"na')
+    predict(output, Predictor())
+    assert read(output) == expected(lambda name: "first")
+
+
+def test_killed_twice_and_with_other_ranks(tmp_path):
+    """Journals of ranks that do not run any more count too."""
+    output = tmp_path / "rows.jsonl"
+    entry = ["prompt 5", [{"name": "prompt 5", "row": row, "run": "other rank"} for row in range(2)]]
+    output.with_name("rows.jsonl.journal-00003").write_text(json.dumps(entry) + "\n")
+    for run in ("first", "second"):
+        with pytest.raises(Killed):
+            predict(output, Predictor(run, 1))
+    third = Predictor("third")
+    predict(output, third)
+    assert third.asked == ["prompt 4", "prompt 6"]
+    runs = dict(zip(NAMES, ["first"] * 2 + ["second"] * 2 + ["third", "other rank", "third"], strict=True))
+    assert read(output) == expected(runs.get)
+    assert journals(output) == []
+
+
+def test_killed_between_the_last_batch_and_the_join(tmp_path):
+    output = tmp_path / "rows.jsonl"
+    lines = [json.dumps([name, [{"name": name, "row": row, "run": "first"} for row in range(2)]]) for name in NAMES]
+    output.with_name("rows.jsonl.journal-00000").write_text("".join(f"{line}\n" for line in lines))
+    again = Predictor("second")
+    predict(output, again)
+    assert again.asked == []
+    assert read(output) == expected(lambda name: "first")
+    assert journals(output) == []
+
+
+def test_a_prompt_without_prediction(tmp_path):
+    output = tmp_path / "rows.jsonl"
+    with pytest.raises(RuntimeError, match=r"rows.jsonl: no prediction for 2 prompts, the first is 'prompt 3'"):
+        predict(output, Predictor(forgets=("prompt 3", "prompt 6")))
+    assert not output.exists()
+    # Nothing is lost: the journal is kept, and the prompts can be asked again.
+    again = Predictor("second")
+    predict(output, again)
+    assert again.asked == ["prompt 3", "prompt 6"]
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(1, 2), (2, 4), (0.5, 4)])
+def test_a_limited_run_is_no_error_and_can_be_completed(tmp_path, limit, asked):
+    """The integer 1 is one batch, unlike the share 1.0."""
+    output = tmp_path / "rows.jsonl"
+    first = Predictor("first")
+    predict(output, first, limit_predict_batches=limit)
+    assert len(first.asked) == asked
+    assert not output.exists()
+    predict(output, Predictor("second"))
+    assert read(output) == expected(lambda name: "first" if name in NAMES[:asked] else "second")
+
+
+def test_a_trial_run_leaves_nothing(tmp_path):
+    predict(tmp_path / "rows.jsonl", Predictor(), fast_dev_run=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_line_inside_of_a_journal(tmp_path):
+    output = tmp_path / "rows.jsonl"
+    journal = output.with_name("rows.jsonl.journal-00000")
+    journal.write_text('["prompt 0", []]\n["prompt 1"\n["prompt 2", []]\n')
+    with pytest.raises(ValueError, match=r"rows.jsonl.journal-00000:2: not a journal entry .*; delete the line"):
+        predict(output, Predictor())
+
+
+def test_nan_is_refused(tmp_path):
+    class WithNan(Predictor):
+        def predict_step(self, batch, batch_idx):
+            return [(name, [{"score": float("nan")}]) for name in batch]
+
+    with pytest.raises(ValueError, match="Out of range float values"):
+        predict(tmp_path / "rows.jsonl", WithNan())
+
+
+def test_an_unchanged_output_of_a_finished_run_is_replaced(tmp_path):
+    """Without a journal the prompts are asked again: the output alone says nothing about who wrote it."""
+    output = tmp_path / "rows.jsonl"
+    predict(output, Predictor("first"))
+    predict(output, Predictor("second"))
+    assert read(output) == expected(lambda name: "second")

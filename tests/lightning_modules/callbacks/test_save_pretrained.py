@@ -1,0 +1,63 @@
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_modules.callbacks.save_pretrained import SavePretrained
+
+
+class Exported(LightningModule):
+    """Writes its weight as a text file; may fail half way."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.fails = fails
+
+    def training_step(self, batch, batch_idx):
+        return -self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.weight], lr=1.0)
+
+    def save_pretrained(self, folder):
+        folder.mkdir(parents=True)
+        (folder / "weight.txt").write_text(str(self.weight.item()))
+        if self.fails:
+            raise OSError("no space left on device")
+
+
+def fit(module, folder, **options):
+    settings = {"max_steps": 3, "accelerator": "cpu", "logger": False, "enable_checkpointing": False, **options}
+    trainer = Trainer(
+        callbacks=[SavePretrained(str(folder))], enable_progress_bar=False, enable_model_summary=False, **settings
+    )
+    trainer.fit(module, DataLoader(torch.zeros(4)))
+
+
+def test_the_folder_holds_the_last_weights(tmp_path):
+    fit(Exported(), tmp_path / "runs" / "export")
+    assert (tmp_path / "runs" / "export" / "weight.txt").read_text() == "3.0"
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["export"]
+
+
+def test_an_older_folder_is_replaced_whole(tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "stale.txt").write_text("old")
+    fit(Exported(), folder)
+    assert [path.name for path in folder.iterdir()] == ["weight.txt"]
+
+
+def test_a_failure_leaves_the_older_folder(tmp_path):
+    folder = tmp_path / "export"
+    fit(Exported(), folder)
+    with pytest.raises(OSError, match="no space left"):
+        fit(Exported(fails=True), folder, max_steps=2)
+    assert (folder / "weight.txt").read_text() == "3.0"
+
+
+def test_a_trial_run_writes_nothing(tmp_path):
+    fit(Exported(), tmp_path / "export", fast_dev_run=True)
+    assert list(tmp_path.iterdir()) == []
