@@ -55,10 +55,10 @@ def grid_arithmetic(question_id: str, pool: DigitPool, generator: np.random.Gene
     top, bottom = a + b, c + d
     kind = generator.integers(2)
     if kind == 0:
-        question, result = "Add the sums of the two rows.", top + bottom
+        question, result = "Add the sums of the two rows. <image>", top + bottom
         last = f"{top} + {bottom} = {result}."
     else:
-        question, result = "How far apart are the sums of the two rows?", abs(top - bottom)
+        question, result = "How far apart are the sums of the two rows? <image>", abs(top - bottom)
         last = f"{max(top, bottom)} - {min(top, bottom)} = {result}."
     steps = [*scene.reading_steps, f"{a} + {b} = {top} and {c} + {d} = {bottom}, so {last}"]
     return WorldQuestion(
@@ -90,7 +90,7 @@ def counting(question_id: str, pool: DigitPool, generator: np.random.Generator) 
         question_id,
         "counting",
         (draw_picture(scene.cells, generator),),
-        f"How many of the digits are {name}?",
+        f"How many of the digits are {name}? <image>",
         (),
         str(len(chosen)),
         tuple(steps),
@@ -99,18 +99,18 @@ def counting(question_id: str, pool: DigitPool, generator: np.random.Generator) 
 
 
 def vision_only(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
-    """The whole question is in the picture: digit, operator sign, digit."""
+    """The whole question is in the picture: two digits, and below them the operator sign."""
     (a, first), (b, second) = pool.draw(generator), pool.draw(generator)
     operator = OPERATORS[int(generator.integers(3))]
     if operator == "-" and a < b:
         (a, first), (b, second) = (b, second), (a, first)
     result = {"+": a + b, "-": a - b, "*": a * b}[operator]
-    steps = (f"Top left: {a}.", f"Bottom left: {b}.", f"{a} {operator} {b} = {result}.", _boxed(result))
+    steps = (f"Top left: {a}.", f"Top right: {b}.", f"{a} {operator} {b} = {result}.", _boxed(result))
     return WorldQuestion(
         question_id,
         "vision_only",
-        (draw_picture([first, operator, second, None], generator),),
-        "Answer the question shown in the picture.",
+        (draw_picture([first, second, operator, None], generator),),
+        "Answer the question shown in the picture. <image>",
         (),
         str(result),
         steps,
@@ -134,17 +134,12 @@ def _position_sum(
     metadata: dict[str, object],
 ) -> WorldQuestion:
     a, b = scene.values[first], scene.values[second]
-    steps = (
-        f"{POSITIONS[first].capitalize()}: {a}.",
-        f"{POSITIONS[second].capitalize()}: {b}.",
-        f"{a} + {b} = {a + b}.",
-        _boxed(a + b),
-    )
+    steps = (*scene.reading_steps, f"{a} + {b} = {a + b}.", _boxed(a + b))
     return WorldQuestion(
         question_id,
         "position_sum",
         (draw_picture(scene.cells, generator),),
-        f"Add the {POSITIONS[first]} digit and the {POSITIONS[second]} digit.",
+        f"Add the {POSITIONS[first]} digit and the {POSITIONS[second]} digit. <image>",
         (),
         str(a + b),
         steps,
@@ -180,9 +175,9 @@ def two_hop_group(group_id: int, pool: DigitPool, generator: np.random.Generator
     add_top, add_bottom = f"{a} + {b} = {top}.", f"{c} + {d} = {bottom}."
     add_both = f"{a} + {b} = {top} and {c} + {d} = {bottom}, so {top} + {bottom} = {top + bottom}."
     parts = [
-        ("2steps_1", "What is the sum of the top row?", top, (6, 9, 12), [*reads[:2], add_top]),
-        ("2steps_2", "What is the sum of the bottom row?", bottom, (6, 9, 12), [*reads[2:], add_bottom]),
-        ("2steps_multi", "What is the sum of both rows?", top + bottom, (14, 18, 22), [*reads, add_both]),
+        ("2steps_1", "What is the sum of the top row? <image>", top, (6, 9, 12), [*reads, add_top]),
+        ("2steps_2", "What is the sum of the bottom row? <image>", bottom, (6, 9, 12), [*reads, add_bottom]),
+        ("2steps_multi", "What is the sum of both rows? <image>", top + bottom, (14, 18, 22), [*reads, add_both]),
     ]
     questions = []
     for number, (key, question, result, bounds, steps) in enumerate(parts, start=1):
@@ -223,7 +218,7 @@ def largest(question_id: str, pool: DigitPool, generator: np.random.Generator) -
         question_id,
         "largest",
         (draw_picture(scene.cells, generator),),
-        f"Where is the {kind} digit?",
+        f"Where is the {kind} digit? <image>",
         POSITIONS,
         letter,
         steps,
@@ -249,7 +244,7 @@ def two_pictures(question_id: str, pool: DigitPool, generator: np.random.Generat
         question_id,
         "two_pictures",
         tuple(draw_picture(scene.cells, generator) for scene in scenes),
-        f"<image> and <image> Add the {POSITIONS[position]} digits of both pictures.",
+        f"Add the {POSITIONS[position]} digits of <image> and <image>",
         options,
         letter,
         steps,

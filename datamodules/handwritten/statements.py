@@ -16,8 +16,6 @@ from datamodules.files import atomic_write_jsonl
 from datamodules.handwritten.digits import DigitPool, draw_picture
 from datamodules.handwritten.families import FAMILIES, POSITIONS, draw_scene
 
-STATEMENTS_PER_PICTURE = 8
-
 
 def statement_row(
     row_id: str, image: str, question: str, values: tuple[int, int, int, int], generator: np.random.Generator
@@ -29,14 +27,13 @@ def statement_row(
         image: Path of the picture.
         question: Stands before the statements and has nothing to do with their truth.
         values: The digits of the picture, in reading order.
-        generator: Decides which digits are stated, which statements are false, and how.
+        generator: Decides which statements are false, and how.
     """
     steps: list[dict[str, Any]] = []
-    for _ in range(STATEMENTS_PER_PICTURE):
-        position = int(generator.integers(4))
+    for position, value in zip(POSITIONS, values, strict=True):
         is_true = bool(generator.integers(2))
-        claimed = values[position] if is_true else int(values[position] + generator.integers(1, 10)) % 10
-        steps.append({"step": f"{POSITIONS[position].capitalize()}: {claimed}.", "score": float(is_true)})
+        claimed = value if is_true else int(value + generator.integers(1, 10)) % 10
+        steps.append({"step": f"{position.capitalize()}: {claimed}.", "score": float(is_true)})
     return {
         "id": row_id,
         "source": "statements",

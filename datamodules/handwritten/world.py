@@ -47,9 +47,9 @@ class WorldSize:
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
     """
 
-    statements: int = 16000
+    statements: int = 20000
     demonstrations: int = 20000
-    prompts: int = 3000
+    prompts: int = 2000
     validation: int = 200
     benchmark_questions: int = 60
     digit_shares: dict[str, float] = field(

@@ -167,7 +167,7 @@ def test_supervised_batch_equals_turns_written_out(prompt_file, tiny_processor):
 
 def test_a_demonstration_needs_a_response(prompt_file, tiny_processor):
     prompts = read_prompts(prompt_file([{**GOOD, "id": "q 7"}]))
-    with pytest.raises(ValueError, match="^q 7: field 'response' is missing"):
+    with pytest.raises(ValueError, match=r"^q 7: field 'response' is missing"):
         SupervisedCollator(ChatRenderer(tiny_processor))(prompts)
 
 

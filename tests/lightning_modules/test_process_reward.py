@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from literal_scoring import (
     VERDICT,
     plus_probabilities,
@@ -12,7 +13,6 @@ from literal_scoring import (
     vocabulary_logits,
     write_turns,
 )
-from lightning.pytorch import Trainer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from datamodules.process.collate import StepCollator

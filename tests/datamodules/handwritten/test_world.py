@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from datamodules.handwritten.digits import split_digit_pools
+from datamodules.handwritten.families import FAMILIES
+from datamodules.handwritten.question import WorldQuestion, true_step_labels
+from datamodules.handwritten.world import WorldSize, benchmark_questions, build_world, sample_questions
+from datamodules.prompts import read_prompts
+
+SOLUTION = ["Look at both pictures.", "First picture: 3.", "Second picture: 4.", "3 + 4 = 7.", "Answer: \\boxed{7}"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (SOLUTION, [0, 1, 1, 1, 1]),
+        # One digit misread: what follows from it is wrong too.
+        (
+            ["Look at both pictures.", "First picture: 3.", "Second picture: 9.", "3 + 9 = 12.", "Answer: \\boxed{12}"],
+            [0, 1, -1, -1, -1],
+        ),
+        # The truth is found again.
+        (["Look at both pictures.", "First picture: 8.", *SOLUTION[2:]], [0, -1, 1, 1, 1]),
+        # A step is left out: all later steps stand in the wrong place.
+        (SOLUTION[1:], [-1, -1, -1, -1]),
+        # Too long, too short, white space around a step.
+        ([*SOLUTION, "Answer: \\boxed{7}"], [0, 1, 1, 1, 1, -1]),
+        (["  Look at both pictures.\n"], [0]),
+        ([""], [-1]),
+        (["Look at both pictures"], [-1]),
+        ([], []),
+    ],
+)
+def test_labels_by_hand(steps, expected):
+    assert true_step_labels(steps, SOLUTION, {0}) == expected
+    question = WorldQuestion("q", "two_pictures", (), "Q", (), "7", tuple(SOLUTION), frozenset({0}))
+    assert question.step_correctness(steps) == expected
+    assert all(label != 0 for label in true_step_labels(steps, SOLUTION, frozenset()))
+
+
+def test_options_follow_the_question():
+    question = WorldQuestion("q", "f", (), "Where?", ("here", "there"), "B", ("a", "b"))
+    assert question.question_with_options == "Where?\nA. here\nB. there"
+    assert question.solution == "a\n\nb"
+    assert WorldQuestion("q", "f", (), "Where?", (), "B", ("a",)).question_with_options == "Where?"
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_world_written_twice_is_the_same(tmp_path):
+    size = WorldSize(statements=8, demonstrations=16, prompts=8, validation=8, benchmark_questions=10)
+    for name, seed in (("first", 5), ("second", 5), ("other", 6)):
+        build_world(tmp_path / name, size, seed)
+    first, second, other = (files_of(tmp_path / name) for name in ("first", "second", "other"))
+    assert first == second
+    assert set(first) == set(other)
+    assert all(first[name] != other[name] for name in first)
+
+
+def test_splits(tiny_world):
+    names = list(FAMILIES)
+    for split, count in (("demonstrations", 64), ("prompts", 16), ("validation", 8)):
+        prompts = read_prompts(tiny_world / split / "annotations.jsonl")
+        assert [prompt.prompt_id for prompt in prompts] == [f"{split}-{number:05d}" for number in range(count)]
+        # All families in turn.
+        assert [prompt.source for prompt in prompts] == [names[number % 8] for number in range(count)]
+        for prompt in prompts:
+            expected = {"text_only": 0, "two_pictures": 2}.get(prompt.source, 1)
+            assert len(prompt.load_images()) == expected
+            if split == "demonstrations":
+                assert prompt.grade(prompt.response).is_correct
+            else:
+                assert prompt.response is None
+                assert prompt.grade(f"\\boxed{{{prompt.answer}}}").is_correct
+
+
+def test_truth(tiny_world):
+    rows = [json.loads(line) for line in (tiny_world / "truth.jsonl").read_text().splitlines()]
+    pools = split_digit_pools(WorldSize().digit_shares, 0)
+    for name in {row["benchmark"] for row in rows}:
+        questions = benchmark_questions(name, 10, pools["test"], 0)
+        expected = [(q.question_id, list(q.steps), sorted(q.neutral_steps)) for q in questions]
+        found = [(r["question_id"], r["steps"], r["neutral_steps"]) for r in rows if r["benchmark"] == name]
+        assert found == expected
+
+
+def test_benchmarks_hold_whole_groups():
+    pool = split_digit_pools({"test": 0.2})["test"]
+    counts = {name: len(benchmark_questions(name, 25, pool, 0)) for name in ("DynaMath", "WeMath", "MathVista")}
+    assert counts == {"DynaMath": 20, "WeMath": 24, "MathVista": 25}
+
+
+def test_a_longer_split_begins_as_a_shorter_one():
+    pool = split_digit_pools({"test": 0.2})["test"]
+    short, long = (sample_questions(count, pool, np.random.default_rng(0), "q") for count in (9, 20))
+    assert [question.solution for question in long[:9]] == [question.solution for question in short]
