@@ -140,7 +140,7 @@ def test_answers_are_true_of_the_pictures(pool, family):
 
 def test_every_kind_of_question_occurs(pool):
     generator = np.random.default_rng(1)
-    texts = {name: {make("q", pool, generator).question for _ in range(80)} for name, make in FAMILIES.items()}
+    texts = {name: {make("q", pool, generator).question for _ in range(400)} for name, make in FAMILIES.items()}
     assert len(texts["grid_arithmetic"]) == len(texts["largest"]) == 2
     assert len(texts["counting"]) == 2 * 4 + 2
     assert len(texts["position_sum"]) == 6
