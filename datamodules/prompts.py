@@ -23,16 +23,11 @@ from datamodules import fields
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import extract_final_answer
 from datamodules.benchmarks import BENCHMARKS
-from datamodules.benchmarks.base import Grade
+from datamodules.benchmarks.base import POLICY_INSTRUCTION, Grade
 from datamodules.files import read_jsonl
 from datamodules.images import open_image
 from datamodules.process.conversation import IMAGE_PLACEHOLDER, question_content
 from datamodules.process.labels import IGNORE_INDEX
-
-DEFAULT_INSTRUCTION = (
-    "Solve the problem step by step and separate the steps by blank lines. "
-    "Put the final answer, or the letter of the right option, into \\boxed{}."
-)
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ class ChatRenderer:
     """
 
     def __init__(
-        self, processor: ProcessorMixin, system_prompt: str = "", instruction: str = DEFAULT_INSTRUCTION
+        self, processor: ProcessorMixin, system_prompt: str = "", instruction: str = POLICY_INSTRUCTION
     ) -> None:
         self.processor = processor
         self.system_prompt = system_prompt

@@ -8,9 +8,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import ProcessorMixin
 
+from datamodules.benchmarks.base import POLICY_INSTRUCTION
 from datamodules.process.order import LazyLoader, TrainingSampler
 from datamodules.prompts import (
-    DEFAULT_INSTRUCTION,
     ChatRenderer,
     Prompt,
     PromptBatch,
@@ -52,7 +52,7 @@ class PromptDataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int = 0,
         system_prompt: str = "",
-        instruction: str = DEFAULT_INSTRUCTION,
+        instruction: str = POLICY_INSTRUCTION,
         seed: int = 0,
     ) -> None:
         super().__init__()

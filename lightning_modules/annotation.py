@@ -6,7 +6,7 @@ of its last step is the share of them that end in the gold answer.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -51,6 +51,7 @@ class MonteCarloAnnotator(LightningModule):
         super().__init__()
         if max_batch_rows < max(num_solutions, num_continuations):
             raise ValueError(f"max_batch_rows ({max_batch_rows}) must hold the samples of one prompt")
+        self.model_name_or_path = model_name_or_path
         self.num_solutions = num_solutions
         self.num_continuations = num_continuations
         self.max_steps = max_steps
@@ -61,6 +62,18 @@ class MonteCarloAnnotator(LightningModule):
         self.max_batch_rows = max_batch_rows
         self.processor = load_processor(model_name_or_path)
         self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """What the annotation depends on, beside the prompts."""
+        return {
+            "model": self.model_name_or_path,
+            "num_solutions": self.num_solutions,
+            "num_continuations": self.num_continuations,
+            "max_steps": self.max_steps,
+            "sampling": asdict(self.sampling),
+            "solution_sampling": asdict(self.solution_sampling),
+        }
 
     def setup(self, stage: str) -> None:
         """Give the data module the processor."""

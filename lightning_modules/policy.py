@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ class Policy(LightningModule):
     def setup(self, stage: str) -> None:
         """Give the data module the processor."""
         connect_processor(self)
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """What the rollouts depend on, beside the prompts."""
+        return {
+            "model": str(self.hparams["model_name_or_path"]),
+            "num_samples": self.num_samples,
+            "sampling": asdict(self.sampling),
+        }
 
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
         """Cross-entropy per response token."""

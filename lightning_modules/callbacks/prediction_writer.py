@@ -18,7 +18,8 @@ class PredictionWriter(Callback):
 
     `predict_step` must return ``[(prompt id, [row, ...]), ...]``. Each rank appends to a journal of its own next to the
     output. When a run starts again with the same output, the prompts found in the journals (of any number of ranks) are
-    not predicted again.
+    not predicted again. What the predictions depend on, the module's `prediction_settings` (a dict) if it has them, is
+    kept beside the journals: a run with other settings is refused while there are journals.
 
     Args:
         output: The JSONL file to write, rows in the order of the prompts.
@@ -27,7 +28,12 @@ class PredictionWriter(Callback):
     def __init__(self, output: str) -> None:
         self.output = Path(output)
         self._journal: IO[str] | None = None
+        self._settings = "{}"
         self._is_joined = False
+
+    @property
+    def _settings_path(self) -> Path:
+        return self.output.with_name(f"{self.output.name}.settings")
 
     def _journals(self) -> list[Path]:
         return sorted(self.output.parent.glob(f"{self.output.name}.journal-*"))
@@ -49,6 +55,13 @@ class PredictionWriter(Callback):
         """Tell the data module which prompts are done."""
         if stage != "predict":
             return
+        self._settings = json.dumps(getattr(pl_module, "prediction_settings", {}), sort_keys=True)
+        known = self._settings_path.read_text(encoding="utf-8") if self._settings_path.exists() else self._settings
+        if self._journals() and known != self._settings:
+            raise ValueError(
+                f"{self.output}: an unfinished run with other settings is there: {known}, now {self._settings}; "
+                f"go on with the same settings, or delete {self.output.name}.journal-* to begin anew"
+            )
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         datamodule.completed_ids = {prompt_id for prompt_id, _ in self._finished()}
         self._is_joined = False
@@ -58,6 +71,8 @@ class PredictionWriter(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self.output.parent.mkdir(parents=True, exist_ok=True)
+        if trainer.is_global_zero:
+            atomic_write_text(self._settings_path, self._settings)
         path = self.output.with_name(f"{self.output.name}.journal-{trainer.global_rank:05d}")
         if path.exists():
             text = path.read_bytes()
@@ -110,6 +125,7 @@ class PredictionWriter(Callback):
                 atomic_write_text(self.output, "".join(f"{line}\n" for line in lines))
                 for path in self._journals():
                     path.unlink()
+                self._settings_path.unlink(missing_ok=True)
             elif isinstance(trainer.limit_predict_batches, float) and trainer.limit_predict_batches == 1.0:
                 # A share of 1.0 means everything, the integer 1 a single batch.
                 raise RuntimeError(

@@ -6,10 +6,10 @@ from literal_scoring import IMAGE_TOKENS
 from PIL import Image
 
 from datamodules.benchmarks import BENCHMARKS
+from datamodules.benchmarks.base import POLICY_INSTRUCTION
 from datamodules.images import ImageError
 from datamodules.process.labels import IGNORE_INDEX
 from datamodules.prompts import (
-    DEFAULT_INSTRUCTION,
     ChatRenderer,
     PromptCollator,
     SupervisedCollator,
@@ -123,7 +123,7 @@ def test_prompts_written_out(tiny_processor):
     )
     assert plain.conversation("Why?", 0, "So.") == "<|user|>Why?<|end|><|assistant|>So.<|end|>"
     assert "\\boxed{}" in ChatRenderer(tiny_processor).prompt("Why?", 0)
-    assert DEFAULT_INSTRUCTION in ChatRenderer(tiny_processor).prompt("Why?", 0)
+    assert POLICY_INSTRUCTION in ChatRenderer(tiny_processor).prompt("Why?", 0)
 
 
 def test_prompt_collator(prompt_file, tiny_processor):

@@ -96,6 +96,20 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, killed_at):
     assert journals(output) == []
 
 
+def test_a_run_with_other_settings_does_not_go_on(tmp_path):
+    output = tmp_path / "rows.jsonl"
+    first, other, same = Predictor("first", killed_at=1), Predictor("other"), Predictor("same")
+    first.prediction_settings = same.prediction_settings = {"seed": 0}
+    other.prediction_settings = {"seed": 1}
+    with pytest.raises(Killed):
+        predict(output, first)
+    with pytest.raises(ValueError, match=r"rows\.jsonl: .* other settings is there: .*\"seed\": 0.*\"seed\": 1"):
+        predict(output, other)
+    predict(output, same)
+    assert read(output) == expected(lambda name: "first" if name in NAMES[:2] else "same")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 @pytest.mark.parametrize("cut", [1, 5, 60])
 def test_a_torn_last_line_is_predicted_again(tmp_path, cut):
     """A kill while a line was written: its prompt alone is asked again, and no part of the line is left."""
