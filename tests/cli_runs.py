@@ -30,11 +30,9 @@ SOLUTIONS, CONTINUATIONS = 2, 2  # of a question to annotate
 
 _ANNOTATION = f"--model.num_solutions={SOLUTIONS} --model.num_continuations={CONTINUATIONS}"
 SMALLER = {
-    "world/truth.jsonl": "--statements=100 --reward-statements=100 --demonstrations=60 --prompts=16 --validation=8 "
-    "--benchmark-questions=10",
+    "world/truth.jsonl": "--statements=100 --demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10",
     "random": "--vision-hidden-size=16 --vision-layers=1 --text-hidden-size=64 --text-layers=2",
     "base": "--trainer.max_steps=3 --data.batch_size=8",
-    "reward_base": "--trainer.max_steps=3 --data.batch_size=8",
     # Just enough for solutions of several steps that are right now and then.
     "policy": "--trainer.max_steps=120 --data.batch_size=12",
     "rollouts.jsonl": "--model.sampling.max_new_tokens=64",

@@ -24,9 +24,7 @@ TEXTS = [
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small world of handwritten digits; read it, do not write into it."""
     folder = tmp_path_factory.mktemp("tiny_world")
-    size = WorldSize(
-        statements=24, reward_statements=24, demonstrations=64, prompts=16, validation=8, benchmark_questions=10
-    )
+    size = WorldSize(statements=24, demonstrations=64, prompts=16, validation=8, benchmark_questions=10)
     build_world(folder, size, seed=0)
     return folder
 

@@ -23,12 +23,6 @@ def main() -> None:
         "--statements", type=int, default=default.statements, help="pictures with statements, for the base model"
     )
     parser.add_argument(
-        "--reward-statements",
-        type=int,
-        default=default.reward_statements,
-        help="the same for the base model of the reward models",
-    )
-    parser.add_argument(
         "--demonstrations", type=int, default=default.demonstrations, help="worked solutions to learn from"
     )
     parser.add_argument("--prompts", type=int, default=default.prompts, help="questions to annotate for training")
@@ -42,7 +36,6 @@ def main() -> None:
     arguments = parser.parse_args()
     size = WorldSize(
         statements=arguments.statements,
-        reward_statements=arguments.reward_statements,
         demonstrations=arguments.demonstrations,
         prompts=arguments.prompts,
         validation=arguments.validation,

@@ -70,11 +70,6 @@ def stages(run: Path, seed: int) -> list[Stage]:
             tool("make_tiny_model", "--output", run / "random", "--seed", seed, "--texts", *texts),
         ),
         Stage("pretrain it on statements about pictures", run / "base", visualprm("fit", "base")),
-        Stage(
-            "pretrain a base for the reward models on more digits",
-            run / "reward_base",
-            visualprm("fit", "base", "reward_base"),
-        ),
         Stage("fine-tune the policy", run / "policy", visualprm("fit", "policy")),
         Stage("sample 8 solutions a benchmark question", run / "rollouts.jsonl", visualprm("predict", "rollouts")),
         Stage(

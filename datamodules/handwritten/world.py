@@ -2,8 +2,7 @@
 
 Layout of the folder::
 
-    statements/annotations.jsonl       raw process rows about pictures: what the policy's base model is pretrained on
-    reward_statements/annotations.jsonl  the same for the reward models' base model
+    statements/annotations.jsonl       raw process rows about pictures: what the base model is pretrained on
     demonstrations/annotations.jsonl   MMPR prompt rows + "response": what the policy is fine-tuned on
     prompts/annotations.jsonl          MMPR prompt rows {image, question, answer}: what annotation starts from
     validation/annotations.jsonl       the same, of validation digits: for model selection
@@ -40,8 +39,7 @@ class WorldSize:
     """How many questions each split holds, and which share of the digit images it draws from.
 
     Attributes:
-        statements: Pictures with true and false statements, for the policy's base model, of demonstrations' digits.
-        reward_statements: The same for the reward models' base model, of the digits of prompts.
+        statements: Pictures with true and false statements, for the base model, of the digits of demonstrations.
         demonstrations: Questions with a gold solution for the policy.
         prompts: Questions to annotate for the process reward model.
         validation: Questions to annotate for its validation.
@@ -50,7 +48,6 @@ class WorldSize:
     """
 
     statements: int = 20000
-    reward_statements: int = 40000
     demonstrations: int = 20000
     prompts: int = 2000
     validation: int = 200
@@ -111,14 +108,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> None:
         generator = np.random.default_rng([seed, number])
         questions = sample_questions(count, pools[name], generator, name)
         write_prompt_rows(questions, folder / name, with_solution=name == "demonstrations")
-    for number, (name, count, split) in enumerate(
-        [
-            ("statements", size.statements, "demonstrations"),
-            ("reward_statements", size.reward_statements, "prompts"),
-        ],
-        start=3,
-    ):
-        write_statements(count, pools[split], folder / name, np.random.default_rng([seed, number]))
+    write_statements(size.statements, pools["demonstrations"], folder / "statements", np.random.default_rng([seed, 3]))
     tests = {
         name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK
     }

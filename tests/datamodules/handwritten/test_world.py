@@ -52,9 +52,7 @@ def files_of(folder):
 
 
 def test_a_world_written_twice_is_the_same(tmp_path):
-    size = WorldSize(
-        statements=8, reward_statements=8, demonstrations=16, prompts=8, validation=8, benchmark_questions=10
-    )
+    size = WorldSize(statements=8, demonstrations=16, prompts=8, validation=8, benchmark_questions=10)
     for name, seed in (("first", 5), ("second", 5), ("other", 6)):
         build_world(tmp_path / name, size, seed)
     first, second, other = (files_of(tmp_path / name) for name in ("first", "second", "other"))
