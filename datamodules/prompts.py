@@ -8,7 +8,7 @@ questions of the benchmarks, and turns both into batches for :class:`lightning_m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -261,3 +261,19 @@ def benchmark_prompts(folder: Path, names: Sequence[str] | None = None) -> list[
                 )
             )
     return prompts
+
+
+def with_other_images(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Give each prompt the images of another one, half the list away: a control that shows whether pictures matter.
+
+    Only prompts of the same source and number of images change places; where there is no other, a prompt is as it was.
+    Image names are dropped, since they would not be true.
+    """
+    places: dict[tuple[str, int], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        places.setdefault((prompt.source, len(prompt.load_images())), []).append(index)
+    changed = list(prompts)
+    for group in places.values():
+        for index, other in zip(group, group[len(group) // 2 :] + group[: len(group) // 2], strict=True):
+            changed[index] = replace(prompts[index], load_images=prompts[other].load_images, image_names=())
+    return changed

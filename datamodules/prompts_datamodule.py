@@ -19,6 +19,7 @@ from datamodules.prompts import (
     SupervisedCollator,
     benchmark_prompts,
     read_prompts,
+    with_other_images,
 )
 
 
@@ -32,6 +33,8 @@ class PromptDataModule(LightningDataModule):
         benchmarks: Folder of benchmark tables for `predict`, instead of ``prompts``.
         benchmark_names: Which of them; all by default.
         image_root: Folder that image paths are relative to; a file's own folder by default.
+        other_images: Give every question the images of another one; a control, see
+            :func:`datamodules.prompts.with_other_images`.
         max_prompts: Only the first so many prompts of `predict`.
         batch_size: Prompts or demonstrations a batch.
         num_workers: Dataloader processes.
@@ -48,6 +51,7 @@ class PromptDataModule(LightningDataModule):
         benchmarks: str | None = None,
         benchmark_names: list[str] | None = None,
         image_root: str | None = None,
+        other_images: bool = False,
         max_prompts: int | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
@@ -91,7 +95,9 @@ class PromptDataModule(LightningDataModule):
                 prompts = benchmark_prompts(Path(options["benchmarks"]), options["benchmark_names"])
             else:
                 prompts = self._read("prompts")
-            self._prompts = prompts[: options["max_prompts"]]
+            self._prompts = (with_other_images(prompts) if options["other_images"] else prompts)[
+                : options["max_prompts"]
+            ]
 
     def _read(self, name: str) -> list[Prompt]:
         if not self.hparams[name]:

@@ -11,11 +11,13 @@ from datamodules.images import ImageError
 from datamodules.process.labels import IGNORE_INDEX
 from datamodules.prompts import (
     ChatRenderer,
+    Prompt,
     PromptCollator,
     SupervisedCollator,
     benchmark_prompts,
     grade_by_answer,
     read_prompts,
+    with_other_images,
 )
 
 
@@ -199,3 +201,14 @@ def test_benchmark_prompts_of_the_world(tiny_world):
 def test_some_benchmarks(tiny_world):
     prompts = benchmark_prompts(tiny_world / "benchmarks", ["WeMath"])
     assert {prompt.source for prompt in prompts} == {"WeMath"}
+
+
+def test_other_images_come_from_half_the_list_away():
+    def prompt(name, source, images):
+        return Prompt(name, "q", (f"{name}.png",), "1", source, lambda: images, None)
+
+    prompts = [prompt(str(i), "a", [i]) for i in range(4)] + [prompt("b", "b", [7]), prompt("text", "a", [])]
+    changed = with_other_images(prompts)
+    assert [p.load_images() for p in changed] == [[2], [3], [0], [1], [7], []]
+    assert [p.prompt_id for p in changed] == ["0", "1", "2", "3", "b", "text"]
+    assert all(p.image_names == () for p in changed)
