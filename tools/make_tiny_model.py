@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from datamodules.files import read_jsonl
+from datamodules.files import atomic_folder, read_jsonl
 from datamodules.process.conversation import QUESTION_HEADER, SOLUTION_HEADER
 
 SPECIAL_TOKENS = {
@@ -170,9 +170,9 @@ def make_tiny_model(
     model = InternVLForConditionalGeneration(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
+    with atomic_folder(output) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(json.dumps({"output": str(output), "parameters": parameters, "vocabulary": len(tokenizer)}))
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from datamodules.files import atomic_folder
 
 
 class SavePretrained(Callback):
@@ -23,8 +23,5 @@ class SavePretrained(Callback):
         """Write the folder, on rank zero."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        partial = self.folder.with_name(f"{self.folder.name}.partial-{os.getpid()}")
-        pl_module.save_pretrained(partial)  # type: ignore[operator]
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        partial.rename(self.folder)
+        with atomic_folder(self.folder) as folder:
+            pl_module.save_pretrained(folder)  # type: ignore[operator]

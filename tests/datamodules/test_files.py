@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from datamodules.files import atomic_write_bytes, atomic_write_jsonl, atomic_write_text, read_jsonl
+from datamodules.files import atomic_folder, atomic_write_bytes, atomic_write_jsonl, atomic_write_text, read_jsonl
 
 
 def test_written_files_come_back_and_leave_nothing_beside_them(tmp_path):
@@ -64,3 +64,32 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     with pytest.raises(ValueError, match=message) as error:
         list(read_jsonl(path))
     assert str(error.value).startswith(f"{path}:2: ")
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "new" / "folder"
+    for name in ("a", "b"):
+        with atomic_folder(path) as folder:
+            (folder / name).write_text(name)
+            assert not (path / name).exists()
+        assert [file.name for file in path.iterdir()] == [name]
+    assert [file.name for file in path.parent.iterdir()] == ["folder"]
+
+
+def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    class Stopped(Exception):
+        pass
+
+    def write_and_stop():
+        with atomic_folder(path) as folder:
+            (folder / "new").write_text("new")
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        write_and_stop()
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+    assert [file.name for file in path.iterdir()] == ["old"]

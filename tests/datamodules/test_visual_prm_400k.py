@@ -233,7 +233,7 @@ def fit(folder, module, callbacks, resume_from=None, **options):
         enable_checkpointing=bool(callbacks),
         **options,
     )
-    trainer.fit(model, module, ckpt_path=resume_from, weights_only=False)
+    trainer.fit(model, module, ckpt_path=resume_from, weights_only=True)
     return model
 
 

@@ -22,7 +22,7 @@ class Exported(LightningModule):
         return torch.optim.SGD([self.weight], lr=1.0)
 
     def save_pretrained(self, folder):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "weight.txt").write_text(str(self.weight.item()))
         if self.fails:
             raise OSError("no space left on device")
