@@ -47,8 +47,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# Words, numbers of up to three digits and punctuation each keep a leading space, so that a number is one token.
-PRE_TOKENIZATION = r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]|\n+|\s+"
+# Words and punctuation keep a leading space; every digit is a token of its own, as in Qwen2, so that a digit read is the
+# same token wherever it is used.
+PRE_TOKENIZATION = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\n+|\s+"
 
 
 def texts_of(paths: list[Path]) -> Iterator[str]:

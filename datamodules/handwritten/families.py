@@ -14,6 +14,7 @@ import numpy as np
 from datamodules.handwritten.digits import OPERATORS, DigitPool, draw_picture
 from datamodules.handwritten.question import OPTION_LETTERS, WorldQuestion
 
+CODE_LETTERS = "ABCDEFGHI"
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")
 
 
@@ -41,67 +42,66 @@ def _boxed(answer: object) -> str:
     return f"Answer: \\boxed{{{answer}}}"
 
 
-def _range_options(value: int, bounds: tuple[int, int, int]) -> tuple[tuple[str, ...], str]:
-    """Four ranges of numbers that the bounds separate, and the letter of the one that holds ``value``."""
-    low, middle, high = bounds
-    options = (f"below {low}", f"{low} to {middle - 1}", f"{middle} to {high - 1}", f"{high} or more")
-    return options, OPTION_LETTERS[sum(value >= bound for bound in bounds)]
+ONES_DIGITS = ("0 or 1", "2 or 3", "4 or 5", "6 or 7", "8 or 9")
+"""Options of the multiple-choice questions. A sum that is off by a little is in another one of them, most of the time;
+among ranges of numbers it would often be in the right one, and a wrong solution would look right."""
 
 
-def grid_arithmetic(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
-    """A number computed from all four digits: their sum, or the difference of the row sums."""
+def _ones_digit_letter(result: int) -> str:
+    return OPTION_LETTERS[result % 10 // 2]
+
+
+def digit_order(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
+    """The four digits written in another order than they are read."""
     scene = draw_scene(pool, generator)
     a, b, c, d = scene.values
-    top, bottom = a + b, c + d
-    kind = generator.integers(2)
-    if kind == 0:
-        question, result = "Add the sums of the two rows. <image>", top + bottom
-        last = f"{top} + {bottom} = {result}."
-    else:
-        question, result = "How far apart are the sums of the two rows? <image>", abs(top - bottom)
-        last = f"{max(top, bottom)} - {min(top, bottom)} = {result}."
-    steps = [*scene.reading_steps, f"{a} + {b} = {top} and {c} + {d} = {bottom}, so {last}"]
+    question, ordered = [
+        ("Write the digits backwards. <image>", (d, c, b, a)),
+        ("Write the digits column by column. <image>", (a, c, b, d)),
+        ("Write the digits clockwise. <image>", (a, b, d, c)),
+    ][int(generator.integers(3))]
+    answer = "".join(map(str, ordered))
     return WorldQuestion(
         question_id,
-        "grid_arithmetic",
+        "digit_order",
         (draw_picture(scene.cells, generator),),
         question,
         (),
-        str(result),
-        (*steps, _boxed(result)),
-        metadata={"subject": "arithmetic", "level": 3 + int(kind)},
+        answer,
+        (*scene.reading_steps, _boxed(answer)),
+        metadata={"subject": "order"},
     )
 
 
-def counting(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
-    """How many of the four digits have a property."""
+def row_sums(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
+    """The sums of the two rows, one after the other, so that all four digits matter."""
     scene = draw_scene(pool, generator)
-    limit = int(generator.integers(3, 7))
-    name, has_property = [
-        (f"greater than {limit}", lambda value: value > limit),
-        (f"less than {limit}", lambda value: value < limit),
-        ("even", lambda value: value % 2 == 0),
-        ("odd", lambda value: value % 2 == 1),
-    ][int(generator.integers(4))]
-    chosen = [value for value in scene.values if has_property(value)]
-    listed = ", ".join(map(str, chosen)) if chosen else "none"
-    steps = [*scene.reading_steps, f"{name.capitalize()}: {listed}.", _boxed(len(chosen))]
+    top, bottom, step = _add_rows(scene)
+    answer = f"{top}{bottom}"
     return WorldQuestion(
         question_id,
-        "counting",
+        "row_sums",
         (draw_picture(scene.cells, generator),),
-        f"How many of the digits are {name}? <image>",
+        "Write the sum of the top row and then the sum of the bottom row. <image>",
         (),
-        str(len(chosen)),
-        tuple(steps),
-        metadata={"subject": "counting"},
+        answer,
+        (*scene.reading_steps, step, _boxed(answer)),
+        metadata={"subject": "arithmetic", "level": 3},
     )
+
+
+def _add_rows(scene: Scene) -> tuple[int, int, str]:
+    """Sums of the top and of the bottom row, and the step that computes them."""
+    a, b, c, d = scene.values
+    return a + b, c + d, f"{a} + {b} = {a + b} and {c} + {d} = {c + d}."
 
 
 def vision_only(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
     """The whole question is in the picture: two digits, and below them the operator sign."""
     (a, first), (b, second) = pool.draw(generator), pool.draw(generator)
     operator = OPERATORS[int(generator.integers(3))]
+    if operator == "*" and 0 in (a, b):
+        operator = "+"  # A product with zero does not depend on the other digit.
     if operator == "-" and a < b:
         (a, first), (b, second) = (b, second), (a, first)
     result = {"+": a + b, "-": a - b, "*": a * b}[operator]
@@ -134,7 +134,7 @@ def _position_sum(
     metadata: dict[str, object],
 ) -> WorldQuestion:
     a, b = scene.values[first], scene.values[second]
-    steps = (*scene.reading_steps, f"{a} + {b} = {a + b}.", _boxed(a + b))
+    reads = scene.reading_steps
     return WorldQuestion(
         question_id,
         "position_sum",
@@ -142,7 +142,7 @@ def _position_sum(
         f"Add the {POSITIONS[first]} digit and the {POSITIONS[second]} digit. <image>",
         (),
         str(a + b),
-        steps,
+        (reads[first], reads[second], f"{a} + {b} = {a + b}.", _boxed(a + b)),
         metadata={"subject": "arithmetic", "level": 1, **metadata},
     )
 
@@ -169,32 +169,29 @@ def two_hop_group(group_id: int, pool: DigitPool, generator: np.random.Generator
     """Two one-step questions and the two-step question they lead to, about one picture, as We-Math groups them."""
     scene = draw_scene(pool, generator)
     a, b, c, d = scene.values
-    top, bottom = a + b, c + d
+    top, bottom, add_rows = _add_rows(scene)
+    left, right = top % 10, bottom % 10
     picture = draw_picture(scene.cells, generator)
     reads = scene.reading_steps
-    add_top, add_bottom = f"{a} + {b} = {top}.", f"{c} + {d} = {bottom}."
-    add_both = f"{a} + {b} = {top} and {c} + {d} = {bottom}, so {top} + {bottom} = {top + bottom}."
+    add_both = f"{add_rows[:-1]}, so {left} + {right} = {left + right}."
     parts = [
-        ("2steps_1", "What is the sum of the top row? <image>", top, (6, 9, 12), [*reads, add_top]),
-        ("2steps_2", "What is the sum of the bottom row? <image>", bottom, (6, 9, 12), [*reads, add_bottom]),
-        ("2steps_multi", "What is the sum of both rows? <image>", top + bottom, (14, 18, 22), [*reads, add_both]),
+        ("2steps_1", "the sum of the top row", top, [*reads[:2], f"{a} + {b} = {top}."]),
+        ("2steps_2", "the sum of the bottom row", bottom, [*reads[2:], f"{c} + {d} = {bottom}."]),
+        ("2steps_multi", "the sum of the ones digits of both row sums", left + right, [*reads, add_both]),
     ]
-    questions = []
-    for number, (key, question, result, bounds, steps) in enumerate(parts, start=1):
-        options, letter = _range_options(result, bounds)
-        questions.append(
-            WorldQuestion(
-                f"{group_id}-{number}",
-                "two_hop",
-                (picture,),
-                question,
-                options,
-                letter,
-                (*steps, _boxed(letter)),
-                metadata={"group": group_id, "key": key, "number": number, "subject": "row sums"},
-            )
+    return [
+        WorldQuestion(
+            f"{group_id}-{number}",
+            "two_hop",
+            (picture,),
+            f"What is the ones digit of {asked}? <image>",
+            ONES_DIGITS,
+            _ones_digit_letter(result),
+            (*steps, _boxed(_ones_digit_letter(result))),
+            metadata={"group": group_id, "key": key, "number": number, "subject": "row sums"},
         )
-    return questions
+        for number, (key, asked, result, steps) in enumerate(parts, start=1)
+    ]
 
 
 def two_hop(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
@@ -203,50 +200,48 @@ def two_hop(question_id: str, pool: DigitPool, generator: np.random.Generator) -
     return WorldQuestion(**{**vars(chosen), "question_id": question_id})
 
 
-def largest(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
-    """Where the largest (or smallest) digit is; scenes with ties are drawn again."""
-    kind, extreme = (("largest", max), ("smallest", min))[int(generator.integers(2))]
-    while True:
+def letter_code(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
+    """The digits of the top row in a code: A for 1, B for 2, up to I for 9; the answer is a set of letters."""
+    scene = draw_scene(pool, generator)
+    while 0 in scene.values[:2]:
         scene = draw_scene(pool, generator)
-        value = extreme(scene.values)
-        if scene.values.count(value) == 1:
-            break
-    position = scene.values.index(value)
-    letter = OPTION_LETTERS[position]
-    steps = (*scene.reading_steps, f"{kind.capitalize()}: {value}, {POSITIONS[position]}.", _boxed(letter))
+    first, second = (CODE_LETTERS[value - 1] for value in scene.values[:2])
+    answer = ", ".join(sorted({first, second}))
     return WorldQuestion(
         question_id,
-        "largest",
+        "letter_code",
         (draw_picture(scene.cells, generator),),
-        f"Where is the {kind} digit? <image>",
-        POSITIONS,
-        letter,
-        steps,
-        metadata={"subject": "comparison"},
+        "A is 1, B is 2, and so on. Which letters are in the top row? <image>",
+        (),
+        answer,
+        (*scene.reading_steps[:2], f"Letters: {first} and {second}.", _boxed(answer)),
+        metadata={"subject": "code"},
     )
 
 
 def two_pictures(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
-    """The sum of a digit of the first picture and a digit of the second; half of the questions are open."""
-    scenes = [draw_scene(pool, generator), draw_scene(pool, generator)]
-    position = int(generator.integers(4))
-    a, b = scenes[0].values[position], scenes[1].values[position]
+    """The sum of the digits of two pictures; half of the questions are open."""
+    (a, first), (b, second) = pool.draw(generator), pool.draw(generator)
     is_open = bool(generator.integers(2))
-    options, letter = ((), str(a + b)) if is_open else _range_options(a + b, (6, 9, 12))
+    question, options, answer = (
+        ("Add the digits of <image> and <image>", (), str(a + b))
+        if is_open
+        else ("What is the ones digit of the sum of <image> and <image>", ONES_DIGITS, _ones_digit_letter(a + b))
+    )
     steps = (
         "Look at both pictures.",
         f"First picture: {a}.",
         f"Second picture: {b}.",
         f"{a} + {b} = {a + b}.",
-        _boxed(letter),
+        _boxed(answer),
     )
     return WorldQuestion(
         question_id,
         "two_pictures",
-        tuple(draw_picture(scene.cells, generator) for scene in scenes),
-        f"Add the {POSITIONS[position]} digits of <image> and <image>",
+        tuple(draw_picture([pixels, None, None, None], generator) for pixels in (first, second)),
+        question,
         options,
-        letter,
+        answer,
         steps,
         neutral_steps=frozenset({0}),
         metadata={"subject": "two pictures"},
@@ -274,22 +269,22 @@ def text_only(question_id: str, pool: DigitPool, generator: np.random.Generator)
 Family = Callable[[str, DigitPool, np.random.Generator], WorldQuestion]
 
 FAMILIES: dict[str, Family] = {
-    "grid_arithmetic": grid_arithmetic,
-    "counting": counting,
+    "row_sums": row_sums,
+    "digit_order": digit_order,
     "vision_only": vision_only,
     "position_sum": position_sum,
     "two_hop": two_hop,
-    "largest": largest,
+    "letter_code": letter_code,
     "two_pictures": two_pictures,
     "text_only": text_only,
 }
 
 FAMILY_OF_BENCHMARK: dict[str, str] = {
     "MMMU": "two_pictures",
-    "MathVista": "counting",
-    "MathVision": "grid_arithmetic",
+    "MathVista": "digit_order",
+    "MathVision": "row_sums",
     "MathVerse-VO": "vision_only",
     "DynaMath": "position_sum",
     "WeMath": "two_hop",
-    "LogicVista": "largest",
+    "LogicVista": "letter_code",
 }

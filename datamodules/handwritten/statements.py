@@ -7,54 +7,94 @@ demonstrations use. The statements are about pictures alone; no policy's solutio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from datamodules.files import atomic_write_jsonl
 from datamodules.handwritten.digits import DigitPool, draw_picture
 from datamodules.handwritten.families import FAMILIES, POSITIONS, draw_scene
 
+PICTURES = ("first picture", "second picture")
 
-def statement_row(
-    row_id: str, image: str, question: str, values: tuple[int, int, int, int], generator: np.random.Generator
-) -> dict[str, Any]:
-    """A raw process row whose steps are statements about one picture, each false with probability one half.
+Statement = tuple[str, bool]
+"""What is stated, and whether it is true."""
+
+
+def readings(truth: Mapping[str, int], generator: np.random.Generator) -> list[Statement]:
+    """One statement a place, in the words of a solution's reading step; half of them are false.
+
+    Statements about large digits are false more often, and false claims are small more often. Were both uniform,
+    neither the digit shown nor the digit claimed alone would tell anything about the truth, and gradient descent would
+    be long in finding that their comparison tells all (functions without a staircase of simpler parts are learned late,
+    Abbe et al. 2022, arXiv 2202.08658).
 
     Args:
-        row_id: Unique.
-        image: Path of the picture.
-        question: Stands before the statements and has nothing to do with their truth.
-        values: The digits of the picture, in reading order.
+        truth: Where a digit is to which digit it is.
         generator: Decides which statements are false, and how.
     """
-    steps: list[dict[str, Any]] = []
-    for position, value in zip(POSITIONS, values, strict=True):
-        is_true = bool(generator.integers(2))
-        claimed = value if is_true else int(value + generator.integers(1, 10)) % 10
-        steps.append({"step": f"{position.capitalize()}: {claimed}.", "score": float(is_true)})
+    statements = []
+    for place, value in truth.items():
+        is_true = bool(generator.random() < (0.65 if value < 5 else 0.35))
+        claimed = value if is_true else min(int(value + draw) % 10 for draw in generator.integers(1, 10, size=2))
+        statements.append((f"{place.capitalize()}: {claimed}.", is_true))
+    return statements
+
+
+def statement_row(row_id: str, images: list[str], question: str, statements: list[Statement]) -> dict[str, Any]:
+    """A raw process row whose steps are the statements, with score 1 or 0."""
+    image = {"image": images[0] if len(images) == 1 else images} if images else {}
     return {
         "id": row_id,
         "source": "statements",
-        "image": image,
+        **image,
         "question": question,
         "answer": "",
-        "response": "\n\n".join(step["step"] for step in steps),
-        "steps_with_score": steps,
+        "response": "\n\n".join(text for text, _ in statements),
+        "steps_with_score": [{"step": text, "score": float(is_true)} for text, is_true in statements],
     }
 
 
+def draw_subject(
+    family: str, pool: DigitPool, generator: np.random.Generator
+) -> tuple[dict[str, int], list[Image.Image]]:
+    """What to make statements about: where a digit is to which digit it is, and the pictures that show it.
+
+    Questions of the family decide on one picture or two; of one picture all four digits are told, or two of them.
+    """
+    if family == "two_pictures":
+        drawn = [pool.draw(generator) for _ in PICTURES]
+        truth = {place: value for place, (value, _) in zip(PICTURES, drawn, strict=True)}
+        return truth, [draw_picture([pixels, None, None, None], generator) for _, pixels in drawn]
+    scene = draw_scene(pool, generator)
+    told = range(4) if generator.integers(2) else sorted(int(index) for index in generator.permutation(4)[:2])
+    return {POSITIONS[index]: scene.values[index] for index in told}, [draw_picture(scene.cells, generator)]
+
+
 def write_statements(count: int, pool: DigitPool, folder: Path, generator: np.random.Generator) -> None:
-    """Write ``annotations.jsonl`` (raw process rows) and ``images/``."""
+    """Write ``annotations.jsonl`` (raw process rows) and ``images/``.
+
+    Every other row, on average, is about a description in words in place of pictures. To compare words with words is
+    learned soon, and to compare words with pictures soon after; without descriptions that takes several times as long.
+    """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    # Questions about two pictures hold placeholders for them, those without a picture are about no digits.
-    names = [name for name in FAMILIES if name not in ("two_pictures", "text_only")]
+    families = [name for name in FAMILIES if name != "text_only"]
     rows = []
     for index in range(count):
-        scene = draw_scene(pool, generator)
-        name = f"images/statements-{index:05d}.png"
-        draw_picture(scene.cells, generator).save(folder / name)
-        question = FAMILIES[names[index % len(names)]]("", pool, generator).question
-        rows.append(statement_row(f"statements-{index:05d}", name, question, scene.values, generator))
+        row_id = f"statements-{index:05d}"
+        family = families[index % len(families)]
+        truth, pictures = draw_subject(family, pool, generator)
+        statements = readings(truth, generator)
+        if generator.integers(2):
+            description = " ".join(f"{place.capitalize()}: {value}." for place, value in truth.items())
+            rows.append(statement_row(row_id, [], description, statements))
+            continue
+        images = [f"images/{row_id}_{number}.png" for number in range(len(pictures))]
+        for name, picture in zip(images, pictures, strict=True):
+            picture.save(folder / name)
+        question = FAMILIES[family]("", pool, generator).question
+        rows.append(statement_row(row_id, images, question, statements))
     atomic_write_jsonl(folder / "annotations.jsonl", rows)

@@ -48,27 +48,9 @@ def read_operator(cell):
 
 
 def option_of(result, options):
-    """Letter of the range that holds a number."""
-    letters = []
-    for letter, text in zip("ABCD", options, strict=True):
-        numbers = [int(number) for number in re.findall(r"\d+", text)]
-        if text.startswith("below"):
-            holds = result < numbers[0]
-        elif text.endswith("or more"):
-            holds = result >= numbers[0]
-        else:
-            holds = numbers[0] <= result <= numbers[1]
-        letters += [letter] if holds else []
-    assert len(letters) == 1, f"{result} is in {len(letters)} of the ranges {options}"
-    return letters[0]
-
-
-def counting_answer(question, values):
-    name = re.fullmatch(r"How many of the digits are (.*)\?", question)[1]
-    if name in ("even", "odd"):
-        return sum(value % 2 == (name == "odd") for value in values)
-    direction, limit = re.fullmatch(r"(greater|less) than (\d)", name).groups()
-    return sum(value > int(limit) if direction == "greater" else value < int(limit) for value in values)
+    """Letter of the option that names the ones digit of a number."""
+    (letter,) = [letter for letter, text in zip("ABCDE", options, strict=True) if str(result)[-1] in text.split(" or ")]
+    return letter
 
 
 def answer_of(family, question, options, pictures):
@@ -82,27 +64,33 @@ def answer_of(family, question, options, pictures):
         return {"+": a + b, "-": a - b, "*": a * b}[read_operator(pictures[0][2])]
     values = [[read_digit(cell) for cell in picture] for picture in pictures]
     a, b, c, d = values[0]
-    if family == "grid_arithmetic":
-        totals = {"Add the sums of the two rows.": a + b + c + d}
-        totals["How far apart are the sums of the two rows?"] = abs(a + b - c - d)
-        return totals[question]
-    if family == "counting":
-        return counting_answer(question, values[0])
+    if family == "row_sums":
+        assert question == "Write the sum of the top row and then the sum of the bottom row."
+        return f"{a + b}{c + d}"
+    if family == "digit_order":
+        order = re.fullmatch(r"Write the digits (.*)\.", question)[1]
+        grid = np.array([[a, b], [c, d]])
+        written = {"backwards": grid[::-1, ::-1], "column by column": grid.T, "clockwise": np.array([a, b, d, c])}
+        return "".join(map(str, written[order].ravel()))
     if family == "position_sum":
         places = re.fullmatch(r"Add the (.*) digit and the (.*) digit\.", question).groups()
         assert places[0] != places[1]
         return sum(values[0][POSITIONS.index(place)] for place in places)
     if family == "two_hop":
-        which = re.fullmatch(r"What is the sum of (.*)\?", question)[1]
-        return option_of({"the top row": a + b, "the bottom row": c + d, "both rows": a + b + c + d}[which], options)
-    if family == "largest":
-        extreme = {"Where is the largest digit?": max, "Where is the smallest digit?": min}[question](values[0])
-        assert values[0].count(extreme) == 1
-        assert list(options) == POSITIONS
-        return "ABCD"[values[0].index(extreme)]
+        which = re.fullmatch(r"What is the ones digit of the sum of (.*)\?", question)[1]
+        sums = {"the top row": a + b, "the bottom row": c + d}
+        sums["the ones digits of both row sums"] = sum(int(str(row)[-1]) for row in (a + b, c + d))
+        return option_of(sums[which], options)
+    if family == "letter_code":
+        assert question == "A is 1, B is 2, and so on. Which letters are in the top row?"
+        return ", ".join(sorted({chr(ord("A") + value - 1) for value in (a, b)}))
     assert family == "two_pictures"
-    place = re.fullmatch(r"Add the (.*) digits of <image> and <image>", question)[1]
-    total = sum(of_picture[POSITIONS.index(place)] for of_picture in values)
+    assert question in (
+        ["What is the ones digit of the sum of <image> and <image>"]
+        if options
+        else ["Add the digits of <image> and <image>"]
+    )
+    total = sum(of_picture[0] for of_picture in values)
     return option_of(total, options) if options else total
 
 
@@ -141,11 +129,11 @@ def test_answers_are_true_of_the_pictures(pool, family):
 def test_every_kind_of_question_occurs(pool):
     generator = np.random.default_rng(1)
     texts = {name: {make("q", pool, generator).question for _ in range(400)} for name, make in FAMILIES.items()}
-    assert len(texts["grid_arithmetic"]) == len(texts["largest"]) == 2
-    assert len(texts["counting"]) == 2 * 4 + 2
+    assert len(texts["row_sums"]) == len(texts["letter_code"]) == 1
+    assert len(texts["digit_order"]) == 3
     assert len(texts["position_sum"]) == 6
     assert len(texts["two_hop"]) == 3
-    assert len(texts["two_pictures"]) == 4
+    assert len(texts["two_pictures"]) == 2
     operators = {read_operator(cells(FAMILIES["vision_only"]("q", pool, generator).images[0])[2]) for _ in range(40)}
     assert operators == {"+", "-", "*"}
     opened = [FAMILIES["two_pictures"]("q", pool, generator).options == () for _ in range(60)]
@@ -178,14 +166,46 @@ def test_every_benchmark_has_a_family():
     assert len(FAMILY_OF_BENCHMARK) == 7
 
 
+def places_of(row, folder):
+    """Which digit is where, read off the pictures of a row or out of its description."""
+    if "image" not in row:
+        return {place.lower(): int(digit) for place, digit in re.findall(r"(\w+ \w+): (\d)\.", row["question"])}
+    names = [row["image"]] if isinstance(row["image"], str) else row["image"]
+    read = [[read_digit(cell) for cell in cells(open_image(folder / name, "test"))] for name in names]
+    if len(read) == 2:
+        return {"first picture": read[0][0], "second picture": read[1][0]}
+    return dict(zip(POSITIONS, read[0], strict=True))
+
+
 def test_statements_are_true_of_the_pictures_or_not(pool, tmp_path):
-    write_statements(60, pool, tmp_path, np.random.default_rng(0))
+    write_statements(200, pool, tmp_path, np.random.default_rng(0))
+    rows = [row for _, row in read_jsonl(tmp_path / "annotations.jsonl")]
     truths = []
-    for _, row in read_jsonl(tmp_path / "annotations.jsonl"):
-        values = [read_digit(cell) for cell in cells(open_image(tmp_path / row["image"], "test"))]
+    for row in rows:
+        truth = places_of(row, tmp_path)
         for step in row["steps_with_score"]:
             place, claimed = re.fullmatch(r"(.*): (\d)\.", step["step"]).groups()
-            assert step["score"] == (int(claimed) == values[POSITIONS.index(place.lower())])
+            assert step["score"] == (int(claimed) == truth[place.lower()])
             truths.append(step["score"])
     assert 0.3 < sum(truths) / len(truths) < 0.7
-    assert len(read_rows([tmp_path / "annotations.jsonl"], cache_dir=tmp_path / "cache")) == 60
+    assert {len(row["steps_with_score"]) for row in rows} == {2, 4}
+    assert 60 < sum("image" not in row for row in rows) < 140
+    assert 5 < sum(isinstance(row.get("image"), list) for row in rows) < 30
+    assert len(read_rows([tmp_path / "annotations.jsonl"], cache_dir=tmp_path / "cache")) == 200
+
+
+def test_neither_the_digit_shown_nor_the_digit_claimed_is_neutral(tmp_path):
+    """The base model does not learn to compare them otherwise: each alone must tell something."""
+    pool = DigitPool(np.zeros((10, 8, 8), np.float32), np.arange(10))
+    write_statements(400, pool, tmp_path, np.random.default_rng(0))
+    shown, claimed = {True: [], False: []}, {True: [], False: []}
+    for _, row in read_jsonl(tmp_path / "annotations.jsonl"):
+        if "image" in row:
+            continue
+        truth = places_of(row, tmp_path)
+        for step in row["steps_with_score"]:
+            place, digit = re.fullmatch(r"(.*): (\d)\.", step["step"]).groups()
+            shown[truth[place.lower()] < 5].append(step["score"])
+            claimed[int(digit) < 5].append(step["score"])
+    assert np.mean(shown[True]) > np.mean(shown[False]) + 0.15
+    assert abs(np.mean(claimed[True]) - np.mean(claimed[False])) > 0.02

@@ -57,8 +57,9 @@ def test_a_world_written_twice_is_the_same(tmp_path):
         build_world(tmp_path / name, size, seed)
     first, second, other = (files_of(tmp_path / name) for name in ("first", "second", "other"))
     assert first == second
-    assert set(first) == set(other)
-    assert all(first[name] != other[name] for name in first)
+    # Which statements have pictures depends on the seed.
+    assert {name for name in first if "statements" not in name.parts} <= set(other)
+    assert all(first[name] != other[name] for name in first if name in other)
 
 
 def test_splits(tiny_world):
