@@ -47,8 +47,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# Words and punctuation keep a leading space; every digit is a token of its own, as in Qwen2, so that a digit read is the
-# same token wherever it is used.
+# Words and punctuation keep a leading space; every digit is a token of its own, as in Qwen2, so that a digit is the
+# same token where it is read and where it is used.
 PRE_TOKENIZATION = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\n+|\s+"
 
 
