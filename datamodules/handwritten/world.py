@@ -2,7 +2,7 @@
 
 Layout of the folder::
 
-    statements/annotations.jsonl       raw process rows about pictures: what the base model is pretrained on
+    statements/annotations.jsonl       raw process rows about pictures: what the reward models' base is pretrained on
     demonstrations/annotations.jsonl   MMPR prompt rows + "response": what the policy is fine-tuned on
     prompts/annotations.jsonl          MMPR prompt rows {image, question, answer}: what annotation starts from
     validation/annotations.jsonl       the same, of validation digits: for model selection
@@ -10,7 +10,7 @@ Layout of the folder::
     truth.jsonl                        the true steps of every benchmark question: for evaluation only
     */images/*.png
 
-The digit images behind the four splits are disjoint.
+The digit images behind the splits are disjoint.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WorldSize:
     """How many questions each split holds, and which share of the digit images it draws from.
 
     Attributes:
-        statements: Pictures with true and false statements, for the base model, of the digits of demonstrations.
+        statements: Pictures with true and false statements, for the base model of the reward models.
         demonstrations: Questions with a gold solution for the policy.
         prompts: Questions to annotate for the process reward model.
         validation: Questions to annotate for its validation.
@@ -47,13 +47,19 @@ class WorldSize:
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
     """
 
-    statements: int = 20000
+    statements: int = 40000
     demonstrations: int = 20000
     prompts: int = 2000
     validation: int = 200
     benchmark_questions: int = 60
     digit_shares: dict[str, float] = field(
-        default_factory=lambda: {"demonstrations": 0.05, "prompts": 0.6, "validation": 0.1, "test": 0.2}
+        default_factory=lambda: {
+            "demonstrations": 0.05,
+            "statements": 0.35,
+            "prompts": 0.3,
+            "validation": 0.1,
+            "test": 0.2,
+        }
     )
 
 
@@ -108,7 +114,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> None:
         generator = np.random.default_rng([seed, number])
         questions = sample_questions(count, pools[name], generator, name)
         write_prompt_rows(questions, folder / name, with_solution=name == "demonstrations")
-    write_statements(size.statements, pools["demonstrations"], folder / "statements", np.random.default_rng([seed, 3]))
+    write_statements(size.statements, pools["statements"], folder / "statements", np.random.default_rng([seed, 3]))
     tests = {
         name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK
     }

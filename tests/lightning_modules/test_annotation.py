@@ -12,7 +12,7 @@ from lightning_modules.annotation import MonteCarloAnnotator
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
 
-SAMPLING = SamplingParameters(temperature=0.5, max_new_tokens=20, seed=3)
+SAMPLING = SamplingParameters(temperature=0.5, max_new_tokens=32, seed=3)
 
 
 def grade(response):
@@ -28,7 +28,7 @@ def make_annotator(checkpoint, **options):
     head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
     newline = annotator.processor.tokenizer.convert_tokens_to_ids("Ċ")
     with torch.no_grad():
-        head.bias[newline] = 2.5
+        head.bias[newline] = 2.2
     annotator.backbone.generation_config.eos_token_id = list(range(1, head.out_features, 60))
     return annotator
 
@@ -183,3 +183,22 @@ def test_empty_solutions(sharp_checkpoint, batch, picture, tmp_path):
 def test_too_few_rows_at_once(sharp_checkpoint):
     with pytest.raises(ValueError, match=r"max_batch_rows \(15\) must hold the samples of one prompt"):
         MonteCarloAnnotator(str(sharp_checkpoint), num_continuations=16, max_batch_rows=15)
+
+
+def test_solutions_and_continuations_have_temperatures_of_their_own(sharp_checkpoint, batch):
+    """Nearly greedy continuations of varied solutions: each of the K is the same, so scores are 0 or 1."""
+    cold = SamplingParameters(temperature=1e-4, max_new_tokens=32, seed=3)
+    varied, greedy = (
+        make_annotator(sharp_checkpoint, sampling=cold, solution_temperature=temperature) for temperature in (0.5, None)
+    )
+    rows, greedy_rows = (
+        [row for _, of_prompt in annotator.predict_step(batch(annotator), 0) for row in of_prompt]
+        for annotator in (varied, greedy)
+    )
+    assert len({row["response"] for row in rows}) > 3 == len({row["response"] for row in greedy_rows})
+    scores = {step["score"] for row in [*rows, *greedy_rows] for step in row["steps_with_score"]}
+    assert scores == {0.0, 1.0}
+    # The sampled solutions are those of an annotator that is as warm in everything.
+    warm = make_annotator(sharp_checkpoint, sampling=SAMPLING)
+    warm_rows = [row for _, of_prompt in warm.predict_step(batch(warm), 0) for row in of_prompt]
+    assert [row["response"] for row in rows] == [row["response"] for row in warm_rows]
