@@ -2,7 +2,7 @@
 
 Layout of the folder::
 
-    statements/annotations.jsonl       raw process rows about pictures: what the reward models' base is pretrained on
+    statements/annotations.jsonl       raw process rows about pictures: what the base model is pretrained on
     demonstrations/annotations.jsonl   MMPR prompt rows + "response": what the policy is fine-tuned on
     prompts/annotations.jsonl          MMPR prompt rows {image, question, answer}: what annotation starts from
     validation/annotations.jsonl       the same, of validation digits: for model selection
@@ -39,7 +39,7 @@ class WorldSize:
     """How many questions each split holds, and which share of the digit images it draws from.
 
     Attributes:
-        statements: Pictures with true and false statements, for the base model of the reward models.
+        statements: Pictures with true and false statements, for the base model, of the digits of demonstrations.
         demonstrations: Questions with a gold solution for the policy.
         prompts: Questions to annotate for the process reward model.
         validation: Questions to annotate for its validation.
@@ -47,7 +47,7 @@ class WorldSize:
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
     """
 
-    statements: int = 40000
+    statements: int = 20000
     demonstrations: int = 20000
     prompts: int = 2000
     validation: int = 200
@@ -55,8 +55,7 @@ class WorldSize:
     digit_shares: dict[str, float] = field(
         default_factory=lambda: {
             "demonstrations": 0.05,
-            "statements": 0.35,
-            "prompts": 0.3,
+            "prompts": 0.6,
             "validation": 0.1,
             "test": 0.2,
         }
@@ -114,7 +113,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> None:
         generator = np.random.default_rng([seed, number])
         questions = sample_questions(count, pools[name], generator, name)
         write_prompt_rows(questions, folder / name, with_solution=name == "demonstrations")
-    write_statements(size.statements, pools["statements"], folder / "statements", np.random.default_rng([seed, 3]))
+    write_statements(size.statements, pools["demonstrations"], folder / "statements", np.random.default_rng([seed, 3]))
     tests = {
         name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK
     }
