@@ -21,7 +21,8 @@ from transformers import ProcessorMixin
 
 from datamodules import fields
 from datamodules.answers.compare import answers_equal
-from datamodules.answers.extract import extract_final_answer
+from datamodules.answers.extract import clean, extract_final_answer
+from datamodules.answers.letters import OPTION_LETTERS, extract_option
 from datamodules.benchmarks import BENCHMARKS
 from datamodules.benchmarks.base import POLICY_INSTRUCTION, Grade
 from datamodules.files import read_jsonl
@@ -184,11 +185,13 @@ class SupervisedCollator:
 
 
 def grade_by_answer(gold: str) -> Callable[[str], Grade]:
-    """Grade a response by comparing its final answer with ``gold``."""
+    """Grade a response by comparing its final answer with ``gold``; "B. 40 cm" states the option B."""
+    is_option = clean(gold).strip("()") in tuple(OPTION_LETTERS)
 
     def grade(response: str) -> Grade:
         extracted = extract_final_answer(response)
-        text = extracted.short_text
+        option = extract_option(extracted.text, {}, OPTION_LETTERS) if is_option else None
+        text = option or extracted.short_text
         return Grade(text is not None and answers_equal(text, gold), text, extracted.status)
 
     return grade

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from datamodules.answers.normalize import normalize, text_key
+from datamodules.answers.lists import AnswerList, list_items, split_list
+from datamodules.answers.normalize import normalize, strip_edges, text_key
+from datamodules.answers.numbers import number_value, values_equal
 from datamodules.answers.symbolic import symbolically_equal
 from datamodules.answers.units import parse_quantity, quantities_equal
 
@@ -14,12 +16,19 @@ MAX_LENGTH = 1000
 
 MAX_SYMBOLIC_LENGTH = 200
 
-MAX_BRACKETS = 60
-
-_BRACKETS = {"(": ")", "[": "]", "\\{": "\\}"}
-_LEFT_SIDE = re.compile(r"^(?P<name>[A-Za-z\\∠][A-Za-z0-9\\_{}'∠ ()]{0,24}?)\s*=\s*(?P<value>[^=<>]+)$")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
-_MATH_WORDS = frozenset("sin cos tan cot sec csc log exp sqrt frac max min mod".split())
+_LEFT_SIDE = re.compile(
+    r"^(?P<name>(?:[A-Za-z∠]|\\[A-Za-z])[A-Za-z0-9\\_{}'∠ ()]{0,40}?)\s*(?:=|\\in(?![A-Za-z])|\\approx(?![A-Za-z]))\s*"
+    r"(?P<value>[^=<>]+)$"
+)
+_SENTENCE = re.compile(
+    r"^[A-Za-z][A-Za-z' ]{0,60}? (?:is|are|equals)(?: equal to| about| approximately)? (?P<value>\S.*)$"
+)
+_COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}|\\[A-Za-z]+")
+_MATH_WORDS = frozenset("sin cos tan cot sec csc log exp sqrt frac max min mod arcsin arccos arctan".split())
+_RATIO = re.compile(r"^(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)$")
+_ASTRONOMICAL = re.compile(
+    r"\^[^\^]{0,8}\^[^\^]{0,8}\^|\^\s*\{?\s*-?\d{5,}|\d{4,}\s*\)?\s*!|!\s*\)?\s*!|\d{3,}\s*\}*\s*\^\s*\{?\d{4,}"
+)
 
 
 def answers_equal(prediction: str, gold: str) -> bool:
@@ -53,14 +62,24 @@ def _equal(prediction: str, gold: str) -> bool:
     values = _drop_left_sides(prediction, gold)
     if values != (prediction, gold):
         return _equal(*values)
-    lists = _split_list(prediction), _split_list(gold)
+    lists = split_list(prediction), split_list(gold)
     if lists[0] is not None or lists[1] is not None:
-        return lists[0] is not None and lists[1] is not None and _lists_equal(lists[0], lists[1])
+        if lists[0] is not None and lists[1] is not None:
+            return _lists_equal(lists[0], lists[1])
+        return _is_range_of_interval(prediction, gold) and symbolically_equal(prediction, gold)
+    if _ratios_equal(prediction, gold):
+        return True
     return _looks_symbolic(prediction, gold) and symbolically_equal(prediction, gold)
 
 
+def ordered_lists_equal(prediction: str, gold: str) -> bool:
+    """Whether two lists, with or without brackets and quotes, have equal items in the same order; one item is a list."""
+    items = list_items(prediction), list_items(gold)
+    return len(items[0]) == len(items[1]) > 0 and all(answers_equal(a, b) for a, b in zip(*items, strict=True))
+
+
 def _drop_left_sides(prediction: str, gold: str) -> tuple[str, str]:
-    """Leave out ``name =`` where only one answer has it, or both have the same."""
+    """Leave out ``name =`` where only one answer has it, or both have the same; and "the area is" before a number."""
     matches = _LEFT_SIDE.match(prediction), _LEFT_SIDE.match(gold)
     values = [
         match["value"].strip() if match else text for match, text in zip(matches, (prediction, gold), strict=True)
@@ -68,66 +87,52 @@ def _drop_left_sides(prediction: str, gold: str) -> tuple[str, str]:
     if matches[0] and matches[1]:
         is_same_name = matches[0]["name"].replace(" ", "") == matches[1]["name"].replace(" ", "")
         return (values[0], values[1]) if is_same_name else (prediction, gold)
+    if not matches[0] and not matches[1]:
+        return _drop_sentence(prediction), _drop_sentence(gold)
     if "=" in (gold if matches[0] else prediction):
         return prediction, gold
     return values[0], values[1]
 
 
-def _split_list(text: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """The opening and closing bracket and the items of a list; None for a text without a comma at its top level."""
-    if sum(text.count(sign) for sign in "([{") > MAX_BRACKETS:
-        return None
-    opening = next((sign for sign in _BRACKETS if text.startswith(sign)), "")
-    closing = next((sign for sign in ("\\}", ")", "]") if text.endswith(sign)), "")
-    inner = text[len(opening) : len(text) - len(closing)] if opening and closing else text
-    if opening and closing and not _is_balanced(inner):
-        opening = closing = ""
-        inner = text
-    if not (opening and closing):
-        opening = closing = ""
-    items = _split_at_commas(inner)
-    if len(items) < 2 or not all(items):
-        return None
-    return opening, closing, tuple(items)
+def _drop_sentence(text: str) -> str:
+    match = _SENTENCE.match(text)
+    if match is None:
+        return text
+    value = strip_edges(match["value"])
+    return value if parse_quantity(value) is not None else text
 
 
-def _is_balanced(text: str) -> bool:
-    depth = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _split_at_commas(text: str) -> list[str]:
-    items = [""]
-    depth = 0
-    for piece in re.split(r"(,|;|\b(?:and|or)\b|[(\[{]|[)\]}])", text):
-        depth += (piece in ("(", "[", "{")) - (piece in (")", "]", "}"))
-        if depth == 0 and piece in (",", ";", "and", "or"):
-            items.append("")
-        else:
-            items[-1] += piece
-    stripped = [item.strip() for item in items]
-    # "a, b, and c" leaves an empty item between the comma and the word.
-    return [item for number, item in enumerate(stripped) if item or number in (0, len(stripped) - 1)]
-
-
-def _lists_equal(first: tuple[str, str, tuple[str, ...]], second: tuple[str, str, tuple[str, ...]]) -> bool:
-    brackets, items = (first[:2], second[:2]), (first[2], second[2])
-    if len(items[0]) != len(items[1]):
+def _lists_equal(first: AnswerList, second: AnswerList) -> bool:
+    if len(first.items) != len(second.items):
         return False
-    if not {("", ""), ("\\{", "\\}")} >= set(brackets):
-        both = brackets[0] == brackets[1] or ("", "") in brackets
-        return both and all(_equal(a, b) for a, b in zip(*items, strict=True))
-    left = list(items[1])
-    for item in items[0]:
+    if first.is_ordered or second.is_ordered:
+        is_same_kind = first.brackets == second.brackets or "" in (first.brackets, second.brackets)
+        return is_same_kind and all(_equal(a, b) for a, b in zip(first.items, second.items, strict=True))
+    left = list(second.items)
+    for item in first.items:
         match = next((other for other in left if _equal(item, other)), None)
         if match is None:
             return False
         left.remove(match)
     return True
+
+
+def _ratios_equal(prediction: str, gold: str) -> bool:
+    """Whether one is a ratio ``3:4`` and the other its value ``3/4``; two ratios may be times of the day."""
+    matches = _RATIO.match(prediction), _RATIO.match(gold)
+    if (matches[0] is None) == (matches[1] is None):
+        return False
+    match = matches[0] or matches[1]
+    assert match is not None
+    ratio = number_value(f"{match[1]}/{match[2]}")
+    value = number_value(gold if matches[0] else prediction)
+    return ratio is not None and value is not None and values_equal(ratio, value)
+
+
+def _is_range_of_interval(prediction: str, gold: str) -> bool:
+    """Whether one may be an interval and the other the inequality that describes it."""
+    is_inequality = [re.search(r"[<>]|\\[lg]e(?![A-Za-z])", text) is not None for text in (prediction, gold)]
+    return is_inequality[0] != is_inequality[1] and _looks_symbolic(prediction, gold)
 
 
 def _looks_symbolic(prediction: str, gold: str) -> bool:
@@ -139,5 +144,7 @@ def _looks_symbolic(prediction: str, gold: str) -> bool:
         words = re.findall(r"[A-Za-z]{3,}", _COMMAND.sub(" ", text))
         if any(word.lower() not in _MATH_WORDS for word in words) or not re.search(r"[A-Za-z0-9]", text):
             return False
+        if _ASTRONOMICAL.search(text):
+            return False
     # Arithmetic without letters that has no value by now is malformed or astronomical.
-    return any(re.search(r"[A-Za-z!]", text) for text in texts)
+    return any(re.search(r"[A-Za-z!|]", text) for text in texts)

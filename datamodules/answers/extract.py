@@ -1,13 +1,13 @@
-"""Cut the final answer out of a response, and read option letters from the cut."""
+"""Cut the final answer out of a response."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from datamodules.answers.normalize import normalize, strip_edges, text_key, unwrap_text_commands
+from datamodules.answers.normalize import normalize, remove_emphasis, strip_edges, unwrap_text_commands
+from datamodules.answers.units import parse_quantity
 
 Status = Literal["boxed", "tag", "marker", "last_line", "none"]
 
@@ -18,12 +18,40 @@ MAX_CUT_LENGTH = 2000
 _BOX_OR_BRACE = re.compile(
     r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\boxed\s+(?P<bare>[^\s{$]+)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL
 )
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
-_SUBJECT = r"\b(?:(?:final|correct)\s+)*answer|\bcorrect\s+(?:option|choice)"
-_MARKER = re.compile(rf"(?:{_SUBJECT})\s*(?:\b(?:is|was)\b|[:=：])[\s*:=_]*(?P<tail>\S[^\n]*)", re.IGNORECASE)
-_HEADING = re.compile(r"^\W*(?:final\s+)?answer\W*\n+\s*(?P<tail>\S[^\n]*)", re.IGNORECASE | re.MULTILINE)
+_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
+_END_OF_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_VERB = r"(?:is|was|are|equals|(?:should|must|would|will|has to) be)\b"
+_SUBJECT = (
+    r"(?<!\bwrong )(?<!\bincorrect )\b(?:(?:final|correct|right)\s+)*answers?\b(?:\s+choice)?"
+    r"(?:\s+(?:to|of|for)\s+(?:the|this|our)\s+(?:[a-z]+\s+)?(?:question|problem))?"
+    r"|\b(?:correct|right|best)\s+(?:option|choice)|\bans\b\.?|答案"
+)
+_MARKER = re.compile(
+    rf"(?:{_SUBJECT})[*_]*\s*(?:therefore\s+|thus\s+|then\s+)?(?:{_VERB}|[:=：→]|[为是])"
+    r"(?!\s*(?:not|n't|wrong|incorrect|correct|right)\b)[\s*:=_：]*"
+    r"(?=(?P<tail>\S[^\n]{0,2000}))",  # not consumed: the same line may hold another one
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"^\W*(?:(?:final\s+)?answer\W*\n+\s*|final\s+answer\s*(?=[-\d\\$(]))(?P<tail>\S[^\n]*)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _SENTENCE_END = re.compile(r"(?<=\S)\.\s+(?=[A-Z])")
-_LAST_VALUE = re.compile(r"^.*(?:=|\b(?:is|are|equals|be)\b\s*:?|:)\s*(?P<tail>\S.{0,30})$", re.DOTALL)
+_REASON = re.compile(r",?\s+(?:because|since|as\s+(?:it|the|they|this|we)|which)\b.*", re.IGNORECASE | re.DOTALL)
+_LAST_VALUE = re.compile(
+    r"^.*(?:=|\b(?:is|are|equals|be)\b(?:\s+(?:equal\s+to|about|approximately|then|therefore))?\s*:?|:)"
+    r"\s*(?P<tail>\S.{0,30})$",
+    re.DOTALL,
+)
+_VALUE_FIRST = re.compile(
+    r"^(?:(?:so|thus|hence|therefore)\b,?\s+)?(?P<head>.{1,60}?)\s+(?:is|are)\s+(?:the\s+|our\s+)?"
+    r"(?:(?:final|correct|right|best)\b\s*)?(?:answers?|option|choice|one)?$",
+    re.IGNORECASE | re.DOTALL,
+)
+_LEAD = re.compile(
+    rf"^(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:the\s+)?(?:{_SUBJECT})\s*(?:{_VERB}|[:=：])\s*", re.IGNORECASE
+)
+_VALUE_OR_LETTER = re.compile(r"\(?[A-I]\)?")
 
 
 @dataclass(frozen=True)
@@ -32,8 +60,8 @@ class ExtractedAnswer:
 
     Attributes:
         text: The cut, without LaTeX text commands, dollar signs, emphasis, quotes and a final full stop.
-        status: Where it was found: in the last box, an ``<answer>`` tag, behind "the answer is", in the last line, or
-            nowhere (then `text` is empty).
+        status: Where it was found: in the last box ("boxed"), an ``<answer>`` tag ("tag"), behind "the answer is"
+            ("marker"), in the last line ("last_line"), or nowhere ("none"; then `text` is empty).
     """
 
     text: str
@@ -51,35 +79,58 @@ class ExtractedAnswer:
 def extract_final_answer(response: str) -> ExtractedAnswer:
     r"""Cut the final answer out of a response.
 
-    Tried in turn: the last ``\boxed{...}`` with balanced braces, the last ``<answer>...</answer>``, what follows the
-    last "(final) answer is" / "answer:" / "correct option is", the last line that is not blank (of which only the tail
-    behind its last "=" or "is", if it is short).
+    What follows ``</think>`` counts, if anything does. Tried in turn: the last ``\boxed{...}`` with balanced braces or
+    ``<answer>...</answer>``, whichever stands later; what follows the last "(final) answer is" / "answer:" / "correct
+    option is"; the last line that is not blank (of which only the tail behind its last "=" or "is", if it is short). A
+    box gives way only to a number, quantity or option letter that the last line calls the answer, below the box.
     """
+    thought_ends = [match.end() for match in _END_OF_THOUGHT.finditer(response)]
+    if thought_ends and response[thought_ends[-1] :].strip():
+        response = response[thought_ends[-1] :]
     for cut, status in _candidates(response):
         text = clean(cut[-MAX_CUT_LENGTH:])
+        text = _LEAD.sub("", text) or text
         if text:
             return ExtractedAnswer(text, status)
     return ExtractedAnswer("", "none")
 
 
 def _candidates(response: str) -> list[tuple[str, Status]]:
-    found: list[tuple[str, Status]] = [(cut, "boxed") for cut in reversed(_boxed_contents(response))]
-    found += [(cut, "tag") for cut in reversed(_TAG.findall(response))]
+    placed: list[tuple[int, str, Status]] = [(start, cut, "boxed") for start, cut in _boxed_contents(response)]
+    placed += [(match.start(1), match[1], "tag") for match in _TAG.finditer(response) if "\\boxed" not in match[1]]
+    found: list[tuple[str, Status]] = [(cut, status) for _, cut, status in sorted(placed, reverse=True) if clean(cut)]
     marked = [match for pattern in (_MARKER, _HEADING) for match in pattern.finditer(response)]
-    if marked:
-        tail = max(marked, key=lambda match: match.start("tail"))["tail"]
-        found.append((_SENTENCE_END.split(tail)[0], "marker"))
     lines = [line for line in response.splitlines() if line.strip()]
+    if marked:
+        last_mark = max(marked, key=lambda match: match.start("tail"))
+        tail = _REASON.sub("", _SENTENCE_END.split(last_mark["tail"])[0]) or last_mark["tail"]
+        is_below = bool(placed) and last_mark.start() > max(placed)[0] and not response[last_mark.end("tail") :].strip()
+        if is_below and _is_clear(tail):
+            found.insert(0, (tail, "marker"))
+        found.append((tail, "marker"))
     if lines:
         last = clean(lines[-1][-MAX_CUT_LENGTH:])
-        value = _LAST_VALUE.match(last)
-        found += [(value["tail"], "last_line")] if value else []
-        found.append((last, "last_line"))
+        found += [(cut, "last_line") for cut in (*_values_in_line(last), last)]
     return found
 
 
-def _boxed_contents(response: str) -> list[str]:
-    r"""Contents of all boxes whose braces are balanced, in order; ``\boxed 5`` counts up to the next space."""
+def _is_clear(tail: str) -> bool:
+    """Whether a tail is a number, a quantity or an option letter and nothing else."""
+    text = normalize(clean(tail))
+    return _VALUE_OR_LETTER.fullmatch(text) is not None or parse_quantity(text) is not None
+
+
+def _values_in_line(line: str) -> list[str]:
+    """The part of a last line that is the answer, if it is told apart: "so x is 5", "5 is the answer"."""
+    value_first = _VALUE_FIRST.match(line)
+    if value_first:
+        return [value_first["head"]]
+    value_last = _LAST_VALUE.match(line)
+    return [_SENTENCE_END.split(value_last["tail"])[0]] if value_last else []
+
+
+def _boxed_contents(response: str) -> list[tuple[int, str]]:
+    r"""Where the contents of all boxes with balanced braces begin, and what they are, in order; ``\boxed 5`` counts up to the next space."""
     contents: list[tuple[int, str]] = []
     open_braces: list[int | None] = []  # where the content of a box begins, None for another brace
     for match in _BOX_OR_BRACE.finditer(response):  # also passes over the escaped braces of \{ and \}
@@ -93,83 +144,17 @@ def _boxed_contents(response: str) -> list[str]:
             begin = open_braces.pop()
             if begin is not None:
                 contents.append((begin, response[begin : match.start()]))
-    return [content for _, content in sorted(contents)]
+    return sorted(contents)
 
 
 def clean(cut: str) -> str:
     """Remove what surrounds an answer without being part of it; applying it twice changes nothing."""
     while True:
         text = unwrap_text_commands(cut)
-        for markup in ("**", "\\$", "$", "\\(", "\\)", "\\[", "\\]"):
+        text = remove_emphasis(text)
+        for markup in ("\\$", "$", "\\(", "\\)", "\\[", "\\]"):
             text = text.replace(markup, "")
         text = strip_edges(text.replace("\\ ", " "))
         if text == cut:
             return text
         cut = text
-
-
-def extract_letters(answer: str, letters: str) -> frozenset[str]:
-    """Option letters that stand alone in a final-answer cut.
-
-    Read as letters: an answer made of nothing but letters (``B``, ``(b)``, ``B, D``, ``B and D``, ``BD``; up to four
-    without separators); else letters in parentheses; else a first letter that no word follows (``B. 12 cm``, but not
-    ``A triangle``); else letters behind "option" or "choice"; else a last word that is a letter, the only one in the
-    cut, and introduced by "is", "so" or a comma.
-
-    Args:
-        answer: The cut.
-        letters: The letters that may occur, upper-case.
-
-    Returns:
-        The letters, upper-case; empty if none is recognised.
-    """
-    text = normalize(answer)
-    allowed = f"[{re.escape(letters)}]"
-    any_case = f"[{re.escape(letters + letters.lower())}]"
-    if re.fullmatch(rf"\W*{any_case}\W*", text):
-        return frozenset(re.findall(r"\w", text.upper()))
-    compact = re.sub(r"\b(?:and|or|options?|choices?)\b|[\W_]", "", text, flags=re.IGNORECASE)
-    if re.fullmatch(rf"{allowed}+", compact) and len(set(compact)) == len(compact):
-        is_word = re.fullmatch(r"\w{5,}", text) is not None
-        return frozenset() if is_word else frozenset(compact)
-    for pattern in (
-        rf"(?<!\w)\(\s*({allowed})\s*\)",
-        rf"^\W*({allowed})\b(?!['’]|\s*\w{{2,}}|\s*[=+*/^<>])",
-        rf"(?i:\b(?:option|choice|answer)s?)\s+(?:is\s+)?({allowed})\b(?!['’])",
-    ):
-        found = re.findall(pattern, text)
-        if found:
-            return frozenset(found)
-    alone = re.findall(rf"(?<![\w'’])({allowed})(?![\w'’])", text)
-    if len(alone) == 1 and re.search(rf"(?:\bis|\bbe|,|:|so|thus|therefore)\s+{allowed}\W*$", text):
-        return frozenset(alone)
-    return frozenset()
-
-
-def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str | None:
-    """The one option that a final-answer cut names, by letter or by exactly its text.
-
-    Args:
-        answer: The cut.
-        options: Letter to text; may be empty when the texts are not known.
-        letters: Letters that may occur, upper-case.
-
-    Returns:
-        The letter; None if no option or more than one is named. Nothing is guessed.
-    """
-    text = normalize(answer)
-    if re.fullmatch(rf"\W*[{re.escape(letters)}]\W*", text):
-        return re.sub(r"[\W_]", "", text)
-    by_text = [letter for letter, option in options.items() if text and _is_same_text(text, option)]
-    if len(by_text) == 1:
-        return by_text[0]
-    lettered = re.match(rf"\W*([{re.escape(letters)}])\W+(.+)$", text)
-    if lettered and lettered[1] in options and _is_same_text(lettered[2], options[lettered[1]]):
-        return lettered[1]
-    found = extract_letters(answer, letters)
-    return next(iter(found)) if len(found) == 1 else None
-
-
-def _is_same_text(answer: str, option: str) -> bool:
-    option_key = text_key(normalize(option))
-    return bool(option_key) and text_key(answer) == option_key

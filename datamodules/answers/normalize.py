@@ -4,40 +4,71 @@ from __future__ import annotations
 
 import re
 
-_UNICODE_SIGNS = {
-    "−": "-",
-    "–": "-",
-    "×": "\\times ",
-    "·": "\\cdot ",
-    "⋅": "\\cdot ",
-    "÷": "\\div ",
-    "π": "\\pi ",
-    "√": "\\sqrt ",
-    "∞": "\\infty ",
-    "²": "^2",
-    "³": "^3",
-    "½": "\\frac{1}{2}",
-    "¼": "\\frac{1}{4}",
-    "¾": "\\frac{3}{4}",
-    "≤": "\\le ",
-    "≥": "\\ge ",
-    "º": "°",
-    "μ": "µ",
-    "，": ",",
-    "：": ":",
-    "（": "(",
-    "）": ")",
-    "\u00a0": " ",
-    "’": "'",
-}
-
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|boldsymbol|bm)\s*\{([^{}]*)\}")
-_SPACING_COMMAND = re.compile(
-    r"\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|left\b\.?|right\b\.?|big[lr]?\b|Big[lr]?\b)|~"
+_SIGNS = str.maketrans(
+    {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms
+    | dict.fromkeys("−‐‑‒–—﹣", "-")
+    | dict.fromkeys("\u00a0\u2002\u2003\u2007\u2009\u202f\u3000\t\r\n", " ")
+    | dict.fromkeys("\u200b\u200c\u200d\ufeff")
+    | {
+        "×": "\\times ",
+        "·": "\\cdot ",
+        "⋅": "\\cdot ",
+        "÷": "\\div ",
+        "±": "\\pm ",
+        "π": "\\pi ",
+        "∞": "\\infty ",
+        "½": "\\frac{1}{2}",
+        "¼": "\\frac{1}{4}",
+        "¾": "\\frac{3}{4}",
+        "⅓": "\\frac{1}{3}",
+        "⅔": "\\frac{2}{3}",
+        "⅛": "\\frac{1}{8}",
+        "⁄": "/",
+        "∕": "/",
+        "≤": "\\le ",
+        "≥": "\\ge ",
+        "≠": "\\ne ",
+        "≈": "\\approx ",
+        "∈": "\\in ",
+        "∪": "\\cup ",
+        "∩": "\\cap ",
+        "∠": "\\angle ",
+        "△": "\\triangle ",
+        "℃": "°C",
+        "º": "°",
+        "˚": "°",
+        "μ": "µ",
+        "Ω": "Ω",  # the sign of the unit, and the Greek letter
+        "、": ",",
+        "‘": "'",
+        "’": "'",
+        "′": "'",
+    }
 )
-_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree\b|\^\s*\{?°\}?)")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_SMALL_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻₀₁₂₃₄₅₆₇₈₉", "0123456789-0123456789")
+_ROOT_SIGN = re.compile(
+    r"(?:√|(?<![A-Za-z\\])sqrt(?![A-Za-z]))\s*(?:(\d+(?:\.\d+)?|[A-Za-z])|\(([^()]*)\)|\{([^{}]*)\})?"
+)
+_PI = re.compile(r"(?<![A-Za-z\\])[Pp]i(?![A-Za-z])")
+
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|boldsymbol|bm)"
+    r"\s*\{([^{}]*)\}"
+)
+_LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:,?\\[,!;:]|\{,\}|~)(?=\d{3}(?!\d))")
+_SPACED_THOUSANDS = re.compile(r"(?<![\w.,/}^])(?<!\d )\d{1,3}(?: \d{3})+(?![\d/]| \d)")
+_SPACING_COMMAND = re.compile(
+    r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|left\b\.?|right\b\.?|[Bb]igg?[lr]?\b|limits\b)|~"
+)
+_DEGREE = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\(?:text)?degree\b|\^\s*\{?°\}?)")
 _MONEY = re.compile(r"\\?\$|[€£¥]")
-_EDGE_CHARACTERS = " \t\n\"'`*“”"
+_APPROXIMATELY = re.compile(
+    r"^(?:\\approx(?![A-Za-z])|(?:approximately|approx\.?|about|roughly|around)\s)\s*(?=[-\d.\\])", re.IGNORECASE
+)
+_POWER_ASTERISKS = re.compile(r"(?<=[\w)])\s?\*\*\s?(?=[\d({-])")
+_EDGE_CHARACTERS = " \t\r\n\"'`*“”"
 
 
 def unwrap_text_commands(text: str) -> str:
@@ -47,6 +78,13 @@ def unwrap_text_commands(text: str) -> str:
         if unwrapped == text:
             return text
         text = unwrapped
+
+
+def remove_emphasis(text: str) -> str:
+    """Remove the asterisks of bold text; in ``x**2`` they are a power and become ``^``."""
+    if "**" not in text:
+        return text
+    return _POWER_ASTERISKS.sub("^", text).replace("**", "")
 
 
 def strip_edges(text: str) -> str:
@@ -63,22 +101,36 @@ def strip_edges(text: str) -> str:
 def normalize(text: str) -> str:
     """Bring an answer into one spelling: LaTeX without spacing commands, ASCII signs, single spaces.
 
-    Money signs disappear; ``%`` and ``°`` stay, as units.
+    Money signs, thousands separators other than commas, and "about" before a number disappear; ``%`` and ``°`` stay, as
+    units.
     """
-    for sign, spelling in _UNICODE_SIGNS.items():
-        text = text.replace(sign, spelling)
+    if not text.isascii():
+        text = text.translate(_SIGNS)
+        text = _SUPERSCRIPT.sub(lambda match: f"^{{{match.group().translate(_SMALL_DIGITS)}}}", text)
+        text = _SUBSCRIPT.sub(lambda match: f"_{{{match.group().translate(_SMALL_DIGITS)}}}", text)
     text = unwrap_text_commands(text)
-    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\(", "").replace("\\)", "").replace("**", "")
-    text = text.replace("\\[", "").replace("\\]", "")
+    text = _LATEX_THOUSANDS.sub("", text)
+    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\(", "").replace("\\)", "")
+    text = remove_emphasis(text.replace("\\[", "").replace("\\]", ""))
     text = _DEGREE.sub("°", text)
     text = _SPACING_COMMAND.sub(" ", text)
     text = _MONEY.sub("", text)
+    text = _ROOT_SIGN.sub(_root, text)
+    text = _PI.sub(r"\\pi ", text)
     text = re.sub(r"\\[dtc]frac\b|\\[dtc]frac(?=\d)", r"\\frac", text)
-    return strip_edges(" ".join(text.split()))
+    text = re.sub(r"\\([lg])e(?:q|qslant)(?![A-Za-z])", r"\\\1e", text)
+    text = _APPROXIMATELY.sub("", strip_edges(" ".join(text.split())))
+    return _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
+
+
+def _root(match: re.Match[str]) -> str:
+    radicand = match[1] or match[2] or match[3]
+    return rf"\sqrt{{{radicand}}}" if radicand else r"\sqrt "
 
 
 def text_key(normalized: str) -> str:
     """What two answers must share to be equal as text: case, articles and spaces beside signs do not count."""
     key = re.sub(r"^(?:the|an?)\s+(?=[a-z]{3})", "", normalized.casefold())
+    key = re.sub(r"([_^])\{(\w)\}", r"\1\2", key)
     key = re.sub(r"(?<![^\W_])\s+|\s+(?![^\W_])", "", key).strip("?;:,")
     return key.rstrip("!") if key.rstrip("!").isalpha() else key

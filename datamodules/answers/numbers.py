@@ -25,6 +25,11 @@ _TOKEN = re.compile(
     r"|(?P<sign>\*\*|[-+*/^(){}\[\]]))"
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar)\s*(?:\{(\d+)\}|(\d))")
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+).split()
 
 
 class _NotANumberError(Exception):
@@ -41,8 +46,11 @@ def number_value(text: str) -> Value | None:
     Returns:
         A fraction when the value is rational and not huge, else a finite float; None when it is not numeric.
     """
-    if len(text) > MAX_LENGTH or not any(character.isdigit() or character in "pi" for character in text):
+    if text.isalpha() and text.lower() in _WORDS:
+        return Fraction(_WORDS.index(text.lower()))
+    if len(text) > MAX_LENGTH or not text.isascii() or not any(sign.isdigit() or sign in "pi" for sign in text):
         return None
+    text = _REPEATING.sub(_repeating_decimal, text)
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     try:
         value = _Parser(_tokenize(text)).parse()
@@ -63,6 +71,13 @@ def values_equal(first: Value, second: Value, tolerance: float = 1e-6) -> bool:
         return abs(Fraction(first) - Fraction(second)) <= bound
     except (OverflowError, ValueError):
         return False
+
+
+def _repeating_decimal(match: re.Match[str]) -> str:
+    r"""``0.1\overline{6}`` as a fraction: (16 - 1) / 90."""
+    whole, fixed, period = match[1], match[2], match[3] or match[4]
+    numerator = int(whole + fixed + period) - int(whole + fixed or "0")
+    return f"({numerator}/{(10 ** len(period) - 1) * 10 ** len(fixed)})"
 
 
 def _tokenize(text: str) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
-"""A process of its own that compares LaTeX with math-verify: one JSON line in, one line ``1`` or ``0`` out.
+"""A process of its own that compares LaTeX with math-verify: one JSON line in, one line ``1``, ``0`` or ``?`` out.
 
 A process, because math-verify's time limit works in main threads only and cannot interrupt the computation of a huge
-power: :mod:`datamodules.answers.symbolic` kills this process instead. It runs as a file and imports nothing of ours.
+power. Limits count seconds of this process's own computation, so that a busy machine changes no verdict. After
+``SECONDS`` Python code is interrupted and the verdict is ``?``; where that does not help, the kernel ends the process a
+few seconds later, also when the parent process is gone. It runs as a file and imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -9,10 +11,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import time
+from typing import Any
 
-SECONDS_PER_STAGE = 3
-MEMORY_LIMIT = 4 * 2**30
+SECONDS = 3.0
+SECONDS_UNTIL_KILLED = 3
+MEMORY_LIMIT = 2 * 2**30
+
+
+class _OutOfTimeError(BaseException):
+    """No Exception: libraries would catch it and go on."""
 
 
 def main() -> None:
@@ -20,25 +30,62 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     sys.stdout = sys.stderr  # libraries print warnings there
     logging.disable(logging.CRITICAL)
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+    _limit_memory()
 
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
-    def expressions(text: str) -> list[object]:
+    def expressions(text: str) -> list[Any]:
         configurations = [LatexExtractionConfig(), ExprExtractionConfig()]
-        return list(parse(f"${text}$", configurations, fallback_mode="no_fallback", parsing_timeout=SECONDS_PER_STAGE))
+        return list(parse(f"${text}$", configurations, fallback_mode="no_fallback", parsing_timeout=None))
+
+    def verdict(prediction: str, gold: str) -> str:
+        expected, given = expressions(gold), expressions(prediction)
+        if not expected or not given:
+            return "0"
+        # verify() is not symmetric: the right answer comes first, and only with this switch may a set stand for the
+        # inequality that describes it in both directions.
+        return "1" if verify(expected, given, allow_set_relation_comp=True, timeout_seconds=None) else "0"
 
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:
         request = json.loads(line)
-        gold, prediction = expressions(request["gold"]), expressions(request["prediction"])
-        is_equal = bool(gold and prediction) and verify(gold, prediction, timeout_seconds=SECONDS_PER_STAGE)
-        answers.write("1\n" if is_equal else "0\n")
+        try:
+            _start_clock()
+            answer = verdict(request["prediction"], request["gold"])
+        except (_OutOfTimeError, RecursionError, MemoryError):
+            answer = "?"
+        finally:
+            _stop_clock()
+        answers.write(f"{answer}\n")
         answers.flush()
+
+
+def _limit_memory() -> None:
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+
+
+def _raise_out_of_time(*_: object) -> None:
+    raise _OutOfTimeError
+
+
+def _start_clock() -> None:
+    if sys.platform != "win32":
+        import resource
+
+        end = int(time.process_time() + SECONDS) + 1 + SECONDS_UNTIL_KILLED
+        resource.setrlimit(resource.RLIMIT_CPU, (end, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        signal.signal(signal.SIGPROF, _raise_out_of_time)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS, 0.5)
+
+
+def _stop_clock() -> None:
+    if sys.platform != "win32":
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,9 +10,17 @@ from functools import lru_cache
 
 from datamodules.answers.numbers import Value, number_value, values_equal
 
-_METRIC_PREFIXES = {"k": Fraction(1000), "": Fraction(1), "d": Fraction(1, 10), "c": Fraction(1, 100)}
+PERCENT = "%"
+
+_METRIC_PREFIXES = {
+    "M": Fraction(10**6),
+    "k": Fraction(1000),
+    "": Fraction(1),
+    "d": Fraction(1, 10),
+    "c": Fraction(1, 100),
+}
 _METRIC_PREFIXES |= {"m": Fraction(1, 1000), "µ": Fraction(1, 10**6), "n": Fraction(1, 10**9)}
-_LONG_PREFIXES = {"kilo": "k", "deci": "d", "centi": "c", "milli": "m", "micro": "µ", "nano": "n", "": ""}
+_LONG_PREFIXES = {"mega": "M", "kilo": "k", "deci": "d", "centi": "c", "milli": "m", "micro": "µ", "nano": "n", "": ""}
 
 
 def _unit_table() -> dict[str, tuple[str, Fraction]]:
@@ -29,6 +38,12 @@ def _unit_table() -> dict[str, tuple[str, Fraction]]:
         ("Hz", ("hertz",), "frequency"),
         ("Pa", ("pascal",), "pressure"),
         ("mol", ("mole",), "amount"),
+        ("C", ("coulomb",), "charge"),
+        ("K", ("kelvin",), "temperature"),
+        ("Ω", ("ohm",), "resistance"),
+        ("eV", ("electronvolt",), "electronic energy"),
+        ("T", ("tesla",), "flux density"),
+        ("F", ("farad",), "capacitance"),
     ):
         for prefix, factor in _METRIC_PREFIXES.items():
             table[prefix + symbol] = (dimension, factor)
@@ -46,8 +61,16 @@ def _unit_table() -> dict[str, tuple[str, Fraction]]:
         (("ft", "foot", "feet"), "length", Fraction(3048, 10000)),
         (("yd", "yard", "yards"), "length", Fraction(9144, 10000)),
         (("mi", "mile", "miles"), "length", Fraction(1609344, 1000)),
-        (("%", "percent", "percents", "per cent"), "percent", Fraction(1)),
+        (("week", "weeks"), "time", Fraction(604800)),
+        (("lb", "lbs", "pound", "pounds"), "weight", Fraction(1)),
+        (("oz", "ounce", "ounces"), "weight", Fraction(1, 16)),
+        (("ton", "tons", "tonne", "tonnes"), "mass", Fraction(10**6)),
+        (("ha", "hectare", "hectares"), "area", Fraction(10000)),
+        (("°C", "deg C", "degrees Celsius"), "temperature in Celsius", Fraction(1)),
+        (("°F", "degrees Fahrenheit"), "temperature in Fahrenheit", Fraction(1)),
+        ((PERCENT, "percent", "percents", "per cent", "percentage"), "percent", Fraction(1)),
         (("°", "deg", "degree", "degrees"), "angle", Fraction(1)),
+        (("rad", "radian", "radians"), "angle", Fraction(180 / math.pi)),
     ):
         table |= dict.fromkeys(spellings, (dimension, factor))
     return table
@@ -56,12 +79,22 @@ def _unit_table() -> dict[str, tuple[str, Fraction]]:
 UNITS = _unit_table()
 """Spelling to (dimension, size in the base unit of the dimension)."""
 
-_GLUED_UNITS = frozenset(spelling for spelling in UNITS if len(spelling) > 1 or not spelling.isalpha()) | {"m", "L"}
+_GLUED_UNITS = frozenset(spelling for spelling in UNITS if len(spelling) > 1 or not spelling.isalpha()) | {
+    "m",
+    "L",
+    "Ω",
+}
+_NO_UNITS = re.compile(r"(?:square |cubic |sq\.? |cu\.? )?units?(?:\s?\^\{?[23]\}?)?\.?")
+"""What questions without real units are answered in; fits every unit, as no unit does."""
+
 _MATH_WORDS = frozenset("sin cos tan cot sec csc log exp lim max min mod det gcd lcm sqrt and".split())
-_QUANTITY = re.compile(r"^(?P<number>.*[\d)}])(?P<space>\s*)(?P<unit>[A-Za-zµ%°][A-Za-zµ°%/*^0-9 .{}()-]*)$", re.DOTALL)
-_NUMBER_WITH_PI = re.compile(
-    r"^(?P<number>.*\\pi)(?P<space>\s+)(?P<unit>[A-Za-zµ%°][A-Za-zµ°%/*^0-9 .{}()-]*)$", re.DOTALL
+_QUANTITY = re.compile(
+    r"^(?P<number>.*[\d)}])(?P<space>\s*)(?P<unit>[A-Za-zµΩ%°][A-Za-zµΩ°%/*^0-9 .{}()-]*)$", re.DOTALL
 )
+_NUMBER_WITH_PI = re.compile(
+    r"^(?P<number>.*\\pi)(?P<space>\s+)(?P<unit>[A-Za-zµΩ%°][A-Za-zµΩ°%/*^0-9 .{}()-]*)$", re.DOTALL
+)
+_UNIT_SIGNS = re.compile(r"\\(cdot|Omega|ohm|mu)(?![A-Za-z])\s*(?=[A-Za-zΩ]|$)")
 
 
 @dataclass(frozen=True)
@@ -86,11 +119,14 @@ def parse_quantity(text: str) -> Quantity | None:
     value = number_value(text)
     if value is not None:
         return Quantity(value, "")
+    text = _UNIT_SIGNS.sub(lambda match: {"cdot": "*", "Omega": "Ω", "ohm": "Ω", "mu": "µ"}[match[1]], text)
     for pattern in (_QUANTITY, _NUMBER_WITH_PI):
         match = pattern.match(text)
         if match is None:
             continue
         value = number_value(match["number"].strip())
+        if value is not None and match["space"] and _NO_UNITS.fullmatch(match["unit"]):
+            return Quantity(value, "")
         unit = _spell_unit(match["unit"], is_glued=not match["space"])
         if value is not None and unit:
             return Quantity(value, unit)
@@ -98,7 +134,14 @@ def parse_quantity(text: str) -> Quantity | None:
 
 
 def quantities_equal(first: Quantity, second: Quantity) -> bool:
-    """Equal values; a missing unit fits every unit, known units of one dimension are converted."""
+    """Equal values; a missing unit fits every unit, known units of one dimension are converted.
+
+    A number without a unit also equals the percentage that it is as a share: 0.5 and 50 both equal 50 %, as in
+    math-verify, because graders cannot know which of the two a question asks for.
+    """
+    if PERCENT in (first.unit, second.unit) and "" in (first.unit, second.unit):
+        percentage, number = (first.value, second.value) if first.unit == PERCENT else (second.value, first.value)
+        return values_equal(percentage, number) or values_equal(_times(percentage, Fraction(1, 100)), number)
     if not first.unit or not second.unit or first.unit == second.unit:
         return values_equal(first.value, second.value)
     sizes = _unit_size(first.unit), _unit_size(second.unit)
@@ -116,6 +159,8 @@ def _spell_unit(text: str, *, is_glued: bool) -> str:
     unit = text.strip().rstrip(".").replace("{", "").replace("}", "").replace("^ ", "^")
     unit = re.sub(r"^(?:square|sq\.?)\s+(.+)$", r"\1^2", unit)
     unit = re.sub(r"^cubic\s+(.+)$", r"\1^3", unit)
+    if UNITS.get(unit, ("",))[0] == "percent":
+        return PERCENT
     if unit in UNITS:
         return unit if not is_glued or unit in _GLUED_UNITS else ""
     if _unit_size(unit) is not None:
@@ -134,16 +179,17 @@ def _unit_size(unit: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None
     size = Fraction(1)
     for place, part in enumerate(unit.replace("per cent", "percent").replace(" per ", "/").split("/")):
         for factor in re.split(r"[\s*.]+", part.strip()):
-            match = re.fullmatch(r"\(?([A-Za-zµ%°]+)(?:\^\(?(-?\d)\)?)?\)?", factor)
+            match = re.fullmatch(r"\(?([A-Za-zµΩ%°]+)(?:\^\(?(-?\d)\)?)?\)?", factor)
             if match is None or match[1] not in UNITS:
                 return None
             dimension, unit_size = UNITS[match[1]]
             power = int(match[2] or 1) * (1 if place == 0 else -1)
             powers[dimension] = powers.get(dimension, 0) + power
             size *= unit_size**power
-    # A litre is a cubic decimetre.
-    if "volume" in powers:
-        count = powers.pop("volume")
-        powers["length"] = powers.get("length", 0) + 3 * count
-        size *= Fraction(1, 1000) ** count
+    for name, length_power in (("area", 2), ("volume", 3)):
+        if name in powers:
+            count = powers.pop(name)
+            powers["length"] = powers.get("length", 0) + length_power * count
+            if name == "volume":
+                size *= Fraction(1, 1000) ** count  # a litre is a cubic decimetre
     return tuple(sorted((name, power) for name, power in powers.items() if power)), size

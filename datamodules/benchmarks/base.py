@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image
 
 from datamodules.answers.compare import answers_equal
-from datamodules.answers.extract import ExtractedAnswer, extract_final_answer, extract_option
+from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
+from datamodules.answers.letters import OPTION_LETTERS, extract_option
 from datamodules.benchmarks.table import LazyImages, TableRow, read_table
 
 logger = logging.getLogger(__name__)
 
 IMAGE_PLACEHOLDER = "<image>"
-OPTION_LETTERS = "ABCDEFGHI"
 
 POLICY_INSTRUCTION = (
     "Reason step by step, one thought a paragraph, with blank lines between paragraphs. "

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
-from datamodules.answers.numeric import numeric_answer
+from datamodules.answers.numeric import numbers_within, numeric_answer
 from datamodules.benchmarks.base import (
     Benchmark,
     BenchmarkQuestion,
@@ -151,7 +151,6 @@ def _json_short_answer(response: str) -> str:
 
 
 def _grade_float(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
-    value, gold = numeric_answer(extracted.text), numeric_answer(question.gold[0])
-    if value is None or gold is None:
+    if numeric_answer(extracted.text) is None:
         return Grade(False, None, extracted.status)
-    return Grade(abs(float(value) - float(gold)) <= TOLERANCE + 1e-9, extracted.text, extracted.status)
+    return Grade(numbers_within(extracted.text, question.gold[0], TOLERANCE), extracted.text, extracted.status)

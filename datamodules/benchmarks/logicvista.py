@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from datamodules.answers.extract import extract_final_answer, extract_letters, extract_option
+from datamodules.answers.extract import extract_final_answer
+from datamodules.answers.letters import extract_letters, extract_option
 from datamodules.benchmarks.base import (
     OPTION_LETTERS,
     Benchmark,

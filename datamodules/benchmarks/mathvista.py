@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from datamodules.answers.compare import answers_equal
+from datamodules.answers.compare import ordered_lists_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
+from datamodules.answers.lists import list_items
 from datamodules.answers.normalize import normalize, text_key
-from datamodules.answers.numeric import numeric_answer
+from datamodules.answers.numeric import decimals_equal, integers_equal, numeric_answer
 from datamodules.benchmarks.base import (
     OPTION_LETTERS,
     Benchmark,
@@ -20,7 +21,7 @@ from datamodules.benchmarks.base import (
     grade_expression,
     grade_option,
 )
-from datamodules.benchmarks.table import LazyImages, TableRow, parse_list
+from datamodules.benchmarks.table import LazyImages, TableRow
 
 
 class MathVista(Benchmark):
@@ -97,26 +98,21 @@ def _precision(row: TableRow, gold: str) -> int:
 
 
 def _grade_number(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
-    value, gold = numeric_answer(extracted.text), numeric_answer(question.gold[0])
+    answer, gold = extracted.text, question.gold[0]
+    value = numeric_answer(answer)
     if value is None:
         return Grade(False, None, extracted.status)
-    if gold is None:
+    if numeric_answer(gold) is None:
         return grade_expression(question, extracted)
     if question.answer_type == "integer":
-        answer = str(int(value))
-        return Grade(int(value) == int(gold), answer, extracted.status)
-    rounded = round(float(value), question.precision)
-    return Grade(rounded == round(float(gold), question.precision), str(rounded), extracted.status)
+        return Grade(integers_equal(answer, gold), str(int(value)), extracted.status)
+    decimals = question.precision or 0
+    return Grade(decimals_equal(answer, gold, decimals), str(round(float(value), decimals)), extracted.status)
 
 
 def _grade_list(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
-    answer = extracted.short_text
-    if answer is None:
+    items = list_items(extracted.short_text or "")
+    if not items:
         return Grade(False, None, extracted.status)
-    text = answer if answer.startswith("[") else f"[{answer}]"
-    try:
-        items, gold = (parse_list(part, question.question_id) for part in (text, question.gold[0]))
-    except ValueError:
-        return Grade(False, None, extracted.status)
-    is_same = len(items) == len(gold) and all(answers_equal(str(a), str(b)) for a, b in zip(items, gold, strict=True))
-    return Grade(is_same, str(items), extracted.status)
+    answer = f"[{', '.join(items)}]"
+    return Grade(ordered_lists_equal(answer, question.gold[0]), answer, extracted.status)

@@ -1,0 +1,83 @@
+"""Option letters in a final-answer cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from datamodules.answers.normalize import normalize, text_key
+
+OPTION_LETTERS = "ABCDEFGHI"
+
+_GOES_ON = r"(?=\s+(?:is|are|because|since|as|which)\b)"
+_ENDS = rf"(?:{_GOES_ON}|(?![\w'^]|\s*\w{{2,}}|\s*[=+*/^<>]))"
+
+
+def extract_letters(answer: str, letters: str) -> frozenset[str]:
+    """Option letters that stand alone in a final-answer cut.
+
+    Read as letters: an answer made of nothing but letters (``B``, ``(b)``, ``B, D``, ``B and D``, ``BD``; up to four
+    without separators); else letters at the beginning that no other word follows (``B. 12 cm``, ``A and C are right``,
+    but not ``A triangle``); else letters in parentheses; else letters behind "option" or "choice"; else a last word that
+    is a letter, the only one in the cut, and introduced by "is", "so" or a comma.
+
+    Args:
+        answer: The cut.
+        letters: The letters that may occur, upper-case.
+
+    Returns:
+        The letters, upper-case; empty if none is recognised.
+    """
+    text = normalize(answer)
+    allowed = f"[{re.escape(letters)}]"
+    any_case = f"[{re.escape(letters + letters.lower())}]"
+    if re.fullmatch(rf"\W*{any_case}\W*", text):
+        return frozenset(re.findall(r"\w", text.upper()))
+    compact = re.sub(r"\b(?:and|or|options?|choices?)\b|[\W_]", "", text, flags=re.IGNORECASE)
+    if re.fullmatch(rf"{allowed}+", compact) and len(set(compact)) == len(compact):
+        is_word = re.fullmatch(r"\w{5,}", text) is not None
+        return frozenset() if is_word else frozenset(compact)
+    listed = rf"\(?{allowed}\)?(?:\s*(?:,|;|&|/|,?\s*\b(?:and|or)\b)\s*\(?{allowed}\b\)?)*"
+    first = re.match(rf"\W*?(?:(?i:options?|choices?|answers?)\s+)?(?P<letters>{listed}){_ENDS}", text)
+    if first:
+        return frozenset(re.findall(rf"\b{allowed}\b", first["letters"]))
+    for pattern in (
+        rf"(?<!\w)\(\s*({allowed})\s*\)",
+        rf"(?i:\b(?:option|choice|answer)s?)\s+(?:is\s+)?({allowed})\b(?!['’])",
+    ):
+        found = re.findall(pattern, text)
+        if found:
+            return frozenset(found)
+    alone = re.findall(rf"(?<![\w'’])({allowed})(?![\w'’])", text)
+    if len(alone) == 1 and re.search(rf"(?:\bis|\bbe|,|:|so|thus|therefore)\s+{allowed}\W*$", text):
+        return frozenset(alone)
+    return frozenset()
+
+
+def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str | None:
+    """The one option that a final-answer cut names, by letter or by exactly its text.
+
+    Args:
+        answer: The cut.
+        options: Letter to text; may be empty when the texts are not known.
+        letters: Letters that may occur, upper-case.
+
+    Returns:
+        The letter; None if no option or more than one is named. Nothing is guessed.
+    """
+    text = normalize(answer)
+    if re.fullmatch(rf"\W*[{re.escape(letters)}]\W*", text):
+        return re.sub(r"[\W_]", "", text)
+    by_text = [letter for letter, option in options.items() if text and _is_same_text(text, option)]
+    if len(by_text) == 1:
+        return by_text[0]
+    lettered = re.match(rf"\W*([{re.escape(letters)}])\W+(.+)$", text)
+    if lettered and lettered[1] in options and _is_same_text(lettered[2], options[lettered[1]]):
+        return lettered[1]
+    found = extract_letters(answer, letters)
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _is_same_text(answer: str, option: str) -> bool:
+    option_key = text_key(normalize(option))
+    return bool(option_key) and text_key(answer) == option_key
