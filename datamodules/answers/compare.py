@@ -73,7 +73,7 @@ def _equal(prediction: str, gold: str) -> bool:
 
 
 def ordered_lists_equal(prediction: str, gold: str) -> bool:
-    """Whether two lists, with or without brackets and quotes, have equal items in the same order; one item is a list."""
+    """Whether two lists, with or without brackets and quotes, have equal items in the same order."""
     items = list_items(prediction), list_items(gold)
     return len(items[0]) == len(items[1]) > 0 and all(answers_equal(a, b) for a, b in zip(*items, strict=True))
 

@@ -51,6 +51,8 @@ _VALUE_FIRST = re.compile(
 _LEAD = re.compile(
     rf"^(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:the\s+)?(?:{_SUBJECT})\s*(?:{_VERB}|[:=：])\s*", re.IGNORECASE
 )
+_WIDE_SPACE = re.compile(r"(?<!\\)\\ ")
+_OPTION_FIRST = re.compile(r"\(?[A-I]\s*[:.)]")
 _VALUE_OR_LETTER = re.compile(r"\(?[A-I]\)?")
 
 
@@ -122,15 +124,23 @@ def _is_clear(tail: str) -> bool:
 
 def _values_in_line(line: str) -> list[str]:
     """The part of a last line that is the answer, if it is told apart: "so x is 5", "5 is the answer"."""
-    value_first = _VALUE_FIRST.match(line)
+    if _OPTION_FIRST.match(line):
+        return []
+    values = [_value_in_sentence(sentence) for sentence in [line, *reversed(_SENTENCE_END.split(line))]]
+    clear = [value for value in values if value and _is_clear(value)]
+    return clear[:1] or [value for value in values[:1] if value]
+
+
+def _value_in_sentence(sentence: str) -> str:
+    value_first = _VALUE_FIRST.match(sentence)
     if value_first:
-        return [value_first["head"]]
-    value_last = _LAST_VALUE.match(line)
-    return [_SENTENCE_END.split(value_last["tail"])[0]] if value_last else []
+        return value_first["head"]
+    value_last = _LAST_VALUE.match(sentence)
+    return value_last["tail"] if value_last else ""
 
 
 def _boxed_contents(response: str) -> list[tuple[int, str]]:
-    r"""Where the contents of all boxes with balanced braces begin, and what they are, in order; ``\boxed 5`` counts up to the next space."""
+    r"""Begin and content of each box with balanced braces, in order; ``\boxed 5`` counts up to the next space."""
     contents: list[tuple[int, str]] = []
     open_braces: list[int | None] = []  # where the content of a box begins, None for another brace
     for match in _BOX_OR_BRACE.finditer(response):  # also passes over the escaped braces of \{ and \}
@@ -154,7 +164,7 @@ def clean(cut: str) -> str:
         text = remove_emphasis(text)
         for markup in ("\\$", "$", "\\(", "\\)", "\\[", "\\]"):
             text = text.replace(markup, "")
-        text = strip_edges(text.replace("\\ ", " "))
+        text = strip_edges(_WIDE_SPACE.sub(" ", text))
         if text == cut:
             return text
         cut = text

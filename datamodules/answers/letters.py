@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 
 from datamodules.answers.normalize import normalize, text_key
+from datamodules.answers.numbers import values_equal
+from datamodules.answers.units import parse_quantity
 
 OPTION_LETTERS = "ABCDEFGHI"
 
@@ -18,8 +20,8 @@ def extract_letters(answer: str, letters: str) -> frozenset[str]:
 
     Read as letters: an answer made of nothing but letters (``B``, ``(b)``, ``B, D``, ``B and D``, ``BD``; up to four
     without separators); else letters at the beginning that no other word follows (``B. 12 cm``, ``A and C are right``,
-    but not ``A triangle``); else letters in parentheses; else letters behind "option" or "choice"; else a last word that
-    is a letter, the only one in the cut, and introduced by "is", "so" or a comma.
+    but not ``A triangle``); else letters in parentheses; else letters behind "option" or "choice"; else a last word
+    that is a letter, the only one in the cut, and introduced by "is", "so" or a comma.
 
     Args:
         answer: The cut.
@@ -55,7 +57,7 @@ def extract_letters(answer: str, letters: str) -> frozenset[str]:
 
 
 def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str | None:
-    """The one option that a final-answer cut names, by letter or by exactly its text.
+    """The one option that a final-answer cut names: by letter, by exactly its text, or by its number and unit.
 
     Args:
         answer: The cut.
@@ -79,5 +81,12 @@ def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str
 
 
 def _is_same_text(answer: str, option: str) -> bool:
-    option_key = text_key(normalize(option))
-    return bool(option_key) and text_key(answer) == option_key
+    """Whether a normalised answer reads as an option, or is the same number with the same unit."""
+    option = normalize(option)
+    option_key = text_key(option)
+    if option_key and text_key(answer) == option_key:
+        return True
+    quantities = parse_quantity(answer), parse_quantity(option)
+    if quantities[0] is None or quantities[1] is None or quantities[0].unit != quantities[1].unit:
+        return False
+    return values_equal(quantities[0].value, quantities[1].value)

@@ -119,6 +119,7 @@ def normalize(text: str) -> str:
     text = _PI.sub(r"\\pi ", text)
     text = re.sub(r"\\[dtc]frac\b|\\[dtc]frac(?=\d)", r"\\frac", text)
     text = re.sub(r"\\([lg])e(?:q|qslant)(?![A-Za-z])", r"\\\1e", text)
+    text = re.sub(r"\s*\^\s*", "^", text)
     text = _APPROXIMATELY.sub("", strip_edges(" ".join(text.split())))
     return _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
 

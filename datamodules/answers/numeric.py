@@ -28,7 +28,7 @@ def numeric_answer(answer: str) -> Value | None:
 
 
 def numeric_answers(answer: str) -> list[Value]:
-    """The number in a final-answer cut as :func:`numeric_answer` reads it, and for ``25 %`` also 0.25; empty without."""
+    """The number that :func:`numeric_answer` reads, and for ``25 %`` also 0.25; empty without one."""
     text = normalize(answer)
     for part in (text, re.split(r"=|≈|\\approx(?![A-Za-z])", text)[-1].strip()):
         quantity = parse_quantity(part)

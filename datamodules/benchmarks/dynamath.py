@@ -28,6 +28,7 @@ VARIANTS = 10
 TOLERANCE = 1e-3
 
 _ANSWER_TYPES = {"float": "float", "multiple choice": "letter", "text": "text"}
+_LATEX_COMMAND = re.compile(r"(?<!\\)\\(?=[A-Za-z]{2})(?!u[0-9a-fA-F]{4}|n[A-Z])")
 _SHORT_ANSWER = re.compile(
     r'"short answer"\s*:\s*(?:(?P<text>"(?:[^"\\]|\\.)*")|(?P<number>-?[\d.]+(?:[eE][+-]?\d+)?))'
 )
@@ -145,7 +146,8 @@ def _json_short_answer(response: str) -> str:
     if number:
         return str(number)
     try:
-        return str(json.loads(text, strict=False)).strip()
+        # A backslash before a word is LaTeX, also where JSON would read the beginning of \\frac as a form feed.
+        return str(json.loads(_LATEX_COMMAND.sub(r"\\\\", text), strict=False)).strip()
     except json.JSONDecodeError:
         return str(text[1:-1]).strip()  # LaTeX backslashes are no JSON escapes
 

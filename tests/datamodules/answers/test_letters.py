@@ -57,7 +57,7 @@ OPTIONS = {"A": "40°", "B": "60 cm", "C": "No correct answer", "D": "vitamin A"
         ("B", "B"),
         ("D.", "D"),
         ("60 cm", "B"),
-        ("60cm", None),
+        ("60cm", "B"),
         (r"40^\circ", "A"),
         ("no correct answer", "C"),
         ("vitamin A", "D"),
