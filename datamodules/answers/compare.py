@@ -25,6 +25,7 @@ _SENTENCE = re.compile(
 )
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}|\\[A-Za-z]+")
 _MATH_WORDS = frozenset("sin cos tan cot sec csc log exp sqrt frac max min mod arcsin arccos arctan".split())
+_AFFIRMATION = re.compile(r"^(yes|no|true|false)[,;:.]\s+\S", re.IGNORECASE)
 _RATIO = re.compile(r"^(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)$")
 _ASTRONOMICAL = re.compile(
     r"\^[^\^]{0,8}\^[^\^]{0,8}\^|\^\s*\{?\s*-?\d{5,}|\d{4,}\s*\)?\s*!|!\s*\)?\s*!|\d{3,}\s*\}*\s*\^\s*\{?\d{4,}"
@@ -79,7 +80,7 @@ def ordered_lists_equal(prediction: str, gold: str) -> bool:
 
 
 def _drop_left_sides(prediction: str, gold: str) -> tuple[str, str]:
-    """Leave out ``name =`` where only one answer has it, or both have the same; and "the area is" before a number."""
+    """Leave out ``name =`` where only one answer has it, or both have the same; and what surrounds an answer."""
     matches = _LEFT_SIDE.match(prediction), _LEFT_SIDE.match(gold)
     values = [
         match["value"].strip() if match else text for match, text in zip(matches, (prediction, gold), strict=True)
@@ -88,18 +89,26 @@ def _drop_left_sides(prediction: str, gold: str) -> tuple[str, str]:
         is_same_name = matches[0]["name"].replace(" ", "") == matches[1]["name"].replace(" ", "")
         return (values[0], values[1]) if is_same_name else (prediction, gold)
     if not matches[0] and not matches[1]:
-        return _drop_sentence(prediction), _drop_sentence(gold)
+        return _drop_surroundings(prediction, gold), _drop_surroundings(gold, prediction)
     if "=" in (gold if matches[0] else prediction):
         return prediction, gold
     return values[0], values[1]
 
 
-def _drop_sentence(text: str) -> str:
+def _drop_surroundings(text: str, other: str) -> str:
+    """The end of "3 + 4 = 7" and of "the area is 7", and the beginning of "yes, they are"."""
+    if "=" in text and "=" not in other:
+        parts = [part.strip() for part in text.split("=")]
+        if all(parse_quantity(part) is not None for part in parts):
+            return parts[-1]
+    affirmation = _AFFIRMATION.match(text)
+    if affirmation:
+        return affirmation[1]
     match = _SENTENCE.match(text)
     if match is None:
         return text
     value = strip_edges(match["value"])
-    return value if parse_quantity(value) is not None else text
+    return value if parse_quantity(value) is not None or text_key(value) == text_key(other) else text
 
 
 def _lists_equal(first: AnswerList, second: AnswerList) -> bool:

@@ -18,6 +18,7 @@ MAX_CUT_LENGTH = 2000
 _BOX_OR_BRACE = re.compile(
     r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\boxed\s+(?P<bare>[^\s{$]+)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL
 )
+_BETWEEN_BOXES = re.compile(r"\s*\$*\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*\$*\s*(?:[a-z]\s*=\s*)?\\(?:boxed|fbox)\s*\{?")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
 _END_OF_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _VERB = r"(?:is|was|are|equals|(?:should|must|would|will|has to) be)\b"
@@ -28,7 +29,7 @@ _SUBJECT = (
 )
 _MARKER = re.compile(
     rf"(?:{_SUBJECT})[*_]*\s*(?:therefore\s+|thus\s+|then\s+)?(?:{_VERB}|[:=：→]|[为是])"
-    r"(?!\s*(?:not|n't|wrong|incorrect|correct|right)\b)[\s*:=_：]*"
+    r"(?!\s*(?:not|n't|wrong|incorrect|correct|right)\b)(?:[\s*:=_：`]|\$|\\[\[(])*"
     r"(?=(?P<tail>\S[^\n]{0,2000}))",  # not consumed: the same line may hold another one
     re.IGNORECASE,
 )
@@ -53,6 +54,14 @@ _LEAD = re.compile(
 )
 _WIDE_SPACE = re.compile(r"(?<!\\)\\ ")
 _OPTION_FIRST = re.compile(r"\(?[A-I]\s*[:.)]")
+_ASIDE = re.compile(
+    r"\s*\((?:or|i\.e\.|that is|since|because|as|about|approximately|approx\.?|≈|\\approx)(?![A-Za-z])[^()]*\)$"
+)
+_REMARK = re.compile(
+    r"(?:in|on|at|of|as|to|for|from|by|with|that|this|it|the\s+same|given|shown|found|equal|expressed|rounded|boxed|above|below"
+    r"|reasonable|consistent|valid|verified|confirmed|indeed|only|also|already|unique|therefore|thus|so)\b",
+    re.IGNORECASE,
+)
 _VALUE_OR_LETTER = re.compile(r"\(?[A-I]\)?")
 
 
@@ -84,39 +93,45 @@ def extract_final_answer(response: str) -> ExtractedAnswer:
     What follows ``</think>`` counts, if anything does. Tried in turn: the last ``\boxed{...}`` with balanced braces or
     ``<answer>...</answer>``, whichever stands later; what follows the last "(final) answer is" / "answer:" / "correct
     option is"; the last line that is not blank (of which only the tail behind its last "=" or "is", if it is short). A
-    box gives way only to a number, quantity or option letter that the last line calls the answer, below the box.
+    box gives way only to what the last line, below the box, calls the answer in a few words.
     """
     thought_ends = [match.end() for match in _END_OF_THOUGHT.finditer(response)]
     if thought_ends and response[thought_ends[-1] :].strip():
         response = response[thought_ends[-1] :]
     for cut, status in _candidates(response):
         text = clean(cut[-MAX_CUT_LENGTH:])
-        text = _LEAD.sub("", text) or text
+        text = _ASIDE.sub("", _LEAD.sub("", text)) or text
         if text:
             return ExtractedAnswer(text, status)
     return ExtractedAnswer("", "none")
 
 
 def _candidates(response: str) -> list[tuple[str, Status]]:
-    placed: list[tuple[int, str, Status]] = [(start, cut, "boxed") for start, cut in _boxed_contents(response)]
-    placed += [(match.start(1), match[1], "tag") for match in _TAG.finditer(response) if "\\boxed" not in match[1]]
+    placed: list[tuple[int, str, Status]] = [(end, cut, "boxed") for end, cut in _boxed_contents(response)]
+    placed += [(match.end(), match[1], "tag") for match in _TAG.finditer(response) if "\\boxed" not in match[1]]
     found: list[tuple[str, Status]] = [(cut, status) for _, cut, status in sorted(placed, reverse=True) if clean(cut)]
     marked = [match for pattern in (_MARKER, _HEADING) for match in pattern.finditer(response)]
-    lines = [line for line in response.splitlines() if line.strip()]
+    lines = (clean(line.lstrip("#>")[-MAX_CUT_LENGTH:]) for line in reversed(response.splitlines()))
+    last_line = next((line for line in lines if line), "")
     if marked:
         last_mark = max(marked, key=lambda match: match.start("tail"))
         tail = _REASON.sub("", _SENTENCE_END.split(last_mark["tail"])[0]) or last_mark["tail"]
-        is_below = bool(placed) and last_mark.start() > max(placed)[0] and not response[last_mark.end("tail") :].strip()
-        if is_below and _is_clear(tail):
+        is_below = bool(placed) and last_mark.start() >= max(placed)[0] and not clean(response[last_mark.end("tail") :])
+        if is_below and _is_statement(tail):
             found.insert(0, (tail, "marker"))
         found.append((tail, "marker"))
-    if lines:
-        last = clean(lines[-1][-MAX_CUT_LENGTH:])
-        found += [(cut, "last_line") for cut in (*_values_in_line(last), last)]
+    found += [(cut, "last_line") for cut in (*_values_in_line(last_line), last_line) if cut]
     return found
 
 
-def _is_clear(tail: str) -> bool:
+def _is_statement(tail: str) -> bool:
+    """Whether a tail is short and no remark about an answer given before, as in "the answer is in square metres"."""
+    text = clean(tail)
+    is_short = len(text) <= MAX_SHORT_LENGTH and len(text.split()) <= MAX_SHORT_WORDS
+    return bool(text) and is_short and _REMARK.match(text) is None
+
+
+def _is_value(tail: str) -> bool:
     """Whether a tail is a number, a quantity or an option letter and nothing else."""
     text = normalize(clean(tail))
     return _VALUE_OR_LETTER.fullmatch(text) is not None or parse_quantity(text) is not None
@@ -127,7 +142,7 @@ def _values_in_line(line: str) -> list[str]:
     if _OPTION_FIRST.match(line):
         return []
     values = [_value_in_sentence(sentence) for sentence in [line, *reversed(_SENTENCE_END.split(line))]]
-    clear = [value for value in values if value and _is_clear(value)]
+    clear = [value for value in values if value and _is_value(value)]
     return clear[:1] or [value for value in values[:1] if value]
 
 
@@ -140,21 +155,31 @@ def _value_in_sentence(sentence: str) -> str:
 
 
 def _boxed_contents(response: str) -> list[tuple[int, str]]:
-    r"""Begin and content of each box with balanced braces, in order; ``\boxed 5`` counts up to the next space."""
-    contents: list[tuple[int, str]] = []
+    r"""End and content of each box with balanced braces, in order; boxes with just "and" between them are one.
+
+    ``\boxed 5`` counts up to the next space.
+    """
+    contents: list[tuple[int, int, int]] = []  # where the content of a box begins and ends, and where the box ends
     open_braces: list[int | None] = []  # where the content of a box begins, None for another brace
     for match in _BOX_OR_BRACE.finditer(response):  # also passes over the escaped braces of \{ and \}
         if match["box"]:
             open_braces.append(match.end())
         elif match["bare"]:
-            contents.append((match.start("bare"), match["bare"]))
+            contents.append((match.start("bare"), match.end(), match.end()))
         elif match["open"]:
             open_braces.append(None)
         elif match["close"] and open_braces:
             begin = open_braces.pop()
-            if begin is not None:
-                contents.append((begin, response[begin : match.start()]))
-    return sorted(contents)
+            # of a box in a box the inner one counts
+            if begin is not None and not (contents and contents[-1][0] > begin):
+                contents.append((begin, match.start(), match.end()))
+    joined: list[tuple[int, str]] = []
+    for begin, end, box_end in sorted(contents):
+        content = response[begin:end]
+        if joined and _BETWEEN_BOXES.fullmatch(response, joined[-1][0], begin):
+            content = f"{joined.pop()[1]}, {content}"
+        joined.append((box_end, content))
+    return joined
 
 
 def clean(cut: str) -> str:

@@ -50,8 +50,13 @@ def extract_letters(answer: str, letters: str) -> frozenset[str]:
         found = re.findall(pattern, text)
         if found:
             return frozenset(found)
-    alone = re.findall(rf"(?<![\w'’])({allowed})(?![\w'’])", text)
-    if len(alone) == 1 and re.search(rf"(?:\bis|\bbe|,|:|so|thus|therefore)\s+{allowed}\W*$", text):
+    in_small = set(re.findall(rf"(?<!\w)\(([{letters.lower()}])\)|\b(?:option|choice) ([b-i])\b", text))
+    small = {(first or second).upper() for first, second in in_small}
+    if len(small) == 1 and small <= set(letters):
+        return frozenset(small)
+    alone = re.findall(rf"(?<![\w'’])(?!I\s+[a-z])({allowed})(?![\w'’])", text)
+    introduced = rf"(?:\b(?:is|be|so|thus|therefore|choose|pick|select)|[,:])\s+{allowed}\W*$"
+    if len(alone) == 1 and re.search(introduced, text):
         return frozenset(alone)
     return frozenset()
 

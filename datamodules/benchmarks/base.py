@@ -14,7 +14,8 @@ from PIL import Image
 
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
-from datamodules.answers.letters import OPTION_LETTERS, extract_option
+from datamodules.answers.letters import OPTION_LETTERS as OPTION_LETTERS
+from datamodules.answers.letters import extract_option
 from datamodules.benchmarks.table import LazyImages, TableRow, read_table
 
 logger = logging.getLogger(__name__)

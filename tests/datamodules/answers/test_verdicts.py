@@ -3,44 +3,7 @@
 from collections import Counter
 
 import pytest
-
-from datamodules.benchmarks import BENCHMARKS
-from datamodules.benchmarks.base import BenchmarkQuestion
-from datamodules.prompts import grade_by_answer
-from verdict_cases import CASES, OPTIONS
-
-# Kind of answer: the benchmark that grades it, its answer type, and the decimals asked for.
-ROADS = {
-    "free": ("MathVision", "expression", None),
-    "choice": ("MathVision", "letter", None),
-    "letter": ("WeMath", "letter", None),
-    "letters": ("LogicVista", "letters", None),
-    "integer": ("MathVista", "integer", None),
-    "float1": ("MathVista", "float", 1),
-    "float2": ("MathVista", "float", 2),
-    "list": ("MathVista", "list", None),
-    "text": ("MathVista", "text", None),
-    "tolerance": ("DynaMath", "float", None),
-    "word": ("DynaMath", "text", None),
-    "open": ("MMMU", "expression", None),
-}
-
-
-def grade(kind, gold, response):
-    if kind == "annotation":
-        return grade_by_answer(gold)(response)
-    benchmark, answer_type, precision = ROADS[kind]
-    question = BenchmarkQuestion(
-        benchmark=benchmark,
-        question_id="1",
-        question="?",
-        images=(),
-        gold=tuple(gold) if isinstance(gold, list) else (gold,),
-        options=OPTIONS if kind == "choice" else {},
-        answer_type="text" if kind == "letters" and gold.isdigit() else answer_type,
-        precision=precision,
-    )
-    return BENCHMARKS[benchmark]().grade(question, response)
+from verdict_cases import CASES, grade
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,13 @@ Each case is (trap or topic, kind of answer, right answer, response, verdict, re
 - ``choice``: options A to E with the texts in ``OPTIONS``; ``letter``: options whose texts are not known.
 - ``letters``: a set of options (LogicVista).
 - ``integer``, ``float1``, ``float2`` (decimals asked for), ``list``, ``text``: the answer types of MathVista.
-- ``tolerance``: DynaMath, where a float may be off by 0.001; ``word``: its text answers; ``open``: open questions of MMMU,
-  where the right answer is the list of the accepted ones.
+- ``tolerance``: DynaMath, where a float may be off by 0.001; ``word``: its text answers.
+- ``open``: open questions of MMMU, where the right answer is the list of the accepted ones.
 """
+
+from datamodules.benchmarks import BENCHMARKS
+from datamodules.benchmarks.base import BenchmarkQuestion, Grade
+from datamodules.prompts import grade_by_answer
 
 OPTIONS = {"A": "40°", "B": "60 cm", "C": "No correct answer", "D": "vitamin A", "E": "2/3"}
 
@@ -70,6 +74,22 @@ CUT: list[Case] = [
     ("last line", "free", "14", "14 is the answer.", True, "in front of is"),
     ("last line", "free", "14", "So the total is 14. This is it", True, "a remark follows"),
     ("last line", "free", "14", "I counted the cubes in all of the rows and then was unsure", False, "no answer"),
+    ("display below the marker", "free", "42", "The final answer is:\n\n$$\n42\n$$", True, "the formula follows"),
+    ("display below the marker", "free", "42", "The final answer is\n\\[\n42\n\\]\n", True, "the formula follows"),
+    ("display in the last line", "free", "42", "Adding up,\n$$\nx = 42\n$$", True, "the last formula"),
+    ("four hashes", "free", "42", "6 * 7 = 42\n#### 42", True, "the mark of GSM8K"),
+    ("quoted last line", "free", "42", "We multiply.\n> 42", True, "a quotation mark of Markdown"),
+    ("aside", "free", r"\frac{1}{2}", "Answer: 1/2 (or 0.5)", True, "said in two ways"),
+    ("aside", "free", "12", "The answer is 12 (since 3 * 4 = 12).", True, "a reason follows"),
+    ("two boxes", "free", "3, 5", r"The roots are $\boxed{3}$ and $\boxed{5}$.", True, "one answer in two boxes"),
+    ("two boxes", "free", "5", r"The roots are $\boxed{3}$ and $\boxed{5}$.", False, "one root too many"),
+    ("two boxes", "free", "(1, 2)", r"$x = \boxed{1}, y = \boxed{2}$", True, "coordinates in two boxes"),
+    ("two boxes", "free", "5", r"From \boxed{3} we get, adding 2, \boxed{5}", True, "the later box replaces the first"),
+    ("marker in a word", "free", "5", "Answering needs 3 steps.\n\nx = 5", True, "answering is no marker"),
+    ("sentence", "free", "red", "Answer: The color is red.", True, "same word"),
+    ("sentence", "free", "red", "Answer: The color is not red.", False, "denied"),
+    ("sentence", "free", "Yes", r"\boxed{\text{Yes, they are parallel}}", True, "an explanation follows"),
+    ("sentence", "free", "Yes", r"\boxed{\text{No, yes would be wrong}}", False, "the other word comes first"),
     ("nothing", "free", "14", "", False, "no response"),
     ("nothing", "free", "14", " \n\t ", False, "blank response"),
     ("cut off", "free", "14", "We see that the triangle has", False, "no answer was reached"),
@@ -158,6 +178,14 @@ NUMBERS: list[Case] = [
     ("factorial", "free", "120", r"\boxed{5!}", True, "same number"),
     ("factorial", "free", "5", r"\boxed{5!}", False, "no exclamation"),
     ("binomial", "free", "10", r"\boxed{\binom{5}{2}}", True, "same number"),
+    ("sign and fraction", "free", r"-\frac{2}{3}", "Answer: −2/3", True, "Unicode minus"),
+    ("power of ten", "free", "0.001", r"\boxed{10^{-3}}", True, "same number"),
+    ("cube root", "free", r"\sqrt[3]{2}", r"\boxed{2^{1/3}}", True, "as a power"),
+    ("arithmetic", "free", "12", r"\boxed{3 \times 4}", True, "not worked out, same number"),
+    ("infinity", "free", r"\infty", "Answer: ∞", True, "Unicode infinity"),
+    ("large integer", "free", "12345678901234567890", r"\boxed{12345678901234567891}", False, "exact, also when large"),
+    ("close number", "free", "1000000", r"\boxed{1000001}", False, "whole numbers are exact"),
+    ("chain", "free", "7", r"\boxed{3 + 4 = 7}", True, "the end of the chain"),
     ("two numbers", "free", "5", r"\boxed{5 \text{ or } 6}", False, "undecided"),
 ]
 
@@ -227,6 +255,23 @@ LETTERS: list[Case] = [
     ("letter", "letter", "C", "The answer is not B. It must be C.", True, "B is ruled out"),
     ("letter", "letter", "B", r"\boxed{B. 60 cm}", True, "with its text"),
     ("letter", "letter", "B", "B: because (A) is too small", True, "the reason names another"),
+    ("letter, small", "letter", "C", "Therefore option (c) is right", True, "small letter in parentheses"),
+    ("letter, small", "letter", "C", "Answer: c)", True, "small letter, alone"),
+    ("letter, small", "letter", "A", "We need a plan", False, "an article is no option"),
+    ("letter in words", "letter", "A", "A is the answer.", True, "in front of is"),
+    ("letter in words", "letter", "D", "I choose D.", True, "the pronoun is no option"),
+    ("letter in words", "letter", "D", "Answer: $\\mathbf{D}$", True, "bold in LaTeX"),
+    ("letter with a value", "letter", "A", "Answer: A (5 cm)", True, "the text follows"),
+    ("letter with a value", "letter", "B", r"\boxed{B: 40^\circ}", True, "the text follows"),
+    ("letter in a formula", "letter", "A", r"\boxed{A = 5}", False, "the area is no option"),
+    (
+        "letter in a list of options",
+        "letter",
+        "C",
+        "(A) 1 (B) 2 (C) 3\nAnswer: (C)",
+        True,
+        "the options come first",
+    ),
     ("letter", "letter", "A", "I think so", False, "no option"),
     ("letter", "letter", "A", "A", True, "alone"),
     ("letter", "letter", "A", r"\boxed{A \text{ or } B}", False, "undecided"),
@@ -395,3 +440,37 @@ SYMBOLS: list[Case] = [
 ]
 
 CASES: list[Case] = CUT + NUMBERS + PRECISION + LETTERS + UNITS + LISTS + SYMBOLS
+
+# Kind of answer: the benchmark that grades it, its answer type, and the decimals asked for.
+ROADS = {
+    "free": ("MathVision", "expression", None),
+    "choice": ("MathVision", "letter", None),
+    "letter": ("WeMath", "letter", None),
+    "letters": ("LogicVista", "letters", None),
+    "integer": ("MathVista", "integer", None),
+    "float1": ("MathVista", "float", 1),
+    "float2": ("MathVista", "float", 2),
+    "list": ("MathVista", "list", None),
+    "text": ("MathVista", "text", None),
+    "tolerance": ("DynaMath", "float", None),
+    "word": ("DynaMath", "text", None),
+    "open": ("MMMU", "expression", None),
+}
+
+
+def grade(kind: str, gold: str | list[str], response: str) -> Grade:
+    """Grade a response as the benchmark of its kind does."""
+    if kind == "annotation" and isinstance(gold, str):
+        return grade_by_answer(gold)(response)
+    benchmark, answer_type, precision = ROADS[kind]
+    question = BenchmarkQuestion(
+        benchmark=benchmark,
+        question_id="1",
+        question="?",
+        images=(),
+        gold=tuple(gold) if isinstance(gold, list) else (gold,),
+        options=OPTIONS if kind == "choice" else {},
+        answer_type="text" if kind == "letters" and gold == "3" else answer_type,
+        precision=precision,
+    )
+    return BENCHMARKS[benchmark]().grade(question, response)
