@@ -20,6 +20,7 @@ _BOX_OR_BRACE = re.compile(
 )
 _BETWEEN_BOXES = re.compile(r"\s*\$*\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*\$*\s*(?:[a-z]\s*=\s*)?\\(?:boxed|fbox)\s*\{?")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
+_THOUGHT_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _END_OF_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _VERB = r"(?:is|was|are|equals|(?:should|must|would|will|has to) be)\b"
 _SUBJECT = (
@@ -34,7 +35,7 @@ _MARKER = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(
-    r"^\W*(?:(?:final\s+)?answer\W*\n+\s*|final\s+answer\s*(?=[-\d\\$(]))(?P<tail>\S[^\n]*)",
+    r"^[^\w\n]*(?:(?:final\s+)?answer\W*\n+\s*|final\s+answer\s*(?=[-\d\\$(]))(?P<tail>\S[^\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"(?<=\S)\.\s+(?=[A-Z])")
@@ -98,6 +99,7 @@ def extract_final_answer(response: str) -> ExtractedAnswer:
     thought_ends = [match.end() for match in _END_OF_THOUGHT.finditer(response)]
     if thought_ends and response[thought_ends[-1] :].strip():
         response = response[thought_ends[-1] :]
+    response = _THOUGHT_TAG.sub(" ", response)
     for cut, status in _candidates(response):
         text = clean(cut[-MAX_CUT_LENGTH:])
         text = _ASIDE.sub("", _LEAD.sub("", text)) or text

