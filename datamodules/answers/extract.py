@@ -20,6 +20,7 @@ _BOX_OR_BRACE = re.compile(
 )
 _BETWEEN_BOXES = re.compile(r"\s*\$*\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*\$*\s*(?:[a-z]\s*=\s*)?\\(?:boxed|fbox)\s*\{?")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
+_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[\s$]*\}")
 _THOUGHT_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 _END_OF_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _VERB = r"(?:is|was|are|equals|(?:should|must|would|will|has to) be)\b"
@@ -45,6 +46,7 @@ _LAST_VALUE = re.compile(
     r"\s*(?P<tail>\S.{0,30})$",
     re.DOTALL,
 )
+_LAST_RESULT = re.compile(r"^.*\b(?:gets?|gives?|obtain|yields?|have|has)\b:?\s*(?P<tail>\S.{0,30})$", re.DOTALL)
 _VALUE_FIRST = re.compile(
     r"^(?:(?:so|thus|hence|therefore)\b,?\s+)?(?P<head>.{1,60}?)\s+(?:is|are)\s+(?:the\s+|our\s+)?"
     r"(?:(?:final|correct|right|best)\b\s*)?(?:answers?|option|choice|one)?$",
@@ -99,7 +101,7 @@ def extract_final_answer(response: str) -> ExtractedAnswer:
     thought_ends = [match.end() for match in _END_OF_THOUGHT.finditer(response)]
     if thought_ends and response[thought_ends[-1] :].strip():
         response = response[thought_ends[-1] :]
-    response = _THOUGHT_TAG.sub(" ", response)
+    response = _EMPTY_BOX.sub(" ", _THOUGHT_TAG.sub(" ", response))
     for cut, status in _candidates(response):
         text = clean(cut[-MAX_CUT_LENGTH:])
         text = _ASIDE.sub("", _LEAD.sub("", text)) or text
@@ -144,7 +146,8 @@ def _values_in_line(line: str) -> list[str]:
     if _OPTION_FIRST.match(line):
         return []
     values = [_value_in_sentence(sentence) for sentence in [line, *reversed(_SENTENCE_END.split(line))]]
-    clear = [value for value in values if value and _is_value(value)]
+    result = _LAST_RESULT.match(line)
+    clear = [value for value in [*values, result["tail"] if result else ""] if value and _is_value(value)]
     return clear[:1] or [value for value in values[:1] if value]
 
 

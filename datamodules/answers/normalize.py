@@ -67,7 +67,7 @@ _MONEY = re.compile(r"\\?\$|[€£¥]")
 _APPROXIMATELY = re.compile(
     r"^(?:\\approx(?![A-Za-z])|(?:approximately|approx\.?|about|roughly|around)\s)\s*(?=[-\d.\\])", re.IGNORECASE
 )
-_POWER_ASTERISKS = re.compile(r"(?<=[\w)])\s?\*\*\s?(?=[\d({-])")
+_POWER_ASTERISKS = re.compile(r"(?<=[\w)])\*\*(?=[\d({-])")
 _EDGE_CHARACTERS = " \t\r\n\"'`*“”"
 
 

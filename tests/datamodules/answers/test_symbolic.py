@@ -72,7 +72,7 @@ def test_in_a_forked_daemon_that_may_have_no_children_of_its_own_kind():
 
 
 def test_time_limit_counts_as_different_and_the_next_question_is_answered(comparer, caplog):
-    assert comparer.equal("x", "2x - x")
+    assert comparer.equal("2x", "3x - x")
     comparer.seconds_to_answer = 0.0
     assert not comparer.equal("2x", "x + x")
     assert "no verdict on '2x' and 'x + x'" in caplog.text
