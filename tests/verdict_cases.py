@@ -205,6 +205,7 @@ PRECISION: list[Case] = [
     ("integer zero", "integer", "0", r"\boxed{0}", True, "zero is an answer"),
     ("integer zero", "integer", "0", r"\boxed{}", False, "nothing is no zero"),
     ("integer", "integer", "14", r"\boxed{none}", False, "no number"),
+    ("float", "float1", "1.2", r"\boxed{1e310}", False, "too large for a float"),
     ("integer", "integer", "1000", r"\boxed{1,000 \text{ g}}", True, "separator and unit"),
     ("3.141 within the tolerance", "tolerance", "3.1416", r"\boxed{3.141}", True, "0.0006 off"),
     ("outside of the tolerance", "tolerance", "3.1416", r"\boxed{3.14}", False, "0.0016 off"),

@@ -44,7 +44,8 @@ def number_value(text: str) -> Value | None:
         text: As :func:`datamodules.answers.normalize.normalize` returns it.
 
     Returns:
-        A fraction when the value is rational and not huge, else a finite float; None when it is not numeric.
+        A fraction when the value is rational and not huge, else a float; None when it is not numeric or out of the
+        range of floats.
     """
     if text.isalpha() and text.lower() in _WORDS:
         return Fraction(_WORDS.index(text.lower()))
@@ -54,9 +55,9 @@ def number_value(text: str) -> Value | None:
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     try:
         value = _Parser(_tokenize(text)).parse()
+        return value if math.isfinite(float(value)) else None
     except (_NotANumberError, ZeroDivisionError, OverflowError):
         return None
-    return value if isinstance(value, Fraction) or math.isfinite(value) else None
 
 
 def values_equal(first: Value, second: Value, tolerance: float = 1e-6) -> bool:
