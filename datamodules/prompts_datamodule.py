@@ -71,7 +71,8 @@ class PromptDataModule(LightningDataModule):
         super().__init__()
         if prompts and benchmarks:
             raise ValueError("give either 'prompts' or 'benchmarks', not both")
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["benchmark_options"])  # checkpoints hold plain values only
+        self.benchmark_options = benchmark_options
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
         self._renderer: ChatRenderer | None = None
@@ -106,7 +107,7 @@ class PromptDataModule(LightningDataModule):
                     options["benchmark_names"],
                     options["instruction"],
                     options["rules"],
-                    options["benchmark_options"],
+                    self.benchmark_options,
                 )
             else:
                 prompts = self._read("prompts")

@@ -99,7 +99,9 @@ class VisualPRM400KDataModule(LightningDataModule):
             raise ValueError("validation_share takes from train_annotations and excludes validation_annotations")
         if (benchmarks is None) != (rollouts is None):
             raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
-        self.save_hyperparameters(logger=False)  # the model logs its own, some under the same names
+        # The model logs its own, some under the same names. Checkpoints hold plain values only.
+        self.save_hyperparameters(logger=False, ignore=["benchmark_options"])
+        self.benchmark_options = benchmark_options
         for name in ("batch_size", "eval_batch_size", "questions_per_batch", "candidates_per_question"):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.hparams[name]}")
@@ -161,7 +163,7 @@ class VisualPRM400KDataModule(LightningDataModule):
                 options["benchmark_names"],
                 options["candidates_per_question"],
                 options["rules"],
-                options["benchmark_options"],
+                self.benchmark_options,
             )
             self._unchecked |= set(self._benchmarks)
 

@@ -102,8 +102,9 @@ class HubRow:
             return value
         if not isinstance(value, str) or not value:
             raise ImageError(f"{self.where}: a picture must be bytes or a path, got {type(value).__name__}")
+        is_inside = not Path(value).is_absolute() and ".." not in Path(value).parts
         for base in (self.root, self.file.parent):
-            if (base / value).is_file():
+            if is_inside and (base / value).is_file():
                 return base / value
         raise ImageError(f"{self.where}: the picture {value!r} is neither in {self.root} nor in {self.file.parent}")
 

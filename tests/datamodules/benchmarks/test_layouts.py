@@ -205,6 +205,14 @@ def test_json_with_picture_files(tmp_path):
     found = BENCHMARKS["LogicVista"]().read(tmp_path / "own")
     assert [(q.question_id, q.gold) for q in found] == [(q.question_id, q.gold) for q in expected]
     assert [shade(q.images[0]) for q in found] == [70, 71, 72]
+    rows["v1_2"]["imagesource"] = "../LogicVista/images/v1_2.png"
+    (folder / "data" / "test.json").write_text(json.dumps(rows))
+    with pytest.raises(
+        ImageError, match=r"test\.json: row 1: the picture '\.\./LogicVista/images/v1_2\.png' is neither"
+    ):
+        BENCHMARKS["LogicVista"]().read(tmp_path / "own")
+    rows["v1_2"]["imagesource"] = "images/v1_2.png"
+    (folder / "data" / "test.json").write_text(json.dumps(rows))
     (folder / "images" / "v1_2.png").unlink()
     with pytest.raises(ImageError, match=r"test\.json: row 1: the picture 'images/v1_2\.png' is neither in"):
         BENCHMARKS["LogicVista"]().read(tmp_path / "own")
