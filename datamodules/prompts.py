@@ -7,8 +7,8 @@ questions of the benchmarks, and turns both into batches for :class:`lightning_m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from datamodules import fields
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import clean, extract_final_answer
 from datamodules.answers.letters import OPTION_LETTERS, extract_option
-from datamodules.benchmarks import BENCHMARKS
-from datamodules.benchmarks.base import POLICY_INSTRUCTION, Grade
+from datamodules.benchmarks import BenchmarkOptions, Grade, Rules, benchmarks_in, make_benchmark
+from datamodules.benchmarks.base import POLICY_INSTRUCTION, with_instruction
 from datamodules.files import read_jsonl
 from datamodules.images import open_image
 from datamodules.process.conversation import IMAGE_PLACEHOLDER, question_content
@@ -44,6 +44,9 @@ class Prompt:
         load_images: Opens the images.
         grade: Compares a response with the gold answer.
         response: Gold solution of a demonstration.
+        text: What the policy reads: the question with the instruction; the question alone if empty.
+        details: Further fields of the rollouts of this prompt: the rules that grade them, and the order of options that
+            were shuffled.
     """
 
     prompt_id: str
@@ -54,6 +57,13 @@ class Prompt:
     load_images: Callable[[], list[Image.Image]]
     grade: Callable[[str], Grade]
     response: str | None = None
+    text: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def policy_text(self) -> str:
+        """What the policy reads."""
+        return self.text or self.question
 
 
 @dataclass
@@ -87,39 +97,34 @@ class SupervisedBatch:
 
 
 class ChatRenderer:
-    """Renders the prompt of a question with the chat template of a processor.
+    """Renders what a policy reads with the chat template of a processor.
 
     Args:
         processor: Whose template to use.
         system_prompt: Empty for no system turn.
-        instruction: Appended to the question on a line of its own; may be empty.
     """
 
-    def __init__(
-        self, processor: ProcessorMixin, system_prompt: str = "", instruction: str = POLICY_INSTRUCTION
-    ) -> None:
+    def __init__(self, processor: ProcessorMixin, system_prompt: str = "") -> None:
         self.processor = processor
         self.system_prompt = system_prompt
-        self.instruction = instruction
 
-    def messages(self, question: str, num_images: int) -> list[dict[str, Any]]:
+    def messages(self, text: str, num_images: int) -> list[dict[str, Any]]:
         """The chat before the response."""
-        text = f"{question}\n{self.instruction}" if self.instruction else question
         system = [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}]
         user = [{"role": "user", "content": question_content(text, num_images)}]
         return (system if self.system_prompt else []) + user
 
-    def prompt(self, question: str, num_images: int) -> str:
+    def prompt(self, text: str, num_images: int) -> str:
         """The rendered chat up to where the model writes."""
         rendered = self.processor.apply_chat_template(
-            self.messages(question, num_images), tokenize=False, add_generation_prompt=True
+            self.messages(text, num_images), tokenize=False, add_generation_prompt=True
         )
         return str(rendered)
 
-    def conversation(self, question: str, num_images: int, response: str) -> str:
+    def conversation(self, text: str, num_images: int, response: str) -> str:
         """The rendered chat with the response and its end."""
         answer = {"role": "assistant", "content": [{"type": "text", "text": response}]}
-        return str(self.processor.apply_chat_template([*self.messages(question, num_images), answer], tokenize=False))
+        return str(self.processor.apply_chat_template([*self.messages(text, num_images), answer], tokenize=False))
 
 
 class PromptDataset(Dataset[Prompt]):
@@ -144,7 +149,7 @@ class PromptCollator:
     def __call__(self, prompts: list[Prompt]) -> PromptBatch:
         """Build a batch to generate from."""
         images = [prompt.load_images() for prompt in prompts]
-        texts = [self.renderer.prompt(p.question, len(i)) for p, i in zip(prompts, images, strict=True)]
+        texts = [self.renderer.prompt(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
         return PromptBatch(prompts, images, texts)
 
 
@@ -162,8 +167,8 @@ class SupervisedCollator:
         for prompt, opened in zip(prompts, images, strict=True):
             if not prompt.response:
                 raise ValueError(f"{prompt.prompt_id}: field 'response' is missing; a demonstration needs one")
-            begin = self.renderer.prompt(prompt.question, len(opened))
-            conversation = self.renderer.conversation(prompt.question, len(opened), prompt.response)
+            begin = self.renderer.prompt(prompt.policy_text, len(opened))
+            conversation = self.renderer.conversation(prompt.policy_text, len(opened), prompt.response)
             if not conversation.startswith(begin):
                 raise ValueError("the chat template renders an answered chat differently from its prompt")
             full.append(conversation)
@@ -197,12 +202,13 @@ def grade_by_answer(gold: str) -> Callable[[str], Grade]:
     return grade
 
 
-def read_prompts(path: Path, image_root: Path | None = None) -> list[Prompt]:
+def read_prompts(path: Path, image_root: Path | None = None, instruction: str = POLICY_INSTRUCTION) -> list[Prompt]:
     """Read MMPR prompt rows from a JSONL file.
 
     Args:
         path: The file; its rows hold question, answer, and optionally id, image (a path or a list), source, response.
         image_root: Folder that image paths are relative to; the file's own folder by default.
+        instruction: What the policy reads after each question; may be empty.
 
     Raises:
         ValueError: If a field is missing, blank or of the wrong type, an id repeats, or the placeholders of a question
@@ -241,17 +247,39 @@ def read_prompts(path: Path, image_root: Path | None = None) -> list[Prompt]:
                 load,
                 grade_by_answer(answer),
                 response,
+                with_instruction(question, instruction),
             )
         )
     return prompts
 
 
-def benchmark_prompts(folder: Path, names: Sequence[str] | None = None) -> list[Prompt]:
-    """The questions of the benchmarks in ``folder`` as prompts; ids are ``benchmark/question_id``."""
+def benchmark_prompts(
+    folder: Path,
+    names: Sequence[str] | None = None,
+    instruction: str | None = None,
+    rules: Rules = "ours",
+    options: Mapping[str, BenchmarkOptions] | None = None,
+) -> list[Prompt]:
+    """The questions of benchmarks as prompts; ids are ``benchmark/question_id``.
+
+    Args:
+        folder: Holds their tables or datasets.
+        names: Which of them; those that the folder holds by default.
+        instruction: What the policy reads after each question; the benchmark's own by default.
+        rules: By which responses are graded.
+        options: Name to how that benchmark is read.
+
+    Raises:
+        FileNotFoundError: If a benchmark is not there, or none is.
+        ValueError: If a name or split is unknown, or a benchmark cannot be read.
+    """
     prompts = []
-    for name in names or BENCHMARKS:
-        benchmark = BENCHMARKS[name]()
+    for name in names or benchmarks_in(folder, options):
+        benchmark = make_benchmark(name, rules, options)
         for question in benchmark.read(folder):
+            details: dict[str, Any] = {"rules": rules}
+            if question.option_order is not None:
+                details["option_order"] = list(question.option_order)
             prompts.append(
                 Prompt(
                     f"{name}/{question.question_id}",
@@ -261,6 +289,8 @@ def benchmark_prompts(folder: Path, names: Sequence[str] | None = None) -> list[
                     name,
                     partial(list, question.images),
                     partial(benchmark.grade, question),
+                    text=benchmark.policy_prompt(question, instruction),
+                    details=details,
                 )
             )
     return prompts

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import ProcessorMixin
 
+from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
 from datamodules.process.order import LazyLoader, TrainingSampler
 from datamodules.prompts import (
@@ -31,7 +33,11 @@ class PromptDataModule(LightningDataModule):
         validation_demonstrations: The same for validation while fitting.
         prompts: MMPR prompt rows for `predict`.
         benchmarks: Folder of benchmark tables for `predict`, instead of ``prompts``.
-        benchmark_names: Which of them; all by default.
+        benchmark_names: Which of them; those that the folder holds by default.
+        benchmark_options: Name of a benchmark to how it is read: its split and table, and what to do about incomplete
+            units, bad rows, and questions that are not those of the release.
+        rules: How responses to benchmark questions are graded: by our rules, which cut the final answer out and never
+            guess, or by the official ones of each benchmark's authors.
         image_root: Folder that image paths are relative to; a file's own folder by default.
         other_images: Give every question the images of another one; a control, see
             :func:`datamodules.prompts.with_other_images`.
@@ -39,7 +45,8 @@ class PromptDataModule(LightningDataModule):
         batch_size: Prompts or demonstrations a batch.
         num_workers: Dataloader processes.
         system_prompt: System turn; empty for none.
-        instruction: Appended to every question.
+        instruction: What the policy reads after every question, on a line of its own; by default the one that
+            :meth:`datamodules.benchmarks.Benchmark.policy_prompt` adds. Empty for none.
         seed: Of the training order.
     """
 
@@ -50,26 +57,29 @@ class PromptDataModule(LightningDataModule):
         prompts: str | None = None,
         benchmarks: str | None = None,
         benchmark_names: list[str] | None = None,
+        benchmark_options: dict[str, BenchmarkOptions] | None = None,
+        rules: Rules = "ours",
         image_root: str | None = None,
         other_images: bool = False,
         max_prompts: int | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
         system_prompt: str = "",
-        instruction: str = POLICY_INSTRUCTION,
+        instruction: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if prompts and benchmarks:
             raise ValueError("give either 'prompts' or 'benchmarks', not both")
-        self.save_hyperparameters(logger=False)
+        self.save_hyperparameters(logger=False, ignore=["benchmark_options"])  # checkpoints hold plain values only
+        self.benchmark_options = benchmark_options
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
         self._renderer: ChatRenderer | None = None
 
     def connect(self, processor: ProcessorMixin) -> None:
         """Take the processor of the policy; called by the policy before any dataloader is asked for."""
-        self._renderer = ChatRenderer(processor, self.hparams["system_prompt"], self.hparams["instruction"])
+        self._renderer = ChatRenderer(processor, self.hparams["system_prompt"])
 
     @property
     def renderer(self) -> ChatRenderer:
@@ -92,7 +102,13 @@ class PromptDataModule(LightningDataModule):
             self._validation = PromptDataset(self._read(name) if options[name] else [])
         if stage == "predict":
             if options["benchmarks"]:
-                prompts = benchmark_prompts(Path(options["benchmarks"]), options["benchmark_names"])
+                prompts = benchmark_prompts(
+                    Path(options["benchmarks"]),
+                    options["benchmark_names"],
+                    options["instruction"],
+                    options["rules"],
+                    self.benchmark_options,
+                )
             else:
                 prompts = self._read("prompts")
             self._prompts = (with_other_images(prompts) if options["other_images"] else prompts)[
@@ -102,8 +118,17 @@ class PromptDataModule(LightningDataModule):
     def _read(self, name: str) -> list[Prompt]:
         if not self.hparams[name]:
             raise ValueError(f"PromptDataModule needs '{name}' for this command")
-        root = self.hparams["image_root"]
-        return read_prompts(Path(self.hparams[name]), Path(root) if root else None)
+        root, instruction = self.hparams["image_root"], self.hparams["instruction"]
+        return read_prompts(
+            Path(self.hparams[name]),
+            Path(root) if root else None,
+            POLICY_INSTRUCTION if instruction is None else instruction,
+        )
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """What predictions depend on beside the prompts and the policy."""
+        return {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
 
     @property
     def prompt_ids(self) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from datamodules.answers.vote import equivalence_classes
-from datamodules.benchmarks import BENCHMARKS, BenchmarkQuestion
+from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, Rules, make_benchmark
 from datamodules.process.candidates import EncodedCandidates, encode_candidates
 from datamodules.process.encoder import ConversationEncoder
 from datamodules.process.steps import response_steps
@@ -73,17 +73,30 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
 
     Args:
         benchmark: A name in :data:`datamodules.benchmarks.BENCHMARKS`.
-        folder: Holds the benchmark's table.
+        folder: Holds the benchmark's table or dataset.
         rollouts: (benchmark, question id) to at least N rollouts, see :func:`datamodules.rollouts.group_by_question`;
             those of other benchmarks are not looked at. Questions without any are left out, with a warning.
+        rules: Grade all responses anew, by these rules; by default the verdicts of the rollouts count.
+        options: Name of a benchmark to how it is read.
+
+    Attributes:
+        rules: Names of the rules that the verdicts are by; "unknown" where the rollouts do not say.
 
     Raises:
-        FileNotFoundError: If the table is not there.
-        ValueError: If the table is wrong, or rollouts belong to a question that it does not have, or there are none.
+        FileNotFoundError: If the benchmark is not there.
+        ValueError: If the table is wrong, rollouts belong to a question that it does not have or to another order of
+            options, there are none, or units (seeds of DynaMath, groups of We-Math) lack questions with rollouts.
     """
 
-    def __init__(self, benchmark: str, folder: Path, rollouts: Mapping[tuple[str, str], Sequence[Rollout]]) -> None:
-        self.benchmark = BENCHMARKS[benchmark]()
+    def __init__(
+        self,
+        benchmark: str,
+        folder: Path,
+        rollouts: Mapping[tuple[str, str], Sequence[Rollout]],
+        rules: Rules | None = None,
+        options: Mapping[str, BenchmarkOptions] | None = None,
+    ) -> None:
+        self.benchmark = make_benchmark(benchmark, rules or "ours", options)
         questions = {question.question_id: question for question in self.benchmark.read(folder)}
         own = {key[1]: tuple(group) for key, group in rollouts.items() if key[0] == benchmark}
         unknown = [question_id for question_id in own if question_id not in questions]
@@ -105,7 +118,14 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
                 len(questions),
             )
         self.questions = [questions[question_id] for question_id in questions if question_id in own]
+        self._check_units()
         self.rollouts = [own[question.question_id] for question in self.questions]
+        self._check_option_orders()
+        if rules is not None:
+            self._grade_anew(rules)
+        self.rules = sorted({rollout.rules or "unknown" for group in self.rollouts for rollout in group})
+        if len(self.rules) > 1:
+            logger.warning("%s: the rollouts are graded by different rules: %s", benchmark, ", ".join(self.rules))
         self._classes: dict[int, tuple[int, ...]] = {}
 
     def __len__(self) -> int:
@@ -118,6 +138,45 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
             self._classes[index] = tuple(equivalence_classes([rollout.extracted_answer for rollout in rollouts]))
         return AnsweredQuestion(self.questions[index], rollouts, self._classes[index])
 
+    def _check_units(self) -> None:
+        complete = self.benchmark.complete_units(self.questions)
+        if complete.all():
+            return
+        message = (
+            f"{self.benchmark.name}: of those that have rollouts, {self.benchmark.incomplete_units(self.questions)}"
+        )
+        if not self.benchmark.allow_incomplete:
+            raise ValueError(f"{message}; sample the others, or set allow_incomplete in benchmark_options")
+        logger.warning("%s; left out", message)
+        self.questions = [q for q, is_whole in zip(self.questions, complete, strict=True) if is_whole]
+
+    def _check_option_orders(self) -> None:
+        for question, group in zip(self.questions, self.rollouts, strict=True):
+            for rollout in group:
+                if rollout.option_order not in (None, question.option_order):
+                    where = getattr(rollout, "where", "rollouts")
+                    raise ValueError(
+                        f"{where}: field 'option_order': {rollout.option_order} of {rollout.benchmark} question "
+                        f"{rollout.question_id!r}, but its options are in the order {question.option_order} now, so "
+                        f"letters mean other options"
+                    )
+
+    def _grade_anew(self, rules: Rules) -> None:
+        changed = total = 0
+        for index, (question, group) in enumerate(zip(self.questions, self.rollouts, strict=True)):
+            graded = []
+            for rollout in group:
+                grade = self.benchmark.grade(question, rollout.response)
+                changed += grade.is_correct != rollout.is_correct
+                graded.append(
+                    replace(rollout, is_correct=grade.is_correct, extracted_answer=grade.extracted_answer, rules=rules)
+                )
+            total += len(graded)
+            self.rollouts[index] = tuple(graded)
+        logger.info(
+            "%s: graded anew by rules %r: %d of %d verdicts changed", self.benchmark.name, rules, changed, total
+        )
+
     def check_texts(self, encoder: ConversationEncoder) -> None:
         """Refuse texts that hold special tokens of the tokenizer; raises ValueError with the place."""
         for question, rollouts in zip(self.questions, self.rollouts, strict=True):
@@ -127,15 +186,22 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
 
 
 def read_best_of_n_datasets(
-    folder: Path, rollouts: Path, names: Sequence[str] | None = None, num_candidates: int = 8
+    folder: Path,
+    rollouts: Path,
+    names: Sequence[str] | None = None,
+    num_candidates: int = 8,
+    rules: Rules | None = None,
+    options: Mapping[str, BenchmarkOptions] | None = None,
 ) -> dict[str, BestOfNDataset]:
     """One dataset a benchmark.
 
     Args:
-        folder: Holds the benchmark tables.
+        folder: Holds the benchmark tables or datasets.
         rollouts: Rollout file, or folder of them.
         names: Of the benchmarks; by default those that the rollouts are from.
         num_candidates: N.
+        rules: See :class:`BestOfNDataset`.
+        options: Likewise.
 
     Returns:
         Name to dataset, in the order of the paper's tables.
@@ -150,7 +216,7 @@ def read_best_of_n_datasets(
     if unknown:
         raise ValueError(f"unknown benchmark {unknown[0]!r} in {rollouts}; known are {', '.join(BENCHMARKS)}")
     chosen = present if names is None else dict.fromkeys(names)
-    return {name: BestOfNDataset(name, folder, groups) for name in BENCHMARKS if name in chosen}
+    return {name: BestOfNDataset(name, folder, groups, rules, options) for name in BENCHMARKS if name in chosen}
 
 
 @dataclass

@@ -31,6 +31,9 @@ class Rollout:
         top_p: Of sampling.
         max_new_tokens: Limit on the length.
         seed: Of sampling.
+        rules: By which the verdict was made, "ours" or "official"; None where the file does not say.
+        option_order: The order of the options that the policy saw, where they were shuffled: for option A, B, ... its
+            place in the benchmark's row.
     """
 
     benchmark: str
@@ -44,6 +47,8 @@ class Rollout:
     top_p: float
     max_new_tokens: int
     seed: int
+    rules: str | None = None
+    option_order: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,19 @@ def parse_rollout(row: Mapping[str, Any], where: str) -> LocatedRollout:
         top_p=fields.number(row, "top_p", where, minimum=0.0, maximum=1.0),
         max_new_tokens=fields.integer(row, "max_new_tokens", where, minimum=1),
         seed=fields.integer(row, "seed", where),
+        rules=fields.text(row, "rules", where) if row.get("rules") is not None else None,
+        option_order=_option_order(row, where),
         where=where,
     )
+
+
+def _option_order(row: Mapping[str, Any], where: str) -> tuple[int, ...] | None:
+    if row.get("option_order") is None:
+        return None
+    order = fields.items(row, "option_order", where)
+    if sorted(order, key=str) != list(range(len(order))):
+        raise fields.wrong_field(where, "option_order", f"an order of the numbers 0 to {len(order) - 1}", order)
+    return tuple(order)
 
 
 def read_rollouts(path: Path) -> list[LocatedRollout]:

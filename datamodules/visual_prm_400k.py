@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
 from transformers import AutoProcessor
 
+from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.process.collate import StepCollator
 from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.encoder import ConversationEncoder
@@ -40,9 +41,13 @@ class VisualPRM400KDataModule(LightningDataModule):
             question and all its solutions are on one side.
         image_root: Folder that the image paths of annotations are relative to; a file's own folder by default.
         visual_process_bench: Folder that holds VisualProcessBench's ``test.jsonl`` and images.
-        benchmarks: Folder of the benchmark tables.
+        benchmarks: Folder of the benchmark tables or datasets.
         rollouts: JSONL file of rollouts, or folder of them; needs ``benchmarks``.
         benchmark_names: Which benchmarks; those that the rollouts are from by default.
+        benchmark_options: Name of a benchmark to how it is read: its split and table, and what to do about incomplete
+            units, bad rows, and questions that are not those of the release.
+        rules: Grade the rollouts anew, by our rules or by the official ones of each benchmark's authors; by default the
+            verdicts that the rollouts hold count.
         candidates_per_question: N, how many rollouts of each question to score.
         batch_size: Training conversations a batch and rank.
         eval_batch_size: Conversations a batch in evaluation.
@@ -71,6 +76,8 @@ class VisualPRM400KDataModule(LightningDataModule):
         benchmarks: str | None = None,
         rollouts: str | None = None,
         benchmark_names: list[str] | None = None,
+        benchmark_options: dict[str, BenchmarkOptions] | None = None,
+        rules: Rules | None = None,
         candidates_per_question: int = 8,
         batch_size: int = 8,
         eval_batch_size: int = 8,
@@ -92,7 +99,9 @@ class VisualPRM400KDataModule(LightningDataModule):
             raise ValueError("validation_share takes from train_annotations and excludes validation_annotations")
         if (benchmarks is None) != (rollouts is None):
             raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
-        self.save_hyperparameters(logger=False)  # the model logs its own, some under the same names
+        # The model logs its own, some under the same names. Checkpoints hold plain values only.
+        self.save_hyperparameters(logger=False, ignore=["benchmark_options"])
+        self.benchmark_options = benchmark_options
         for name in ("batch_size", "eval_batch_size", "questions_per_batch", "candidates_per_question"):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.hparams[name]}")
@@ -153,6 +162,8 @@ class VisualPRM400KDataModule(LightningDataModule):
                 Path(options["rollouts"]),
                 options["benchmark_names"],
                 options["candidates_per_question"],
+                options["rules"],
+                self.benchmark_options,
             )
             self._unchecked |= set(self._benchmarks)
 

@@ -66,6 +66,7 @@ class Policy(LightningModule):
             "model": str(self.hparams["model_name_or_path"]),
             "num_samples": self.num_samples,
             "sampling": asdict(self.sampling),
+            "data": getattr(self.trainer.datamodule, "prediction_settings", {}),  # type: ignore[attr-defined]
         }
 
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
@@ -119,6 +120,7 @@ class Policy(LightningModule):
             "top_p": self.sampling.top_p,
             "max_new_tokens": self.sampling.max_new_tokens,
             "seed": self.sampling.seed,
+            **prompt.details,
         }
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

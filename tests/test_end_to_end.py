@@ -14,7 +14,7 @@ from cli_runs import CONTINUATIONS, SAMPLES, SOLUTIONS, visualprm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from datamodules.benchmarks import BENCHMARKS
+from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS
 from lightning_modules.process_reward import ProcessRewardModel
 
 AGGREGATIONS = {
@@ -272,9 +272,9 @@ def test_accuracies_of_the_table(run, by_question):
     assert report["accuracies"]["MathVision"]["pass_at_1"]["8"]["value"] == pytest.approx(
         statistics.fmean(map(statistics.fmean, mathvision))
     )
-    headlines = [report["accuracies"][name]["prm_mean"]["8"]["value"] for name in BENCHMARKS]
+    headlines = [report["accuracies"][name]["prm_mean"]["8"]["value"] for name in VISUAL_BENCHMARKS]
     assert report["accuracies"]["overall"]["prm_mean"]["8"]["value"] == pytest.approx(statistics.fmean(headlines))
-    assert list(report["accuracies"])[:7] == list(BENCHMARKS)
+    assert list(report["accuracies"])[:7] == list(VISUAL_BENCHMARKS)
 
 
 def test_the_exported_model_is_the_one_of_the_last_epoch(run):
@@ -296,13 +296,13 @@ def test_the_exported_model_is_the_one_of_the_last_epoch(run):
 def test_the_table_for_people(run):
     table = (run / "process_reward_model_test" / "best_of_n_test.md").read_text()
     report = json.loads((run / "process_reward_model_test" / "best_of_n_test.json").read_text())
-    for name in [*BENCHMARKS, "Pass@1", "Self-consistency", "ORM", "PRM (mean)", "Pass@8"]:
+    for name in [*VISUAL_BENCHMARKS, "Pass@1", "Self-consistency", "ORM", "PRM (mean)", "Pass@8"]:
         assert name in table
     best_of_8 = table.split("###")[1]
     assert "Best-of-8" in best_of_8
     (row,) = (line for line in best_of_8.splitlines() if line.startswith("| PRM (mean)"))
     values = [float(cell.strip(" *")) for cell in row.strip("|").split("|")[1:]]
-    columns = [*BENCHMARKS, "all_questions", "overall"]
+    columns = [*VISUAL_BENCHMARKS, "all_questions", "overall"]
     expected = [100 * report["accuracies"][column]["prm_mean"]["8"]["value"] for column in columns]
     assert values == pytest.approx(expected, abs=0.0501)
 

@@ -1,14 +1,29 @@
-"""The seven benchmarks of VisualPRM, one module each; a module with a :class:`Benchmark` in it is found by itself."""
+"""The benchmarks, one module each; a module with a :class:`Benchmark` in it is found by itself."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
 
-from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.benchmarks.base import Benchmark, BenchmarkOptions, BenchmarkQuestion, Grade, Rules
 
-__all__ = ["BENCHMARKS", "Benchmark", "BenchmarkQuestion", "Grade"]
+__all__ = [
+    "BENCHMARKS",
+    "VISUAL_BENCHMARKS",
+    "Benchmark",
+    "BenchmarkOptions",
+    "BenchmarkQuestion",
+    "Grade",
+    "Rules",
+    "benchmarks_in",
+    "make_benchmark",
+]
+
+logger = logging.getLogger(__name__)
 
 
 def _find_benchmarks() -> dict[str, type[Benchmark]]:
@@ -25,4 +40,42 @@ def _find_benchmarks() -> dict[str, type[Benchmark]]:
 
 
 BENCHMARKS: dict[str, type[Benchmark]] = _find_benchmarks()
-"""Name to benchmark, in the order of the paper's tables."""
+"""Name to benchmark, in the order of the paper's tables, text-only ones last."""
+
+VISUAL_BENCHMARKS: tuple[str, ...] = tuple(name for name, kind in BENCHMARKS.items() if not kind.is_text_only)
+"""Names of the benchmarks with pictures, whose mean is the paper's overall number."""
+
+
+def make_benchmark(
+    name: str, rules: Rules = "ours", options: Mapping[str, BenchmarkOptions] | None = None
+) -> Benchmark:
+    """A benchmark as the arguments of a data module describe it.
+
+    Args:
+        name: In :data:`BENCHMARKS`.
+        rules: By which responses are graded.
+        options: Name to how that benchmark is read; those of other benchmarks are only checked.
+
+    Raises:
+        ValueError: If a name or a split is unknown.
+    """
+    for unknown in [key for key in (name, *(options or ())) if key not in BENCHMARKS]:
+        raise ValueError(f"unknown benchmark {unknown!r}; known are {', '.join(BENCHMARKS)}")
+    chosen = (options or {}).get(name) or BenchmarkOptions()
+    return BENCHMARKS[name](rules=rules, **vars(chosen))
+
+
+def benchmarks_in(folder: Path, options: Mapping[str, BenchmarkOptions] | None = None) -> list[str]:
+    """Names of the benchmarks that a folder holds; says which ones it does not hold.
+
+    Raises:
+        FileNotFoundError: If it holds none.
+    """
+    names = [name for name in BENCHMARKS if make_benchmark(name, options=options).is_in(folder)]
+    if not names:
+        raise FileNotFoundError(f"{folder} holds none of the benchmarks {', '.join(BENCHMARKS)}")
+    absent = [name for name in BENCHMARKS if name not in names]
+    if absent:
+        level = logging.WARNING if set(absent) & set(VISUAL_BENCHMARKS) else logging.INFO
+        logger.log(level, "%s holds %s; not there: %s", folder, ", ".join(names), ", ".join(absent))
+    return names

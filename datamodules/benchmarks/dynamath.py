@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
 from datamodules.answers.numeric import numbers_within, numeric_answer
-from datamodules.benchmarks.base import (
-    Benchmark,
-    BenchmarkQuestion,
-    Grade,
-    accuracy_by,
-    as_scores,
-    grade_expression,
-    grade_option,
-)
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_expression, grade_option
+from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
 from datamodules.benchmarks.options import options_in_text
+from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow
 
 VARIANTS = 10
 TOLERANCE = 1e-3
 
+_VARIANT_SPLIT = "sample_variant"
 _ANSWER_TYPES = {"float": "float", "multiple choice": "letter", "text": "text"}
 _LATEX_COMMAND = re.compile(r"(?<!\\)\\(?=[A-Za-z]{2})(?!u[0-9a-fA-F]{4}|n[A-Z])")
 _SHORT_ANSWER = re.compile(
@@ -40,22 +36,35 @@ class DynaMath(Benchmark):
     name: ClassVar[str] = "DynaMath"
     table: ClassVar[str] = "DynaMath.tsv"
     headline: ClassVar[str] = "worst_case_accuracy"
+    hub: ClassVar[HubLayout] = HubLayout(
+        ("DynaMath/DynaMath_Sample",),
+        ("id", "question", "ground_truth", "answer_type", "subject", "knowledge_level"),
+        ("decoded_image", "image"),
+    )
+    releases: ClassVar[Mapping[str, Release]] = {
+        "sample": Release(questions=5010, tables=("DynaMath.tsv",), md5="b8425ad9a7114571fc9366e013699494")
+    }
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer", "answer_type", "qid", "varid")
+    official_differences: ClassVar[Mapping[str, str]] = {
+        "json_short_answer": 'the answer is the string "short answer" of the JSON object between the first and the '
+        "last brace, without backslashes; else that text, or the whole response, is taken",
+        "plain_float": "a float is what Python reads before the first space, or such a number before the sign π",
+        "single_letter_inside": "an option is the only one of the letters A to E that occurs anywhere",
+        "text_inside_gold": "a text answer is right if it is a part of the gold answer, also if it is empty",
+    }
     order: ClassVar[int] = 5
 
-    def read(self, folder: Path) -> list[BenchmarkQuestion]:
-        """Read the table; every seed must have its ten variants, a subset would make the worst case look better."""
-        questions = super().read(folder)
-        incomplete = {
-            q.metadata["qid"] for q, whole in zip(questions, self.complete_units(questions), strict=True) if not whole
-        }
-        if incomplete:
-            names = ", ".join(sorted(incomplete)[:5])
-            raise ValueError(
-                f"{folder / self.file_name}: column 'varid': {len(incomplete)} seeds (qid {names}) "
-                f"do not have each of the variants 1 to {VARIANTS} once"
-            )
-        return questions
+    def hub_parts(self) -> Sequence[HubPart]:
+        """One split a variant."""
+        return [HubPart(f"{_VARIANT_SPLIT}{variant}") for variant in range(1, VARIANTS + 1)]
+
+    def table_values(self, row: HubRow) -> Mapping[str, Any]:
+        """The id is that of the seed; the split gives the variant."""
+        variant = row.part.split.removeprefix(_VARIANT_SPLIT)
+        kept = ("question", "answer_type", "subject", "knowledge_level")
+        seed = row.values["id"]
+        cells = {"index": f"{seed}-{variant}", "answer": row.values["ground_truth"], "qid": seed, "varid": variant}
+        return cells | {name: row.values[name] for name in kept}
 
     def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion:
         """A row, with its seed ``qid`` and variant ``varid`` in the metadata."""
@@ -84,7 +93,7 @@ class DynaMath(Benchmark):
             },
         )
 
-    def grade(self, question: BenchmarkQuestion, response: str) -> Grade:
+    def grade_by_our_rules(self, question: BenchmarkQuestion, response: str) -> Grade:
         """Judge the JSON "short answer" if there is one, else the final-answer cut."""
         short_answer = _json_short_answer(response)
         extracted = extract_final_answer(response)
@@ -98,6 +107,19 @@ class DynaMath(Benchmark):
             grade = grade_expression(question, extracted)
         return Grade(grade.is_correct, grade.extracted_answer, "json") if short_answer else grade
 
+    def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """By the authors' parser of the JSON reply that their prompt asks for."""
+        answer = _official_answer(response, question.answer_type)
+        gold = question.gold[0]
+        if answer is None:
+            return Grade(False, None, "none")
+        if question.answer_type == "float":
+            value = numeric_answer(gold)
+            is_correct = value is not None and abs(float(answer) - float(value)) <= TOLERANCE
+            return Grade(is_correct, answer, "response")
+        is_correct = answer == gold.upper() if question.answer_type == "letter" else answer.lower() in gold.lower()
+        return Grade(is_correct, answer.strip() or None, "response" if answer.strip() else "none")
+
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
         """Whether a question's seed is there with each of its ten variants once: (Q,) bool."""
         rows = _rows_of_seeds(questions)
@@ -107,13 +129,22 @@ class DynaMath(Benchmark):
             complete[indices] = variants == list(range(1, VARIANTS + 1))
         return complete
 
+    def incomplete_units(self, questions: Sequence[BenchmarkQuestion]) -> str:
+        """Names of the seeds that lack variants, the first five."""
+        complete = self.complete_units(questions)
+        seeds = {q.metadata["qid"]: None for q, whole in zip(questions, complete, strict=True) if not whole}
+        names = ", ".join(list(seeds)[:5])
+        return (
+            f"{len(seeds)} seeds (qid {names}{', ...' if len(seeds) > 5 else ''}) do not have each of the variants "
+            f"(varid) 1 to {VARIANTS} once, without which a worst case would look better than it is"
+        )
+
     def unit_scores(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> np.ndarray:
         """Whether all variants of a seed are right: (U,) or (U, M), seeds in order of first appearance."""
         scores = as_scores(questions, correct)
         complete = self.complete_units(questions)
         if not complete.all():
-            seed = questions[int(np.flatnonzero(~complete)[0])].metadata["qid"]
-            raise ValueError(f"DynaMath: seed (qid) {seed!r} lacks variants; filter by complete_units first")
+            raise ValueError(f"DynaMath: {self.incomplete_units(questions)}; filter by complete_units first")
         units = [scores[indices].prod(axis=0) for indices in _rows_of_seeds(questions).values()]
         return np.stack(units) if units else scores[:0]
 
@@ -128,6 +159,35 @@ class DynaMath(Benchmark):
             if average > 0:
                 metrics["robustness"] = float(worst / average)
         return metrics | accuracy_by(questions, correct, "subject") | accuracy_by(questions, correct, "level")
+
+
+def _official_answer(response: str, answer_type: str) -> str | None:
+    """The answer as the authors' parser reads it; None where it gives up."""
+    start, end = response.find("{"), response.rfind("}")
+    text = (response[start : end + 1] if 0 <= start < end else response).replace("\\", "")
+    try:
+        content = json.loads(text, strict=False)
+    except (json.JSONDecodeError, RecursionError):
+        content = None
+    short = content.get("short answer") if isinstance(content, dict) else None
+    read = _official_value(short, answer_type) if isinstance(short, str) else None
+    return _official_value(text, answer_type) if read is None else read
+
+
+def _official_value(text: str, answer_type: str) -> str | None:
+    """The text, the letter, or the number (as Python writes it) of an answer; None where there is none."""
+    if answer_type == "letter":
+        upper = text.upper()
+        letters = [letter for letter in "ABCDE" if letter in upper]
+        return upper if len(upper) == 1 else letters[0] if len(letters) == 1 else None
+    if answer_type != "float":
+        return text
+    number, pi, _ = text.split(" ")[0].partition("π")
+    try:
+        value = float(number) * (math.pi if pi else 1.0)
+    except ValueError:
+        return None
+    return repr(value) if math.isfinite(value) else None
 
 
 def _rows_of_seeds(questions: Sequence[BenchmarkQuestion]) -> dict[str, list[int]]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from datamodules.answers.extract import extract_final_answer
 from datamodules.answers.letters import extract_letters, extract_option
-from datamodules.benchmarks.base import (
-    OPTION_LETTERS,
-    Benchmark,
-    BenchmarkQuestion,
-    Grade,
-    accuracy_by,
-    grade_expression,
-)
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, Grade
+from datamodules.benchmarks.grading import accuracy_by, grade_expression
+from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.options import options_in_text
+from datamodules.benchmarks.question import OPTION_LETTERS
+from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow
 
 
@@ -26,13 +23,36 @@ class LogicVista(Benchmark):
 
     name: ClassVar[str] = "LogicVista"
     table: ClassVar[str] = "LogicVista.tsv"
+    hub: ClassVar[HubLayout] = HubLayout(
+        ("lscpku/LogicVista", "Yijia-Xiao/LogicVista"), ("question", "answer", "skill"), ("image", "imagesource")
+    )
+    releases: ClassVar[Mapping[str, Release]] = {
+        "test": Release(
+            questions=447,
+            tables=("LogicVista.tsv",),
+            md5="41c5d33adf33765c399e0e6ae588c061",
+            composition={
+                "skill": {"inductive": 107, "deductive": 93, "numerical": 95, "spatial": 78, "mechanical": 74}
+            },
+        )
+    }
+    official_differences: ClassVar[Mapping[str, str]] = {
+        "letters_only": "the final-answer cut must be capital letters and nothing else, as the authors' judge model "
+        "writes them; option texts and separators are not read",
+        "no_other_golds": "a gold answer that is no letter can never be reached",
+    }
     order: ClassVar[int] = 7
 
-    def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion | None:
-        """A row; None for the row of the released table whose answer is blank."""
+    def table_values(self, row: HubRow) -> Mapping[str, Any]:
+        """The same columns."""
+        kept = ("question", "answer", "skill")
+        return {"index": row.values.get("id") or row.number} | {name: row.values[name] for name in kept}
+
+    def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion | Excluded:
+        """A row; the released data has one whose answer is blank, which is not scored."""
         answer = row.get("answer").strip()
         if not answer:
-            return None
+            return Excluded("without an answer")
         letters = extract_letters(answer, OPTION_LETTERS)
         question = row.require("question")
         gold = ", ".join(sorted(letters)) if letters else answer
@@ -47,7 +67,7 @@ class LogicVista(Benchmark):
             metadata={"skill": _skills(row)},
         )
 
-    def grade(self, question: BenchmarkQuestion, response: str) -> Grade:
+    def grade_by_our_rules(self, question: BenchmarkQuestion, response: str) -> Grade:
         """Equal sets of letters, the text of an option standing for its letter; other golds are compared as text."""
         extracted = extract_final_answer(response)
         if question.answer_type == "text":
@@ -56,6 +76,14 @@ class LogicVista(Benchmark):
         letters = {single} if single else extract_letters(extracted.text, OPTION_LETTERS)
         answer = ", ".join(sorted(letters)) or None
         return Grade(answer == question.gold[0], answer, extracted.status)
+
+    def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The authors' comparison of sorted letters; their judge model's extraction is replaced by the cut."""
+        extracted = extract_final_answer(response)
+        if not (extracted.text.isalpha() and extracted.text.isupper()):
+            return Grade(False, None, "none")
+        gold = sorted(part.strip().lower() for part in question.gold[0].split(","))
+        return Grade(sorted(extracted.text.lower()) == gold, extracted.text, extracted.status)
 
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:
         """Accuracy by skill; a question with several skills counts in each."""

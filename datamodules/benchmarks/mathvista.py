@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
+from torchmetrics.functional.text import edit_distance
 
 from datamodules.answers.compare import ordered_lists_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
 from datamodules.answers.lists import list_items
 from datamodules.answers.normalize import normalize, text_key
 from datamodules.answers.numeric import decimals_equal, integers_equal, numeric_answer
-from datamodules.benchmarks.base import (
-    OPTION_LETTERS,
-    Benchmark,
-    BenchmarkQuestion,
-    Grade,
-    accuracy_by,
-    grade_expression,
-    grade_option,
-)
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.benchmarks.grading import accuracy_by, grade_expression, grade_option
+from datamodules.benchmarks.hub import HubLayout, HubRow
+from datamodules.benchmarks.question import OPTION_LETTERS
+from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow
+
+_METADATA_KEYS = ("task", "category", "context", "grade", "source", "language", "skills")
 
 
 class MathVista(Benchmark):
-    """Graded by the official rules of each answer type, but without the nearest option for unreadable answers."""
+    """Integers truncated and floats rounded as the authors do, but without the nearest option for other answers."""
 
     name: ClassVar[str] = "MathVista"
     table: ClassVar[str] = "MathVista_MINI.tsv"
+    hub: ClassVar[HubLayout] = HubLayout(
+        ("AI4Math/MathVista",),
+        ("pid", "query", "answer", "question_type", "answer_type", "choices", "precision", "metadata"),
+        ("decoded_image", "image"),
+    )
+    releases: ClassVar[Mapping[str, Release]] = {
+        "testmini": Release(
+            questions=1000,
+            tables=("MathVista_MINI.tsv",),
+            md5="f199b98e178e5a2a20e7048f5dcb0464",
+            composition={"question_type": {"multi_choice": 540, "free_form": 460}},
+        )
+    }
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer", "question_type", "answer_type", "choices")
+    official_differences: ClassVar[Mapping[str, str]] = {
+        "nearest_option": "an answer that names no option counts as the one with the smallest edit distance",
+        "first_letter": "the first letter in parentheses counts",
+        "plain_numbers": "thousands separators, units, fractions and LaTeX are not read as numbers",
+        "text_equality": "numbers and lists are compared as text after truncation or rounding",
+        "precision_required": "a float question without a precision is always wrong",
+    }
     order: ClassVar[int] = 2
+
+    def table_values(self, row: HubRow) -> Mapping[str, Any]:
+        """The query holds question, options and hint; metadata is a structure."""
+        values, metadata = row.values, row.values["metadata"]
+        if not isinstance(metadata, Mapping):
+            raise ValueError(f"{row.where}: column 'metadata' must be a structure, got {type(metadata).__name__}")
+        kept = ("answer", "question_type", "answer_type", "choices", "precision")
+        cells = {"index": values["pid"], "question": values["query"], "unit": values.get("unit")}
+        return cells | {name: values[name] for name in kept} | {name: metadata.get(name) for name in _METADATA_KEYS}
 
     def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion:
         """A row; the gold of a multiple-choice row is its letter."""
@@ -42,6 +71,7 @@ class MathVista(Benchmark):
                 f"{row.where}: column 'answer_type' is {answer_type!r}; known are integer, float, list, text"
             )
         gold = _gold_letter(row, options) if is_choice else row.require("answer").strip()
+        precision = _precision(row, gold) if answer_type == "float" else None
         keys = ("task", "category", "context", "grade", "source", "language", "unit", "question_type")
         return BenchmarkQuestion(
             benchmark=self.name,
@@ -51,11 +81,12 @@ class MathVista(Benchmark):
             gold=(gold,),
             options=options if is_choice else {},
             answer_type=answer_type,
-            precision=_precision(row, gold) if answer_type == "float" else None,
-            metadata={key: row.get(key) for key in keys} | {"skills": row.string_list("skills")},
+            precision=_decimals(gold) if answer_type == "float" and precision is None else precision,
+            metadata={key: row.get(key) for key in keys}
+            | {"skills": row.string_list("skills"), "has_precision": precision is not None},
         )
 
-    def grade(self, question: BenchmarkQuestion, response: str) -> Grade:
+    def grade_by_our_rules(self, question: BenchmarkQuestion, response: str) -> Grade:
         """Letter or exact option text; integers truncated; floats rounded to the precision; lists item by item."""
         extracted = extract_final_answer(response)
         if question.answer_type == "letter":
@@ -66,35 +97,49 @@ class MathVista(Benchmark):
             return _grade_list(question, extracted)
         return grade_expression(question, extracted)
 
+    def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The authors' normalisation of an extracted answer, which here is the final-answer cut."""
+        extracted = extract_final_answer(response)
+        if question.answer_type == "letter":
+            letter = _official_letter(question, extracted.text)
+            is_named = _names_option(extracted.text, question.options)
+            return Grade(letter in question.gold, letter if is_named else None, extracted.status)
+        answer = _official_text(question, extracted.text)
+        return Grade(answer is not None and answer == question.gold[0], answer, extracted.status)
+
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:
-        """Accuracy by task, skill and question type."""
-        metrics = accuracy_by(questions, correct, "task")
-        metrics |= accuracy_by(questions, correct, "skills", "skill")
-        return metrics | accuracy_by(questions, correct, "question_type")
+        """Accuracy by question type, task and skill."""
+        metrics = accuracy_by(questions, correct, "question_type")
+        metrics |= accuracy_by(questions, correct, "task")
+        return metrics | accuracy_by(questions, correct, "skills", "skill")
 
 
 def _gold_letter(row: TableRow, options: dict[str, str]) -> str:
     """The letter of the right option: column answer_option, else the option that reads as the answer."""
     if row.get("answer_option").strip():
         return row.get("answer_option").strip()
-    key = text_key(normalize(row.require("answer")))
-    letters = [letter for letter, text in options.items() if text_key(normalize(text)) == key]
+    answer = row.require("answer")
+    exact = [letter for letter, text in options.items() if text == answer]
+    key = text_key(normalize(answer))
+    letters = exact or [letter for letter, text in options.items() if text_key(normalize(text)) == key]
     if len(letters) != 1:
-        raise ValueError(
-            f"{row.where}: column 'answer' is {row.get('answer')!r}, which is not one of {list(options.values())}"
-        )
+        raise ValueError(f"{row.where}: column 'answer' is {answer!r}, which is not one of {list(options.values())}")
     return letters[0]
 
 
-def _precision(row: TableRow, gold: str) -> int:
-    """Decimals to round to: column precision, else as many as the gold answer has."""
+def _precision(row: TableRow, gold: str) -> int | None:
+    """The column precision; None where it is empty."""
     text = row.get("precision").strip()
     if text in ("", "nan", "None"):
-        return len(gold.partition(".")[2])
+        return None
     try:
         return int(float(text))
     except ValueError as error:
         raise ValueError(f"{row.where}: column 'precision' is {text!r}; expected a number") from error
+
+
+def _decimals(gold: str) -> int:
+    return len(gold.partition(".")[2])
 
 
 def _grade_number(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
@@ -116,3 +161,36 @@ def _grade_list(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grad
         return Grade(False, None, extracted.status)
     answer = f"[{', '.join(items)}]"
     return Grade(ordered_lists_equal(answer, question.gold[0]), answer, extracted.status)
+
+
+def _named_letter(text: str) -> str:
+    """The first letter in parentheses, else the text itself."""
+    match = re.search(r"\(([a-zA-Z])\)", text)
+    return match[1].upper() if match else text.strip()
+
+
+def _names_option(text: str, options: Mapping[str, str]) -> bool:
+    return _named_letter(text) in options or text.strip() in options.values()
+
+
+def _official_letter(question: BenchmarkQuestion, text: str) -> str:
+    """The option that the answer names, or else the nearest one; the first of equally near ones."""
+    named = _named_letter(text)
+    if named in question.options:
+        return named
+    distances = {
+        letter: float(edit_distance([named], [option], reduction="sum")) for letter, option in question.options.items()
+    }
+    return min(distances, key=lambda letter: distances[letter])
+
+
+def _official_text(question: BenchmarkQuestion, text: str) -> str | None:
+    """An answer as the authors compare it with the gold answer; None if it is not of the right type."""
+    try:
+        if question.answer_type == "integer":
+            return str(int(float(text)))
+        if question.answer_type == "float":
+            return str(round(float(text), question.precision)) if question.metadata["has_precision"] else None
+    except (ValueError, OverflowError):
+        return None
+    return text or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from datamodules.benchmarks.base import OPTION_LETTERS
+from datamodules.benchmarks.question import OPTION_LETTERS
 
 _STYLES = (
     re.compile(r"\(([A-I])\)\s*(.*?)(?=\s*[,;]?\s*\([A-I]\)|\s*\Z)", re.DOTALL),

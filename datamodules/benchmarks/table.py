@@ -18,6 +18,7 @@ from typing import overload
 
 from PIL import Image
 
+from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.files import atomic_write_text
 from datamodules.images import ImageError, check_image, open_image
 
@@ -64,6 +65,13 @@ class TableRow:
         if text in ("", "None", "nan"):
             return []
         return [str(item) for item in parse_list(text, f"{self.where}: column {column!r}")]
+
+
+def cell_text(value: object) -> str:
+    """What a value of another format is as a cell: empty for None and NaN, a list as Python writes it."""
+    if value is None or value != value:
+        return ""
+    return value if isinstance(value, str) else str(value)
 
 
 def parse_list(text: str, where: str) -> list[object]:
@@ -195,6 +203,11 @@ def _decode_base64(text: str, where: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageError(f"{where}: not valid base64: {error} (it begins with {text[:24]!r})") from error
+
+
+def options_of_columns(row: TableRow) -> dict[str, str]:
+    """The options in the columns A, B, C, ... of a row."""
+    return {letter: row.get(letter).strip() for letter in OPTION_LETTERS if row.get(letter).strip()}
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> Table:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from datamodules.answers.extract import extract_final_answer
-from datamodules.benchmarks.base import (
-    Benchmark,
-    BenchmarkQuestion,
-    Grade,
-    as_scores,
-    grade_option,
-    options_of_columns,
-    with_options,
-)
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.benchmarks.grading import as_scores, grade_option, with_options
+from datamodules.benchmarks.hub import HubLayout, HubRow
+from datamodules.benchmarks.released import Release
+from datamodules.benchmarks.table import LazyImages, TableRow, options_of_columns
 
 STEP_COUNTS = {"2steps": 2, "3steps": 3}
+LETTERS = "ABCDEFGH"
+
+_OPTION_START = re.compile(r"(?:^|[;；\n])\s*\(?([A-H])\)?\s*[.．、:：]+\s*")
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,35 @@ class WeMath(Benchmark):
     name: ClassVar[str] = "WeMath"
     table: ClassVar[str] = "WeMath.tsv"
     headline: ClassVar[str] = "score_strict"
+    hub: ClassVar[HubLayout] = HubLayout(
+        ("We-Math/We-Math",), ("ID", "key", "question", "option", "answer"), ("image_path", "image")
+    )
+    releases: ClassVar[Mapping[str, Release]] = {
+        "testmini": Release(
+            questions=1740,
+            tables=("WeMath.tsv",),
+            md5="b5e969a075f01290a542411fb7766388",
+            composition={
+                "key": {
+                    **dict.fromkeys(("2steps_1", "2steps_2", "2steps_multi"), 360),
+                    **dict.fromkeys(("3steps_1", "3steps_2", "3steps_3", "3steps_multi"), 165),
+                }
+            },
+        )
+    }
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer", "ID", "key", "A", "B")
+    official_differences: ClassVar[Mapping[str, str]] = {
+        "raw_parser": 'the answer is the first character after the last "Answer", the signs > < : . aside, and must be '
+        "one of A to H; a boxed letter is not read and a word like Because counts as B",
+    }
     order: ClassVar[int] = 6
+
+    def table_values(self, row: HubRow) -> Mapping[str, Any]:
+        """The options, one text in the dataset, become columns."""
+        values = row.values
+        kept = ("question", "answer", "ID", "key")
+        cells = {"index": f"{values['ID']}-{values['key']}", "knowledge concept": values.get("knowledge concept")}
+        return _split_options(str(values["option"] or ""), row.where) | cells | {name: values[name] for name in kept}
 
     def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion:
         """A row, with its group ``ID`` and its ``key`` (``2steps_1``, ..., ``3steps_multi``) in the metadata."""
@@ -74,9 +100,15 @@ class WeMath(Benchmark):
             metadata={"ID": row.require("ID"), "key": key, "knowledge concept": row.get("knowledge concept")},
         )
 
-    def grade(self, question: BenchmarkQuestion, response: str) -> Grade:
+    def grade_by_our_rules(self, question: BenchmarkQuestion, response: str) -> Grade:
         """The letter or the text of the right option."""
         return grade_option(question, extract_final_answer(response))
+
+    def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """By the authors' parser, which works without a judge model."""
+        tail = re.sub("[><:.]", "", response.split("Answer")[-1].strip()).strip()
+        letter = tail[:1] if tail[:1] in tuple(LETTERS) else None
+        return Grade(letter is not None and letter in question.gold, letter, "response" if letter else "none")
 
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
         """Whether a question's group is there with each of its keys once: (Q,) bool."""
@@ -85,20 +117,47 @@ class WeMath(Benchmark):
             complete[[*group.steps, group.multi]] = True
         return complete
 
+    def incomplete_units(self, questions: Sequence[BenchmarkQuestion]) -> str:
+        """Names of the groups that lack questions, the first five."""
+        complete = self.complete_units(questions)
+        groups = {q.metadata["ID"]: None for q, whole in zip(questions, complete, strict=True) if not whole}
+        names = ", ".join(list(groups)[:5])
+        return (
+            f"{len(groups)} groups (ID {names}{', ...' if len(groups) > 5 else ''}) do not have each of their one-step "
+            f"questions and the multi-step question (key) once"
+        )
+
     def unit_scores(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> np.ndarray:
         """CM + IG / 2 of every group, strict: (U,) or (U, M), groups in order of first appearance."""
         scores = as_scores(questions, correct)
         complete = self.complete_units(questions)
         if not complete.all():
-            place = questions[int(np.flatnonzero(~complete)[0])].metadata
-            raise ValueError(f"WeMath: group (ID) {place['ID']!r} is incomplete; filter by complete_units first")
+            raise ValueError(f"WeMath: {self.incomplete_units(questions)}; filter by complete_units first")
         units = [scores[group.steps].prod(axis=0) * (0.5 + 0.5 * scores[group.multi]) for group in _groups(questions)]
         return np.stack(units) if units else scores[:0]
 
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:
-        """Loose score, shares of the four cases, accuracy of one-, two- and three-step questions and of rows."""
+        """Strict and loose scores, shares of the four cases, accuracies of 1, 2 and 3 steps (S1, S2, S3) and of rows.
+
+        All over complete groups; scores and shares are per group.
+        """
         scores = as_scores(questions, correct)
-        metrics = {"row_accuracy": float(scores.mean())} if len(scores) else {}
+        complete = self.complete_units(questions)
+        if not complete.any():
+            return {}
+        questions = [question for question, is_whole in zip(questions, complete, strict=True) if is_whole]
+        scores = scores[complete]
+        groups = _groups(questions)
+        every = np.array([scores[group.steps].prod() for group in groups])
+        some = np.array([1 - (1 - scores[group.steps]).prod() for group in groups])
+        multi = scores[[group.multi for group in groups]]
+        inadequate = float((every * (1 - multi)).mean())
+        metrics = {"IG": inadequate, "IK": float(((1 - every) * (1 - multi)).mean())}
+        for name, mastering in (("strict", every), ("loose", some)):
+            mastery, rote = float((mastering * multi).mean()), float(((1 - mastering) * multi).mean())
+            metrics |= {f"score_{name}": mastery + 0.5 * inadequate, f"CM_{name}": mastery, f"RM_{name}": rote}
+            if mastery + rote > 0:
+                metrics[f"RM_rate_{name}"] = rote / (mastery + rote)
         keys = [question.metadata["key"] for question in questions]
         for name, chosen in (
             ("S1", [not key.endswith("multi") for key in keys]),
@@ -107,20 +166,21 @@ class WeMath(Benchmark):
         ):
             if any(chosen):
                 metrics[name] = float(scores[np.array(chosen)].mean())
-        groups = _groups(questions)
-        if not groups:
-            return metrics
-        every = np.array([scores[group.steps].prod() for group in groups])
-        some = np.array([1 - (1 - scores[group.steps]).prod() for group in groups])
-        multi = scores[[group.multi for group in groups]]
-        inadequate = float((every * (1 - multi)).mean())
-        metrics |= {"IG": inadequate, "IK": float(((1 - every) * (1 - multi)).mean())}
-        for name, mastering in (("strict", every), ("loose", some)):
-            mastery, rote = float((mastering * multi).mean()), float(((1 - mastering) * multi).mean())
-            metrics |= {f"CM_{name}": mastery, f"RM_{name}": rote, f"score_{name}": mastery + 0.5 * inadequate}
-            if mastery + rote > 0:
-                metrics[f"RM_rate_{name}"] = rote / (mastery + rote)
-        return metrics
+        return metrics | {"row_accuracy": float(scores.mean())}
+
+
+def _split_options(text: str, where: str) -> dict[str, str]:
+    """Options of a text like ``A. 12; B. 24``; the full-width signs are understood too.
+
+    Raises:
+        ValueError: If the letters are not A, B, ... in order, at least two.
+    """
+    starts = list(_OPTION_START.finditer(text))
+    letters = "".join(match[1] for match in starts)
+    if len(starts) < 2 or not LETTERS.startswith(letters):
+        raise ValueError(f"{where}: column 'option' is {text[:80]!r}; expected for instance 'A. 12; B. 24; C. 36'")
+    ends = [match.start() for match in starts[1:]] + [len(text)]
+    return {match[1]: text[match.end() : end].strip(" ;；\n") for match, end in zip(starts, ends, strict=True)}
 
 
 def _groups(questions: Sequence[BenchmarkQuestion]) -> list[Group]:

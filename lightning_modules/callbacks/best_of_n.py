@@ -14,9 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from datamodules.benchmarks import Benchmark, BenchmarkQuestion
+from datamodules.benchmarks import VISUAL_BENCHMARKS, Benchmark, BenchmarkQuestion
 from datamodules.files import atomic_write_bytes, atomic_write_text
 from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateBatch
+from lightning_modules.callbacks.benchmark_reports import details_of_benchmarks
 from lightning_modules.callbacks.candidate_scores import (
     CANDIDATE_SCORES,
     CandidateScore,
@@ -32,12 +33,19 @@ from lightning_modules.callbacks.reporting import (
     output_folder,
     run_label,
 )
+from lightning_modules.metrics.benchmark_details import BenchmarkDetails
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, best_of_n_report
 from lightning_modules.metrics.best_of_n_figure import best_of_n_figure, figure_png
 from lightning_modules.metrics.best_of_n_table import report_markdown, report_tables
 from lightning_modules.metrics.response_score import AGGREGATIONS, Aggregation
-from lightning_modules.metrics.selection import QuestionCandidates
-from lightning_modules.metrics.table import print_tables
+from lightning_modules.metrics.selection import (
+    OUTCOME,
+    PASS_AT_1,
+    PASS_AT_N,
+    SELF_CONSISTENCY,
+    QuestionCandidates,
+)
+from lightning_modules.metrics.table import Table, print_tables
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,13 @@ class BestOfN(Callback):
     not evaluated as a whole are left out with a warning. Accuracies are in [0, 1]; tables and figures have percent.
 
     Logged metrics, each for the first of ``aggregations`` at the largest N: ``best_of_n/overall`` (mean of the
-    benchmarks' headlines; what a checkpoint may monitor), ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``.
-    Loggers also get ``best_of_n_methods/<column>/<method>``, and TensorBoard the tables and the figure. Files:
-    ``best_of_n_<run>.json`` and ``.md``, where the run is ``epoch<E>`` (with ``_step<S>`` between epoch ends),
-    ``validate`` or ``test``; a test also writes the figure and ``candidate_scores.jsonl``. `validate` and `test` print
-    the tables.
+    benchmarks' headlines, of those with pictures if there are any; what a checkpoint may monitor),
+    ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``. Loggers also get
+    ``best_of_n_methods/<column>/<method>``, and TensorBoard the tables and the figure. Files: ``best_of_n_<run>.json``
+    and ``.md``, where the run is ``epoch<E>`` (with ``_step<S>`` between epoch ends), ``validate`` or ``test``; they
+    also hold the secondary metrics of every benchmark for the responses that each method picks at the largest N, with
+    the rules of grading and how the questions differ from the release. A test also writes the figure and
+    ``candidate_scores.jsonl``. `validate` and `test` print the tables, `test` those of the single benchmarks too.
 
     Args:
         ns: Numbers of candidates. Those that the rollouts have not enough candidates for are left out with a warning.
@@ -100,6 +110,7 @@ class BestOfN(Callback):
         self.outcome_path = Path(outcome_scores) if outcome_scores else None
         self.output_dir = output_dir
         self.report: BestOfNReport | None = None
+        self.details: list[BenchmarkDetails] = []
         self._outcome: OutcomeScores | None = None
         self._scored: list[_Scored] = []
 
@@ -172,11 +183,16 @@ class BestOfN(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables of `validate` and `test` when the progress bar is gone."""
         if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
-            print_tables(report_tables(self.report))
+            details = self._detail_tables(self.report) if stage == "test" else []
+            print_tables([*details, *report_tables(self.report)])
+
+    def _detail_tables(self, report: BestOfNReport) -> list[Table]:
+        methods = (PASS_AT_1, SELF_CONSISTENCY, OUTCOME, report.primary, PASS_AT_N)
+        return [details.to_table(methods) for details in self.details]
 
     def _report(self, trainer: Trainer, pl_module: LightningModule, dataloaders: Any) -> list[_Scored]:
         """Compute the report on every rank (they all have the same rows), write and log it; return the rows."""
-        self.report = None
+        self.report, self.details = None, []
         datasets = _benchmark_datasets(dataloaders)
         # One order whatever the number of ranks, so that the resampled intervals agree to the last bit.
         scored = gather_rows(self._scored, key=lambda row: row.key)
@@ -206,17 +222,23 @@ class BestOfN(Callback):
                 outcome = self._outcome.of(entry.benchmark, entry.question_id, row.digests)
                 entry = replace(entry, outcome_scores=outcome)
             candidates.setdefault(entry.benchmark, []).append(entry)
-        scorers = {}
+        scorers, scored_questions = {}, {}
         for name in list(candidates):
             dataset = datasets[name]
             candidates[name], questions = _whole_units(dataset.benchmark, dataset.questions, candidates[name])
             scorers[name] = partial(dataset.benchmark.unit_scores, questions)
+            scored_questions[name] = questions
             if not questions:
                 del candidates[name]
         if not candidates:
             return None
         ns = self._possible_ns([entry for entries in candidates.values() for entry in entries])
-        return best_of_n_report(candidates, scorers, ns, self.aggregations, self.bootstrap, self.seed)
+        pictured = [name for name in candidates if name in VISUAL_BENCHMARKS]
+        report = best_of_n_report(
+            candidates, scorers, ns, self.aggregations, self.bootstrap, self.seed, pictured or list(candidates)
+        )
+        self.details = details_of_benchmarks(report, candidates, scored_questions, datasets, self.aggregations)
+        return report
 
     def _possible_ns(self, entries: Sequence[QuestionCandidates]) -> list[int]:
         """The wanted numbers of candidates, without those that no question has enough candidates for."""
@@ -240,14 +262,16 @@ class BestOfN(Callback):
                 for method in report.methods
             },
         )
-        markdown = report_markdown(report)
+        details = [table.to_markdown() for table in self._detail_tables(report)]
+        markdown = "\n".join([report_markdown(report), *details])
         log_markdown(trainer, "best_of_n/tables", markdown)
         log_figure(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
         if folder is None:
             return
         label = run_label(trainer)
         head = {"run": label, "epoch": trainer.current_epoch, "global_step": trainer.global_step}
-        text = json.dumps(head | report.to_dict(), indent=2, allow_nan=False)
+        details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
+        text = json.dumps(head | report.to_dict() | details_by_name, indent=2, allow_nan=False)
         atomic_write_text(folder / f"best_of_n_{label}.json", text + "\n")
         atomic_write_text(folder / f"best_of_n_{label}.md", markdown)
 

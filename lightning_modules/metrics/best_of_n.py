@@ -76,9 +76,10 @@ class BestOfNReport:
         comparisons: Pairs (a, b) of methods; their difference is a - b.
         benchmarks: Names of the benchmarks.
         accuracies: By (column, method, n). Columns are the benchmarks (their headline metric), ``all_questions`` (share
-            of all questions answered right) and ``overall`` (unweighted mean of the headlines).
+            of all questions answered right) and ``overall`` (unweighted mean of headlines).
         differences: By (column, a, b, n).
         coverage: By benchmark, and for ``all_questions``.
+        overall: Names of the benchmarks that ``overall`` averages over.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
     """
@@ -91,6 +92,7 @@ class BestOfNReport:
     accuracies: dict[tuple[str, str, int], Estimate]
     differences: dict[tuple[str, str, str, int], Estimate]
     coverage: dict[str, Coverage]
+    overall: tuple[str, ...]
     resamples: int
     seed: int
 
@@ -112,6 +114,7 @@ class BestOfNReport:
             "methods": list(self.methods),
             "primary": self.primary,
             "benchmarks": list(self.benchmarks),
+            "overall_of": list(self.overall),
             "accuracies": accuracies,
             "differences": differences,
             "coverage": {
@@ -129,6 +132,7 @@ def best_of_n_report(
     aggregations: Sequence[Aggregation] = AGGREGATIONS,
     resamples: int = 1000,
     seed: int = 0,
+    overall: Sequence[str] | None = None,
 ) -> BestOfNReport:
     """Evaluate every method on every benchmark.
 
@@ -143,10 +147,11 @@ def best_of_n_report(
         aggregations: Of step scores; the first is the primary one.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
+        overall: Benchmarks that ``overall`` averages over; all by default.
 
     Raises:
-        ValueError: If there is nothing to evaluate, an argument is out of range, or a question is unfit; see
-            :func:`lightning_modules.metrics.selection.method_accuracies`.
+        ValueError: If there is nothing to evaluate (or average), an argument is out of range, or a question is unfit;
+            see :func:`lightning_modules.metrics.selection.method_accuracies`.
     """
     with_outcome = _check_arguments(candidates, ns, aggregations)
     ns, primary = sorted(ns), process_method(aggregations[0])
@@ -160,21 +165,25 @@ def best_of_n_report(
         accuracies={},
         differences={},
         coverage={},
+        overall=tuple(candidates if overall is None else overall),
         resamples=resamples,
         seed=seed,
     )
-    headlines, pooled = [], []
+    if not report.overall or not set(report.overall) <= set(candidates):
+        raise ValueError(f"overall must be some of {', '.join(candidates)}, got {list(report.overall)}")
+    headlines, pooled = {}, []
     for name, questions in candidates.items():
         generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
         right = method_accuracies(questions, ns, aggregations).reshape(len(questions), -1)
         units = _checked_units(name, unit_scorers[name](right), right.shape[1])
-        headlines.append((units.mean(axis=0), resampled_means(units, resamples, generator)))
+        headlines[name] = (units.mean(axis=0), resampled_means(units, resamples, generator))
         pooled.append((right.sum(axis=0), resampled_means(right, resamples, generator) * len(right)))
         report.coverage[name] = _coverage(questions, len(units))
-        _add_estimates(report, name, *headlines[-1])
+        _add_estimates(report, name, *headlines[name])
     everything = [question for questions in candidates.values() for question in questions]
     report.coverage[ALL_QUESTIONS] = _coverage(everything, len(everything))
-    for column, parts, count in ((ALL_QUESTIONS, pooled, len(everything)), (OVERALL, headlines, len(headlines))):
+    averaged = [headlines[name] for name in report.overall]
+    for column, parts, count in ((ALL_QUESTIONS, pooled, len(everything)), (OVERALL, averaged, len(averaged))):
         values, samples = zip(*parts, strict=True)
         _add_estimates(report, column, np.sum(values, axis=0) / count, np.sum(samples, axis=0) / count)
     return report

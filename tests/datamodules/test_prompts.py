@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from literal_scoring import IMAGE_TOKENS
 from PIL import Image
+from released_benchmarks import mathvision_table
 
-from datamodules.benchmarks import BENCHMARKS
+from datamodules.benchmarks import VISUAL_BENCHMARKS, BenchmarkOptions
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
 from datamodules.images import ImageError
 from datamodules.process.labels import IGNORE_INDEX
@@ -115,22 +116,29 @@ def test_grades():
 
 
 def test_prompts_written_out(tiny_processor):
-    plain = ChatRenderer(tiny_processor, instruction="")
+    plain = ChatRenderer(tiny_processor)
     assert plain.prompt("Why?", 0) == "<|user|>Why?<|end|><|assistant|>"
-    full = ChatRenderer(tiny_processor, "Think.", "Box it.")
+    full = ChatRenderer(tiny_processor, "Think.")
     context = "<IMG_CONTEXT>"
-    assert full.prompt("Why?", 1) == f"<|system|>Think.<|end|><|user|>{context}Why?\nBox it.<|end|><|assistant|>"
+    assert (
+        full.prompt("Why?\nBox it.", 1) == f"<|system|>Think.<|end|><|user|>{context}Why?\nBox it.<|end|><|assistant|>"
+    )
     assert full.prompt("Is <image> or <image> larger?", 2) == (
-        f"<|system|>Think.<|end|><|user|>Is {context} or {context} larger?\nBox it.<|end|><|assistant|>"
+        f"<|system|>Think.<|end|><|user|>Is {context} or {context} larger?<|end|><|assistant|>"
     )
     assert plain.conversation("Why?", 0, "So.") == "<|user|>Why?<|end|><|assistant|>So.<|end|>"
-    assert "\\boxed{}" in ChatRenderer(tiny_processor).prompt("Why?", 0)
-    assert POLICY_INSTRUCTION in ChatRenderer(tiny_processor).prompt("Why?", 0)
+
+
+def test_instruction_of_prompt_rows(prompt_file):
+    path = prompt_file(ROWS)
+    assert read_prompts(path)[0].policy_text == f"Why?\n{POLICY_INSTRUCTION}"
+    assert read_prompts(path, instruction="Box it.")[0].policy_text == "Why?\nBox it."
+    assert read_prompts(path, instruction="")[0].policy_text == read_prompts(path)[0].question == "Why?"
 
 
 def test_prompt_collator(prompt_file, tiny_processor):
-    prompts = read_prompts(prompt_file(ROWS))
-    batch = PromptCollator(ChatRenderer(tiny_processor, instruction=""))(prompts)
+    prompts = read_prompts(prompt_file(ROWS), instruction="")
+    batch = PromptCollator(ChatRenderer(tiny_processor))(prompts)
     assert batch.prompts == prompts
     assert [len(images) for images in batch.images] == [0, 1, 2]
     assert batch.texts == [
@@ -142,8 +150,8 @@ def test_prompt_collator(prompt_file, tiny_processor):
 
 def test_supervised_batch_equals_turns_written_out(prompt_file, tiny_processor):
     """Response and end token are the target, of every row, wherever padding and images put it."""
-    prompts = read_prompts(prompt_file(ROWS))
-    batch = SupervisedCollator(ChatRenderer(tiny_processor, instruction=""))(prompts)
+    prompts = read_prompts(prompt_file(ROWS), instruction="")
+    batch = SupervisedCollator(ChatRenderer(tiny_processor))(prompts)
     tokenizer = tiny_processor.tokenizer
 
     def ids_of(text):
@@ -191,11 +199,42 @@ def test_benchmark_prompts_of_the_world(tiny_world):
     by_id = {f"{row['benchmark']}/{row['question_id']}": row for row in truth}
     assert {prompt.prompt_id for prompt in prompts} == set(by_id)
     assert len(prompts) == len(by_id) == 5 * 10 + 10 + 9
-    assert {prompt.source for prompt in prompts} == set(BENCHMARKS)
+    assert {prompt.source for prompt in prompts} == set(VISUAL_BENCHMARKS)
     for prompt in prompts:
         assert prompt.grade("\n\n".join(by_id[prompt.prompt_id]["steps"])).is_correct
         assert not prompt.grade("Answer: \\boxed{777}").is_correct
         assert len(prompt.load_images()) == (2 if prompt.source == "MMMU" else 1)
+
+
+def test_what_the_policy_reads_of_a_benchmark(tiny_world):
+    """The instruction is the benchmark's own, another one, or none; the reward model never reads it."""
+    for instruction, ending in ((None, f"\n{POLICY_INSTRUCTION}"), ("Be quick.", "\nBe quick."), ("", "")):
+        prompt = benchmark_prompts(tiny_world / "benchmarks", ["MMMU"], instruction)[0]
+        assert prompt.policy_text == prompt.question + ending
+        assert POLICY_INSTRUCTION not in prompt.question
+
+
+def test_rules_and_order_of_options_go_with_the_prompts(tmp_path):
+    answers = {"Correct Answer": "x"} | {f"Incorrect Answer {n}": f"y{n}" for n in (1, 2, 3)}
+    (tmp_path / "gpqa").mkdir()
+    (tmp_path / "gpqa" / "gpqa_diamond.jsonl").write_text(json.dumps({"Question": "q", "Record ID": "r", **answers}))
+    (prompt,) = benchmark_prompts(tmp_path, rules="official")
+    assert prompt.prompt_id == "GPQA-Diamond/r"
+    assert prompt.load_images() == []
+    assert prompt.details["rules"] == "official"
+    order = prompt.details["option_order"]
+    texts = ["x", "y1", "y2", "y3"]
+    assert prompt.question == "\n".join(["q", *(f"{'ABCD'[n]}. {texts[place]}" for n, place in enumerate(order))])
+    assert prompt.answer == "ABCD"[order.index(0)]
+
+
+def test_rules_and_splits_of_prompts(tmp_path):
+    mathvision_table(tmp_path)
+    options = {"MathVision": BenchmarkOptions(split="testmini")}
+    for rules, is_correct in (("ours", True), ("official", False)):
+        prompts = benchmark_prompts(tmp_path, ["MathVision"], rules=rules, options=options)
+        assert [prompt.prompt_id for prompt in prompts] == ["MathVision/7", "MathVision/8"]
+        assert prompts[0].grade("It is 007").is_correct is is_correct
 
 
 def test_some_benchmarks(tiny_world):

@@ -1,7 +1,11 @@
 import json
 
 import pytest
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch import LightningDataModule
+from released_benchmarks import mathvision_table
 
+from datamodules.benchmarks.base import POLICY_INSTRUCTION
 from datamodules.prompts_datamodule import PromptDataModule
 
 
@@ -36,6 +40,46 @@ def test_only_the_first(connected, tiny_world):
     module = connected("predict", benchmarks=str(tiny_world / "benchmarks"), benchmark_names=["MMMU"], max_prompts=3)
     assert module.prompt_ids == ["MMMU/1", "MMMU/2", "MMMU/3"]
     assert ids(module.predict_dataloader()) == ["MMMU/1", "MMMU/2", "MMMU/3"]
+
+
+def test_rules_and_splits_from_yaml(tmp_path, tiny_processor):
+    """What a configuration file says about benchmarks arrives at their reader, for both data modules."""
+    mathvision_table(tmp_path)
+    config = {
+        "benchmarks": str(tmp_path),
+        "rules": "official",
+        "benchmark_options": {"MathVision": {"split": "testmini"}},
+    }
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    path = "datamodules.prompts_datamodule.PromptDataModule"
+    module = parser.instantiate_classes(parser.parse_object({"data": {"class_path": path, "init_args": config}})).data
+    module.connect(tiny_processor)
+    module.setup("predict")
+    assert module.prompt_ids == ["MathVision/7", "MathVision/8"]
+    (batch,) = module.predict_dataloader()
+    assert not batch.prompts[0].grade("It is 007").is_correct
+    assert POLICY_INSTRUCTION in batch.texts[0]
+    assert module.prediction_settings["rules"] == "official"
+    row = {
+        "benchmark": "MathVision",
+        "question_id": "7",
+        "sample_index": 0,
+        "response": "It is 007",
+        "is_correct": True,
+    }
+    row |= {"extracted_answer": "007", "policy": "p", "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 9, "seed": 0}
+    (tmp_path / "rollouts.jsonl").write_text(json.dumps(row))
+    config |= {"rollouts": str(tmp_path / "rollouts.jsonl"), "candidates_per_question": 1}
+    path = "datamodules.visual_prm_400k.VisualPRM400KDataModule"
+    module = parser.instantiate_classes(parser.parse_object({"data": {"class_path": path, "init_args": config}})).data
+    module.setup("test")
+    dataset = module._benchmarks["MathVision"]
+    assert (dataset.benchmark.split, dataset.rules) == ("testmini", ["official"])
+    assert [rollout.is_correct for rollout in dataset[0].rollouts] == [False]
+    config["benchmark_options"]["MathVision"]["splits"] = "test"
+    with pytest.raises(ArgumentError, match="splits"):
+        parser.parse_object({"data": {"class_path": path, "init_args": config}})
 
 
 def test_demonstrations(connected, tiny_world):

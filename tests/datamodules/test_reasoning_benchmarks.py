@@ -1,8 +1,14 @@
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
+from released_benchmarks import dynamath_table
 
+from datamodules.benchmarks import BenchmarkOptions
+from datamodules.benchmarks.gpqa import option_order
 from datamodules.benchmarks.table import encode_image, write_table
 from datamodules.process.encoder import ConversationEncoder
 from datamodules.reasoning_benchmarks import CandidateCollator, read_best_of_n_datasets
@@ -133,6 +139,67 @@ def test_rollouts_that_do_not_fit(folder, rollouts):
     write_rollouts(rollouts, [rollout("3", 0, benchmark="MMMU")])
     with pytest.raises(ValueError, match="MathVision: there are no rollouts for it"):
         read_best_of_n_datasets(folder, rollouts, ["MathVision"], 1)
+
+
+def test_grading_anew_by_other_rules(folder, rollouts, caplog):
+    """A box counts by both rules; the last line ``0.5`` by ours alone, and the file has every verdict wrong."""
+    responses = ["\\boxed{1/2}", "It is 0.5", "\\boxed{2}"]
+    rows = [
+        replace(rollout("3", index), response=text, is_correct=index == 2, extracted_answer="x")
+        for index, text in enumerate(responses)
+    ]
+    write_rollouts(rollouts, rows)
+    recorded = read_best_of_n_datasets(folder, rollouts, None, 3)["MathVision"]
+    assert [entry.is_correct for entry in recorded[0].rollouts] == [False, False, True]
+    assert recorded.rules == ["unknown"]
+    caplog.set_level("INFO")
+    for rules, verdicts, answers in (
+        ("ours", [True, True, False], ["1/2", "0.5", "2"]),
+        ("official", [True, False, False], ["1/2", None, "2"]),
+    ):
+        dataset = read_best_of_n_datasets(folder, rollouts, None, 3, rules)["MathVision"]
+        assert [entry.is_correct for entry in dataset[0].rollouts] == verdicts
+        assert [entry.extracted_answer for entry in dataset[0].rollouts] == answers
+        assert dataset.rules == [rules]
+        wrong = sum(row.is_correct != verdict for row, verdict in zip(rows, verdicts, strict=True))
+        assert f"MathVision: graded anew by rules '{rules}': {wrong} of 3 verdicts changed" in caplog.text
+
+
+def test_rollouts_graded_by_different_rules(folder, rollouts, caplog):
+    write_rollouts(rollouts, [replace(rollout("3", 0), rules="ours"), replace(rollout("2", 0), rules="official")])
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 1)["MathVision"]
+    assert dataset.rules == ["official", "ours"]
+    assert "the rollouts are graded by different rules: official, ours" in caplog.text
+
+
+def test_options_in_another_order_are_refused(tmp_path):
+    answers = {"Correct Answer": "x"} | {f"Incorrect Answer {n}": f"y{n}" for n in (1, 2, 3)}
+    (tmp_path / "gpqa").mkdir()
+    (tmp_path / "gpqa" / "gpqa_diamond.jsonl").write_text(json.dumps({"Question": "q", "Record ID": "r", **answers}))
+    order = option_order("r", 4)
+    path = tmp_path / "rollouts.jsonl"
+    write_rollouts(path, [replace(rollout("r", 0, "GPQA-Diamond"), option_order=order)])
+    dataset = read_best_of_n_datasets(tmp_path, path, None, 1)["GPQA-Diamond"]
+    assert dataset[0].rollouts[0].option_order == dataset[0].question.option_order == order
+    write_rollouts(path, [replace(rollout("r", 0, "GPQA-Diamond"), option_order=order[::-1])])
+    with pytest.raises(ValueError, match=r"rollouts\.jsonl:1: field 'option_order': .* so letters mean other options"):
+        read_best_of_n_datasets(tmp_path, path, None, 1)
+
+
+def test_units_without_all_rollouts(tmp_path, caplog):
+    dynamath_table(tmp_path)
+    path = tmp_path / "rollouts.jsonl"
+    rows = [rollout(f"{seed}-{variant}", 0, "DynaMath") for seed in (1, 2) for variant in range(1, 11)]
+    write_rollouts(path, rows[:-1])
+    with pytest.raises(
+        ValueError, match=r"DynaMath: of those that have rollouts, 1 seeds \(qid 2\) .*; sample the others"
+    ):
+        read_best_of_n_datasets(tmp_path, path, None, 1)
+    options = {"DynaMath": BenchmarkOptions(allow_incomplete=True)}
+    dataset = read_best_of_n_datasets(tmp_path, path, None, 1, options=options)["DynaMath"]
+    assert len(dataset) == 10
+    assert "1 seeds (qid 2)" in caplog.text
+    assert "left out" in caplog.text
 
 
 def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder):

@@ -25,7 +25,10 @@ def rollout(question_id="1", sample_index=0, **fields):
 
 def test_rollouts_come_back(tmp_path):
     path = tmp_path / "rollouts.jsonl"
-    rollouts = [rollout(), rollout(sample_index=1, extracted_answer=None, is_correct=False, response="")]
+    rollouts = [
+        rollout(rules="official", option_order=(2, 0, 1)),
+        rollout(sample_index=1, extracted_answer=None, is_correct=False, response=""),
+    ]
     write_rollouts(path, rollouts)
     found = read_rollouts(path)
     assert [entry.where for entry in found] == [f"{path}:1", f"{path}:2"]
@@ -33,6 +36,13 @@ def test_rollouts_come_back(tmp_path):
     assert (tmp_path / "again.jsonl").read_bytes() == path.read_bytes()
     assert set(json.loads(path.read_text().splitlines()[0])) == set(Rollout.__dataclass_fields__)
     assert len(read_rollouts(tmp_path)) == 4
+    assert [(entry.rules, entry.option_order) for entry in found] == [("official", (2, 0, 1)), (None, None)]
+
+
+def test_older_files_do_not_have_the_optional_fields(tmp_path, write_lines):
+    row = {name: value for name, value in vars(rollout()).items() if name not in ("rules", "option_order")}
+    (found,) = read_rollouts(write_lines(tmp_path / "r.jsonl", [row]))
+    assert (found.rules, found.option_order) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +59,8 @@ def test_rollouts_come_back(tmp_path):
         ({"top_p": 1.5}, r"field 'top_p' must be a finite number in \[0, 1\], got 1.5"),
         ({"max_new_tokens": 0}, "field 'max_new_tokens' must be an integer of at least 1, got 0"),
         ({"seed": 0.5}, "field 'seed' must be an integer, got 0.5"),
+        ({"option_order": [0, 2]}, r"field 'option_order' must be an order of the numbers 0 to 1, got \[0, 2\]"),
+        ({"rules": 1}, "field 'rules' must be a string, got 1"),
     ],
 )
 def test_bad_rollouts_are_named(tmp_path, write_lines, change, message):

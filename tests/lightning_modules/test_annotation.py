@@ -46,10 +46,11 @@ def batch(sharp_checkpoint, picture):
                 source="somewhere",
                 load_images=lambda pictures=pictures: [picture(n) for n in pictures],
                 grade=grade,
+                text=f"{question}\nThink.",
             )
             for number, (question, pictures) in enumerate(questions)
         ]
-        return PromptCollator(ChatRenderer(annotator.processor, instruction="Think."))(prompts)
+        return PromptCollator(ChatRenderer(annotator.processor))(prompts)
 
     return make
 

@@ -92,12 +92,16 @@ def test_mmmu_gold_outside_of_the_options(tmp_path):
 
 
 def test_mmmu_secondary_metrics(tmp_path):
-    rows = [MMMU_ROW | {"question": "q", "A": "x"}, {"question": "q", "answer": "5", "category": "Math"}]
+    rows = [
+        MMMU_ROW | {"question": "q", "A": "x"},
+        {"question": "q", "answer": "5", "category": "Math", "split": "validation"},
+    ]
     benchmark, questions = read("MMMU", tmp_path, rows)
     assert benchmark.secondary_metrics(questions, np.array([True, False])) == {
         "subject/Art": 1.0,
         "subject/Math": 0.0,
-        "discipline/Art & Design": 1.0,
+        "domain/Art and Design": 1.0,
+        "domain/Science": 0.0,
         "multiple_choice": 1.0,
         "open": 0.0,
     }
@@ -225,6 +229,8 @@ def test_mathvision(tmp_path):
     assert not benchmark.grade(questions[2], r"\boxed{1.57}").is_correct
     assert benchmark.grade(questions[3], "So it is 7.").is_correct
     assert benchmark.secondary_metrics(questions, np.array([1, 1, 0, 0])) == {
+        "question_type/multiple-choice": 1.0,
+        "question_type/free-form": 0.0,
         "subject/geometry": 1.0,
         "subject/algebra": 0.0,
         "level/1": 1.0,
@@ -284,7 +290,9 @@ def test_mathverse_free_form(tmp_path, gold, right, wrong):
 
 
 def test_mathverse_other_versions_only_and_bad_metadata(tmp_path):
-    with pytest.raises(ValueError, match="none of the 1 rows belongs"):
+    with pytest.raises(
+        ValueError, match="no row is scored in split 'testmini' of MathVerse-VO: 1 of version Text Lite"
+    ):
         read("MathVerse-VO", tmp_path, [MATHVERSE_ROW | {"problem_version": "Text Lite"}])
     with pytest.raises(ValueError, match=r"\(index 0\): column 'metadata' is not the text of a dictionary"):
         read("MathVerse-VO", tmp_path, [MATHVERSE_ROW | {"metadata": "{'a'"}])

@@ -3,20 +3,28 @@
 import numpy as np
 import pytest
 
-from datamodules.benchmarks import BENCHMARKS, BenchmarkQuestion
-from datamodules.benchmarks.base import accuracy_by, as_scores
+from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS, BenchmarkQuestion, benchmarks_in, make_benchmark
+from datamodules.benchmarks.base import POLICY_INSTRUCTION, BenchmarkOptions
+from datamodules.benchmarks.grading import accuracy_by, as_scores
 
 
 def test_names_in_the_order_of_the_paper():
-    assert list(BENCHMARKS) == ["MMMU", "MathVista", "MathVision", "MathVerse-VO", "DynaMath", "WeMath", "LogicVista"]
-    assert len({benchmark.table for benchmark in BENCHMARKS.values()}) == 7
+    seven = ["MMMU", "MathVista", "MathVision", "MathVerse-VO", "DynaMath", "WeMath", "LogicVista"]
+    assert list(VISUAL_BENCHMARKS) == seven
+    assert list(BENCHMARKS) == [*seven, "GSM8K", "MATH-500", "GPQA-Diamond"]
+    assert len({BENCHMARKS[name].table for name in seven}) == 7
     assert all(BENCHMARKS[name]().name == name for name in BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_missing_table_is_named(name, tmp_path):
-    with pytest.raises(FileNotFoundError, match=BENCHMARKS[name].table):
-        BENCHMARKS[name]().read(tmp_path)
+    kind = BENCHMARKS[name]
+    with pytest.raises(FileNotFoundError) as caught:
+        kind().read(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{name} is not in {tmp_path}; looked for")
+    assert all(looked_for in message for looked_for in (kind.table, *kind.hub.repositories))
+    assert not kind().is_in(tmp_path)
 
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
@@ -37,9 +45,10 @@ def test_units_are_questions_and_the_policy_is_asked_for_a_box():
     questions = [question(n) for n in range(3)]
     correct = np.array([[True, False], [False, False], [True, True]])
     assert benchmark.unit_scores(questions, correct).tolist() == [[1, 0], [0, 0], [1, 1]]
-    prompt = benchmark.policy_prompt(questions[0])
-    assert prompt.startswith("q\n")
-    assert "\\boxed{}" in prompt
+    assert benchmark.policy_prompt(questions[0]) == f"q\n{POLICY_INSTRUCTION}"
+    assert "\\boxed{}" in POLICY_INSTRUCTION
+    assert benchmark.policy_prompt(questions[0], "Be quick.") == "q\nBe quick."
+    assert benchmark.policy_prompt(questions[0], "") == "q"
 
 
 @pytest.mark.parametrize("correct", [np.zeros(2), np.zeros((3, 1, 1)), np.array([0, 1, 1.5]), np.array([0, 1, np.nan])])
@@ -51,3 +60,27 @@ def test_bad_verdicts_are_refused(correct):
 def test_accuracy_by_counts_every_item_of_a_list():
     questions = [question(0, s=["a", "b"]), question(1, s="b"), question(2, s=""), question(3)]
     assert accuracy_by(questions, np.array([1, 0, 1, 1]), "s", "skill") == {"skill/a": 1.0, "skill/b": 0.5}
+
+
+def test_options_of_a_data_module():
+    benchmark = make_benchmark("MathVision", "official", {"MathVision": BenchmarkOptions(split="testmini")})
+    assert (benchmark.split, benchmark.rules, benchmark.tables) == ("testmini", "official", ("MathVision_MINI.tsv",))
+    assert BENCHMARKS["MathVision"](table="MathVision_MINI.tsv").split == "testmini"
+    with pytest.raises(ValueError, match="MathVision has no split 'mini'; known are test, testmini"):
+        make_benchmark("MathVision", options={"MathVision": BenchmarkOptions(split="mini")})
+    with pytest.raises(ValueError, match="unknown benchmark 'MathVison'; known are MMMU, "):
+        make_benchmark("MathVision", options={"MathVison": BenchmarkOptions()})
+    with pytest.raises(ValueError, match="rules must be 'ours' or 'official', got 'theirs'"):
+        make_benchmark("MathVision", "theirs")
+
+
+def test_an_empty_folder_holds_no_benchmark(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds none of the benchmarks MMMU, MathVista, "):
+        benchmarks_in(tmp_path)
+
+
+def test_official_differences_are_named_where_there_are_official_rules():
+    assert all(BENCHMARKS[name].official_differences for name in VISUAL_BENCHMARKS)
+    for kind in BENCHMARKS.values():
+        has_official_rules = "grade_officially" in vars(kind)
+        assert bool(kind.official_differences) == has_official_rules

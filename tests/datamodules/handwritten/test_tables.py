@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.benchmarks import BENCHMARKS
+from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS
 from datamodules.handwritten.digits import split_digit_pools
 from datamodules.handwritten.families import FAMILY_OF_BENCHMARK
 from datamodules.handwritten.question import WorldQuestion
@@ -21,7 +21,7 @@ def world(tmp_path_factory):
     return questions, folder
 
 
-@pytest.mark.parametrize("name", list(BENCHMARKS))
+@pytest.mark.parametrize("name", list(VISUAL_BENCHMARKS))
 def test_round_trip(world, name):
     questions, folder = world
     benchmark = BENCHMARKS[name]()
@@ -42,7 +42,7 @@ def test_round_trip(world, name):
 def test_multiple_choice_survives_in_every_format(tmp_path):
     image = Image.new("RGB", (8, 8), (1, 2, 3))
     group = [("2steps_1", 1), ("2steps_2", 2), ("2steps_multi", 3)]
-    for name in BENCHMARKS:
+    for name in VISUAL_BENCHMARKS:
         metadata = [{"group": 1, "key": key, "number": number, "seed": 1, "variant": number} for key, number in group]
         metadata += [{"seed": 1, "variant": variant} for variant in range(4, 11)] if name == "DynaMath" else []
         questions = [

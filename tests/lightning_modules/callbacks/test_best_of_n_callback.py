@@ -87,6 +87,56 @@ def test_report_against_the_rollout_file(run, method, pick):
     assert value["overall"] == pytest.approx((logic + dyna) / 2)
 
 
+@pytest.mark.parametrize(
+    ("method", "pick"),
+    [("prm_mean", best_by(np.mean)), ("pass_at_1", lambda group: np.mean([rollout.is_correct for rollout in group]))],
+)
+def test_secondary_metrics_against_the_rollout_file(run, method, pick):
+    folder, rollouts = run
+    details = read_json(folder / "run" / "best_of_n_epoch0.json")["details"]
+    questions = {}
+    for rollout in rollouts:
+        questions.setdefault((rollout.benchmark, rollout.question_id), []).append(rollout)
+    logic, dyna = accuracies_by_hand(rollouts, pick)
+    found = details["LogicVista"]["metrics"][method]
+    assert found["accuracy"] == found["skill/spatial"] == pytest.approx(logic)
+    found = details["DynaMath"]["metrics"][method]
+    average = np.mean([pick(group) for (name, _), group in questions.items() if name == "DynaMath"])
+    assert found["worst_case_accuracy"] == pytest.approx(dyna)
+    assert found["average_accuracy"] == found["subject/algebra"] == found["level/1"] == pytest.approx(average)
+    assert found["robustness"] == pytest.approx(dyna / average)
+    facts = details["DynaMath"]["facts"]
+    assert (details["DynaMath"]["questions"], details["DynaMath"]["units"], details["DynaMath"]["n"]) == (20, 2, 4)
+    assert facts["rules"] == ["unknown"]  # the rollouts do not say
+    assert facts["mismatches"] == ["20 scored questions, the release has 5010"]
+    assert "text_inside_gold" in facts["official_differences"]
+
+
+def test_unparsed_share_of_the_picked_responses(run):
+    folder, rollouts = run
+    details = read_json(folder / "run" / "best_of_n_epoch0.json")["details"]
+    groups = {}
+    for rollout in rollouts:
+        if rollout.benchmark == "LogicVista":
+            groups.setdefault(rollout.question_id, []).append(rollout)
+    unanswered = [np.mean([rollout.extracted_answer is None for rollout in group]) for group in groups.values()]
+    assert 0 < np.mean(unanswered) < 1
+    assert details["LogicVista"]["metrics"]["pass_at_1"]["unparsed_share"] == pytest.approx(np.mean(unanswered))
+
+
+def test_tables_of_the_benchmarks_are_printed_by_test_alone(run, tmp_path, capsys):
+    world, _ = run
+    trainer, loaders = quiet_run(world, tmp_path)
+    trainer.validate(Reader(), loaders, verbose=False)
+    assert "robustness" not in capsys.readouterr().out
+    trainer.test(Reader(), loaders, verbose=False)
+    printed = capsys.readouterr().out
+    assert printed.index("DynaMath, split sample, N = 4 (%)") < printed.index("Best-of-4 accuracy (%)")
+    for text in ("robustness", "unparsed_share", "Rules: unknown.", "the release has 5010 questions"):
+        assert text in printed
+    assert "robustness" in (tmp_path / "run" / "best_of_n_validate.md").read_text()
+
+
 def test_files_of_a_run(run):
     folder, _ = run
     names = {path.name for path in (folder / "run").iterdir() if not path.name.startswith(("events", "hparams"))}

@@ -171,3 +171,17 @@ def test_outcome_scores_of_one_benchmark_only_are_refused():
     candidates = {"a": random_questions("a", 3, 0), "b": random_questions("b", 3, 0, outcome=True)}
     with pytest.raises(ValueError, match="for all questions of all benchmarks or for none"):
         best_of_n_report(candidates, dict.fromkeys(candidates, every_question), ns=(1,))
+
+
+def test_overall_of_some_benchmarks():
+    candidates = {name: random_questions(name, 6, seed) for seed, name in enumerate(("MMMU", "WeMath", "GSM8K"))}
+    scorers = dict.fromkeys(candidates, every_question)
+    report = best_of_n_report(candidates, scorers, (1, 4), ("mean",), 20, overall=["MMMU", "WeMath"])
+    values = [report.accuracies[name, "prm_mean", 4].value for name in ("MMMU", "WeMath")]
+    assert report.accuracies[OVERALL, "prm_mean", 4].value == pytest.approx(sum(values) / 2)
+    assert report.to_dict()["overall_of"] == ["MMMU", "WeMath"]
+    pooled = [report.accuracies[name, "prm_mean", 4].value for name in candidates]
+    assert report.accuracies[ALL_QUESTIONS, "prm_mean", 4].value == pytest.approx(sum(pooled) / 3)
+    for wrong in ([], ["Math"]):
+        with pytest.raises(ValueError, match="overall must be some of MMMU, WeMath, GSM8K, got"):
+            best_of_n_report(candidates, scorers, (1,), ("mean",), 2, overall=wrong)

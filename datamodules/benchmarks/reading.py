@@ -1,0 +1,274 @@
+"""Reading of a benchmark's questions, from a TSV table or a Hugging Face layout, with a check against the release."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow, find_root, possible_roots, read_rows
+from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded
+from datamodules.benchmarks.released import Release, release_mismatches
+from datamodules.benchmarks.table import LazyImages, TableRow, cell_text, read_table
+
+logger = logging.getLogger(__name__)
+
+Row = tuple[str, Callable[[], BenchmarkQuestion | Excluded]]
+"""Place of a row, and what makes a question of it."""
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """How one benchmark is read.
+
+    Attributes:
+        split: Which of its splits; the one of the paper by default.
+        table: Another name of the TSV file than the usual ones.
+        allow_incomplete: Leave out seeds of DynaMath and groups of We-Math that are not there as a whole, and accept a
+            dataset without all of its configurations; otherwise both are errors.
+        on_bad_row: Raise an error at the first row that cannot be used, or skip such rows and count them.
+        on_mismatch: Warn, or raise an error, when the questions are not those of the release.
+    """
+
+    split: str | None = None
+    table: str | None = None
+    allow_incomplete: bool = False
+    on_bad_row: Literal["error", "skip"] = "error"
+    on_mismatch: Literal["warn", "error"] = "warn"
+
+
+class BenchmarkReader(ABC):
+    """Finds and reads the questions of one split of a benchmark.
+
+    Attributes:
+        name: Name in reports.
+        table: Name of the TSV file of the default split; empty where there is no such table.
+        hub: Its layout on Hugging Face.
+        releases: Split to what is released of it; the first is the default.
+        required_columns: Columns that the TSV table must have.
+        is_text_only: Whether its questions have no pictures.
+        excluded: After :meth:`read`: why rows were not scored, and how many.
+        mismatches: After :meth:`read`: how the questions differ from the release, in words.
+
+    Args:
+        table: See :class:`BenchmarkOptions`, as for the others.
+        split: Likewise.
+        allow_incomplete: Likewise.
+        on_bad_row: Likewise.
+        on_mismatch: Likewise.
+
+    Raises:
+        ValueError: If the benchmark has no such split.
+    """
+
+    name: ClassVar[str]
+    table: ClassVar[str] = ""
+    hub: ClassVar[HubLayout]
+    releases: ClassVar[Mapping[str, Release]]
+    required_columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    is_text_only: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        table: str | None = None,
+        split: str | None = None,
+        allow_incomplete: bool = False,
+        on_bad_row: Literal["error", "skip"] = "error",
+        on_mismatch: Literal["warn", "error"] = "warn",
+    ) -> None:
+        by_table = {name: key for key, release in self.releases.items() for name in release.tables}
+        self.split = split or by_table.get(table or "", next(iter(self.releases)))
+        if self.split not in self.releases:
+            raise ValueError(f"{self.name} has no split {split!r}; known are {', '.join(self.releases)}")
+        self.release = self.releases[self.split]
+        self.tables = (table,) if table else self.release.tables
+        self._names_table = table is not None
+        self.allow_incomplete = allow_incomplete
+        self.on_bad_row = on_bad_row
+        self.on_mismatch = on_mismatch
+        self.excluded: dict[str, int] = {}
+        self.mismatches: list[str] = []
+
+    @property
+    def file_name(self) -> str:
+        """Usual name of the TSV table; empty where there is none."""
+        return self.tables[0] if self.tables else ""
+
+    @abstractmethod
+    def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion | Excluded:
+        """Make a question of a row of the TSV table."""
+
+    @abstractmethod
+    def table_values(self, row: HubRow) -> Mapping[str, Any]:
+        """What a row of the Hugging Face layout has in the columns of the TSV table, ``index`` included."""
+
+    def hub_parts(self) -> Sequence[HubPart]:
+        """The parts of the dataset that make the split."""
+        return [HubPart(self.split)]
+
+    def hub_images(self, row: HubRow) -> list[Any]:
+        """The pictures of a row of the Hugging Face layout: of the first image column that holds something."""
+        for column in self.hub.images:
+            value = row.values.get(column)
+            if value:
+                return list(value) if isinstance(value, list) else [value]
+        return []
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder holds the benchmark in one of its layouts."""
+        return self._table_path(folder) is not None or self._hub_root(folder) is not None
+
+    def read(self, folder: Path) -> list[BenchmarkQuestion]:
+        """Read the questions of the split, from the TSV table or, without one, from a copy of the dataset.
+
+        Args:
+            folder: That holds the table or the dataset's folder.
+
+        Raises:
+            FileNotFoundError: If neither is there; names what was looked for.
+            ValueError: If a row is wrong (names file, line or row, and column), units are incomplete, or the questions
+                are not those of the release; the options say which of these are only counted and reported.
+        """
+        table, root = self._table_path(folder), self._hub_root(folder)
+        if table is None and root is None:
+            raise FileNotFoundError(self._not_found(folder))
+        source = table or root or folder
+        rows = self._table_rows(table) if table else self._hub_rows(source)
+        questions, excluded = self._parse_all(rows)
+        questions = self._whole_units(questions, source, excluded)
+        if not questions:
+            counts = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
+            raise ValueError(
+                f"{source}: no row is scored in split {self.split!r} of {self.name}: {counts or 'no rows'}"
+            )
+        self.excluded = dict(excluded)
+        self.mismatches = release_mismatches(self.release, questions, table)
+        self._report(questions, source)
+        return questions
+
+    def _table_path(self, folder: Path) -> Path | None:
+        return next((folder / name for name in self.tables if (folder / name).is_file()), None)
+
+    def _hub_root(self, folder: Path) -> Path | None:
+        return None if self._names_table else find_root(folder, self.hub, self.name)
+
+    def _not_found(self, folder: Path) -> str:
+        roots = ", ".join(str(root.relative_to(folder)) for root in possible_roots(folder, self.hub, self.name))
+        parts = self.hub_parts()
+        files = f"{parts[0]}{' and so on' if len(parts) > 1 else ''}"
+        tables = f"the table {' or '.join(self.tables)}, and " if self.tables else ""
+        return (
+            f"{self.name} is not in {folder}; looked for {tables}a copy of {' or '.join(self.hub.repositories)} "
+            f"({files}) in one of the folders {roots}"
+        )
+
+    def _table_rows(self, path: Path) -> Iterator[Row]:
+        table = read_table(path, self.required_columns)
+        for row in table:
+            yield row.where, partial(self._parse_table_row, row, partial(table.images, row))
+
+    def _hub_rows(self, root: Path) -> Iterator[Row]:
+        found = 0
+        for part in self.hub_parts():
+            try:
+                for row in read_rows(root, part, self.hub.columns):
+                    yield row.where, partial(self._parse_hub_row, row)
+                found += 1
+            except FileNotFoundError as error:
+                if not self.allow_incomplete:
+                    raise
+                logger.warning("%s: %s", self.name, error)
+        if not found:
+            raise FileNotFoundError(f"{root}: none of the parts of {self.name} is there: {self.hub_parts()[0]}, ...")
+
+    def _parse_hub_row(self, row: HubRow) -> BenchmarkQuestion | Excluded:
+        cells = {name: cell_text(value) for name, value in self.table_values(row).items()}
+        if not cells["index"].strip():
+            raise ValueError(f"{row.where}: the row has no id; the columns are {sorted(row.values)}")
+        table_row = TableRow(cells, f"{row.where} (index {cells['index']})")
+        return self._parse_table_row(table_row, lambda: row.images(self.hub_images(row)))
+
+    def _parse_table_row(self, row: TableRow, load: Callable[[], LazyImages]) -> BenchmarkQuestion | Excluded:
+        question = self.parse_row(row, load())
+        if isinstance(question, BenchmarkQuestion):
+            _check(question, row)
+        return question
+
+    def _parse_all(self, rows: Iterator[Row]) -> tuple[list[BenchmarkQuestion], Counter[str]]:
+        questions: dict[str, BenchmarkQuestion] = {}
+        excluded: Counter[str] = Counter()
+        for where, parse in rows:
+            try:
+                parsed = parse()
+                if isinstance(parsed, BenchmarkQuestion) and parsed.question_id in questions:
+                    raise ValueError(f"{where}: another row has the index {parsed.question_id!r} too")
+            except ValueError as error:
+                if self.on_bad_row == "error":
+                    raise
+                logger.warning("%s: skipped: %s", self.name, error)
+                excluded["unusable row"] += 1
+                continue
+            if isinstance(parsed, Excluded):
+                excluded[parsed.reason] += 1
+            else:
+                questions[parsed.question_id] = parsed
+        return list(questions.values()), excluded
+
+    def _whole_units(
+        self, questions: list[BenchmarkQuestion], source: Path, excluded: Counter[str]
+    ) -> list[BenchmarkQuestion]:
+        complete = self.complete_units(questions)
+        if complete.all():
+            return questions
+        if not self.allow_incomplete:
+            raise ValueError(f"{source}: {self.incomplete_units(questions)}")
+        excluded["incomplete unit"] += int((~complete).sum())
+        logger.warning("%s: left out: %s", source, self.incomplete_units(questions))
+        return [question for question, is_whole in zip(questions, complete, strict=True) if is_whole]
+
+    def _report(self, questions: Sequence[BenchmarkQuestion], source: Path) -> None:
+        without_image = sum(not question.images for question in questions)
+        if without_image and not self.is_text_only:
+            logger.warning("%s: %d questions have no picture and are read as text", source, without_image)
+        if self.excluded:
+            counts = ", ".join(f"{count} {reason}" for reason, count in self.excluded.items())
+            logger.info("%s: %d questions are scored; rows left out: %s", source, len(questions), counts)
+        if self.mismatches:
+            message = (
+                f"{source}: not the released {self.split} split of {self.name}, so scores do not compare with "
+                f"published ones: {'; '.join(self.mismatches)}"
+            )
+            if self.on_mismatch == "error":
+                raise ValueError(message)
+            logger.warning(message)
+
+    def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
+        """Which questions belong to a unit that is there as a whole: (Q,) bool.
+
+        :meth:`unit_scores` refuses incomplete units, so filter by this when only a part of a benchmark was run.
+        """
+        return np.ones(len(questions), dtype=bool)
+
+    def incomplete_units(self, questions: Sequence[BenchmarkQuestion]) -> str:
+        """Which units are incomplete, in words for a message."""
+        raise NotImplementedError(f"{self.name} has units of one question")
+
+
+def _check(question: BenchmarkQuestion, row: TableRow) -> None:
+    placeholders = question.question.count(IMAGE_PLACEHOLDER)
+    if placeholders not in (0, len(question.images)):
+        raise ValueError(
+            f"{row.where}: column 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders "
+            f"for {len(question.images)} pictures"
+        )
+    if question.answer_type == "letter" and question.options and question.gold[0] not in question.options:
+        raise ValueError(
+            f"{row.where}: column 'answer' is {question.gold[0]!r}, but the options are {', '.join(question.options)}"
+        )

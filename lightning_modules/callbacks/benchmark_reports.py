@@ -1,0 +1,62 @@
+"""The own reports of the benchmarks, for the responses that Best-of-N picks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from datamodules.benchmarks import Benchmark, BenchmarkQuestion
+from datamodules.reasoning_benchmarks import BestOfNDataset
+from lightning_modules.metrics.benchmark_details import BenchmarkDetails, BenchmarkFacts, benchmark_details
+from lightning_modules.metrics.best_of_n import BestOfNReport
+from lightning_modules.metrics.response_score import Aggregation
+from lightning_modules.metrics.selection import QuestionCandidates
+
+
+def details_of_benchmarks(
+    report: BestOfNReport,
+    candidates: Mapping[str, Sequence[QuestionCandidates]],
+    questions: Mapping[str, Sequence[BenchmarkQuestion]],
+    datasets: Mapping[str, BestOfNDataset],
+    aggregations: Sequence[Aggregation],
+) -> list[BenchmarkDetails]:
+    """Headline and secondary metrics of every benchmark at the largest N.
+
+    Args:
+        report: On the same candidates.
+        candidates: By benchmark; whole units only.
+        questions: Of these candidates, in the same order.
+        datasets: That they are from.
+        aggregations: Of step scores.
+    """
+    return [
+        benchmark_details(
+            name,
+            entries,
+            report.coverage[name].units,
+            partial(_metrics, datasets[name].benchmark, questions[name]),
+            _facts(datasets[name]),
+            report.ns[-1],
+            aggregations,
+        )
+        for name, entries in candidates.items()
+    ]
+
+
+def _facts(dataset: BestOfNDataset) -> BenchmarkFacts:
+    benchmark = dataset.benchmark
+    return BenchmarkFacts(
+        split=benchmark.split,
+        rules=tuple(dataset.rules),
+        official_differences=benchmark.official_differences,
+        released_questions=benchmark.release.questions,
+        mismatches=tuple(benchmark.mismatches),
+        excluded=benchmark.excluded,
+    )
+
+
+def _metrics(benchmark: Benchmark, questions: Sequence[BenchmarkQuestion], right: np.ndarray) -> dict[str, float]:
+    headline = float(benchmark.unit_scores(questions, right).mean())
+    return {benchmark.headline: headline} | benchmark.secondary_metrics(questions, right)

@@ -1,0 +1,126 @@
+"""What a benchmark's own report has beside its headline, for each way to pick one of N candidates.
+
+Q questions, M methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lightning_modules.metrics.best_of_n_table import method_label
+from lightning_modules.metrics.bootstrap import Array
+from lightning_modules.metrics.response_score import Aggregation
+from lightning_modules.metrics.selection import QuestionCandidates, method_accuracies, method_names
+from lightning_modules.metrics.table import Cell, Table
+
+MetricScorer = Callable[[Array], Mapping[str, float]]
+"""Turns per-question accuracies (Q,) into named metrics in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class BenchmarkFacts:
+    """What was read and how it was graded.
+
+    Attributes:
+        split: Name of the split.
+        rules: Names of the rules that the verdicts are by.
+        official_differences: What the official rules do differently from ours, by name.
+        released_questions: Scored questions of the split as released.
+        mismatches: How the questions differ from the release, in words.
+        excluded: Why rows of the table are not scored, and how many.
+    """
+
+    split: str
+    rules: tuple[str, ...] = ("ours",)
+    official_differences: Mapping[str, str] = field(default_factory=dict)
+    released_questions: int = 0
+    mismatches: tuple[str, ...] = ()
+    excluded: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BenchmarkDetails:
+    """The numbers of one benchmark.
+
+    Attributes:
+        name: Of the benchmark.
+        n: Number of candidates that methods pick from.
+        questions: Number of questions.
+        units: Number of units that the headline averages over.
+        facts: What was read and how it was graded.
+        metrics: Method to metric to value; ``unparsed_share`` is the share of the picked responses without a final
+            answer that could be read. For a method that stands for several responses (Pass@1) values are expectations.
+    """
+
+    name: str
+    n: int
+    questions: int
+    units: int
+    facts: BenchmarkFacts
+    metrics: dict[str, dict[str, float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dictionaries for JSON."""
+        return asdict(self)
+
+    def to_table(self, methods: Sequence[str]) -> Table:
+        """Metrics by the given methods, in percent."""
+        methods = [method for method in methods if method in self.metrics]
+        names = list(dict.fromkeys(name for method in methods for name in self.metrics[method]))
+        rows = [[Cell(name), *(Cell(_percent(self.metrics[method], name)) for method in methods)] for name in names]
+        header = ["Metric", *(method_label(method, self.n) for method in methods)]
+        return Table(f"{self.name}, split {self.facts.split}, N = {self.n} (%)", header, rows, self._note())
+
+    def _note(self) -> str:
+        facts = self.facts
+        parts = [
+            f"{self.questions} questions, {self.units} units; the release has {facts.released_questions} questions."
+        ]
+        if facts.mismatches:
+            parts.append(f"Not the released split: {'; '.join(facts.mismatches)}.")
+        if facts.excluded:
+            parts.append(f"Rows left out: {', '.join(f'{n} {reason}' for reason, n in facts.excluded.items())}.")
+        differences = ", ".join(facts.official_differences) or "nothing"
+        parts.append(f"Rules: {' and '.join(facts.rules)}. The official rules differ from ours in: {differences}.")
+        return " ".join(parts)
+
+
+def benchmark_details(
+    name: str,
+    questions: Sequence[QuestionCandidates],
+    units: int,
+    score: MetricScorer,
+    facts: BenchmarkFacts,
+    n: int,
+    aggregations: Sequence[Aggregation],
+) -> BenchmarkDetails:
+    """Compute the metrics of the responses that each method picks from the first n candidates.
+
+    Args:
+        name: Of the benchmark.
+        questions: Q questions with their candidates.
+        units: Number of units.
+        score: The benchmark's metrics from (Q,) accuracies, the headline among them.
+        facts: What was read and how it was graded.
+        n: Number of candidates.
+        aggregations: Of step scores.
+
+    Raises:
+        ValueError: See :func:`lightning_modules.metrics.selection.method_accuracies`.
+    """
+    right = method_accuracies(questions, [n], aggregations)[:, 0]
+    # The same picks, looked at for whether they give an answer at all.
+    answered = [replace(question, is_correct=[c >= 0 for c in question.answer_classes]) for question in questions]
+    parsed = method_accuracies(answered, [n], aggregations)[:, 0]
+    methods = method_names(aggregations, questions[0].outcome_scores is not None)
+    metrics = {
+        method: {**score(right[:, column]), "unparsed_share": float(1 - parsed[:, column].mean())}
+        for column, method in enumerate(methods)
+    }
+    return BenchmarkDetails(name, n, len(questions), units, facts, metrics)
+
+
+def _percent(metrics: Mapping[str, float], name: str) -> str:
+    return f"{100 * metrics[name]:.1f}" if name in metrics else "-"
