@@ -16,7 +16,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 MAX_MEMBER_BYTES = 256 * 2**20
@@ -183,13 +183,13 @@ def safe_name(info: zipfile.ZipInfo, archive: Path) -> str:
     Raises:
         ArchiveError: If it is absolute, leaves the archive's folder, or holds a character that file systems refuse.
     """
-    # ZipFile cuts names at a null byte and turns the separators of this system into "/"; look at what was stored.
+    # ZipFile cuts names at a null byte; look at what was stored.
     stored = info.orig_filename.replace("\\", "/")
-    parts = PurePosixPath(stored).parts
-    drive = re.match(r"[A-Za-z]:", stored)
-    if not parts or stored.startswith("/") or drive or ".." in parts or "\0" in stored:
+    parts = stored.split("/")
+    drive = len(stored) > 1 and stored[1] == ":"
+    if stored.startswith("/") or drive or ".." in parts or "\0" in stored or not stored.strip("./"):
         raise ArchiveError(f"{archive}: the member {info.orig_filename!r} lies outside of the archive's folder")
-    return "/".join(part for part in parts if part != ".")
+    return "/".join(part for part in parts if part not in (".", ""))
 
 
 def check_member(info: zipfile.ZipInfo, archive: Path) -> None:
@@ -237,10 +237,11 @@ def read_contents(path: Path) -> dict[str, Member]:
     Raises:
         ArchiveError: See :func:`open_archive` and :func:`plain_members`.
     """
+    text = str(path)
     with open_archive(path) as archive:
         return {
             name: Member(
-                str(path), info.orig_filename, info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info, path)
+                text, info.orig_filename, info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info, path)
             )
             for name, info in plain_members(archive, path)
         }

@@ -18,8 +18,9 @@ from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.encoder import ConversationEncoder
 from datamodules.process.order import LazyLoader, TrainingSampler
 from datamodules.process.ranks import same_on_all_ranks
-from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows, rows_with_text
+from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows
 from datamodules.process.sources import ProcessSource, process_sources
+from datamodules.process.special_text import rows_with_text
 from datamodules.process.split import fingerprint, limit_per_source, split_by_question, strata
 from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, read_best_of_n_datasets
 from datamodules.visual_process_bench import ProcessBenchCollator, VisualProcessBenchDataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ class ImageRoot:
         if not self.is_archive and not self.path.is_dir():
             raise FileNotFoundError(f"image_root: {path} is neither a folder nor a zip archive")
         self._contents: dict[str, Member] | None = None
+        self._folders: dict[str, bool] = {}
 
     @property
     def folder(self) -> Path:
@@ -62,7 +64,13 @@ class ImageRoot:
         if self.is_archive:
             member = self.contents.get(self.prefix + name.replace("\\", "/").removeprefix("./"))
             return member.reference() if member else None
-        return str(self.path / name) if (self.path / name).is_file() else None
+        path = os.path.join(self.path, name)
+        folder = os.path.dirname(path)
+        # Where looking is slow, looking in vain for every picture would be the slowest.
+        there = self._folders.get(folder)
+        if there is None:
+            there = self._folders[folder] = os.path.isdir(folder)
+        return path if there and os.path.isfile(path) else None
 
     def signature(self) -> list[object]:
         """What the references of this root depend on, as far as it can be told without looking at every picture."""
@@ -76,14 +84,25 @@ def default_roots(folder: Path) -> list[Path]:
     return [folder, folder.parent] if folder.name == "annotations" else [folder]
 
 
-def with_archives(roots: Sequence[ImageRoot]) -> list[ImageRoot]:
-    """Roots, each followed by the ``images.zip`` that lies in it."""
-    found: list[ImageRoot] = []
-    for root in roots:
-        found.append(root)
-        if not root.is_archive and archive_parts(root.path / _ARCHIVE_NAME):
-            found.append(ImageRoot(root.path / _ARCHIVE_NAME))
-    return found
+class OpenedRoots:
+    """Image roots by path, so that many annotation files share the table of contents of one archive."""
+
+    def __init__(self) -> None:
+        self._roots: dict[str, ImageRoot] = {}
+
+    def __getitem__(self, path: str | Path) -> ImageRoot:
+        if str(path) not in self._roots:
+            self._roots[str(path)] = ImageRoot(path)
+        return self._roots[str(path)]
+
+    def with_archives(self, paths: Sequence[str | Path]) -> list[ImageRoot]:
+        """The roots at some paths, each followed by the ``images.zip`` that lies in it."""
+        found: list[ImageRoot] = []
+        for root in map(self.__getitem__, paths):
+            found.append(root)
+            if not root.is_archive and archive_parts(root.path / _ARCHIVE_NAME):
+                found.append(self[root.path / _ARCHIVE_NAME])
+        return found
 
 
 class ImageFinder:
@@ -97,7 +116,7 @@ class ImageFinder:
 
     def __init__(self, roots: Sequence[ImageRoot], look: bool = True) -> None:
         self.look = look
-        self.roots = with_archives(roots)
+        self.roots = list(roots)
         self._last: tuple[ImageRoot, int] | None = None
 
     def __call__(self, name: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +24,7 @@ from tqdm.auto import tqdm
 from datamodules.archives import parse_reference
 from datamodules.images import ImageError, check_image
 from datamodules.process.annotation_files import AnnotationFile, find_annotation_files
-from datamodules.process.conversation import IMAGE_PLACEHOLDER
-from datamodules.process.image_roots import ImageFinder, ImageRoot, default_roots, with_archives
+from datamodules.process.image_roots import ImageFinder, ImageRoot, OpenedRoots, default_roots
 from datamodules.process.row_parsing import parse_row
 from datamodules.process.sources import ProcessSource
 from datamodules.process.table import open_table, remembered_digest, table_folder, table_path, write_table
@@ -102,7 +100,8 @@ def read_rows(
     for source in given:
         for file in find_annotation_files(source.paths):
             files[file.path.resolve(), file.member] = file, source
-    roots = {file: _roots(file, source.image_root or root) for file, source in files.values()}
+    opened = OpenedRoots()
+    roots = {file: _roots(file, source.image_root or root, opened) for file, source in files.values()}
     base = common_folder([each[0] for each in roots.values()])
     tables = []
     with _Progress(len(files)) as progress:
@@ -118,11 +117,11 @@ def read_rows(
     return usable
 
 
-def _roots(file: AnnotationFile, image_root: str | None) -> list[ImageRoot]:
+def _roots(file: AnnotationFile, image_root: str | None, opened: OpenedRoots) -> list[ImageRoot]:
     if image_root:
-        return [ImageRoot(image_root)]
+        return opened.with_archives([image_root])
     folders = [folder for folder in default_roots(file.folder) if folder.is_dir()]
-    return [ImageRoot(folder) for folder in folders or [file.path.parent]]
+    return opened.with_archives(folders or [file.path.parent])
 
 
 def common_folder(roots: Sequence[ImageRoot]) -> Path:
@@ -242,7 +241,7 @@ class RowReader:
             "file": str(self.file),
             "source": self.file.source,
             "digest": digest,
-            "roots": [[*root.signature(), self._place(root.folder)] for root in with_archives(self.roots)],
+            "roots": [[*root.signature(), self._place(root.folder)] for root in self.roots],
             "check_images": self.check_images,
         }
 
@@ -262,8 +261,8 @@ class RowReader:
 
     def _place(self, image: str | Path) -> str:
         member = parse_reference(str(image))
-        path = Path(member.archive).parent / member.name if member else image
-        return Path(os.path.relpath(path, self.base)).as_posix()
+        path = os.path.join(os.path.dirname(member.archive), member.name) if member else image
+        return os.path.relpath(path, self.base).replace(os.sep, "/")
 
     def _image_problem(self, row: Mapping[str, Any], where: str) -> str:
         if not self.check_images:
@@ -299,40 +298,3 @@ class RowReader:
                 if not self._image_problem({**row, "images": found}, ""):
                     return True
         return False
-
-
-def rows_with_text(table: Dataset, texts: Sequence[str]) -> dict[int, str]:
-    """Rows whose question or steps hold one of the given texts; an image placeholder in a question is not text.
-
-    Args:
-        table: Rows as of :func:`read_rows`.
-        texts: To look for.
-
-    Returns:
-        Row index to a description of the problem.
-    """
-    bad: dict[int, str] = {}
-    if not texts:
-        return bad
-    pattern = "|".join(map(re.escape, texts))
-    columns = table.with_format("arrow", columns=["sample_id", "question", "steps"])
-    start = 0
-    for batch in columns.iter(batch_size=10_000):
-        for row, name, text in _matches(batch, pattern):
-            found = re.search(pattern, text)
-            token = found.group() if found else ""
-            where = batch.column("sample_id")[row].as_py()
-            bad.setdefault(start + row, f"{where}: field {name!r} holds {token!r}, a special token of the tokenizer")
-        start += batch.num_rows
-    return dict(sorted(bad.items()))
-
-
-def _matches(batch: pa.Table, pattern: str) -> Iterator[tuple[int, str, str]]:
-    """Row, field and text wherever the pattern occurs in a batch."""
-    questions = pc.replace_substring(batch.column("question").combine_chunks(), IMAGE_PLACEHOLDER, "")
-    for row in pc.indices_nonzero(pc.match_substring_regex(questions, pattern)).to_pylist():
-        yield row, "question", questions[row].as_py()
-    steps = batch.column("steps").combine_chunks()
-    parents, flat = pc.list_parent_indices(steps), pc.list_flatten(steps)
-    for index in pc.indices_nonzero(pc.match_substring_regex(flat, pattern)).to_pylist():
-        yield parents[index].as_py(), "steps", flat[index].as_py()

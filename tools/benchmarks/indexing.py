@@ -104,6 +104,7 @@ def measure(folder: Path, workers: int) -> dict[str, float]:
     for _ in range(50):
         next(batches)
     result["rss"] = _rss()
+    result["rss_anonymous"] = _anonymous()
     result["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     pss = [_proportional(int(child)) for child in children]
@@ -118,11 +119,18 @@ def _rss() -> float:
     return float(pages * os.sysconf("SC_PAGE_SIZE"))
 
 
+def _anonymous() -> float:
+    return _kibibytes(Path("/proc/self/status"), "RssAnon:")
+
+
+def _kibibytes(file: Path, name: str) -> float:
+    """A line of a file of the proc file system, in bytes."""
+    (line,) = (line for line in file.read_text().splitlines() if line.startswith(name))
+    return float(line.split()[1]) * 1024
+
+
 def _proportional(process: int) -> float:
-    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return float(line.split()[1]) * 1024
-    return 0.0
+    return _kibibytes(Path(f"/proc/{process}/smaps_rollup"), "Pss:")
 
 
 def _measure_apart(folder: Path, workers: int) -> dict[str, float]:
@@ -160,7 +168,7 @@ def report(results: dict[str, Any]) -> Table:
         table.add_row(title, *(f"{column[name]:.2f}" for column in columns))
     table.add_row("rows/s", f"{columns[0]['rows'] / columns[0]['setup']:.0f}", "", "")
     sizes = {"rss_before": "RSS before (MiB)", "rss": "RSS after 50 batches (MiB)", "peak_rss": "peak RSS (MiB)"}
-    sizes |= {"worker_pss": "PSS of a worker (MiB)", "total_pss": "PSS of all processes (MiB)"}
+    sizes |= {"rss_anonymous": "... of it not backed by files", "worker_pss": "PSS of a worker (MiB)", "total_pss": "PSS of all processes (MiB)"}
     for name, title in sizes.items():
         table.add_row(title, *(f"{column[name] / _MEBIBYTE:.0f}" for column in columns))
     return table

@@ -1,11 +1,9 @@
-import json
 import math
 
 import pytest
-from datasets import Dataset
 
 from datamodules.process import rows as rows_module
-from datamodules.process.rows import FEATURES, read_rows, rows_with_text
+from datamodules.process.rows import read_rows
 
 
 @pytest.fixture
@@ -179,26 +177,3 @@ def test_image_root(tmp_path, pictures, write_lines, raw_row):
     assert table[0]["images"] == [str(pictures / "a.png")]
     with pytest.raises(ValueError, match=r"a.jsonl:1: field 'image'"):
         read_rows([path], cache_dir=tmp_path / "cache")
-
-
-def test_rows_with_text():
-    def row(number, question, steps):
-        numbers = [1] * len(steps)
-        counts = {"mc": [1.0] * len(steps), "num_mc_correct": numbers, "num_mc_total": numbers}
-        names = {"sample_id": f"f:{number}", "source": "s", "question_key": "k", "images": [], "image_bytes": [], "problem": ""}
-        return {**names, **counts, "question": question, "steps": steps}
-
-    rows = [
-        row(1, "fine <image>", ["a", "b"]),
-        row(2, "bad <|end|>", ["a"]),
-        row(3, "fine", ["a", "b", "c [x] "]),
-        row(4, "fine", ["<image>"]),
-        row(5, "left out <|end|>", ["a"]),
-    ]
-    table = Dataset.from_list(json.loads(json.dumps(rows)), features=FEATURES).select([3, 2, 1, 0])
-    assert rows_with_text(table, ["<|end|>", "[x]", "<image>"]) == {
-        0: "f:4: field 'steps' holds '<image>', a special token of the tokenizer",
-        1: "f:3: field 'steps' holds '[x]', a special token of the tokenizer",
-        2: "f:2: field 'question' holds '<|end|>', a special token of the tokenizer",
-    }
-    assert rows_with_text(table, []) == {}
