@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.archives import ArchiveError, check_member, open_archive, plain_members
+from datamodules.archives import BROKEN_ARCHIVE_ERRORS, ArchiveError, check_member, open_archive, plain_members
 from datamodules.files import atomic_folder
 
 _CHUNK = 2**20
@@ -71,7 +69,7 @@ def extract_archive(
                             progress(len(piece))
                 except (FileExistsError, NotADirectoryError) as error:
                     raise ArchiveError(f"{path}: the member {name!r} has the name of another one: {error}") from error
-                except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+                except BROKEN_ARCHIVE_ERRORS as error:
                     raise ArchiveError(f"{path}: the member {name!r} cannot be unpacked: {error}") from error
     return len(members)
 

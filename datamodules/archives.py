@@ -1,8 +1,8 @@
 """Pictures and annotations inside of zip archives, read where they are, by any number of processes.
 
 An archive is one file, or the parts ``images.zip_aa``, ``images.zip_ab``, ... that a large one is released in (their
-concatenation is the archive). Its table of contents is read once, when rows are indexed; every row then carries where its
-member begins, so that a dataloader worker opens the file, reads one member and closes it, and shares nothing.
+concatenation is the archive). Its table of contents is read once, when rows are indexed; every row then carries where
+its member begins, so that a dataloader worker opens the file, reads one member and closes it, and shares nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,17 @@ MAX_COMPRESSION_RATIO = 200
 _SMALL_BYTES = 2**20
 _LOCAL_HEADER = struct.Struct("<4s2xHH12x4xHH")  # signature, flags, method, name length, extra length
 _ENCRYPTED = 0x1
+BROKEN_ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    struct.error,
+    NotImplementedError,  # a version or a method that zipfile does not know
+    UnicodeDecodeError,
+    OverflowError,
+)
+"""What reading a damaged archive may raise."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REFERENCE = re.compile(r"zip://(?P<name>.*)::(?P<archive>.*)#(?P<numbers>\d+(?:\+\d+){4})", re.DOTALL)
 
@@ -78,7 +89,11 @@ def archive_parts(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    parts = sorted(p for p in path.parent.glob(f"{_literal(path.name)}_*") if re.fullmatch(r"_[a-z]{1,3}", p.name[len(path.name) :]))
+    parts = sorted(
+        p
+        for p in path.parent.glob(f"{_literal(path.name)}_*")
+        if re.fullmatch(r"_[a-z]{1,3}", p.name[len(path.name) :])
+    )
     suffixes = [part.name[len(path.name) + 1 :] for part in parts]
     for index, suffix in enumerate(suffixes):
         expected = _letters(index, len(suffix))
@@ -133,7 +148,7 @@ class _Parts(io.RawIOBase):
         return len(data)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """At most ``size`` bytes from ``offset``, fewer only at the end; changes no state, so any process may call it."""
+        """At most ``size`` bytes from ``offset``, fewer only at the end; changes no state."""
         pieces = []
         begin = 0
         for name, end in zip(self.parts, self.ends, strict=True):
@@ -169,7 +184,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         raise ArchiveError(f"{path}: there is no such archive")
     try:
         archive = zipfile.ZipFile(io.BufferedReader(_Parts(parts)))
-    except (zipfile.BadZipFile, OSError, struct.error, EOFError, UnicodeDecodeError) as error:
+    except BROKEN_ARCHIVE_ERRORS as error:
         more = " (is its last part missing?)" if len(parts) > 1 or parts[0] != path else ""
         raise ArchiveError(f"{path}: not a zip archive that can be read: {error}{more}") from error
     if len(archive.infolist()) > MAX_MEMBERS:
@@ -208,7 +223,8 @@ def check_member(info: zipfile.ZipInfo, archive: Path) -> None:
         problem = f"has compression method {info.compress_type}; only stored and deflated members are read"
     elif info.file_size > _SMALL_BYTES and info.file_size > MAX_COMPRESSION_RATIO * max(1, info.compress_size):
         problem = (
-            f"unpacks from {info.compress_size} to {info.file_size} bytes, more than {MAX_COMPRESSION_RATIO} times as many"
+            f"unpacks from {info.compress_size} to {info.file_size} bytes, more than {MAX_COMPRESSION_RATIO} times as "
+            f"many"
         )
     if problem:
         raise ArchiveError(f"{archive}: the member {info.filename!r} {problem}")
@@ -238,10 +254,17 @@ def read_contents(path: Path) -> dict[str, Member]:
         ArchiveError: See :func:`open_archive` and :func:`plain_members`.
     """
     text = str(path)
+    _parts.cache_clear()
     with open_archive(path) as archive:
         return {
             name: Member(
-                text, info.orig_filename, info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info, path)
+                text,
+                info.orig_filename,
+                info.header_offset,
+                info.compress_size,
+                info.file_size,
+                info.CRC,
+                _method(info, path),
             )
             for name, info in plain_members(archive, path)
         }
@@ -264,7 +287,7 @@ def read_member(member: Member, limit: int | None = None) -> bytes:
 
     Args:
         member: As found by :func:`read_contents`.
-        limit: Only so many bytes of the beginning, without a look at the checksum.
+        limit: Only the beginning, at most so many bytes of it, without a look at the checksum.
 
     Raises:
         ArchiveError: If the member must not be read, is damaged, or the archive is no longer the one that was indexed.

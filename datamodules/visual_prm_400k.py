@@ -41,13 +41,13 @@ class VisualPRM400KDataModule(LightningDataModule):
         train_annotations: Process supervision to train on: JSONL and parquet files, released archives, saved Hugging
             Face datasets, folders of any of them, patterns, or a ``meta.json`` of a release (see
             :func:`datamodules.process.annotation_files.find_annotation_files`).
-        sources: More of it with settings of their own, as a list, or as a mapping whose keys serve to override single
-            settings on the command line; a file that is given twice has the settings of the last one.
+        sources: More of it with settings of their own, as a list, or as a mapping whose keys are for the reader; a file
+            that is given twice has the settings of the last one.
         validation_annotations: As ``train_annotations``, for the process validation split.
         validation_share: Share of the training questions that make the process validation split instead, in [0, 1). A
             question and all its solutions are on one side.
-        image_root: Folder, or zip archive read in place, that the image paths of annotations are relative to. By default
-            the folder of the file or, for the layout of the releases, its parent folder and the ``images.zip`` there.
+        image_root: Folder, or zip archive read in place, that the image paths of annotations are relative to. By
+            default the folder of the file or, for the layout of the releases, its parent and the ``images.zip`` there.
         visual_process_bench: Folder that holds VisualProcessBench's ``test.jsonl`` and images.
         benchmarks: Folder of the benchmark tables.
         rollouts: JSONL file of rollouts, or folder of them; needs ``benchmarks``.

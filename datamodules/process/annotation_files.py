@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from datamodules.archives import ArchiveError, archive_parts, check_member, open_archive, plain_members
+from datamodules.archives import BROKEN_ARCHIVE_ERRORS, ArchiveError, archive_parts, check_member, open_archive, plain_members
 from datamodules.files import parse_json_line, read_lines
 
 Kind = Literal["jsonl", "archived", "parquet", "saved"]
@@ -53,9 +54,16 @@ class AnnotationFile:
         return self.path if self.kind == "saved" else self.path.parent / inside
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
-        """Rows as dictionaries, or the errors of lines that are no JSON objects, each after its place ``file:row``."""
+        """Rows as dictionaries, or the errors of lines that are no JSON objects, each after its place ``file:row``.
+
+        Raises:
+            ValueError: If the file as a whole cannot be read to its end.
+        """
         readers = {"jsonl": _json_rows, "archived": _archived_rows, "parquet": _parquet_rows, "saved": _saved_rows}
-        return readers[self.kind](self)
+        try:
+            yield from readers[self.kind](self)
+        except (*BROKEN_ARCHIVE_ERRORS, pa.ArrowException) as error:
+            raise ValueError(f"{self}: cannot be read: {error}") from error
 
     def content_files(self) -> list[Path]:
         """The files that the rows depend on."""
@@ -68,9 +76,9 @@ def find_annotation_files(paths: Sequence[str | Path]) -> list[AnnotationFile]:
     """Everything that a list of paths stands for, in a fixed order, each file once.
 
     Args:
-        paths: JSONL or parquet files; zip archives of JSONL files; datasets of ``save_to_disk``; folders of any of them,
-            searched to the bottom, where an ``annotations.zip`` counts as long as no ``annotations`` folder lies beside
-            it; ``zip://file::archive``, one file in an archive; patterns with ``*``.
+        paths: JSONL or parquet files; zip archives of JSONL files; datasets of ``save_to_disk``; folders of any of
+            them, searched to the bottom, where an ``annotations.zip`` counts as long as no ``annotations`` folder lies
+            beside it; ``zip://file::archive``, one file in an archive; patterns with ``*``.
 
     Raises:
         FileNotFoundError: If a path does not exist or there is nothing to read in it.
@@ -88,8 +96,8 @@ def find_annotation_files(paths: Sequence[str | Path]) -> list[AnnotationFile]:
         found = [file for each in given for file in _find(each)]
         if not found:
             raise FileNotFoundError(
-                f"annotations: {path} is neither a JSONL or parquet file, an archive or saved dataset, nor a folder that "
-                f"holds one"
+                f"annotations: {path} is neither a JSONL or parquet file, an archive or saved dataset, nor a folder "
+                f"that holds one"
             )
         files += found
     return list(dict.fromkeys(files))

@@ -133,5 +133,7 @@ def load_images(paths: Sequence[str], where: str, embedded: Sequence[bytes | Non
     Raises:
         ImageError: If one cannot be used.
     """
-    sources = [data if data is not None else path for data, path in zip(embedded or [None] * len(paths), paths, strict=True)]
+    sources = [
+        data if data is not None else path for data, path in zip(embedded or [None] * len(paths), paths, strict=True)
+    ]
     return [open_image(source, f"{where}: field 'image'") for source in sources]

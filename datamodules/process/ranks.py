@@ -25,6 +25,6 @@ def same_on_all_ranks(value: str, what: str) -> None:
     if len(set(values)) > 1:
         ranks = {each: [rank for rank, other in enumerate(values) if other == each] for each in dict.fromkeys(values)}
         raise RuntimeError(
-            f"the {what} differ between ranks: {ranks} (digest: ranks); do all machines have the same annotations, images "
-            f"and settings?"
+            f"the {what} differ between ranks: {ranks} (digest: ranks); do all machines have the same annotations, "
+            f"images and settings?"
         )

@@ -47,8 +47,8 @@ def parse_row(
     if row.get("source") is not None:
         source = fields.text(row, "source", where)
     identities = [
-        hashlib.sha256(embedded[index]).hexdigest() if embedded and embedded[index] is not None else place(image)
-        for index, image in enumerate(images)
+        place(image) if data is None else hashlib.sha256(data).hexdigest()
+        for image, data in zip(images, embedded or [None] * len(images), strict=True)
     ]
     text = "\0".join([*identities, question])
     return {

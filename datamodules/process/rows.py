@@ -1,8 +1,8 @@
 """Rows of process supervision on disk, read into one table with known types.
 
-Two kinds of rows are read, from any of the places that :mod:`datamodules.process.annotation_files` knows: VisualPRM400K raw
-rows (``steps_with_score``) and VisualPRM400K conversation rows (``conversations``). Each file's table is built once and
-kept under the file's content.
+Two kinds of rows are read, from any of the places that :mod:`datamodules.process.annotation_files` knows: VisualPRM400K
+raw rows (``steps_with_score``) and VisualPRM400K conversation rows (``conversations``). Each file's table is built once
+and kept under the file's content.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,10 +48,11 @@ FEATURES = Features(
         "problem": Value("string"),
     }
 )
-"""Columns of a file's table: ``sample_id`` is ``file:row``; ``question_key`` is equal for solutions of one question about
-the same images; images are paths or references of :mod:`datamodules.archives`, or, where ``image_bytes`` holds embedded
-ones, their names; ``mc`` is NaN for a step without a score; the counts -1 where unknown; ``problem`` is empty for a good
-row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source, 0 where there is none.
+"""Columns of a file's table: ``sample_id`` is ``file:row``; ``question_key`` is equal for solutions of one question
+about the same images; images are paths or references of :mod:`datamodules.archives`, or, where ``image_bytes`` holds
+embedded ones, their names; ``mc`` is NaN for a step without a score; the counts -1 where unknown; ``problem`` is empty
+for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source, 0 where there is
+none.
 """
 
 _FORMAT = 3  # raise it when the meaning of the table changes, so that cached tables are built anew
@@ -86,8 +87,8 @@ def read_rows(
         sources: Paths as of :func:`datamodules.process.annotation_files.find_annotation_files`, or sources.
         image_root: What image paths are relative to where a source does not say.
         on_bad_row: What to do about rows that cannot be used: raise an error, or leave them out and say how many.
-        check_images: Look for every image, and at its header, when a table is built. Switch it off on slow file systems;
-            a broken image is then found when its batch is made.
+        check_images: Look for every image, and at its header, when a table is built. Switch it off on slow file
+            systems; a broken image is then found when its batch is made.
         cache_dir: Where tables are kept; the cache of `datasets` by default.
 
     Raises:
@@ -96,25 +97,41 @@ def read_rows(
     """
     root = str(image_root) if image_root else None
     given = [s if isinstance(s, ProcessSource) else ProcessSource([str(s)], root) for s in sources]
-    files: dict[tuple[Path, str], tuple[AnnotationFile, ProcessSource]] = {}
-    for source in given:
-        for file in find_annotation_files(source.paths):
-            files[file.path.resolve(), file.member] = file, source
-    opened = OpenedRoots()
-    roots = {file: _roots(file, source.image_root or root, opened) for file, source in files.values()}
-    base = common_folder([each[0] for each in roots.values()])
+    readers = row_readers(given, root, check_images)
     tables = []
-    with _Progress(len(files)) as progress:
-        for file, source in files.values():
-            reader = RowReader(file, roots[file], base, check_images)
-            table = _file_table(reader, table_folder(cache_dir), progress)
-            tables.append(_with_settings(table, source))
-    _compare_counts(given, [source for _, source in files.values()], tables)
+    with _Progress(len(readers)) as progress:
+        for reader, source in readers:
+            tables.append(_with_settings(_file_table(reader, table_folder(cache_dir), progress), source))
+    _compare_counts(given, [source for _, source in readers], tables)
     table = concatenate_datasets(tables)
     usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations")
     if not len(usable):
-        raise ValueError(f"no usable rows in {', '.join(str(file) for file, _ in files.values())}")
+        raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}")
     return usable
+
+
+def row_readers(
+    sources: Sequence[ProcessSource], image_root: str | None = None, check_images: bool = False
+) -> list[tuple[RowReader, ProcessSource]]:
+    """A reader for each annotation file of some sources, with the source whose settings it has.
+
+    Args:
+        sources: A file that two of them give belongs to the later one.
+        image_root: See :func:`read_rows`.
+        check_images: Likewise.
+
+    Raises:
+        FileNotFoundError: If there is nothing at a path.
+        ValueError: If an archive cannot be read.
+    """
+    files: dict[tuple[Path, str], tuple[AnnotationFile, ProcessSource]] = {}
+    for source in sources:
+        for file in find_annotation_files(source.paths):
+            files[file.path.resolve(), file.member] = file, source
+    opened = OpenedRoots()
+    roots = {file: _roots(file, source.image_root or image_root, opened) for file, source in files.values()}
+    base = common_folder([each[0] for each in roots.values()])
+    return [(RowReader(file, roots[file], base, check_images), source) for file, source in files.values()]
 
 
 def _roots(file: AnnotationFile, image_root: str | None, opened: OpenedRoots) -> list[ImageRoot]:
@@ -175,9 +192,7 @@ def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, 
         raise ValueError(f"{first}{more}; correct the rows, or set on_bad_row to 'skip' to leave such rows out")
     sources = Counter(table.select(list(bad))["source"][:]) if "source" in table.column_names else {}
     counts = ", ".join(f"{source}: {count}" for source, count in sorted(sources.items()))
-    logger.warning(
-        "%s: %d of %d rows are left out (%s); the first: %s", what, len(bad), len(table), counts, first
-    )
+    logger.warning("%s: %d of %d rows are left out (%s); the first: %s", what, len(bad), len(table), counts, first)
     return table.select(np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64)))
 
 
@@ -294,7 +309,9 @@ class RowReader:
         first = f"{self.roots[0].path}{os.sep}"
         for row in broken:
             if row["steps"] and not row["image_bytes"]:
-                found = [self.find(name.removeprefix(first)) if name.startswith(first) else name for name in row["images"]]
+                found = [
+                    self.find(name.removeprefix(first)) if name.startswith(first) else name for name in row["images"]
+                ]
                 if not self._image_problem({**row, "images": found}, ""):
                     return True
         return False

@@ -59,7 +59,7 @@ def process_sources(
 
     Args:
         annotations: Paths, each of which may be a ``meta.json`` of a release, or a folder that holds one.
-        sources: Further ones with settings of their own; the keys of a mapping only serve to override entries.
+        sources: Further ones with settings of their own; the keys of a mapping are for the reader of a configuration.
         image_root: The common image root.
 
     Raises:
@@ -110,7 +110,9 @@ def _meta_source(path: Path, where: str, entry: Mapping[str, Any]) -> ProcessSou
         found,
         root,
         weight=fields.number(entry, "repeat_time", where, minimum=0.0) if "repeat_time" in entry else 1.0,
-        max_tiles=fields.integer(entry, "max_dynamic_patch", where, minimum=1) if "max_dynamic_patch" in entry else None,
+        max_tiles=fields.integer(entry, "max_dynamic_patch", where, minimum=1)
+        if "max_dynamic_patch" in entry
+        else None,
         rows=entry["length"] if isinstance(entry.get("length"), int) else None,
     )
 
@@ -118,12 +120,11 @@ def _meta_source(path: Path, where: str, entry: Mapping[str, Any]) -> ProcessSou
 def _in_release(meta: Path, name: str) -> str | None:
     """Where a path of a meta file is: as a file, as a folder, or inside of the archive of that name."""
     folder, short = meta.parent, Path(*Path(name).parts[1:])
-    for candidate in (folder / name, folder.parent / name, folder / short):
+    spelled = [Path(name), short] if short.parts else [Path(name)]
+    for candidate in (folder.parent / name, *(folder / each for each in spelled)):
         if candidate.exists():
             return str(candidate)
-    for inside in (Path(name), short):
-        if not inside.parts:
-            continue
+    for inside in spelled:
         archive = folder / f"{inside.parts[0]}.zip"
         if archive_parts(archive):
             return f"zip://{inside.as_posix()}::{archive}"

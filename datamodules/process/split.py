@@ -1,4 +1,4 @@
-"""Choosing rows of process supervision: a validation split by question, limits by source, and how often rows are seen."""
+"""Choosing rows of process supervision: a validation split by question, limits by source, how often rows are seen."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
-
-
-def _column(table: Dataset, name: str) -> np.ndarray:
-    return np.asarray(table.with_format("arrow")[name][:].to_pylist(), dtype=object)
 
 
 def _codes(table: Dataset, name: str) -> tuple[np.ndarray, list[str]]:
@@ -54,7 +50,7 @@ def limit_per_source(table: Dataset, max_samples: int | None, seed: int) -> Data
     """At most so many rows of each source, chosen by ``seed``, in the order of the table.
 
     Args:
-        table: Rows as of :func:`datamodules.process.rows.read_rows`; a column ``limit`` bounds the rows of a source, too.
+        table: Rows as of :func:`datamodules.process.rows.read_rows`; a column ``limit`` bounds a source's rows, too.
         max_samples: Bound for every source; None for none.
         seed: Of the choice.
 
@@ -69,15 +65,14 @@ def limit_per_source(table: Dataset, max_samples: int | None, seed: int) -> Data
     if max_samples is None and not limits.any():
         return table
     codes, _ = _codes(table, "source")
-    ids: np.ndarray | None = None
+    ids: list[str] = []
     kept: list[np.ndarray] = []
     for source, limit in np.unique(np.stack([codes, limits]), axis=1).T:
         rows = np.flatnonzero((codes == source) & (limits == limit))
         most = min(bound for bound in (limit or len(rows), max_samples or len(rows), len(rows)))
         if most < len(rows):
-            ids = _column(table, "sample_id") if ids is None else ids
-            ranks = ids
-            rows = np.asarray(sorted(rows.tolist(), key=lambda row: _rank(seed, ranks[row]))[:most])
+            ids = ids or table.with_format("arrow")["sample_id"][:].to_pylist()
+            rows = np.sort(np.array(sorted(rows.tolist(), key=lambda row: _rank(seed, ids[row]))[:most], np.int64))
         kept.append(rows)
     return table.select(np.sort(np.concatenate(kept)))
 

@@ -10,7 +10,14 @@ def test_rows_with_text():
     def row(number, question, steps):
         numbers = [1] * len(steps)
         counts = {"mc": [1.0] * len(steps), "num_mc_correct": numbers, "num_mc_total": numbers}
-        names = {"sample_id": f"f:{number}", "source": "s", "question_key": "k", "images": [], "image_bytes": [], "problem": ""}
+        names = {
+            "sample_id": f"f:{number}",
+            "source": "s",
+            "question_key": "k",
+            "images": [],
+            "image_bytes": [],
+            "problem": "",
+        }
         return {**names, **counts, "question": question, "steps": steps}
 
     rows = [
