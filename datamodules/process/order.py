@@ -44,7 +44,7 @@ class TrainingSampler(DistributedSampler[Any]):
         self.batch_size = batch_size
         self.batches_done = batches_done
         self.strata = strata
-        self.length = len(dataset) if strata is None else sum(round(s.weight * len(s.rows)) for s in strata)
+        self.length = len(dataset) if strata is None else sum(stratum.samples for stratum in strata)
         whole = self.length // (batch_size * num_replicas) * batch_size
         # A dataset smaller than one batch is one batch of what there is.
         self.num_samples = whole or self.length // num_replicas
@@ -61,8 +61,9 @@ class TrainingSampler(DistributedSampler[Any]):
     def _repeated(self, strata: Sequence[Stratum]) -> np.ndarray:
         """(length,) the rows of the epoch, each as often as it is seen."""
         pieces = []
-        for number, (rows, weight) in enumerate(strata):
-            whole, more = divmod(round(weight * len(rows)), len(rows))
+        for number, stratum in enumerate(strata):
+            rows = stratum.rows
+            whole, more = divmod(stratum.samples, len(rows))
             turn = np.random.default_rng([self.seed, number]).permutation(len(rows))
             once_more = turn[(self.epoch * more + np.arange(more)) % len(rows)]
             pieces += [rows] * whole + [rows[once_more]]

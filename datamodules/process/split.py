@@ -88,6 +88,11 @@ class Stratum(NamedTuple):
     rows: np.ndarray
     weight: float
 
+    @property
+    def samples(self) -> int:
+        """How many of its rows an epoch has, at least one."""
+        return max(1, round(self.weight * len(self.rows)))
+
 
 def strata(table: Dataset) -> list[Stratum] | None:
     """The rows of a table by source and weight; None if each is to be seen once an epoch."""

@@ -114,14 +114,14 @@ def test_ranks_and_resuming_with_weights(sizes, batch_size, ranks, epoch, done):
     """All ranks together serve the blocks of the single-process order, from the batch where they resume."""
     starts = np.cumsum([0, *(size for size, _ in sizes)])
     strata = [Stratum(np.arange(a, a + n), w) for a, (n, w) in zip(starts, sizes, strict=False)]
-    total = sum(round(w * n) for n, w in sizes)
+    total = sum(max(1, round(w * n)) for n, w in sizes)
     if total < batch_size * ranks:
         return
     options = {"epoch": epoch, "seed": 3, "strata": strata}
     whole = order(int(starts[-1]), batch_size * ranks, **options)
     seen = Counter(order(int(starts[-1]), 1, **options))
     for rows, weight in strata:
-        assert sum(seen[row] for row in rows.tolist()) == round(weight * len(rows))
+        assert sum(seen[row] for row in rows.tolist()) == max(1, round(weight * len(rows)))
         assert all(int(weight) <= seen[row] + 1 and seen[row] <= int(weight) + 1 for row in rows.tolist())
     parts = [
         order(int(starts[-1]), batch_size, num_replicas=ranks, rank=rank, batches_done=lambda: done, **options)
