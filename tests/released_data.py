@@ -149,9 +149,7 @@ def write_conversation_release(folder: Path, parts: int = 3) -> Path:
     write_zip(
         release / "annotations.zip", {f"annotations/{source}.jsonl": jsonl(each) for source, each in rows.items()}
     )
-    archive = write_zip(
-        release / "images.zip", {f"images/{n}": c for n, c in PICTURES.items()}, zipfile.ZIP_STORED
-    )
+    archive = write_zip(release / "images.zip", {f"images/{n}": c for n, c in PICTURES.items()}, zipfile.ZIP_STORED)
     split_file(archive, parts)
     roots = {f"{AI2D}_prm": "images/ai2d", f"{GEOMETRY}_prm": "images/Geometry3K"}
     meta = {

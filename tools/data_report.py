@@ -28,12 +28,14 @@ _ROWS: dict[str, Callable[[SourceReport], str]] = {
     "rows": lambda r: str(r.rows),
     "bad": lambda r: str(r.bad_rows),
     "duplicates": lambda r: str(r.duplicates),
-    "images": lambda r: str(r.images),
-    "missing": lambda r: str(r.missing),
-    "undecodable": lambda r: str(r.undecodable),
     "steps": lambda r: str(r.steps),
     "steps/row": lambda r: _mean(r.steps, r.rows - r.bad_rows),
     "words/step": lambda r: _mean(r.words, r.steps),
+}
+_IMAGES: dict[str, Callable[[SourceReport], str]] = {
+    "images": lambda r: str(r.images),
+    "missing": lambda r: str(r.missing),
+    "undecodable": lambda r: str(r.undecodable),
 }
 _LABELS: dict[str, Callable[[SourceReport], str]] = {
     "incorrect %": lambda r: _share(r.labels["-"], _scored(r)),
@@ -44,12 +46,15 @@ _LABELS: dict[str, Callable[[SourceReport], str]] = {
 
 
 def tables(report: DataReport) -> list[Table]:
-    """Two tables by source, with the total at the end: rows and images; labels and Monte Carlo scores."""
-    scores = {f"mc {name}": _counter(name) for name in MC_BINS}
-    rows = _ROWS
-    if not report.images_opened:
-        rows = {name: cell for name, cell in _ROWS.items() if name not in ("missing", "undecodable")}
-    return [_table(report, "Rows and images", rows), _table(report, "Labels of steps", _LABELS | scores)]
+    """Tables by source, with the total at the end: rows, images if they were opened, labels, Monte Carlo scores."""
+    images = [_table(report, "Images", _IMAGES)] if report.images_opened else []
+    scores = {name: _counter(name) for name in MC_BINS}
+    return [
+        _table(report, "Rows", _ROWS),
+        *images,
+        _table(report, "Labels of steps", _LABELS),
+        _table(report, "Monte Carlo scores of steps", scores),
+    ]
 
 
 def _counter(name: str) -> Callable[[SourceReport], str]:

@@ -17,7 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from datamodules.archives import BROKEN_ARCHIVE_ERRORS, ArchiveError, archive_parts, check_member, open_archive, plain_members
+from datamodules.archives import (
+    BROKEN_ARCHIVE_ERRORS,
+    ArchiveError,
+    archive_parts,
+    check_member,
+    open_archive,
+    plain_members,
+)
 from datamodules.files import parse_json_line, read_lines
 
 Kind = Literal["jsonl", "archived", "parquet", "saved"]

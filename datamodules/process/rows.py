@@ -130,7 +130,7 @@ def row_readers(
             files[file.path.resolve(), file.member] = file, source
     opened = OpenedRoots()
     roots = {file: _roots(file, source.image_root or image_root, opened) for file, source in files.values()}
-    base = common_folder([each[0] for each in roots.values()])
+    base = common_folder([root for each in roots.values() for root in each])
     return [(RowReader(file, roots[file], base, check_images), source) for file, source in files.values()]
 
 

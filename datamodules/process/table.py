@@ -22,7 +22,7 @@ from filelock import FileLock
 from datamodules.files import atomic_write_text
 from datamodules.process.annotation_files import AnnotationFile, content_digest
 
-_ROWS_PER_BATCH = 1000
+_ROWS_PER_BATCH = 10_000  # a column that a start reads then lies in few pages
 _BYTES_PER_BATCH = 64 * 2**20
 _SETTLED_SECONDS = 2.0  # a file changed twice within the resolution of its time stamp must not pass as unchanged
 

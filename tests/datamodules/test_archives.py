@@ -96,7 +96,9 @@ def add(archive, name, content=b"x", mode=0o100644):
     archive.writestr(info, content)
 
 
-@pytest.mark.parametrize("name", ["../a.png", "a/../../b.png", "/etc/passwd", "C:\\a.png", "a\\..\\..\\b", "..", "a\0.png"])
+@pytest.mark.parametrize(
+    "name", ["../a.png", "a/../../b.png", "/etc/passwd", "C:\\a.png", "a\\..\\..\\b", "..", "a\0.png"]
+)
 def test_names_outside_of_the_folder_are_refused(tmp_path, name):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -183,7 +185,9 @@ def test_what_is_no_archive(tmp_path, content):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.binary(min_size=0, max_size=4000), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6))
+@given(
+    st.binary(min_size=0, max_size=4000), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6)
+)
 def test_damaged_archives_give_the_content_or_an_archive_error(tmp_path_factory, content, damages):
     path = write_zip(tmp_path_factory.mktemp("damaged") / "a.zip", {"a.bin": content, "b.bin": b"b"})
     data = bytearray(path.read_bytes())

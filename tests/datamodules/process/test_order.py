@@ -88,7 +88,9 @@ def test_weights_of_one_are_no_weights():
 def test_half_of_the_rows_take_turns():
     """Two epochs at weight 1/2 see every row once; so do four epochs at 1/4."""
     for weight, epochs in ((0.5, 2), (0.25, 4)):
-        seen = Counter(row for epoch in range(epochs) for row in order(12, 1, epoch=epoch, strata=halves(weight, weight)))
+        seen = Counter(
+            row for epoch in range(epochs) for row in order(12, 1, epoch=epoch, strata=halves(weight, weight))
+        )
         assert [seen[row] for row in range(12)] == [1] * 12
 
 

@@ -1,4 +1,3 @@
-
 import pytest
 import torch.distributed
 import torch.multiprocessing

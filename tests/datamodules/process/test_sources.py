@@ -79,7 +79,10 @@ def test_the_meta_file_of_a_release(tmp_path):
         ({"a": {"annotation": "none.jsonl"}}, r"meta.json: 'a': there is no annotation file 'none.jsonl'"),
         ({"a": {"annotation": "b.jsonl", "root": "none"}}, r"meta.json: 'a': there is no image folder 'none'"),
         ({"a": {"annotation": "b.jsonl", "repeat_time": "1"}}, r"'a': field 'repeat_time' must be a finite number"),
-        ({"a": {"annotation": "b.jsonl", "max_dynamic_patch": 0}}, r"'a': field 'max_dynamic_patch' must be an integer"),
+        (
+            {"a": {"annotation": "b.jsonl", "max_dynamic_patch": 0}},
+            r"'a': field 'max_dynamic_patch' must be an integer",
+        ),
     ],
 )
 def test_bad_meta_files(tmp_path, change, message):
@@ -110,4 +113,3 @@ def test_the_yaml_of_a_configuration(sources):
         ProcessSource(["b", "c"], "images.zip", limit=10),
     ]
     assert module._sources("process") == []
-
