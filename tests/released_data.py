@@ -1,7 +1,8 @@
 """Small copies of VisualPRM400K in the layouts in which it is released, written file by file.
 
-``VisualPRM400K-v1.1-Raw`` holds ``annotations.zip`` (an entry for the folder, then a JSONL file a source) and ``images.zip``.
-Rows name their pictures "VisualPRM400K-v1.1-Raw/...", packed under "images/...", and those of nlvr2 without their folder.
+``VisualPRM400K-v1.1-Raw`` holds ``annotations.zip`` (an entry for the folder, then a JSONL file a source) and
+``images.zip``. Rows name their pictures "VisualPRM400K-v1.1-Raw/...", packed under "images/...", and those of nlvr2
+without their folder.
 ``VisualPRM400K-v1.1`` holds the conversations in ``annotations.zip``, the pictures in the parts ``images.zip_aa``, ...,
 and a ``meta.json``, whose roots the pictures of each source are relative to.
 """
@@ -58,7 +59,7 @@ def raw_row(question: str, image: str | list[str] | None, scores: list[float], a
 
 
 def raw_rows() -> dict[str, list[dict[str, Any]]]:
-    """Rows by source: one picture, several, none; the same question about two pictures; two solutions of one question."""
+    """Rows by source: one picture, several, none; one question about two pictures; two solutions of one question."""
     ai2d = "VisualPRM400K-v1.1-Raw/ai2d/images"
     return {
         AI2D: [

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from datamodules.archives import parse_reference
 from datamodules.images import ImageError, open_image
-from datamodules.process.rows import RowReader, row_readers
+from datamodules.process.row_reader import RowReader, row_readers
 from datamodules.process.sources import process_sources
 
 MC_BINS = ("0", "(0, 1/4]", "(1/4, 1/2]", "(1/2, 3/4]", "(3/4, 1)", "1")

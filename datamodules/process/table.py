@@ -54,17 +54,18 @@ def table_path(folder: Path, identity: Mapping[str, Any]) -> Path:
     return folder / f"{key[:32]}.arrow"
 
 
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]], features: Features) -> None:
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]], features: Features, *, anew: bool = False) -> None:
     """Stream rows into an Arrow file, under a temporary name until it is whole; another process waits for it.
 
     Args:
         path: To write, unless it is there.
         rows: Asked for only if they are needed.
         features: Columns.
+        anew: Replace the one that is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if path.is_file():
+        if path.is_file() and not anew:
             return
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

@@ -275,5 +275,5 @@ def test_tiles_of_a_processor_without_them(make, tmp_path, monkeypatch):
     module = make(sources=[ProcessSource(str(release), max_tiles=6)])
     module.setup("fit")
     monkeypatch.setattr(type(module.encoder.processor.image_processor), "valid_kwargs", None)
-    with pytest.raises(ValueError, match="max_tiles=6: the image processor .* does not cut pictures into tiles"):
+    with pytest.raises(ValueError, match=r"max_tiles=6: the image processor .* does not cut pictures into tiles"):
         module.train_dataloader()

@@ -98,7 +98,7 @@ def measure(folder: Path, workers: int) -> dict[str, float]:
     loader = module.train_dataloader()
     batches = iter(loader)
     next(batches)
-    result |= {"start": time.perf_counter() - started, "start_cpu": time.process_time() - cpu}
+    result |= {"start": time.perf_counter() - started, "start_cpu": time.process_time() - cpu, "rss_start": _rss()}
     result["rows"] = len(loader.dataset)  # type: ignore[arg-type]
     for _ in range(50):
         next(batches)
@@ -170,9 +170,12 @@ def report(results: dict[str, Any]) -> Table:
         table.add_row(title, *(f"{column[name]:.2f}" for column in columns))
     for name, title in {"setup": "rows/s", "setup_cpu": "rows per second of CPU time"}.items():
         table.add_row(title, f"{columns[0]['rows'] / columns[0][name]:.0f}", "", "")
-    sizes = {"rss_before": "RSS before (MiB)", "rss": "RSS after 50 batches (MiB)", "peak_rss": "peak RSS (MiB)"}
-    sizes |= {
-        "rss_anonymous": "... of it not backed by files",
+    sizes = {
+        "rss_before": "RSS before (MiB)",
+        "rss_start": "RSS at the first batch (MiB)",
+        "rss": "RSS after 50 batches (MiB)",
+        "rss_anonymous": "... not backed by files (MiB)",
+        "peak_rss": "peak RSS (MiB)",
         "worker_pss": "PSS of a worker (MiB)",
         "total_pss": "PSS of all processes (MiB)",
     }

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from datamodules.process import rows as rows_module
+from datamodules.process import row_reader
 from datamodules.process.rows import read_rows
 
 
@@ -161,7 +161,7 @@ def test_bad_rows_can_be_skipped_and_are_counted(read, raw_row, caplog):
 def test_the_table_is_kept_by_content(read, raw_row, monkeypatch):
     first = read([raw_row()])
     # The same content comes from the cache even where rows can no longer be parsed; other content does not.
-    monkeypatch.setattr(rows_module, "parse_row", lambda *_: (_ for _ in ()).throw(ValueError("parsed again")))
+    monkeypatch.setattr(row_reader, "parse_row", lambda *_: (_ for _ in ()).throw(ValueError("parsed again")))
     assert read([raw_row()])[:] == first[:]
     with pytest.raises(ValueError, match="parsed again"):
         read([raw_row(question="Changed?")])
