@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
@@ -17,8 +18,11 @@ from datamodules.process.collate import StepCollator
 from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.encoder import ConversationEncoder
 from datamodules.process.order import LazyLoader, TrainingSampler
-from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows, rows_with_text
-from datamodules.process.split import limit_per_source, split_by_question
+from datamodules.process.ranks import same_on_all_ranks
+from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows
+from datamodules.process.sources import ProcessSource, process_sources
+from datamodules.process.special_text import rows_with_text
+from datamodules.process.split import fingerprint, limit_per_source, split_by_question, strata
 from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, read_best_of_n_datasets
 from datamodules.visual_process_bench import ProcessBenchCollator, VisualProcessBenchDataset
 
@@ -35,11 +39,16 @@ class VisualPRM400KDataModule(LightningDataModule):
     are read comes from the reward model through :meth:`connect`; only without one from the arguments here.
 
     Args:
-        train_annotations: JSONL files of process supervision, or folders of them.
-        validation_annotations: The same for the process validation split.
+        train_annotations: Process supervision to train on: JSONL and parquet files, released archives, saved Hugging
+            Face datasets, folders of any of them, patterns, or a ``meta.json`` of a release (see
+            :func:`datamodules.process.annotation_files.find_annotation_files`).
+        sources: More of it with settings of their own, as a list, or as a mapping whose keys are for the reader; a file
+            that is given twice has the settings of the last one.
+        validation_annotations: As ``train_annotations``, for the process validation split.
         validation_share: Share of the training questions that make the process validation split instead, in [0, 1). A
             question and all its solutions are on one side.
-        image_root: Folder that the image paths of annotations are relative to; a file's own folder by default.
+        image_root: Folder, or zip archive read in place, that the image paths of annotations are relative to. By
+            default the folder of the file or, for the layout of the releases, its parent and the ``images.zip`` there.
         visual_process_bench: Folder that holds VisualProcessBench's ``test.jsonl`` and images.
         benchmarks: Folder of the benchmark tables or datasets.
         rollouts: JSONL file of rollouts, or folder of them; needs ``benchmarks``.
@@ -55,7 +64,8 @@ class VisualPRM400KDataModule(LightningDataModule):
         num_workers: Processes of each dataloader.
         max_steps: Rows and rollouts with more steps have neighbouring ones merged; 12 unless the model says otherwise.
         response_as_one_step: Judge whole solutions, for outcome reward models; no unless the model says otherwise.
-        max_samples_per_source: At most so many rows of each source in each split, chosen by ``seed``.
+        max_samples_per_source: At most so many rows of each source in each split, chosen by ``seed``. A source is the
+            ``source`` of a row, else the stem of its file.
         seed: Of the training order, of the split and of the choice of rows.
         on_bad_row: Raise an error at the first unusable annotation row, or skip such rows and say how many.
         check_images: Look at the header of every image of the annotations when they are first read.
@@ -68,8 +78,8 @@ class VisualPRM400KDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train_annotations: list[str] | None = None,
-        validation_annotations: list[str] | None = None,
+        train_annotations: str | list[str] | None = None,
+        validation_annotations: str | list[str] | None = None,
         validation_share: float = 0.0,
         image_root: str | None = None,
         visual_process_bench: str | None = None,
@@ -91,11 +101,12 @@ class VisualPRM400KDataModule(LightningDataModule):
         check_images: bool = True,
         cache_dir: str | None = None,
         model_name_or_path: str | None = None,
+        sources: list[ProcessSource] | dict[str, ProcessSource] | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= validation_share < 1.0:
             raise ValueError(f"validation_share must be in [0, 1), got {validation_share}")
-        if validation_share and (validation_annotations or not train_annotations):
+        if validation_share and (validation_annotations or not (train_annotations or sources)):
             raise ValueError("validation_share takes from train_annotations and excludes validation_annotations")
         if (benchmarks is None) != (rollouts is None):
             raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
@@ -110,6 +121,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._as_one_step = bool(response_as_one_step)
         self._mark_step_tokens = False
         self._process: dict[str, Any] = {}
+        self._fingerprints: dict[str, str] = {}
         self._process_bench: VisualProcessBenchDataset | None = None
         self._benchmarks: dict[str, BestOfNDataset] = {}
         self._unchecked: set[str] = set()
@@ -142,13 +154,13 @@ class VisualPRM400KDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Build the tables of annotations once a machine."""
-        for name in ("train_annotations", "validation_annotations"):
-            self._read(name)
+        for split in ("train", PROCESS):
+            self._read(split)
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs and is not read yet; errors name file, line and field."""
         options = self.hparams
-        needed = {"train"} if stage == "fit" and options["train_annotations"] else set()
+        needed = {"train"} if stage == "fit" and self._sources("train") else set()
         if options["validation_annotations"] or options["validation_share"]:
             needed.add(PROCESS)
         if not needed <= set(self._process):
@@ -170,22 +182,32 @@ class VisualPRM400KDataModule(LightningDataModule):
     def _read_process(self, with_training: bool) -> None:
         """Read process supervision and make the splits."""
         share, limit, seed = (self.hparams[n] for n in ("validation_share", "max_samples_per_source", "seed"))
-        train = self._read("train_annotations") if with_training or share else None
-        validation = self._read("validation_annotations")
+        train = self._read("train") if with_training or share else None
+        validation = self._read(PROCESS)
         if train is not None and share:
             train, validation = split_by_question(train, share, seed)
         for name, table in (("train", train), (PROCESS, validation)):
             if table is not None:
-                self._process[name] = limit_per_source(table, limit, seed)
+                self._keep(name, limit_per_source(table, limit, seed))
                 self._unchecked.add(name)
 
-    def _read(self, name: str) -> Any:
+    def _keep(self, name: str, table: Any) -> None:
+        self._process[name] = table
+        self._fingerprints[name] = fingerprint(table)
+        same_on_all_ranks(self._fingerprints[name], f"{name} rows")
+
+    def _sources(self, split: str) -> list[ProcessSource]:
         options = self.hparams
-        if not options[name]:
+        train = split == "train"
+        annotations = options["train_annotations" if train else "validation_annotations"]
+        return process_sources(annotations, options["sources"] if train else None, options["image_root"])
+
+    def _read(self, split: str) -> Any:
+        options, sources = self.hparams, self._sources(split)
+        if not sources:
             return None
         return read_rows(
-            options[name],
-            options["image_root"],
+            sources,
             on_bad_row=options["on_bad_row"],
             check_images=options["check_images"],
             cache_dir=options["cache_dir"],
@@ -253,8 +275,10 @@ class VisualPRM400KDataModule(LightningDataModule):
             return
         if name in self._process:
             table = self._process[name]
+            for max_tiles in np.unique(table.with_format("arrow")["max_tiles"][:].to_numpy()).tolist():
+                self.encoder.tiling(max_tiles or None)
             bad = rows_with_text(table, self.encoder.special_tokens)
-            self._process[name] = drop_bad_rows(table, bad, self.hparams["on_bad_row"], f"{name} rows")
+            self._keep(name, drop_bad_rows(table, bad, self.hparams["on_bad_row"], f"{name} rows"))
         elif name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
             self._process_bench.check_texts(self.encoder)
         else:
@@ -270,12 +294,14 @@ class VisualPRM400KDataModule(LightningDataModule):
             ValueError: If there are no training annotations.
         """
         if "train" not in self._process:
-            raise ValueError("VisualPRM400KDataModule needs train_annotations to fit")
+            raise ValueError("VisualPRM400KDataModule needs train_annotations to fit, or sources")
         self._check_texts("train")
         dataset, options, trainer = self._process["train"], self.hparams, self.trainer
         ranks, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         batch_size = options["batch_size"]
-        sampler = TrainingSampler(dataset, batch_size, options["seed"], self._batches_done, ranks, rank)
+        sampler = TrainingSampler(
+            dataset, batch_size, options["seed"], self._batches_done, ranks, rank, strata(dataset)
+        )
         collator = StepCollator(self.encoder, self._max_steps, self._as_one_step, self._mark_step_tokens)
         workers = options["num_workers"]
         return LazyLoader(dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
@@ -285,9 +311,11 @@ class VisualPRM400KDataModule(LightningDataModule):
         if self.trainer is None or not self.trainer.training:
             return 0
         done = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
-        if done and self._resumed_order not in (None, self._order()):
+        order = self._order()
+        resumed = {name: order.get(name) for name in self._resumed_order or {}}  # older checkpoints say less
+        if done and resumed != (self._resumed_order or {}):
             raise ValueError(
-                f"the checkpoint stands inside of an epoch of {self._resumed_order}, but this run has {self._order()}; "
+                f"the checkpoint stands inside of an epoch of {self._resumed_order}, but this run has {order}; "
                 f"resume with the same data and settings, or from a checkpoint at the end of an epoch"
             )
         return done
@@ -296,6 +324,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         """What the order of training samples depends on."""
         return {
             "rows": len(self._process["train"]) if "train" in self._process else 0,
+            "fingerprint": self._fingerprints.get("train", ""),
             "batch_size": self.hparams["batch_size"],
             "ranks": self.trainer.world_size if self.trainer else 1,
             "seed": self.hparams["seed"],

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,7 +85,11 @@ class StepCollator:
         merged = [merge_scored_steps(row, self.max_steps) for row in rows]
         conversations = [
             Conversation(
-                load_images(row["images"], row["sample_id"]), row["question"], steps["steps"], row["sample_id"]
+                load_images(row["images"], row["sample_id"], row.get("image_bytes")),
+                row["question"],
+                steps["steps"],
+                row["sample_id"],
+                row.get("max_tiles") or None,
             )
             for row, steps in zip(rows, merged, strict=True)
         ]
@@ -119,6 +122,18 @@ def pad_rows(rows: Sequence[Sequence[float]], padding: float, dtype: torch.dtype
     return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True, padding_value=padding)
 
 
-def load_images(paths: Sequence[str], where: str) -> list[Image.Image]:
-    """Open the pictures of a row; errors name ``where`` and the field."""
-    return [open_image(Path(path), f"{where}: field 'image'") for path in paths]
+def load_images(paths: Sequence[str], where: str, embedded: Sequence[bytes | None] | None = None) -> list[Image.Image]:
+    """Open the pictures of a row; errors name ``where`` and the field.
+
+    Args:
+        paths: Paths, or references of members of archives.
+        where: ``file:row``.
+        embedded: The bytes of pictures that come with the row, None for those that are to be opened.
+
+    Raises:
+        ImageError: If one cannot be used.
+    """
+    sources = [
+        data if data is not None else path for data, path in zip(embedded or [None] * len(paths), paths, strict=True)
+    ]
+    return [open_image(source, f"{where}: field 'image'") for source in sources]

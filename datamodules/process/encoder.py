@@ -34,12 +34,14 @@ class Conversation(NamedTuple):
         question: Its text.
         steps: At least one.
         sample_id: Named in errors.
+        max_tiles: Most tiles that each picture is cut into; the processor's own number by default.
     """
 
     images: Sequence[Image.Image]
     question: str
     steps: Sequence[str]
     sample_id: str
+    max_tiles: int | None = None
 
 
 class ConversationEncoder:
@@ -197,22 +199,67 @@ class ConversationEncoder:
             ValueError: See :meth:`render` and :meth:`find_step_positions`.
         """
         batch = [Conversation(*conversation) for conversation in conversations]
-        texts = [self.render(c.question, len(c.images), c.steps, c.sample_id) for c in batch]
-        images = [list(c.images) for c in batch]
-        inputs = self.processor(
-            text=texts,
-            images=images if any(images) else None,
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-            return_tensors="pt",
-        )
+        # Pictures cut in different ways need calls of their own; text-only conversations go with any of them.
+        cuts = {c.max_tiles for c in batch if c.images}
+        if len(cuts) <= 1:
+            inputs = self._process(batch, next(iter(cuts), None))
+        else:
+            inputs = self._joined([self._process([c], c.max_tiles if c.images else None) for c in batch])
         rows = inputs["input_ids"].tolist()
         positions = [
             torch.tensor(self.find_step_positions(row, len(c.steps), c.sample_id))
             for row, c in zip(rows, batch, strict=True)
         ]
-        return dict(inputs), pad_sequence(positions, batch_first=True, padding_value=NO_STEP)
+        return inputs, pad_sequence(positions, batch_first=True, padding_value=NO_STEP)
+
+    def _process(self, batch: Sequence[Conversation], max_tiles: int | None) -> dict[str, Tensor]:
+        texts = [self.render(c.question, len(c.images), c.steps, c.sample_id) for c in batch]
+        images = [list(c.images) for c in batch]
+        return dict(
+            self.processor(
+                text=texts,
+                images=images if any(images) else None,
+                padding=True,
+                padding_side="right",
+                add_special_tokens=False,
+                return_tensors="pt",
+                **(self.tiling(max_tiles) if any(images) else {}),
+            )
+        )
+
+    def _joined(self, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Outputs of the processor for one conversation each, as one batch."""
+        joined: dict[str, Tensor] = {}
+        for name in dict.fromkeys(name for part in parts for name in part):
+            values = [part[name] for part in parts if name in part]
+            of_tokens = all(part[name].shape == part["input_ids"].shape for part in parts if name in part)
+            if of_tokens and len(values) == len(parts):
+                padding = self.processor.tokenizer.pad_token_id if name == "input_ids" else 0
+                joined[name] = pad_sequence([v[0] for v in values], batch_first=True, padding_value=padding)
+            else:
+                joined[name] = torch.cat(values)
+        return joined
+
+    def tiling(self, max_tiles: int | None) -> dict[str, int | bool]:
+        """Arguments for the processor that bound the number of tiles of a picture, the thumbnail not counted.
+
+        Raises:
+            ValueError: If the processor does not cut pictures into tiles.
+        """
+        if max_tiles is None:
+            return {}
+        images = self.processor.image_processor
+        options = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
+        if not {"crop_to_patches", "min_patches", "max_patches"} <= set(options):
+            raise ValueError(
+                f"max_tiles={max_tiles}: the image processor {type(images).__name__} does not cut pictures into tiles; "
+                f"leave max_tiles out"
+            )
+        return {
+            "crop_to_patches": max_tiles > 1,
+            "min_patches": min(images.min_patches, max_tiles),
+            "max_patches": max_tiles,
+        }
 
 
 def special_tokens(processor: ProcessorMixin) -> list[str]:

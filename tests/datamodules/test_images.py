@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from released_data import write_zip
 
+from datamodules.archives import read_contents
 from datamodules.images import MAX_PIXELS, ImageError, check_image, open_image
 
 
@@ -137,3 +139,84 @@ def test_damaged_files_give_a_picture_or_an_image_error(image_format, damages, k
         assert str(error).startswith("here: ")  # noqa: PT017
     else:
         assert opened.mode == "RGB"
+
+
+def test_cmyk_keeps_its_colours():
+    """Pure inks: cyan has no red, magenta no green, yellow no blue."""
+    for ink, channel in (((255, 0, 0, 0), 0), ((0, 255, 0, 0), 1), ((0, 0, 255, 0), 2)):
+        opened = open_image(encoded(Image.new("CMYK", (16, 16), ink), "JPEG", quality=95), "here")
+        colour = opened.getpixel((8, 8))
+        assert colour[channel] < 40
+        assert min(value for index, value in enumerate(colour) if index != channel) > 180
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_in_every_format(image_format):
+    values = np.array([[0, 128, 255, 256, 32768, 65535]], np.uint16)
+    opened = open_image(encoded(Image.fromarray(values), image_format), "here")
+    assert np.asarray(opened)[0, :, 1].tolist() == [value // 257 for value in values[0].tolist()]
+
+
+def test_dark_16_bit_grey_stays_dark():
+    """All values below 256: nearly black in 16 bits, and not a bright picture of 8 bits."""
+    opened = open_image(encoded(Image.fromarray(np.full((4, 4), 255, np.uint16))), "here")
+    assert opened.getpixel((0, 0)) == (0, 0, 0)
+
+
+def png_of(bit_depth: int, colour_type: int, row: bytes, size: tuple[int, int] = (1, 1)) -> bytes:
+    """A PNG written chunk by chunk, for kinds that Pillow reads but does not write."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", *size, bit_depth, colour_type, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0" + row)
+    chunks = b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data, b"IEND")
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_16_bit_colours_and_transparency():
+    half = 32896  # 128 of 255
+    assert open_image(png_of(16, 2, struct.pack(">3H", 65535, half, 0)), "here").getpixel((0, 0)) == (255, 128, 0)
+    # Grey with transparency: black at half of the opacity on white, and fully transparent.
+    for alpha, expected in ((half, 127), (0, 255), (65535, 0)):
+        opened = open_image(png_of(16, 4, struct.pack(">2H", 0, alpha)), "here")
+        assert opened.getpixel((0, 0)) == (expected,) * 3
+    colours = open_image(png_of(16, 6, struct.pack(">4H", 65535, 0, 0, 0)), "here")
+    assert colours.getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_orientations(orientation):
+    """The corner that a viewer shows at the top left, for each way that a camera may have been held."""
+    corners = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
+    image = Image.new("RGB", (32, 16), (0, 0, 0))
+    x, y = corners[orientation]
+    image.paste((255, 255, 255), (16 * x, 8 * y, 16 * x + 16, 8 * y + 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for image_format in ("JPEG", "PNG"):
+        opened = open_image(encoded(image, image_format, exif=exif), "here")
+        assert opened.size == ((32, 16) if orientation <= 4 else (16, 32))
+        assert opened.getpixel((2, 2))[0] > 240
+        assert opened.getpixel((opened.width - 3, opened.height - 3))[0] < 15
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert open_image(data, "here").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_pictures_in_archives(tmp_path):
+    noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)))
+    comment = encoded(gradient(), "JPEG", comment=b"x" * 60_000, exif=b"Exif\0\0" + b"y" * 60_000)
+    members = {"noise.png": noise, "late header.jpg": comment, "cut.png": noise[: len(noise) // 2], "a.txt": b"text"}
+    archive = write_zip(tmp_path / "images.zip", members)
+    found = {name: member.reference() for name, member in read_contents(archive).items()}
+    for name, size in (("noise.png", (200, 200)), ("late header.jpg", (12, 8)), ("cut.png", (200, 200))):
+        assert check_image(found[name], "here") == size
+    assert np.array_equal(np.asarray(open_image(found["noise.png"], "here")), np.asarray(open_image(noise, "here")))
+    for name in ("cut.png", "a.txt"):
+        with pytest.raises(ImageError, match=rf"^here: 'zip://{name}::.*images.zip' cannot be opened"):
+            open_image(found[name], "here")
+    with pytest.raises(ImageError, match=r"^here: 'zip://a.txt"):
+        check_image(found["a.txt"], "here")

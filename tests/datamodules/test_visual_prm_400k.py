@@ -148,7 +148,7 @@ def test_special_tokens_are_found_before_a_run(make, annotations, write_lines, r
     module = make(on_bad_row="skip")
     module.setup("fit")
     assert len([name for batch in module.train_dataloader() for name in batch.sample_ids]) == 12
-    assert "train rows: 1 of 13 rows are left out" in caplog.text
+    assert "train rows: 1 of 13 rows are left out (forged: 1)" in caplog.text
 
 
 def test_bad_rows_stop_the_set_up(make, annotations, write_lines, raw_row):

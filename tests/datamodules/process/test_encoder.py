@@ -1,7 +1,7 @@
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, CLIPImageProcessor, GotOcr2ImageProcessor, Qwen2VLImageProcessor
 
 from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT
 from datamodules.process.encoder import Conversation, ConversationEncoder, special_tokens
@@ -209,3 +209,55 @@ def test_unsuitable_templates_are_refused_at_once(tiny_checkpoint, template, mes
 def test_the_placeholder_must_be_a_class_token(tiny_processor):
     with pytest.raises(ValueError, match="must include the placeholder"):
         ConversationEncoder(tiny_processor, "", ("Yes", "No"))
+
+
+def wide(index):
+    """A strip of four squares, the size of a tile each."""
+    return picture((128, 32), ((index * 40) % 256, 30, 200))
+
+
+@pytest.mark.parametrize(("max_tiles", "tiles"), [(None, 1), (1, 1), (2, 2 + 1), (3, 3 + 1), (4, 4 + 1), (12, 4 + 1)])
+def test_max_tiles_bounds_the_tiles_of_a_picture(encoder, max_tiles, tiles):
+    """A strip of 4 : 1 is cut into as many of its four squares as allowed, and a thumbnail is added to several."""
+    inputs, positions = encoder.encode([Conversation([wide(1)], "How many?", ["a"], "s", max_tiles)])
+    assert inputs["pixel_values"].shape == (tiles, 3, 32, 32)
+    context = encoder.processor.image_token_id
+    assert (inputs["input_ids"] == context).sum() == tiles * encoder.processor.image_seq_length
+    alone = encoder.find_step_positions(inputs["input_ids"][0].tolist(), 1, "s")
+    assert positions.tolist() == [alone]
+
+
+def test_conversations_with_different_numbers_of_tiles_in_one_batch(encoder):
+    """As if each were encoded alone: tokens, positions, and the tiles in the order of the pictures."""
+    batch = [
+        Conversation([wide(0)], "How many?", ["a", "b"], "0", 2),
+        Conversation([], "Why?", ["c"], "1"),
+        Conversation([wide(1), wide(2)], "Is <image> in <image>?", ["d", "e", "f"], "2", 4),
+        Conversation([wide(3)], "How many?", ["g"], "3"),
+    ]
+    inputs, positions = encoder.encode(batch)
+    tiles = []
+    for row, conversation in enumerate(batch):
+        alone, alone_positions = encoder.encode([conversation])
+        length = alone["input_ids"].shape[1]
+        assert torch.equal(inputs["input_ids"][row, :length], alone["input_ids"][0])
+        assert (inputs["input_ids"][row, length:] == encoder.processor.tokenizer.pad_token_id).all()
+        assert inputs["attention_mask"][row].tolist() == [1] * length + [0] * (inputs["input_ids"].shape[1] - length)
+        steps = alone_positions.shape[1]
+        assert torch.equal(positions[row, :steps], alone_positions[0])
+        assert (positions[row, steps:] == -1).all()
+        tiles += list(alone.get("pixel_values", []))
+    assert [len(tiles), len(inputs["pixel_values"])] == [3 + 5 + 5 + 1] * 2
+    assert torch.equal(inputs["pixel_values"], torch.stack(tiles))
+    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"}
+
+
+def test_max_tiles_needs_a_processor_that_cuts_pictures(encoder):
+    other = ConversationEncoder(encoder.processor, "Judge.", CLASSES)
+    assert other.tiling(None) == {}
+    for images in (CLIPImageProcessor(), Qwen2VLImageProcessor()):
+        other.processor = type("Processor", (), {"image_processor": images})()
+        with pytest.raises(ValueError, match="does not cut pictures into tiles"):
+            other.tiling(6)
+    other.processor = type("Processor", (), {"image_processor": GotOcr2ImageProcessor(min_patches=4)})()
+    assert other.tiling(2) == {"crop_to_patches": True, "min_patches": 2, "max_patches": 2}

@@ -1,8 +1,12 @@
 from collections import Counter
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datamodules.process.order import LazyLoader, TrainingSampler
+from datamodules.process.split import Stratum
 
 
 def order(length, batch_size, epoch=0, **options):
@@ -62,3 +66,70 @@ def test_the_loader_asks_for_nothing_before_its_first_batch():
     sampler.set_epoch(3)
     batches = [batch.tolist() for batch in iterator]
     assert [index for batch in batches for index in batch] == order(12, 4, epoch=3)[4:]
+
+
+def halves(first_weight, second_weight):
+    """Twelve rows in two strata of eight and four."""
+    return [Stratum(np.arange(8), first_weight), Stratum(np.arange(8, 12), second_weight)]
+
+
+def test_weights_say_how_often_rows_are_seen():
+    seen = Counter(order(12, 2, strata=halves(2.0, 0.5)))
+    assert len(TrainingSampler(range(12), 2, strata=halves(2.0, 0.5))) == 18
+    assert [seen[row] for row in range(8)] == [2] * 8
+    assert sum(seen[row] for row in range(8, 12)) == 2
+    assert max(seen[row] for row in range(8, 12)) == 1
+
+
+def test_weights_of_one_are_no_weights():
+    assert order(12, 4, strata=halves(1.0, 1.0)) == order(12, 4)
+
+
+def test_half_of_the_rows_take_turns():
+    """Two epochs at weight 1/2 see every row once; so do four epochs at 1/4."""
+    for weight, epochs in ((0.5, 2), (0.25, 4)):
+        seen = Counter(
+            row for epoch in range(epochs) for row in order(12, 1, epoch=epoch, strata=halves(weight, weight))
+        )
+        assert [seen[row] for row in range(12)] == [1] * 12
+
+
+def test_the_order_of_weighted_rows_depends_on_seed_and_epoch():
+    orders = {
+        (seed, epoch): tuple(order(12, 2, epoch=epoch, seed=seed, strata=halves(2.5, 1.0)))
+        for seed in range(2)
+        for epoch in range(2)
+    }
+    assert len(set(orders.values())) == 4
+    assert orders[0, 0] == tuple(order(12, 2, strata=halves(2.5, 1.0)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.3, 0.5, 1.0, 1.25, 2.0, 3.7])), min_size=1, max_size=4),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.integers(0, 4),
+)
+def test_ranks_and_resuming_with_weights(sizes, batch_size, ranks, epoch, done):
+    """All ranks together serve the blocks of the single-process order, from the batch where they resume."""
+    starts = np.cumsum([0, *(size for size, _ in sizes)])
+    strata = [Stratum(np.arange(a, a + n), w) for a, (n, w) in zip(starts, sizes, strict=False)]
+    total = sum(max(1, round(w * n)) for n, w in sizes)
+    if total < batch_size * ranks:
+        return
+    options = {"epoch": epoch, "seed": 3, "strata": strata}
+    whole = order(int(starts[-1]), batch_size * ranks, **options)
+    seen = Counter(order(int(starts[-1]), 1, **options))
+    for rows, weight in strata:
+        assert sum(seen[row] for row in rows.tolist()) == max(1, round(weight * len(rows)))
+        assert all(int(weight) <= seen[row] + 1 and seen[row] <= int(weight) + 1 for row in rows.tolist())
+    parts = [
+        order(int(starts[-1]), batch_size, num_replicas=ranks, rank=rank, batches_done=lambda: done, **options)
+        for rank in range(ranks)
+    ]
+    block = batch_size * ranks
+    for number, batch in enumerate(range(done, len(whole) // block)):
+        together = Counter(row for part in parts for row in part[number * batch_size : (number + 1) * batch_size])
+        assert together == Counter(whole[batch * block : (batch + 1) * block])

@@ -1,11 +1,9 @@
-import json
 import math
 
 import pytest
-from datasets import Dataset
 
-from datamodules.process import rows as rows_module
-from datamodules.process.rows import FEATURES, annotation_files, read_rows, rows_with_text
+from datamodules.process import row_reader
+from datamodules.process.rows import read_rows
 
 
 @pytest.fixture
@@ -26,12 +24,16 @@ def test_a_raw_row(read, raw_row, tmp_path):
         "source": "geometry",
         "question_key": table[0]["question_key"],
         "images": [f"{tmp_path}/pictures/a.png"],
+        "image_bytes": [],
         "question": "How many digits are larger than 4?",
         "steps": ["The digits are 3, 7 and 9.", "So the answer is \\boxed{2}."],
         "mc": [0.75, 1.0],
         "num_mc_correct": [3, 4],
         "num_mc_total": [4, 4],
         "problem": "",
+        "weight": 1.0,
+        "max_tiles": 0,
+        "limit": 0,
     }
     assert table[1]["images"] == []
     assert table[1]["source"] == "algebra"
@@ -95,7 +97,7 @@ def step(**fields):
         ({"question": "two <image> <image>"}, "field 'question' has 2 <image> placeholders for 1 images"),
         ({"image": "pictures/missing.png"}, "field 'image': .*missing.png"),
         ({"image": "pictures/text.png"}, "field 'image': .*text.png' cannot be opened as an image"),
-        ({"image": {"path": "a"}}, "field 'image' must be a path"),
+        ({"image": {"url": "a"}}, "field 'image' must be a path"),
         ({"image": ["pictures/a.png", 7]}, "field 'image' must be a path"),
         ({"source": 7}, "field 'source' must be a string, got 7"),
         ({"steps_with_score": []}, "field 'steps_with_score' must be a list that is not empty"),
@@ -150,7 +152,7 @@ def test_bad_rows_can_be_skipped_and_are_counted(read, raw_row, caplog):
         caplog.clear()
         table = read(lines, on_bad_row="skip")
         assert table["question"][:] == ["How many digits are larger than 4?", "Another?"]
-        assert "2 of 4 rows are left out; the first: " in caplog.text
+        assert "2 of 4 rows are left out (geometry: 2); the first: " in caplog.text
         assert "geometry.jsonl:2: not valid JSON" in caplog.text
     with pytest.raises(ValueError, match=r"no usable rows in .*other.jsonl"):
         read(["{"], "other.jsonl", on_bad_row="skip")
@@ -159,7 +161,7 @@ def test_bad_rows_can_be_skipped_and_are_counted(read, raw_row, caplog):
 def test_the_table_is_kept_by_content(read, raw_row, monkeypatch):
     first = read([raw_row()])
     # The same content comes from the cache even where rows can no longer be parsed; other content does not.
-    monkeypatch.setattr(rows_module, "parse_row", lambda *_: (_ for _ in ()).throw(ValueError("parsed again")))
+    monkeypatch.setattr(row_reader, "parse_row", lambda *_: (_ for _ in ()).throw(ValueError("parsed again")))
     assert read([raw_row()])[:] == first[:]
     with pytest.raises(ValueError, match="parsed again"):
         read([raw_row(question="Changed?")])
@@ -175,38 +177,3 @@ def test_image_root(tmp_path, pictures, write_lines, raw_row):
     assert table[0]["images"] == [str(pictures / "a.png")]
     with pytest.raises(ValueError, match=r"a.jsonl:1: field 'image'"):
         read_rows([path], cache_dir=tmp_path / "cache")
-
-
-def test_annotation_files(tmp_path):
-    for name in ("b.jsonl", "a.jsonl", "sub/c.jsonl", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("")
-    names = [file.relative_to(tmp_path).as_posix() for file in annotation_files([tmp_path, tmp_path / "a.jsonl"])]
-    assert names == ["a.jsonl", "b.jsonl", "sub/c.jsonl"]
-    (tmp_path / "empty").mkdir()
-    for missing in ("nothing.jsonl", "empty"):
-        with pytest.raises(FileNotFoundError, match=missing):
-            annotation_files([tmp_path / missing])
-
-
-def test_rows_with_text():
-    def row(number, question, steps):
-        numbers = [1] * len(steps)
-        counts = {"mc": [1.0] * len(steps), "num_mc_correct": numbers, "num_mc_total": numbers}
-        names = {"sample_id": f"f:{number}", "source": "s", "question_key": "k", "images": [], "problem": ""}
-        return {**names, **counts, "question": question, "steps": steps}
-
-    rows = [
-        row(1, "fine <image>", ["a", "b"]),
-        row(2, "bad <|end|>", ["a"]),
-        row(3, "fine", ["a", "b", "c [x] "]),
-        row(4, "fine", ["<image>"]),
-        row(5, "left out <|end|>", ["a"]),
-    ]
-    table = Dataset.from_list(json.loads(json.dumps(rows)), features=FEATURES).select([3, 2, 1, 0])
-    assert rows_with_text(table, ["<|end|>", "[x]", "<image>"]) == {
-        0: "f:4: field 'steps' holds '<image>', a special token of the tokenizer",
-        1: "f:3: field 'steps' holds '[x]', a special token of the tokenizer",
-        2: "f:2: field 'question' holds '<|end|>', a special token of the tokenizer",
-    }
-    assert rows_with_text(table, []) == {}

@@ -1,0 +1,326 @@
+"""Pictures and annotations inside of zip archives, read where they are, by any number of processes.
+
+An archive is one file, or the parts ``images.zip_aa``, ``images.zip_ab``, ... that a large one is released in (their
+concatenation is the archive). Its table of contents is read once, when rows are indexed; every row then carries where
+its member begins, so that a dataloader worker opens the file, reads one member and closes it, and shares nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+MAX_MEMBER_BYTES = 256 * 2**20
+"""Members that unpack to more are refused when they are read as pictures."""
+MAX_MEMBERS = 10_000_000
+"""Archives with more members are refused."""
+MAX_COMPRESSION_RATIO = 200
+"""Members of over a mebibyte that unpack to more than so many times their packed size are refused."""
+_SMALL_BYTES = 2**20
+_LOCAL_HEADER = struct.Struct("<4s2xHH12x4xHH")  # signature, flags, method, name length, extra length
+_ENCRYPTED = 0x1
+BROKEN_ARCHIVE_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    struct.error,
+    NotImplementedError,  # a version or a method that zipfile does not know
+    UnicodeDecodeError,
+    OverflowError,
+)
+"""What reading a damaged archive may raise."""
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_REFERENCE = re.compile(r"zip://(?P<name>.*)::(?P<archive>.*)#(?P<numbers>\d+(?:\+\d+){4})", re.DOTALL)
+
+
+class ArchiveError(ValueError):
+    """An archive, or a member of one, that cannot or must not be read; the message names it."""
+
+
+class Member(NamedTuple):
+    """Where a file lies inside of an archive.
+
+    Attributes:
+        archive: Path of the archive; it need not exist where its parts do.
+        name: Name of the member in it.
+        offset: Of the member's header, in bytes from the beginning.
+        packed: Bytes in the archive.
+        size: Bytes after unpacking.
+        checksum: CRC-32 of the unpacked bytes.
+        method: Compression method of the zip format.
+    """
+
+    archive: str
+    name: str
+    offset: int
+    packed: int
+    size: int
+    checksum: int
+    method: int
+
+    def reference(self) -> str:
+        """A text that :func:`parse_reference` turns into the member again: a zip URL with its place as the fragment."""
+        return f"zip://{self.name}::{self.archive}#{'+'.join(map(str, self[2:]))}"
+
+
+def parse_reference(text: str) -> Member | None:
+    """The member that a text of :meth:`Member.reference` names, None for any other text."""
+    found = _REFERENCE.fullmatch(text) if text.startswith("zip://") else None
+    if found is None:
+        return None
+    return Member(found["archive"], found["name"], *map(int, found["numbers"].split("+")))
+
+
+def archive_parts(path: Path) -> list[Path]:
+    """The files that make up an archive, in order; none if there is no such archive.
+
+    Raises:
+        ArchiveError: If a part in the middle is missing.
+    """
+    if path.is_file():
+        return [path]
+    parts = sorted(
+        p
+        for p in path.parent.glob(f"{_literal(path.name)}_*")
+        if re.fullmatch(r"_[a-z]{1,3}", p.name[len(path.name) :])
+    )
+    suffixes = [part.name[len(path.name) + 1 :] for part in parts]
+    for index, suffix in enumerate(suffixes):
+        expected = _letters(index, len(suffix))
+        if suffix != expected:
+            raise ArchiveError(f"{path}: the part {path.name}_{expected} is missing; there are {suffixes}")
+    return parts
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _letters(index: int, width: int) -> str:
+    """The suffixes of `split`: aa, ab, ..., az, ba, ..."""
+    text = ""
+    for _ in range(width):
+        index, letter = divmod(index, 26)
+        text = chr(ord("a") + letter) + text
+    return text
+
+
+class _Parts(io.RawIOBase):
+    """The bytes of several files in a row, as one seekable file that opens a part for each read."""
+
+    def __init__(self, parts: list[Path]) -> None:
+        self.parts = [str(part) for part in parts]
+        self.ends: list[int] = []
+        for part in parts:
+            self.ends.append((self.ends[-1] if self.ends else 0) + part.stat().st_size)
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.ends[-1]}[whence]
+        if start + offset < 0:
+            raise OSError("negative position")
+        self.position = start + offset
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self.read_at(self.position, len(buffer))
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """At most ``size`` bytes from ``offset``, fewer only at the end; changes no state."""
+        pieces = []
+        begin = 0
+        for name, end in zip(self.parts, self.ends, strict=True):
+            if offset < end and size > 0:
+                with open(name, "rb", buffering=0) as file:
+                    file.seek(offset - begin)
+                    while size > 0 and offset < end:
+                        piece = file.read(min(size, end - offset))
+                        if not piece:
+                            raise ArchiveError(f"{name} is shorter than it was; was it changed while it was read?")
+                        pieces.append(piece)
+                        offset, size = offset + len(piece), size - len(piece)
+            begin = end
+        return b"".join(pieces)
+
+
+@functools.lru_cache(maxsize=64)
+def _parts(archive: str) -> _Parts:
+    parts = archive_parts(Path(archive))
+    if not parts:
+        raise ArchiveError(f"{archive}: there is no such archive")
+    return _Parts(parts)
+
+
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """The archive at a path, in one file or in parts.
+
+    Raises:
+        ArchiveError: If it does not exist, is no zip archive, or has too many members.
+    """
+    parts = archive_parts(path)
+    if not parts:
+        raise ArchiveError(f"{path}: there is no such archive")
+    try:
+        archive = zipfile.ZipFile(io.BufferedReader(_Parts(parts)))
+    except BROKEN_ARCHIVE_ERRORS as error:
+        more = " (is its last part missing?)" if len(parts) > 1 or parts[0] != path else ""
+        raise ArchiveError(f"{path}: not a zip archive that can be read: {error}{more}") from error
+    if len(archive.infolist()) > MAX_MEMBERS:
+        raise ArchiveError(f"{path}: {len(archive.infolist())} members; at most {MAX_MEMBERS} are allowed")
+    return archive
+
+
+def safe_name(info: zipfile.ZipInfo, archive: Path) -> str:
+    """The name of a member with ``.`` parts taken out.
+
+    Raises:
+        ArchiveError: If it is absolute, leaves the archive's folder, or holds a character that file systems refuse.
+    """
+    # ZipFile cuts names at a null byte; look at what was stored.
+    stored = info.orig_filename.replace("\\", "/")
+    parts = stored.split("/")
+    drive = len(stored) > 1 and stored[1] == ":"
+    if stored.startswith("/") or drive or ".." in parts or "\0" in stored or not stored.strip("./"):
+        raise ArchiveError(f"{archive}: the member {info.orig_filename!r} lies outside of the archive's folder")
+    return "/".join(part for part in parts if part not in (".", ""))
+
+
+def check_member(info: zipfile.ZipInfo, archive: Path) -> None:
+    """Refuse members that are not plain files, are encrypted, or unpack to suspiciously much.
+
+    Raises:
+        ArchiveError: With the member's name and the reason.
+    """
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    problem = ""
+    if kind not in (0, stat.S_IFREG):
+        problem = "is a link or a device, not a file"
+    elif info.flag_bits & _ENCRYPTED:
+        problem = "is encrypted"
+    elif info.compress_type not in _METHODS:
+        problem = f"has compression method {info.compress_type}; only stored and deflated members are read"
+    elif info.file_size > _SMALL_BYTES and info.file_size > MAX_COMPRESSION_RATIO * max(1, info.compress_size):
+        problem = (
+            f"unpacks from {info.compress_size} to {info.file_size} bytes, more than {MAX_COMPRESSION_RATIO} times as "
+            f"many"
+        )
+    if problem:
+        raise ArchiveError(f"{archive}: the member {info.filename!r} {problem}")
+
+
+def plain_members(archive: zipfile.ZipFile, path: Path) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """Names and entries of the files in an archive; folders are passed over.
+
+    Raises:
+        ArchiveError: See :func:`safe_name`; also if two members have one name.
+    """
+    seen: set[str] = set()
+    for info in archive.infolist():
+        name = safe_name(info, path)
+        if info.is_dir():
+            continue
+        if name in seen:
+            raise ArchiveError(f"{path}: two members have the name {name!r}")
+        seen.add(name)
+        yield name, info
+
+
+def read_contents(path: Path) -> dict[str, Member]:
+    """The files of an archive by name.
+
+    Raises:
+        ArchiveError: See :func:`open_archive` and :func:`plain_members`.
+    """
+    text = str(path)
+    _parts.cache_clear()
+    with open_archive(path) as archive:
+        return {
+            name: Member(
+                text,
+                info.orig_filename,
+                info.header_offset,
+                info.compress_size,
+                info.file_size,
+                info.CRC,
+                _method(info, path),
+            )
+            for name, info in plain_members(archive, path)
+        }
+
+
+_REFUSED = 65535  # a compression method that the format does not know
+
+
+def _method(info: zipfile.ZipInfo, path: Path) -> int:
+    """The compression method; :data:`_REFUSED` for a member that must not be read, which is an error when it is."""
+    try:
+        check_member(info, path)
+    except ArchiveError:
+        return _REFUSED
+    return info.compress_type
+
+
+def read_member(member: Member, limit: int | None = None) -> bytes:
+    """The unpacked bytes of a member.
+
+    Args:
+        member: As found by :func:`read_contents`.
+        limit: Only the beginning, at most so many bytes of it, without a look at the checksum.
+
+    Raises:
+        ArchiveError: If the member must not be read, is damaged, or the archive is no longer the one that was indexed.
+        OSError: If the archive cannot be read.
+    """
+    where = f"{member.archive}: the member {member.name!r}"
+    if member.method not in _METHODS:
+        with open_archive(Path(member.archive)) as archive:
+            for info in archive.infolist():
+                if info.header_offset == member.offset:
+                    check_member(info, Path(member.archive))
+        raise ArchiveError(f"{where} must not be read")
+    if member.size > MAX_MEMBER_BYTES:
+        raise ArchiveError(f"{where} has {member.size} bytes; at most {MAX_MEMBER_BYTES} are allowed")
+    file = _parts(member.archive)
+    header = file.read_at(member.offset, _LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size:
+        raise ArchiveError(f"{where} lies behind the end; the archive has changed since it was indexed")
+    signature, flags, method, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    name = file.read_at(member.offset + _LOCAL_HEADER.size, name_length)
+    expected = member.name.encode("utf-8" if flags & 0x800 else "cp437", "replace")
+    if signature != b"PK\x03\x04" or method != member.method or name != expected:
+        raise ArchiveError(f"{where} is not where it was; the archive has changed since it was indexed")
+    start = member.offset + _LOCAL_HEADER.size + name_length + extra_length
+    packed = member.packed if limit is None else min(member.packed, limit)
+    data = file.read_at(start, packed)
+    size = member.size if limit is None else min(member.size, limit)
+    if method == zipfile.ZIP_DEFLATED:
+        try:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+        except zlib.error as error:
+            raise ArchiveError(f"{where} is damaged: {error}") from error
+    data = data if limit is None else data[:size]
+    if limit is None and (len(data) != size or zlib.crc32(data) != member.checksum):
+        raise ArchiveError(f"{where} is damaged: size or checksum are not those of the table of contents")
+    return data

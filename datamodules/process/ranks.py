@@ -1,0 +1,30 @@
+"""Agreement of the processes of a distributed run."""
+
+from __future__ import annotations
+
+import torch.distributed
+
+
+def same_on_all_ranks(value: str, what: str) -> None:
+    """Raise an error on every rank if ranks hold different values; nothing to do in a single process.
+
+    Ranks on machines with different copies of the data would otherwise train on different rows, or wait for each other
+    for ever.
+
+    Args:
+        value: Of this rank.
+        what: Names it in the error.
+
+    Raises:
+        RuntimeError: If the values differ; says which ranks agree.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    values: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    if len(set(values)) > 1:
+        ranks = {each: [rank for rank, other in enumerate(values) if other == each] for each in dict.fromkeys(values)}
+        raise RuntimeError(
+            f"the {what} differ between ranks: {ranks} (digest: ranks); do all machines have the same annotations, "
+            f"images and settings?"
+        )

@@ -1,0 +1,80 @@
+r"""Look at process supervision before a run does, and unpack archives safely.
+
+Examples::
+
+visualprm-data check data/VisualPRM400K-v1.1-Raw
+visualprm-data check data/annotations --image-root data/images.zip --json report.json
+visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from tqdm.auto import tqdm
+
+from datamodules.archive_extraction import extract_archive, unpacked_bytes
+from datamodules.files import atomic_write_text
+from tools.data_check import check_data
+from tools.data_report import as_json, tables
+
+_GIBIBYTE = 2**30
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the tool.
+
+    Returns:
+        0 if all is well, 1 if there are bad rows, 2 if a path cannot be read at all.
+    """
+    parser = argparse.ArgumentParser(prog="visualprm-data", description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="statistics of annotations, and every row that cannot be used")
+    check.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="as train_annotations of the data module")
+    check.add_argument("--image-root", help="folder or zip archive that image paths are relative to")
+    check.add_argument("--no-images", action="store_true", help="do not open the images")
+    check.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that decode images")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    extract = commands.add_parser("extract", help="unpack a zip archive, also one in parts (images.zip_aa, ...)")
+    extract.add_argument("archive", type=Path, help="images.zip, also where only images.zip_aa, ... are there")
+    extract.add_argument("--output", type=Path, required=True, help="folder to make")
+    extract.add_argument("--max-gibibytes", type=float, help="most to unpack; what is free on the disk by default")
+    given = parser.parse_args(arguments)
+    try:
+        return _check(given) if given.command == "check" else _extract(given)
+    except (OSError, ValueError) as error:
+        print(f"visualprm-data: {error}", file=sys.stderr)
+        return 2
+
+
+def _check(given: argparse.Namespace) -> int:
+    report = check_data(given.paths, given.image_root, look_at_images=not given.no_images, processes=given.processes)
+    console = Console()
+    for table in tables(report):
+        console.print(table)
+    for place, reason in report.bad_rows:
+        print(f"{place}: {reason}")
+    if given.json:
+        atomic_write_text(given.json, as_json(report))
+    return 1 if report.bad_rows else 0
+
+
+def _extract(given: argparse.Namespace) -> int:
+    most = None if given.max_gibibytes is None else int(given.max_gibibytes * _GIBIBYTE)
+    with tqdm(total=unpacked_bytes(given.archive), unit="B", unit_scale=True, desc=given.archive.name) as bar:
+        files = extract_archive(given.archive, given.output, max_bytes=most, progress=bar.update)
+    print(f"{given.output}: {files} files")
+    return 0
+
+
+def run() -> None:
+    """Console entry point."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()
