@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
 from transformers import AutoProcessor
 
-from datamodules.benchmarks import BenchmarkOptions, Rules
+from datamodules.benchmarks import BenchmarkOptions
 from datamodules.process.collate import StepCollator
 from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.encoder import ConversationEncoder
@@ -23,7 +23,8 @@ from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows
 from datamodules.process.sources import ProcessSource, process_sources
 from datamodules.process.special_text import rows_with_text
 from datamodules.process.split import fingerprint, limit_per_source, split_by_question, strata
-from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, read_best_of_n_datasets
+from datamodules.process_bench_totals import TotalsCheck
+from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, VerdictRules, read_best_of_n_datasets
 from datamodules.visual_process_bench import ProcessBenchCollator, VisualProcessBenchDataset
 
 logger = logging.getLogger(__name__)
@@ -50,13 +51,16 @@ class VisualPRM400KDataModule(LightningDataModule):
         image_root: Folder, or zip archive read in place, that the image paths of annotations are relative to. By
             default the folder of the file or, for the layout of the releases, its parent and the ``images.zip`` there.
         visual_process_bench: Folder that holds VisualProcessBench's ``test.jsonl`` and images.
+        visual_process_bench_totals: Whether it must be the released set, see
+            :func:`datamodules.process_bench_totals.check_totals`.
         benchmarks: Folder of the benchmark tables or datasets.
         rollouts: JSONL file of rollouts, or folder of them; needs ``benchmarks``.
+        on_missing_rollouts: Raise an error if questions have no rollouts, or skip them and say which.
         benchmark_names: Which benchmarks; those that the rollouts are from by default.
         benchmark_options: Name of a benchmark to how it is read: its split and table, and what to do about incomplete
             units, bad rows, and questions that are not those of the release.
-        rules: Grade the rollouts anew, by our rules or by the official ones of each benchmark's authors; by default the
-            verdicts that the rollouts hold count.
+        rules: Whose verdicts count: of our rules, of the official ones of each benchmark's authors, or those in the
+            file; see :class:`datamodules.reasoning_benchmarks.BestOfNDataset`.
         candidates_per_question: N, how many rollouts of each question to score.
         batch_size: Training conversations a batch and rank.
         eval_batch_size: Conversations a batch in evaluation.
@@ -83,11 +87,13 @@ class VisualPRM400KDataModule(LightningDataModule):
         validation_share: float = 0.0,
         image_root: str | None = None,
         visual_process_bench: str | None = None,
+        visual_process_bench_totals: TotalsCheck = "auto",
         benchmarks: str | None = None,
         rollouts: str | None = None,
+        on_missing_rollouts: OnBadRow = "error",
         benchmark_names: list[str] | None = None,
         benchmark_options: dict[str, BenchmarkOptions] | None = None,
-        rules: Rules | None = None,
+        rules: VerdictRules | None = None,
         candidates_per_question: int = 8,
         batch_size: int = 8,
         eval_batch_size: int = 8,
@@ -166,7 +172,9 @@ class VisualPRM400KDataModule(LightningDataModule):
         if not needed <= set(self._process):
             self._read_process(with_training="train" in needed)
         if options["visual_process_bench"] and self._process_bench is None:
-            self._process_bench = VisualProcessBenchDataset(Path(options["visual_process_bench"]))
+            self._process_bench = VisualProcessBenchDataset(
+                Path(options["visual_process_bench"]), options["visual_process_bench_totals"]
+            )
             self._unchecked.add(VISUAL_PROCESS_BENCH)
         if options["benchmarks"] and not self._benchmarks:
             self._benchmarks = read_best_of_n_datasets(
@@ -176,6 +184,7 @@ class VisualPRM400KDataModule(LightningDataModule):
                 options["candidates_per_question"],
                 options["rules"],
                 self.benchmark_options,
+                options["on_missing_rollouts"],
             )
             self._unchecked |= set(self._benchmarks)
 
@@ -240,6 +249,16 @@ class VisualPRM400KDataModule(LightningDataModule):
         if self._process_bench is not None and not self._as_one_step:
             names.append(VISUAL_PROCESS_BENCH)
         return names + list(self._benchmarks)
+
+    @property
+    def process_split_name(self) -> str:
+        """What the process validation split is made of, for reports that must name the data behind a choice."""
+        options = self.hparams
+        is_given = bool(options["validation_annotations"])
+        names = ", ".join(path for source in self._sources(PROCESS if is_given else "train") for path in source.paths)
+        if is_given:
+            return names
+        return f"{options['validation_share']:g} of the questions of {names} (split with seed {options['seed']})"
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One dataloader for each of :attr:`validation_names`."""

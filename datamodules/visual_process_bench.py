@@ -17,6 +17,8 @@ from datamodules.images import check_image
 from datamodules.process.collate import StepBatch, load_images, pad_rows
 from datamodules.process.conversation import IMAGE_PLACEHOLDER
 from datamodules.process.encoder import Conversation, ConversationEncoder
+from datamodules.process.image_roots import ImageFinder, OpenedRoots
+from datamodules.process_bench_totals import TotalsCheck, check_totals, count_steps
 
 FILE_NAME = "test.jsonl"
 CORRECT, NEUTRAL, INCORRECT = 1, 0, -1
@@ -31,7 +33,7 @@ class JudgedSolution:
     Attributes:
         sample_id: ``file:line``.
         question: Its text.
-        images: Paths.
+        images: Paths of files, or references to members of an archive.
         steps: At least one.
         correctness: For each step 1 (correct), 0 (neutral, not counted) or -1 (incorrect).
         data_source: Benchmark of the question.
@@ -65,26 +67,31 @@ class ProcessBenchBatch(StepBatch):
             )
 
 
-def read_visual_process_bench(folder: Path) -> list[JudgedSolution]:
+def read_visual_process_bench(folder: Path, totals: TotalsCheck = "auto") -> list[JudgedSolution]:
     """Read ``test.jsonl`` of a folder and look at the headers of its images.
 
     Args:
-        folder: Image paths are relative to it, or to its folder ``images``.
+        folder: Image paths are relative to it, to its folder ``images``, or to the root of its ``images.zip``, which is
+            read where it is.
+        totals: See :func:`datamodules.process_bench_totals.check_totals`.
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If a row is wrong; names file, line and field.
+        ValueError: If a row is wrong, naming file, line and field; or if the totals are not those of the release.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"VisualProcessBench: {path} does not exist; give the folder that holds {FILE_NAME}")
-    solutions = [_parse(parse_json_line(line, where), where, folder) for where, line in read_lines(path)]
+    find_image = ImageFinder(OpenedRoots().with_archives([folder]))
+    solutions = [_parse(parse_json_line(line, where), where, find_image) for where, line in read_lines(path)]
     if not solutions:
         raise ValueError(f"{path}: holds no rows")
+    counts = count_steps((solution.data_source, solution.correctness) for solution in solutions)
+    check_totals(counts, str(path), totals)
     return solutions
 
 
-def _parse(row: dict[str, Any], where: str, folder: Path) -> JudgedSolution:
+def _parse(row: dict[str, Any], where: str, find_image: ImageFinder) -> JudgedSolution:
     question = fields.text(row, "question", where)
     response = fields.required(row, "response", where)
     if not isinstance(response, dict):
@@ -110,7 +117,7 @@ def _parse(row: dict[str, Any], where: str, folder: Path) -> JudgedSolution:
     return JudgedSolution(
         where,
         question,
-        tuple(_find_image(folder, name, where) for name in names),
+        tuple(_checked_image(find_image(name), where) for name in names),
         tuple(steps),
         tuple(int(value) for value in correctness),
         fields.text(row, "data_source", where),
@@ -118,23 +125,21 @@ def _parse(row: dict[str, Any], where: str, folder: Path) -> JudgedSolution:
     )
 
 
-def _find_image(folder: Path, name: str, where: str) -> str:
-    path = folder / name
-    if not path.exists() and (folder / "images" / name).exists():
-        path = folder / "images" / name
-    check_image(path, f"{where}: field 'image'")
-    return str(path)
+def _checked_image(source: str, where: str) -> str:
+    check_image(source, f"{where}: field 'image'")
+    return source
 
 
 class VisualProcessBenchDataset(Dataset[JudgedSolution]):
     """The judged solutions of a folder, see :func:`read_visual_process_bench`.
 
     Args:
-        folder: Holds ``test.jsonl`` and the images.
+        folder: Holds ``test.jsonl`` and the images, unpacked or as ``images.zip``.
+        totals: See :func:`datamodules.process_bench_totals.check_totals`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.solutions = read_visual_process_bench(folder)
+    def __init__(self, folder: Path, totals: TotalsCheck = "auto") -> None:
+        self.solutions = read_visual_process_bench(folder, totals)
 
     def __len__(self) -> int:
         return len(self.solutions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,6 +47,9 @@ class Protocol:
         system_prompt: The system turn; empty for none.
         max_steps: Longer responses have neighbouring steps merged.
         aggregation: From step scores to the response score.
+        step_threshold: From which score in [0, 1] on a step counts as judged correct, as chosen by
+            :class:`lightning_modules.callbacks.process_bench.ProcessBench`; None if none was chosen.
+        step_threshold_chosen_on: Name of the data that it was chosen on.
     """
 
     objective: Objective
@@ -54,6 +57,8 @@ class Protocol:
     system_prompt: str
     max_steps: int
     aggregation: Aggregation
+    step_threshold: float | None = None
+    step_threshold_chosen_on: str | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in get_args(Objective):
@@ -64,6 +69,8 @@ class Protocol:
             raise ValueError(f"threshold must be in [0, 1), got {self.threshold}")
         if self.max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
+        if self.step_threshold is not None and not 0 <= self.step_threshold <= 1:
+            raise ValueError(f"step_threshold must be in [0, 1], got {self.step_threshold}")
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,9 @@ class ProcessRewardModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Tell the data module how this model reads conversations."""
+        if stage == "fit":
+            # Training makes other scores; a resumed run gets the threshold of its checkpoint back.
+            self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None)
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is not None and hasattr(datamodule, "connect"):
             datamodule.connect(
@@ -290,7 +300,17 @@ class ProcessRewardModel(LightningModule):
         self.head.write_back(self.backbone)
         self.backbone.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        atomic_write_text(Path(folder) / PROTOCOL_FILE, json.dumps(asdict(self.protocol), indent=2) + "\n")
+        stored = {name: value for name, value in asdict(self.protocol).items() if value is not None}
+        atomic_write_text(Path(folder) / PROTOCOL_FILE, json.dumps(stored, indent=2) + "\n")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the chosen step threshold with the weights that it was chosen for."""
+        checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the step threshold of the weights."""
+        value, chosen_on = checkpoint.get("step_threshold", [None, None])
+        self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""
@@ -315,6 +335,8 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
         "system_prompt": DEFAULT_SYSTEM_PROMPT,
         "max_steps": 12,
         "aggregation": "mean",
+        "step_threshold": None,
+        "step_threshold_chosen_on": None,
     }
     path = Path(name_or_path) / PROTOCOL_FILE
     if path.is_file():
@@ -322,4 +344,8 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
         if not set(stored) <= set(settings):
             raise ValueError(f"{path}: must hold an object with keys {sorted(settings)}, got {stored!r}")
         settings |= stored
-    return Protocol(**settings | {name: value for name, value in given.items() if value is not None})
+    changed = {name: value for name, value in given.items() if value not in (None, settings[name])}
+    if changed.keys() - {"aggregation"}:
+        # The stored step threshold was chosen on the scores of another protocol.
+        changed |= {"step_threshold": None, "step_threshold_chosen_on": None}
+    return Protocol(**settings | changed)

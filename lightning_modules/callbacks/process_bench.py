@@ -3,15 +3,54 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.files import atomic_write_text
+from datamodules.files import atomic_write_bytes, atomic_write_text
+from datamodules.process.collate import StepBatch
+from datamodules.process.labels import IGNORE_INDEX, value_labels
+from datamodules.process_bench_totals import SourceTotals, coverage_sentence, differences_from_release
+from datamodules.visual_prm_400k import PROCESS
 from datamodules.visual_process_bench import ProcessBenchBatch
-from lightning_modules.callbacks.reporting import gather_rows, log_markdown, output_folder, run_label
-from lightning_modules.metrics.step_report import JudgedSolution, StepReport, step_report
+from lightning_modules.callbacks.reporting import (
+    gather_rows,
+    log_figure,
+    log_markdown,
+    log_scalars,
+    output_folder,
+    run_label,
+)
+from lightning_modules.metrics.best_of_n_figure import figure_png
+from lightning_modules.metrics.step_report import JudgedSolution, StepMetrics, StepReport, step_report
+from lightning_modules.metrics.step_report_table import step_report_figure, step_report_markdown, step_report_tables
+from lightning_modules.metrics.step_threshold import OneLabelError, StepThreshold, best_threshold
 from lightning_modules.metrics.table import print_tables
+
+_MAIN_METRICS = (
+    "macro_f1",
+    "correct_f1",
+    "wrong_f1",
+    "accuracy",
+    "auroc",
+    "correct_average_precision",
+    "wrong_average_precision",
+    "expected_calibration_error",
+)
+
+
+@dataclass(frozen=True)
+class _LabelledSteps:
+    """Scores and labels of the labelled steps of a row of the process validation split."""
+
+    sample_id: str
+    scores: list[float]
+    is_correct: list[bool]
 
 
 class ProcessBench(Callback):
@@ -20,31 +59,67 @@ class ProcessBench(Callback):
     It listens to the dataloader that gives :class:`ProcessBenchBatch` and to the ``step_scores`` (B, S) that the
     module's step returns for it. Neutral steps are left out.
 
-    Logged metrics in [0, 1]: ``process_bench/macro_f1``, ``correct_f1``, ``wrong_f1``, ``accuracy`` and ``auroc`` over
-    all steps, and ``process_bench_sources/<source>``, the macro F1 of a source. TensorBoard gets the table,
-    ``process_bench_<run>.json`` everything; `validate` and `test` print the table. For names of runs see
-    :class:`lightning_modules.callbacks.best_of_n.BestOfN`.
+    Logged metrics in [0, 1]: ``process_bench/macro_f1`` and the other fields of
+    :class:`lightning_modules.metrics.step_report.StepMetrics` over all steps, ``process_bench/threshold``, and
+    ``process_bench_sources/<source>``, the macro F1 of a source. Loggers also get
+    ``process_bench_step_index/<metric>/<place>``, and TensorBoard the tables and the figure. Files:
+    ``process_bench_<run>.json`` and ``.md``; a test also writes the figure. `validate` and `test` print the tables. For
+    names of runs see :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold,
+    ``process_bench`` is ``process_bench_oracle`` in all these names, so that nothing monitors or quotes it unawares.
 
     Args:
-        threshold: From which score on a step counts as judged correct. It is never tuned on the benchmark: 0.5 is where
-            both class tokens are equally likely; the released VisualPRM-8B is used with 0.85.
+        threshold: From which score on a step counts as judged correct.
+
+            - A number is fixed: 0.5 is where both class tokens are equally likely; the released VisualPRM-8B is used
+              with 0.85.
+            - ``validation`` takes the one with the best macro F1 on the labels of the process validation split. `fit`
+              and `validate` choose it anew each time and keep it in the module's protocol, which checkpoints and
+              exported models hold; `test` uses the one of the model, and chooses only where the model has none.
+            - ``oracle`` takes the one with the best macro F1 on VisualProcessBench itself: an upper bound, never a
+              result, and marked as such wherever it is shown.
         output_dir: Folder for the files; the logger's by default.
 
     Raises:
-        ValueError: If the threshold is not in [0, 1].
+        ValueError: If the threshold is neither of these.
     """
 
-    def __init__(self, threshold: float = 0.5, output_dir: str | None = None) -> None:
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {threshold}")
+    def __init__(self, threshold: float | Literal["validation", "oracle"] = 0.5, output_dir: str | None = None) -> None:
+        is_known = threshold in ("validation", "oracle") if isinstance(threshold, str) else 0 <= threshold <= 1
+        if not is_known:
+            raise ValueError(f"threshold must be in [0, 1], 'validation' or 'oracle', got {threshold!r}")
         self.threshold = threshold
         self.output_dir = output_dir
         self.report: StepReport | None = None
+        self._coverage = ""
         self._solutions: list[JudgedSolution] = []
+        self._validation: list[_LabelledSteps] = []
+
+    @property
+    def name(self) -> str:
+        """How names of metrics and files begin."""
+        return "process_bench_oracle" if self.threshold == "oracle" else "process_bench"
+
+    # --------------------------------------------------------------- collect
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out before any time is spent whether there is something to choose the threshold on.
+
+        Raises:
+            ValueError: If the threshold is to be chosen on a process validation split that does not exist.
+        """
+        names = getattr(getattr(trainer, "datamodule", None), "validation_names", None)
+        if self._must_choose(trainer, pl_module) and names is not None and PROCESS not in names:
+            raise ValueError(
+                "ProcessBench: threshold 'validation' needs a process validation split to choose on; give the data "
+                "module validation_annotations or validation_share, use a model that has a threshold, or give a number"
+            )
+
+    on_validation_start = on_fit_start
+    on_test_start = on_fit_start
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what an interrupted epoch left."""
-        self._solutions = []
+        self._solutions, self._validation = [], []
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -58,8 +133,21 @@ class ProcessBench(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the scores of a batch."""
-        if trainer.sanity_checking or not isinstance(batch, ProcessBenchBatch):
+        if trainer.sanity_checking:
             return
+        if isinstance(batch, ProcessBenchBatch):
+            self._collect_solutions(outputs, batch)
+        elif isinstance(batch, StepBatch) and self._must_choose(trainer, pl_module):
+            self._collect_validation(outputs, batch, _protocol(pl_module, "threshold", 0.0))
+
+    on_test_batch_end = on_validation_batch_end
+
+    def _must_choose(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether the threshold is to be chosen on the process validation split in this run."""
+        has_none = _protocol(pl_module, "step_threshold", None) is None
+        return self.threshold == "validation" and (has_none or not trainer.testing)
+
+    def _collect_solutions(self, outputs: Any, batch: ProcessBenchBatch) -> None:
         scores = outputs["step_scores"].double().cpu()
         labels = batch.correctness.cpu()
         is_step = (batch.step_positions >= 0).cpu()
@@ -73,39 +161,121 @@ class ProcessBench(Callback):
                 )
             )
 
-    on_test_batch_end = on_validation_batch_end
+    def _collect_validation(self, outputs: Any, batch: StepBatch, mc_threshold: float) -> None:
+        scores = outputs["step_scores"].double().cpu()
+        labels = value_labels(batch.mc.cpu(), mc_threshold)
+        is_labelled = labels != IGNORE_INDEX
+        for row, sample_id in enumerate(batch.sample_ids):
+            chosen = is_labelled[row]
+            self._validation.append(
+                _LabelledSteps(sample_id, scores[row][chosen].tolist(), (labels[row][chosen] == 0).tolist())
+            )
+
+    # ---------------------------------------------------------------- report
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report on the benchmark."""
+        """Choose the threshold if asked to, and report on the benchmark."""
         if trainer.sanity_checking:
             return
         # One order whatever the number of ranks, so that the sums agree to the last bit.
         gathered = gather_rows(self._solutions, key=lambda solution: solution.sample_id)
         solutions = sorted(gathered, key=lambda solution: solution.sample_id)
-        self._solutions = []
+        validation = gather_rows(self._validation, key=lambda row: row.sample_id)
+        self._solutions, self._validation = [], []
         folder = output_folder(trainer, self.output_dir)
         self.report = None
-        if not solutions:
+        try:
+            if self._must_choose(trainer, pl_module):
+                self._choose(trainer, pl_module, validation)
+            if not solutions:
+                return
+            report = self.report = step_report(solutions, self._threshold_of(pl_module))
+        except OneLabelError as error:
+            if not _is_partial(trainer):
+                raise
+            rank_zero_warn(f"ProcessBench has nothing to report on the few batches of this run: {error}")
             return
-        report = self.report = step_report(solutions, self.threshold)
-        names = ("macro_f1", "correct_f1", "wrong_f1", "accuracy", "auroc")
-        overall = {name: getattr(report.overall, name) for name in names}
-        main = {f"process_bench/{name}": value for name, value in overall.items() if value is not None}
-        sources = {f"process_bench_sources/{name}": metrics.macro_f1 for name, metrics in report.sources.items()}
+        totals = _totals(report.sources)
+        self._coverage = coverage_sentence(totals)
+        overall = {name: getattr(report.overall, name) for name in _MAIN_METRICS}
+        main = {f"{self.name}/{name}": value for name, value in overall.items() if value is not None}
+        main[f"{self.name}/threshold"] = report.threshold.value
+        sources = {f"{self.name}_sources/{name}": metrics.macro_f1 for name, metrics in report.sources.items()}
         # The values are the same on all ranks; sync_dist only tells Lightning so.
         pl_module.log_dict(main | sources, sync_dist=True)
-        if not trainer.is_global_zero:
-            return
-        log_markdown(trainer, "process_bench/table", report.to_table().to_markdown())
-        if folder is not None:
-            label = run_label(trainer)
-            head = {"run": label, "epoch": trainer.current_epoch, "global_step": trainer.global_step}
-            text = json.dumps(head | report.to_dict(), indent=2, allow_nan=False)
-            atomic_write_text(folder / f"process_bench_{label}.json", text + "\n")
+        if trainer.is_global_zero:
+            self._publish(trainer, report, folder, is_released=not differences_from_release(totals))
 
     on_test_epoch_end = on_validation_epoch_end
 
+    def _choose(self, trainer: Trainer, pl_module: LightningModule, rows: Sequence[_LabelledSteps]) -> None:
+        """Choose the threshold on the process validation split and keep it in the module's protocol."""
+        name = getattr(getattr(trainer, "datamodule", None), "process_split_name", "the process validation split")
+        scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
+        labels = torch.tensor([label for row in rows for label in row.is_correct], dtype=torch.bool)
+        try:
+            value, macro_f1 = best_threshold(scores, labels)
+        except OneLabelError as error:
+            raise OneLabelError(f"ProcessBench: no threshold can be chosen on {name}: {error}") from error
+        chosen_on = f"{name} ({len(labels)} labelled steps of {len(rows)} solutions, macro F1 {macro_f1:.4f} there)"
+        protocol: Any = pl_module.protocol
+        pl_module.protocol = replace(protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)  # type: ignore[assignment]
+
+    def _threshold_of(self, pl_module: LightningModule) -> StepThreshold | None:
+        """The threshold of the report; None for the oracle's."""
+        if self.threshold == "validation":
+            value, chosen_on = (_protocol(pl_module, f"step_threshold{part}", None) for part in ("", "_chosen_on"))
+            return StepThreshold(value, "validation", chosen_on or "an unnamed set")
+        return None if self.threshold == "oracle" else StepThreshold(float(self.threshold))
+
+    def _publish(self, trainer: Trainer, report: StepReport, folder: Path | None, is_released: bool) -> None:
+        """Write files and inform the loggers; rank zero only."""
+        by_place = {
+            f"{self.name}_step_index/{metric}/{row.step_index}": value
+            for row in report.by_step_index
+            for metric in ("error_rate", "wrong_recall")
+            if (value := getattr(row, metric)) is not None
+        }
+        log_scalars(trainer, by_place)
+        markdown, figure = step_report_markdown(report, self._coverage), step_report_figure(report)
+        log_markdown(trainer, f"{self.name}/table", markdown)
+        log_figure(trainer, f"{self.name}/calibration_and_places", figure)
+        if folder is None:
+            return
+        label = run_label(trainer)
+        head = {
+            "run": label,
+            "epoch": trainer.current_epoch,
+            "global_step": trainer.global_step,
+            "is_released_set": is_released,
+            "coverage": self._coverage,
+        }
+        text = json.dumps(head | report.to_dict(), indent=2, allow_nan=False)
+        atomic_write_text(folder / f"{self.name}_{label}.json", text + "\n")
+        atomic_write_text(folder / f"{self.name}_{label}.md", markdown)
+        if trainer.testing:
+            atomic_write_bytes(folder / f"{self.name}_{label}.png", figure_png(figure))
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the table of `validate` and `test` when the progress bar is gone."""
+        """Print the tables of `validate` and `test` when the progress bar is gone."""
         if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
-            print_tables([self.report.to_table()])
+            print_tables(step_report_tables(self.report, self._coverage))
+
+
+def _protocol(pl_module: LightningModule, name: str, default: Any) -> Any:
+    """A setting of the module's protocol, see :class:`lightning_modules.process_reward.Protocol`."""
+    return getattr(getattr(pl_module, "protocol", None), name, default)
+
+
+def _is_partial(trainer: Trainer) -> bool:
+    """Whether the run sees only some batches, so that labels may be missing by chance."""
+    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+    # A share of 1.0 means everything, the integer 1 a single batch.
+    return bool(trainer.fast_dev_run) or not (isinstance(limit, float) and limit == 1.0)  # type: ignore[attr-defined]
+
+
+def _totals(sources: dict[str, StepMetrics]) -> dict[str, SourceTotals]:
+    return {
+        name: SourceTotals(metrics.solutions, metrics.correct_steps, metrics.wrong_steps, metrics.neutral_steps)
+        for name, metrics in sources.items()
+    }

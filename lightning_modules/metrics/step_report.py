@@ -8,10 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torchmetrics.functional.classification import binary_auroc
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from lightning_modules.metrics.calibration import CalibrationBin, calibration_bins, expected_calibration_error
 from lightning_modules.metrics.step_f1 import StepF1
-from lightning_modules.metrics.table import Cell, Table
+from lightning_modules.metrics.step_threshold import StepThreshold, best_threshold
+
+BENCHMARK_ITSELF = "the benchmark itself"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class StepMetrics:
         wrong_f1: F1 of the wrong steps.
         accuracy: Share of steps judged right.
         auroc: Area under the ROC curve, which needs no threshold; None where only one class occurs.
+        correct_average_precision: Of finding the correct steps by a high score; None likewise.
+        wrong_average_precision: Of finding the wrong steps by a low score; None likewise.
+        expected_calibration_error: See :mod:`lightning_modules.metrics.calibration`; None where no step counts.
         correct_steps: Number of correct steps.
         wrong_steps: Number of wrong steps.
         neutral_steps: Number of neutral steps.
@@ -64,6 +71,9 @@ class StepMetrics:
     wrong_f1: float
     accuracy: float
     auroc: float | None
+    correct_average_precision: float | None
+    wrong_average_precision: float | None
+    expected_calibration_error: float | None
     correct_steps: int
     wrong_steps: int
     neutral_steps: int
@@ -71,71 +81,132 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """Metrics of each source, in alphabetical order, and of all steps together."""
+class StepIndexMetrics:
+    """The steps that stand at one place of their solutions; neutral ones do not count.
 
-    threshold: float
+    Attributes:
+        step_index: The place, from 0.
+        steps: Number of steps there.
+        wrong_steps: How many of them are wrong.
+        error_rate: Their share.
+        wrong_recall: Share of the wrong ones that are judged wrong; None where there are none.
+        correct_recall: Share of the correct ones that are judged correct; None where there are none.
+    """
+
+    step_index: int
+    steps: int
+    wrong_steps: int
+    error_rate: float
+    wrong_recall: float | None
+    correct_recall: float | None
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Metrics of each source, in alphabetical order, and of all steps together.
+
+    Attributes:
+        threshold: Where a step counts as judged correct.
+        overall: Of all steps, pooled.
+        sources: Name to metrics.
+        by_step_index: In order; places where no step counts are left out.
+        calibration: Bins over all steps; empty where no step counts.
+    """
+
+    threshold: StepThreshold
     overall: StepMetrics
     sources: dict[str, StepMetrics]
+    by_step_index: list[StepIndexMetrics]
+    calibration: list[CalibrationBin]
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries for JSON."""
-        return asdict(self)
-
-    def to_table(self) -> Table:
-        """Metrics in percent, a row a source."""
-        header = ["Source", "Macro F1", "F1 correct", "F1 wrong", "Accuracy", "AUROC", "Steps", "Solutions"]
-        rows = []
-        for name, metrics in [*self.sources.items(), ("Overall", self.overall)]:
-            shares = (metrics.macro_f1, metrics.correct_f1, metrics.wrong_f1, metrics.accuracy, metrics.auroc)
-            counts = (metrics.correct_steps + metrics.wrong_steps, metrics.solutions)
-            texts = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
-            rows.append([Cell(text) for text in (name, *texts, *map(str, counts))])
-        note = (
-            f"A step with a score of at least {self.threshold:g} counts as judged correct. "
-            f"{self.overall.neutral_steps} neutral steps are left out."
-        )
-        return Table("Step judgement on VisualProcessBench (%)", header, rows, note)
+        threshold = {
+            "threshold": self.threshold.value,
+            "threshold_source": self.threshold.source,
+            "threshold_chosen_on": self.threshold.chosen_on,
+        }
+        return threshold | {name: value for name, value in asdict(self).items() if name != "threshold"}
 
 
-def step_report(solutions: Sequence[JudgedSolution], threshold: float) -> StepReport:
+def step_report(solutions: Sequence[JudgedSolution], threshold: StepThreshold | None) -> StepReport:
     """Compare scores with labels.
 
     Args:
         solutions: At least one.
-        threshold: From which score on a step counts as judged correct, in [0, 1].
+        threshold: From which score on a step counts as judged correct; None chooses the one with the best pooled macro
+            F1 on these very steps, and the report says so.
 
     Raises:
-        ValueError: If there is no solution or the threshold is out of range.
+        OneLabelError: If a threshold cannot be chosen, since all steps have one label.
+        ValueError: If there is no solution.
     """
     if not solutions:
         raise ValueError("no solutions to report on")
+    scores, labels = _flatten(solutions)
+    is_decided = labels != 0
+    decided, is_correct = scores[is_decided], labels[is_decided] == 1
+    if threshold is None:
+        threshold = StepThreshold(best_threshold(decided, is_correct)[0], "oracle", BENCHMARK_ITSELF)
     names = sorted({solution.source for solution in solutions})
     sources = {name: [solution for solution in solutions if solution.source == name] for name in names}
     return StepReport(
         threshold=threshold,
-        overall=_metrics(solutions, threshold),
-        sources={name: _metrics(members, threshold) for name, members in sources.items()},
+        overall=_metrics(solutions, threshold.value),
+        sources={name: _metrics(members, threshold.value) for name, members in sources.items()},
+        by_step_index=_by_step_index(solutions, threshold.value),
+        calibration=calibration_bins(decided, is_correct) if len(decided) else [],
     )
+
+
+def _flatten(solutions: Sequence[JudgedSolution]) -> tuple[Tensor, Tensor]:
+    """Scores and labels of all steps, each (n,)."""
+    scores = torch.tensor([score for solution in solutions for score in solution.scores], dtype=torch.float64)
+    labels = torch.tensor([label for solution in solutions for label in solution.correctness], dtype=torch.long)
+    return scores, labels
 
 
 def _metrics(solutions: Sequence[JudgedSolution], threshold: float) -> StepMetrics:
-    labels = torch.tensor([label for solution in solutions for label in solution.correctness], dtype=torch.long)
-    scores = torch.tensor([score for solution in solutions for score in solution.scores], dtype=torch.float64)
+    scores, labels = _flatten(solutions)
     is_decided = labels != 0
-    is_correct = labels[is_decided] == 1
+    decided, is_correct = scores[is_decided], labels[is_decided] == 1
     # Every rank holds all solutions already.
     metric = StepF1(threshold, sync_on_compute=False)
-    metric.update(scores[is_decided], is_correct)
+    metric.update(decided, is_correct)
     values = {name: value.item() for name, value in metric.compute().items()}
     correct, wrong = int(values.pop("correct_steps")), int(values.pop("wrong_steps"))
-    auroc = binary_auroc(scores[is_decided], is_correct.long()).item() if correct and wrong else None
-    neutral = int((~is_decided).sum())
+    targets, has_both = is_correct.long(), correct > 0 and wrong > 0
     return StepMetrics(
         **values,
-        auroc=auroc,
+        auroc=binary_auroc(decided, targets).item() if has_both else None,
+        correct_average_precision=binary_average_precision(decided, targets).item() if has_both else None,
+        wrong_average_precision=binary_average_precision(1 - decided, 1 - targets).item() if has_both else None,
+        expected_calibration_error=expected_calibration_error(decided, is_correct) if len(decided) else None,
         correct_steps=correct,
         wrong_steps=wrong,
-        neutral_steps=neutral,
+        neutral_steps=int((~is_decided).sum()),
         solutions=len(solutions),
     )
+
+
+def _by_step_index(solutions: Sequence[JudgedSolution], threshold: float) -> list[StepIndexMetrics]:
+    places: dict[int, list[tuple[bool, bool]]] = {}
+    for solution in solutions:
+        for index, (score, label) in enumerate(zip(solution.scores, solution.correctness, strict=True)):
+            if label != 0:
+                places.setdefault(index, []).append((score >= threshold, label == 1))
+    rows = []
+    for index, judged in sorted(places.items()):
+        wrong = [not is_judged_correct for is_judged_correct, is_correct in judged if not is_correct]
+        correct = [is_judged_correct for is_judged_correct, is_correct in judged if is_correct]
+        rows.append(
+            StepIndexMetrics(
+                step_index=index,
+                steps=len(judged),
+                wrong_steps=len(wrong),
+                error_rate=len(wrong) / len(judged),
+                wrong_recall=sum(wrong) / len(wrong) if wrong else None,
+                correct_recall=sum(correct) / len(correct) if correct else None,
+            )
+        )
+    return rows

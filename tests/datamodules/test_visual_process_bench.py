@@ -1,4 +1,9 @@
+import copy
+import json
+
 import pytest
+import torch
+from released_process_bench import released_rows, write_released
 
 from datamodules.images import ImageError
 from datamodules.process.encoder import ConversationEncoder
@@ -61,6 +66,56 @@ def test_many_steps_are_not_merged(tmp_path, write_lines, tiny_processor):
     write_lines(tmp_path / "test.jsonl", [row(image=None, response=many)])
     encoder = ConversationEncoder(tiny_processor, "", ("+", "-"))
     assert ProcessBenchCollator(encoder)([VisualProcessBenchDataset(tmp_path)[0]]).step_positions.shape == (1, 30)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    return write_released(tmp_path_factory.mktemp("released"), released_rows())
+
+
+def test_the_released_set_is_read_out_of_its_archive(released, caplog):
+    solutions = read_visual_process_bench(released, "error")
+    assert not caplog.records
+    assert len(solutions) == 2866
+    assert sum(len(solution.steps) for solution in solutions) == 26950
+    labels = [label for solution in solutions for label in solution.correctness]
+    assert [labels.count(label) for label in (1, -1, 0)] == [16585, 7691, 2674]
+    assert {len(solution.images) for solution in solutions} == {1, 2}
+    assert not (released / "images").exists()
+
+
+def test_a_full_set_with_other_labels_is_refused(released, tmp_path):
+    rows = copy.deepcopy(released_rows())
+    for row in rows:
+        row["image"] = []
+        row["question"] = row["question"].replace("<image>", "x")
+    labels = next(row for row in rows if row["data_source"] == "DynaMath")["response"]["process_correctness"]
+    labels[0] = -1 if labels[0] == 1 else 1
+    write_released(tmp_path, rows)
+    with pytest.raises(ValueError, match=r"test.jsonl: this is not the released .*: DynaMath has \d+ correct steps"):
+        read_visual_process_bench(tmp_path)
+    assert len(read_visual_process_bench(tmp_path, "warn")) == 2866
+
+
+def test_archived_and_unpacked_pictures_give_the_same_batch(tmp_path, tiny_processor, caplog):
+    rows = [row for row in released_rows() if row["data_source"] == "MMMU"][:12]
+    collator = ProcessBenchCollator(ConversationEncoder(tiny_processor, "", ("+", "-")))
+    batches = []
+    for zipped in (True, False):
+        dataset = VisualProcessBenchDataset(write_released(tmp_path / str(zipped), rows, zipped))
+        batches.append(collator([dataset[0], dataset[1], dataset[11]]))
+    assert torch.equal(batches[0].inputs["pixel_values"], batches[1].inputs["pixel_values"])
+    assert torch.equal(batches[0].correctness, batches[1].correctness)
+    assert "12 samples with" in caplog.text
+
+
+def test_pictures_that_the_archive_lacks_are_named(tmp_path):
+    rows = released_rows()[:3]
+    write_released(tmp_path, rows)
+    rows[1]["image"] = ["images/MMMU/other.png"]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ImageError, match=r"test.jsonl:2: field 'image': .*other.png"):
+        read_visual_process_bench(tmp_path)
 
 
 def response(steps, correctness):

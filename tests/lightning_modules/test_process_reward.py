@@ -1,10 +1,12 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from literal_scoring import (
     VERDICT,
     plus_probabilities,
@@ -18,6 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from datamodules.process.collate import StepCollator
 from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
+from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.process_reward import PROTOCOL_FILE, ProcessRewardModel, Protocol, resolve_protocol
 
 NAN = math.nan
@@ -351,6 +354,80 @@ def test_the_protocol_is_stored_and_taken_up(sharp_checkpoint, tmp_path):
     # What is given goes before what is stored, 0 and the empty text too.
     other = ProcessRewardModel.from_pretrained(tmp_path, threshold=0.0, aggregation="last")
     assert other.protocol == Protocol("outcome", 0.0, "", 5, "last")
+
+
+def test_the_step_threshold_goes_with_the_weights_and_the_protocol(sharp_checkpoint, tmp_path):
+    model = ProcessRewardModel(str(sharp_checkpoint), system_prompt="")
+    model.protocol = replace(model.protocol, step_threshold=0.625, step_threshold_chosen_on="v.jsonl")
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / PROTOCOL_FILE).read_text())["step_threshold"] == 0.625
+    again = ProcessRewardModel.from_pretrained(tmp_path)
+    assert again.protocol == model.protocol
+    # How responses are summed up does not change the scores of steps; how they are read does.
+    assert ProcessRewardModel.from_pretrained(tmp_path, aggregation="min").protocol.step_threshold == 0.625
+    assert ProcessRewardModel.from_pretrained(tmp_path, system_prompt="").protocol.step_threshold == 0.625
+    other = ProcessRewardModel.from_pretrained(tmp_path, system_prompt="Judge.").protocol
+    assert (other.step_threshold, other.step_threshold_chosen_on) == (None, None)
+
+
+def test_fit_chooses_a_step_threshold_that_test_takes_from_the_checkpoint(
+    sharp_checkpoint, folder_of_pictures, tmp_path, write_lines
+):
+    def raw(question, scores):
+        steps = [
+            {"step": f"step {i}", "score": s, "num_mc_correct": int(4 * s), "num_mc_total": 4}
+            for i, s in enumerate(scores)
+        ]
+        return {"image": "1.png", "question": question, "answer": "1", "response": "x", "steps_with_score": steps}
+
+    train = write_lines(folder_of_pictures / "train.jsonl", [raw("How many?", [1, 0.5])])
+    validation = write_lines(
+        folder_of_pictures / "validation.jsonl", [raw("Which?", [1, 0]), raw("Why?", [0.25, 0, 0]), raw("Who?", [1])]
+    )
+    judged = {
+        "image": ["2.png"],
+        "question": "Is it?",
+        "answer": "1",
+        "response": {"steps": ["a", "b", "c"], "process_correctness": [1, -1, 0]},
+        "policy_model": "p",
+        "data_source": "MMMU",
+    }
+    write_lines(folder_of_pictures / "test.jsonl", [judged])
+
+    def run(function, checkpoint=None):
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            callbacks=[
+                ProcessBench("validation", output_dir=str(tmp_path / function)),
+                ModelCheckpoint(tmp_path, "last"),
+            ],
+        )
+        model = ProcessRewardModel(str(sharp_checkpoint), system_prompt="", learning_rate=1e-3)
+        data = VisualPRM400KDataModule(
+            train_annotations=[str(train)],
+            validation_annotations=[str(validation)] if function == "fit" else None,
+            visual_process_bench=str(folder_of_pictures),
+            cache_dir=str(tmp_path / "cache"),
+        )
+        getattr(trainer, function)(model, datamodule=data, **({"ckpt_path": checkpoint} if checkpoint else {}))
+        return model
+
+    fitted = run("fit")
+    chosen = fitted.protocol
+    assert chosen.step_threshold is not None
+    assert chosen.step_threshold_chosen_on.startswith(f"{validation} (6 labelled steps of 3 solutions, macro F1 ")
+    tested = run("test", str(tmp_path / "last.ckpt"))
+    assert tested.protocol == chosen
+    stored = json.loads((tmp_path / "test" / "process_bench_test.json").read_text())
+    assert (stored["threshold"], stored["threshold_source"]) == (chosen.step_threshold, "validation")
+    assert stored["threshold_chosen_on"] == chosen.step_threshold_chosen_on
+    with pytest.raises(ValueError, match="'validation' needs a process validation split to choose on"):
+        run("test")  # weights without a threshold, data without a split
 
 
 def test_protocol_without_a_file(tiny_checkpoint):

@@ -149,9 +149,14 @@ def test_files_of_a_run(run):
         "best_of_n_test.md",
         "best_of_n_test.png",
         "candidate_scores.jsonl",
-        "process_bench_epoch0.json",
-        "process_bench_epoch1.json",
-        "process_bench_test.json",
+        *(
+            f"{name}_{label}.{kind}"
+            for name in ("process_bench", "process_bench_oracle")
+            for label in ("epoch0", "epoch1", "test")
+            for kind in ("json", "md")
+        ),
+        "process_bench_test.png",
+        "process_bench_oracle_test.png",
     }
     stored = read_json(folder / "run" / "best_of_n_epoch1.json")
     assert (stored["run"], stored["epoch"], stored["global_step"]) == ("epoch1", 1, 4)
@@ -233,6 +238,7 @@ def test_two_processes_give_the_table_of_one(run, tmp_path):
         "best_of_n_test",
         "process_bench_test",
         "process_bench_epoch0",
+        "process_bench_oracle_test",
     ):
         assert read_json(tmp_path / "run" / f"{name}.json") == read_json(folder / "run" / f"{name}.json")
     assert (tmp_path / "run" / CANDIDATE_SCORES).read_bytes() == (folder / "run" / CANDIDATE_SCORES).read_bytes()
@@ -310,7 +316,7 @@ def test_nothing_to_report_is_said(run, tmp_path):
     world, _ = run
     trainer, loaders = quiet_run(world, tmp_path)
     with pytest.warns(UserWarning, match="BestOfN has nothing to report"):
-        trainer.validate(Reader(), loaders[:1], verbose=False)
+        trainer.validate(Reader(), [loaders[0], loaders[-1]], verbose=False)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,21 @@
 import json
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.metrics import f1_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_evaluation import Reader, collate_judged, judged_solutions, make_trainer
+from tiny_evaluation import (
+    Reader,
+    ReaderProtocol,
+    collate_judged,
+    collate_process,
+    judged_solutions,
+    make_trainer,
+    process_rows,
+)
 from torch.utils.data import DataLoader
 
 from lightning_modules.callbacks.process_bench import ProcessBench
@@ -49,7 +59,26 @@ def test_metrics_against_scikit_learn(tmp_path):
     assert stored["overall"]["neutral_steps"] > 0
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"tensors": 0}).Reload()
     (text,) = events.Tensors("process_bench/table/text_summary")[0].tensor_proto.string_val
+    assert text.decode() == (tmp_path / "run" / "process_bench_validate.md").read_text()
     assert "| Overall" in text.decode()
+    assert "5 samples with 15 steps" in text.decode()
+    assert events.Images("process_bench/calibration_and_places")
+    assert (stored["is_released_set"], stored["threshold_source"]) == (False, "fixed")
+
+
+def test_errors_by_place_against_the_solutions(tmp_path):
+    _, stored = validate(tmp_path)
+    places = {}
+    for solution in judged_solutions():
+        for place, label in enumerate(solution.correctness):
+            if label != 0:
+                places.setdefault(place, []).append(label == -1)
+    expected = {place: sum(wrong) / len(wrong) for place, wrong in places.items()}
+    assert {row["step_index"]: row["error_rate"] for row in stored["by_step_index"]} == pytest.approx(expected)
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    for place, rate in expected.items():
+        (event,) = events.Scalars(f"process_bench_step_index/error_rate/{place}")
+        assert event.value == pytest.approx(rate)
 
 
 def test_threshold_is_used(tmp_path):
@@ -70,3 +99,118 @@ class NotANumber(Reader):
 def test_score_that_is_not_a_number_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"test.jsonl:2, step 1: the score is nan"):
         validate(tmp_path, module=NotANumber())
+
+
+# ------------------------------------------------------------------ thresholds
+
+
+def labelled_steps():
+    """Scores and labels of the labelled steps of the process validation split: right where mc > 0."""
+    return [
+        (score, mc > 0)
+        for _, scores, mcs in process_rows()
+        for score, mc in zip(scores, mcs, strict=True)
+        if not math.isnan(mc)
+    ]
+
+
+def run(folder, function, threshold, module=None, with_process=True):
+    trainer = make_trainer(
+        folder, logger=TensorBoardLogger(folder, name="", version="run"), callbacks=[ProcessBench(threshold)]
+    )
+    loaders = [DataLoader(judged_solutions(), batch_size=2, collate_fn=collate_judged)]
+    if with_process:
+        loaders.insert(0, DataLoader(process_rows(), batch_size=2, collate_fn=collate_process))
+    module = module or Reader()
+    metrics = getattr(trainer, function)(module, loaders, verbose=False)
+    return metrics[-1], module
+
+
+def test_threshold_of_the_validation_split(tmp_path):
+    metrics, module = run(tmp_path, "validate", "validation")
+    stored = json.loads((tmp_path / "run" / "process_bench_validate.json").read_text())
+    threshold = stored["threshold"]
+    steps = labelled_steps()
+    points = sorted({0.0, 1.0, *(score for score, _ in steps)})
+    points += [(low + high) / 2 for low, high in pairwise(points)]
+    best = max(macro_f1(steps, point) for point in points)
+    assert macro_f1(steps, threshold) == pytest.approx(best)
+    assert macro_f1(steps, 0.5) < best  # or else the test could not tell
+    assert metrics["process_bench/threshold"] == pytest.approx(threshold)
+    assert metrics["process_bench/macro_f1"] == pytest.approx(macro_f1(decided_steps(), threshold))
+    assert stored["threshold_source"] == "validation"
+    chosen_on = f"the process validation split ({len(steps)} labelled steps of 9 solutions, macro F1 {best:.4f} there)"
+    assert stored["threshold_chosen_on"] == chosen_on
+    assert (module.protocol.step_threshold, module.protocol.step_threshold_chosen_on) == (threshold, chosen_on)
+    assert chosen_on in (tmp_path / "run" / "process_bench_validate.md").read_text()
+
+
+def test_a_test_uses_the_threshold_of_the_model(tmp_path):
+    module = Reader()
+    module.protocol = ReaderProtocol(step_threshold=0.7, step_threshold_chosen_on="v.jsonl")
+    metrics, _ = run(tmp_path, "test", "validation", module)
+    assert metrics["process_bench/macro_f1"] == pytest.approx(macro_f1(decided_steps(), 0.7))
+    stored = json.loads((tmp_path / "run" / "process_bench_test.json").read_text())
+    assert (stored["threshold"], stored["threshold_chosen_on"]) == (0.7, "v.jsonl")
+    run(tmp_path, "test", "validation", module, with_process=False)  # so no split is needed
+
+
+def test_a_test_never_chooses_on_the_benchmark(tmp_path):
+    _, module = run(tmp_path, "test", "validation")  # the split is there, the model has no threshold
+    assert module.protocol.step_threshold is not None
+    with pytest.raises(
+        ValueError, match=r"no threshold can be chosen on the process validation split: .*there are none"
+    ):
+        run(tmp_path, "test", "validation", with_process=False)
+
+
+def test_few_batches_without_wrong_steps_are_no_error(tmp_path):
+    options = {"callbacks": [ProcessBench("oracle")], "limit_val_batches": 1}
+    trainer = make_trainer(tmp_path, logger=False, **options)
+    right = [replace(solution, correctness=(1,) * len(solution.steps)) for solution in judged_solutions()]
+    loader = DataLoader(right, batch_size=2, collate_fn=collate_judged)
+    with pytest.warns(UserWarning, match="ProcessBench has nothing to report on the few batches .* are correct"):
+        trainer.validate(Reader(), loader, verbose=False)
+    trainer = make_trainer(tmp_path, logger=False, callbacks=[ProcessBench("oracle")])
+    with pytest.raises(ValueError, match="are correct"):
+        trainer.validate(Reader(), loader, verbose=False)
+
+
+def test_a_missing_split_is_found_before_the_run(tmp_path):
+    callback = ProcessBench("validation")
+    trainer = make_trainer(tmp_path, logger=False)
+
+    class WithoutSplit:
+        validation_names = ("VisualProcessBench",)
+
+    trainer.datamodule = WithoutSplit()
+    with pytest.raises(
+        ValueError, match=r"needs a process validation split to choose on; give .* validation_annotations"
+    ):
+        callback.on_fit_start(trainer, Reader())
+    ProcessBench(0.85).on_fit_start(trainer, Reader())
+
+
+def test_the_oracle_is_marked_wherever_it_is_shown(tmp_path, capsys):
+    metrics, module = run(tmp_path, "test", "oracle")
+    assert metrics
+    assert all(name.startswith("process_bench_oracle") for name in metrics)
+    names = {path.name for path in (tmp_path / "run").iterdir() if "process_bench" in path.name}
+    assert names == {f"process_bench_oracle_test.{kind}" for kind in ("json", "md", "png")}
+    stored = json.loads((tmp_path / "run" / "process_bench_oracle_test.json").read_text())
+    assert stored["threshold_source"] == "oracle"
+    steps = decided_steps()
+    best = max(macro_f1(steps, point) for point in [*(score for score, _ in steps), 1.0])
+    assert metrics["process_bench_oracle/macro_f1"] == pytest.approx(best)
+    assert module.protocol.step_threshold is None  # nothing later takes it for a choice of validation
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"tensors": 0}).Reload()
+    tags = [tag for kind in ("scalars", "images", "tensors") for tag in events.Tags()[kind] if "process_bench" in tag]
+    assert tags
+    assert all(tag.startswith("process_bench_oracle") for tag in tags)
+    assert "with the ORACLE threshold" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, math.nan, "test", "best"])
+def test_other_thresholds_are_refused(threshold):
+    with pytest.raises(ValueError, match="threshold must be in"):
+        ProcessBench(threshold)

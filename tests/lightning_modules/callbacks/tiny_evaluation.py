@@ -6,6 +6,7 @@ by hand.
 
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.benchmarks.table import encode_image, write_table
 from datamodules.process.candidates import EncodedCandidates
-from datamodules.process.collate import pad_rows
+from datamodules.process.collate import StepBatch, pad_rows
 from datamodules.reasoning_benchmarks import CandidateBatch, CandidateGroup, read_best_of_n_datasets
 from datamodules.rollouts import Rollout, write_rollouts
 from datamodules.visual_process_bench import JudgedSolution, ProcessBenchBatch
@@ -100,6 +101,31 @@ def judged_solutions():
     ]
 
 
+def process_rows():
+    """Nine rows of process supervision, (scores, Monte Carlo scores) each; one step has none."""
+    rng = random.Random(1)
+    rows = []
+    for number in range(9):
+        mc = [rng.choice([0.0, 0.25, 1.0]) for _ in range(1 + number % 4)]
+        rows.append(([round(0.3 * rng.random() + (0.5 if value else 0.3), 3) for value in mc], mc))
+    rows[3][1][1] = float("nan")
+    return [(f"process.jsonl:{number + 1}", *row) for number, row in enumerate(rows)]
+
+
+def collate_process(rows):
+    scores = pad_rows([row[1] for row in rows], float("nan"), torch.float32)
+    positions = torch.where(scores.isnan(), -1, torch.arange(scores.shape[1]))
+    return StepBatch(
+        {"input_ids": torch.zeros(len(rows), 3, dtype=torch.long), "scores": scores},
+        positions,
+        mc=pad_rows([row[2] for row in rows], float("nan"), torch.float32),
+        num_mc_correct=torch.full_like(positions, -1),
+        num_mc_total=torch.full_like(positions, -1),
+        sample_ids=[row[0] for row in rows],
+        sources=["process"] * len(rows),
+    )
+
+
 def collate_candidates(items):
     groups = []
     for item in items:
@@ -140,11 +166,21 @@ def collate_judged(solutions):
     )
 
 
+@dataclass(frozen=True)
+class ReaderProtocol:
+    """What ProcessBench looks at of the protocol of a reward model."""
+
+    threshold: float = 0.0
+    step_threshold: float | None = None
+    step_threshold_chosen_on: str | None = None
+
+
 class Reader(LightningModule):
     """Scores what it is told, to the power of a parameter that training moves from 1 to 2."""
 
     def __init__(self):
         super().__init__()
+        self.protocol = ReaderProtocol()
         self.power = torch.nn.Parameter(torch.ones(()))
 
     def training_step(self, batch, batch_idx):
@@ -168,10 +204,12 @@ class Reader(LightningModule):
 
 
 def evaluation_loaders(folder):
-    datasets = read_best_of_n_datasets(folder, folder / "rollouts.jsonl", num_candidates=CANDIDATES)
+    # Responses are scores here and hold no answers, so the verdicts are those of the file.
+    datasets = read_best_of_n_datasets(folder, folder / "rollouts.jsonl", num_candidates=CANDIDATES, rules="file")
     return [
         DataLoader(judged_solutions(), batch_size=2, collate_fn=collate_judged),
         *(DataLoader(dataset, batch_size=3, collate_fn=collate_candidates) for dataset in datasets.values()),
+        DataLoader(process_rows(), batch_size=2, collate_fn=collate_process),
     ]
 
 
@@ -184,7 +222,8 @@ def make_trainer(folder, devices=1, **options):
         "logger": TensorBoardLogger(folder, name="", version="run"),
         "callbacks": [
             BestOfN(**best_of_n),
-            ProcessBench(),
+            ProcessBench("validation"),
+            ProcessBench("oracle"),
             ModelCheckpoint(monitor="best_of_n/overall", mode="max", filename="best", dirpath=folder / "checkpoints"),
         ],
     }

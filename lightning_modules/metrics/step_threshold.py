@@ -1,0 +1,85 @@
+"""The threshold from which on a step score counts as "correct": where it comes from, and how it is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+Source = Literal["fixed", "validation", "oracle"]
+
+
+class OneLabelError(ValueError):
+    """All steps that a threshold is to be chosen on have one label."""
+
+
+@dataclass(frozen=True)
+class StepThreshold:
+    """A threshold and its origin.
+
+    Attributes:
+        value: In [0, 1]; a step whose score reaches it counts as judged correct.
+        source: ``fixed`` was given by the user; ``validation`` was chosen on other data than the benchmark; ``oracle``
+            was chosen on the benchmark itself, so that the scores are an upper bound and no fair result.
+        chosen_on: Name of the data it was chosen on; empty for a fixed one.
+    """
+
+    value: float
+    source: Source = "fixed"
+    chosen_on: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value <= 1:
+            raise ValueError(f"threshold must be in [0, 1], got {self.value}")
+        if self.source not in get_args(Source):
+            raise ValueError(f"source of a threshold must be one of {get_args(Source)}, got {self.source!r}")
+
+    @property
+    def label(self) -> str:
+        """What reports call it, e.g. ``oracle threshold 0.43, chosen on the benchmark itself``."""
+        if self.source == "fixed":
+            return f"fixed threshold {self.value:g}"
+        return f"{self.source} threshold {self.value:.4g}, chosen on {self.chosen_on}"
+
+
+def best_threshold(scores: Tensor, is_correct: Tensor) -> tuple[float, float]:
+    """The threshold with the best macro F1 on some steps.
+
+    All ways to cut the scores in two are tried; a threshold lies halfway between the scores that it parts (0 and 1
+    bound them). Of equally good ones the nearest to 0.5 is taken, then the lower, so that the result depends on the
+    steps alone and not on their order.
+
+    Args:
+        scores: (n,) step scores in [0, 1].
+        is_correct: (n,) bool labels.
+
+    Returns:
+        The threshold, and its macro F1 on these steps.
+
+    Raises:
+        OneLabelError: If all steps have one label, or there are none.
+        ValueError: If a score is not in [0, 1].
+    """
+    values, labels = scores.double().cpu().numpy(), is_correct.cpu().numpy().astype(bool)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("step scores must be in [0, 1]; at least one is not, or is NaN")
+    if labels.all() or not labels.any():
+        found = f"all {labels.size} are {'correct' if labels.all() else 'wrong'}" if labels.size else "there are none"
+        raise OneLabelError(f"a threshold needs correct and wrong steps to be chosen on; {found}")
+    distinct, places = np.unique(values, return_inverse=True)
+    # After k of the distinct scores: the steps that a threshold above them judges wrong.
+    missed = np.concatenate([[0], np.bincount(places, labels, len(distinct)).cumsum()])
+    caught = np.concatenate([[0], np.bincount(places, ~labels, len(distinct)).cumsum()])
+    found, passed = labels.sum() - missed, (~labels).sum() - caught
+    macro_f1 = (2 * found / (2 * found + missed + passed) + 2 * caught / (2 * caught + missed + passed)) / 2
+    bounds = np.concatenate([[0.0], distinct, [1.0]])
+    thresholds = (bounds[:-1] + bounds[1:]) / 2
+    # Halfway between neighbouring floating-point numbers is one of them; the upper one parts them.
+    thresholds[1:] = np.where(thresholds[1:] > bounds[1:-1], thresholds[1:], bounds[2:])
+    if distinct[-1] == 1:
+        macro_f1, thresholds = macro_f1[:-1], thresholds[:-1]  # nothing in [0, 1] is above a score of 1
+    best = np.flatnonzero(macro_f1 == macro_f1.max())
+    chosen = best[np.lexsort((thresholds[best], abs(thresholds[best] - 0.5)))[0]]
+    return float(thresholds[chosen]), float(macro_f1[chosen])
