@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LONGEST_VALUE = 80
+_NAMED = 10
 
 
 def shown(value: object) -> str:
     """``repr`` of a value, cut to a length that suits an error message."""
     whole = repr(value)
     return whole if len(whole) <= _LONGEST_VALUE else f"{whole[:_LONGEST_VALUE]}..."
+
+
+def first_of(texts: Sequence[str], separator: str = ", ") -> str:
+    """The first ten of some texts, and how many more there are."""
+    more = f"{separator}and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+    return separator.join(texts[:_NAMED]) + more
 
 
 def wrong_field(where: str, name: str, expected: str, value: object) -> ValueError:

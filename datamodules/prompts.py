@@ -26,6 +26,7 @@ from datamodules.answers.letters import OPTION_LETTERS, extract_option
 from datamodules.benchmarks import BenchmarkOptions, Grade, Rules, benchmarks_in, make_benchmark
 from datamodules.benchmarks.base import POLICY_INSTRUCTION, with_instruction
 from datamodules.files import read_jsonl
+from datamodules.grading import question_digest, verdict_digest
 from datamodules.images import open_image
 from datamodules.process.conversation import IMAGE_PLACEHOLDER, question_content
 from datamodules.process.labels import IGNORE_INDEX
@@ -47,6 +48,7 @@ class Prompt:
         text: What the policy reads: the question with the instruction; the question alone if empty.
         details: Further fields of the rollouts of this prompt: the rules that grade them, and the order of options that
             were shuffled.
+        verdict_digest: Of a response, for rollouts of benchmarks, see :mod:`datamodules.grading`.
     """
 
     prompt_id: str
@@ -59,6 +61,7 @@ class Prompt:
     response: str | None = None
     text: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    verdict_digest: Callable[[str], str] | None = None
 
     @property
     def policy_text(self) -> str:
@@ -279,7 +282,7 @@ def benchmark_prompts(
         for question in benchmark.read(folder):
             details: dict[str, Any] = {"rules": rules}
             if question.option_order is not None:
-                details["option_order"] = list(question.option_order)
+                details["option_order"] = question.option_order
             prompts.append(
                 Prompt(
                     f"{name}/{question.question_id}",
@@ -291,6 +294,7 @@ def benchmark_prompts(
                     partial(benchmark.grade, question),
                     text=benchmark.policy_prompt(question, instruction),
                     details=details,
+                    verdict_digest=partial(verdict_digest, question_digest(benchmark, question)),
                 )
             )
     return prompts

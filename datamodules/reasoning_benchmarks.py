@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch.utils.data import Dataset
 
 from datamodules.answers.vote import equivalence_classes
-from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, Rules, make_benchmark
+from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, make_benchmark
 from datamodules.process.candidates import EncodedCandidates, encode_candidates
 from datamodules.process.encoder import ConversationEncoder
 from datamodules.process.steps import response_steps
-from datamodules.rollouts import Rollout, group_by_question, read_rollouts
+from datamodules.rollout_check import RolloutCheck, check_rollouts
+from datamodules.rollouts import Rollout, place, read_rollouts
 
 logger = logging.getLogger(__name__)
+
+OnMissing = Literal["error", "skip"]
+VerdictRules = Literal["ours", "official", "file"]
 
 
 @dataclass(frozen=True)
@@ -69,60 +74,52 @@ class CandidateBatch:
 
 
 class BestOfNDataset(Dataset[AnsweredQuestion]):
-    """Questions of one benchmark that have candidates.
+    """Questions of one benchmark with their candidates, which are checked against it.
 
     Args:
         benchmark: A name in :data:`datamodules.benchmarks.BENCHMARKS`.
         folder: Holds the benchmark's table or dataset.
-        rollouts: (benchmark, question id) to at least N rollouts, see :func:`datamodules.rollouts.group_by_question`;
-            those of other benchmarks are not looked at. Questions without any are left out, with a warning.
-        rules: Grade all responses anew, by these rules; by default the verdicts of the rollouts count.
+        rollouts: At least the samples 0 to N - 1 of each question; those of other benchmarks are not looked at.
+        num_candidates: N.
+        rules: Whose verdicts count. "ours" and "official" grade by these rules what is not known to be graded by them.
+            By default these are the rules that each rollout names, ours if it names none. "file" takes the verdicts as
+            they are in the file, for instance of a judge. Verdicts in the file that differ from those of the rules are
+            reported in each case.
         options: Name of a benchmark to how it is read.
+        on_missing: What to do about questions without any rollouts: raise an error that names them, or leave them out
+            and say so.
 
     Attributes:
-        rules: Names of the rules that the verdicts are by; "unknown" where the rollouts do not say.
+        rules: Names of the rules that the verdicts are by; "unknown" where verdicts of the file do not say.
 
     Raises:
         FileNotFoundError: If the benchmark is not there.
-        ValueError: If the table is wrong, rollouts belong to a question that it does not have or to another order of
-            options, there are none, or units (seeds of DynaMath, groups of We-Math) lack questions with rollouts.
+        ValueError: If the table is wrong; if rollouts are missing, occur twice, or are of unknown questions or of
+            another order of options; or if units (seeds of DynaMath, groups of We-Math) lack questions with rollouts.
     """
 
     def __init__(
         self,
         benchmark: str,
         folder: Path,
-        rollouts: Mapping[tuple[str, str], Sequence[Rollout]],
-        rules: Rules | None = None,
+        rollouts: Sequence[Rollout],
+        num_candidates: int,
+        rules: VerdictRules | None = None,
         options: Mapping[str, BenchmarkOptions] | None = None,
+        on_missing: OnMissing = "error",
     ) -> None:
-        self.benchmark = make_benchmark(benchmark, rules or "ours", options)
+        by_rules = None if rules == "file" else rules
+        self.benchmark = make_benchmark(benchmark, by_rules or "ours", options)
         questions = {question.question_id: question for question in self.benchmark.read(folder)}
-        own = {key[1]: tuple(group) for key, group in rollouts.items() if key[0] == benchmark}
-        unknown = [question_id for question_id in own if question_id not in questions]
-        if unknown:
-            where = getattr(own[unknown[0]][0], "where", "rollouts")
-            raise ValueError(
-                f"{where}: field 'question_id': {benchmark} in {folder} has no question {unknown[0]!r} "
-                f"({len(unknown)} such questions); were the rollouts sampled from another table?"
-            )
-        if not own:
-            raise ValueError(
-                f"{benchmark}: there are no rollouts for it; sample them, or leave it out of benchmark_names"
-            )
-        if len(own) < len(questions):
-            logger.warning(
-                "%s: %d of %d questions have no rollouts and are left out",
-                benchmark,
-                len(questions) - len(own),
-                len(questions),
-            )
-        self.questions = [questions[question_id] for question_id in questions if question_id in own]
+        check = check_rollouts(self.benchmark, list(questions.values()), rollouts, num_candidates, by_rules)
+        _refuse(check, on_missing)
+        if check.stale:
+            used = "those of the file" if rules == "file" else "the present ones"
+            logger.warning("%s: %s; %s are used", check.benchmark, check.stale, used)
+        groups = check.groups if rules == "file" else check.graded
+        self.questions = [questions[question_id] for question_id in groups]
         self._check_units()
-        self.rollouts = [own[question.question_id] for question in self.questions]
-        self._check_option_orders()
-        if rules is not None:
-            self._grade_anew(rules)
+        self.rollouts = [tuple(groups[question.question_id][:num_candidates]) for question in self.questions]
         self.rules = sorted({rollout.rules or "unknown" for group in self.rollouts for rollout in group})
         if len(self.rules) > 1:
             logger.warning("%s: the rollouts are graded by different rules: %s", benchmark, ", ".join(self.rules))
@@ -150,39 +147,26 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
         logger.warning("%s; left out", message)
         self.questions = [q for q, is_whole in zip(self.questions, complete, strict=True) if is_whole]
 
-    def _check_option_orders(self) -> None:
-        for question, group in zip(self.questions, self.rollouts, strict=True):
-            for rollout in group:
-                if rollout.option_order not in (None, question.option_order):
-                    where = getattr(rollout, "where", "rollouts")
-                    raise ValueError(
-                        f"{where}: field 'option_order': {rollout.option_order} of {rollout.benchmark} question "
-                        f"{rollout.question_id!r}, but its options are in the order {question.option_order} now, so "
-                        f"letters mean other options"
-                    )
-
-    def _grade_anew(self, rules: Rules) -> None:
-        changed = total = 0
-        for index, (question, group) in enumerate(zip(self.questions, self.rollouts, strict=True)):
-            graded = []
-            for rollout in group:
-                grade = self.benchmark.grade(question, rollout.response)
-                changed += grade.is_correct != rollout.is_correct
-                graded.append(
-                    replace(rollout, is_correct=grade.is_correct, extracted_answer=grade.extracted_answer, rules=rules)
-                )
-            total += len(graded)
-            self.rollouts[index] = tuple(graded)
-        logger.info(
-            "%s: graded anew by rules %r: %d of %d verdicts changed", self.benchmark.name, rules, changed, total
-        )
-
     def check_texts(self, encoder: ConversationEncoder) -> None:
         """Refuse texts that hold special tokens of the tokenizer; raises ValueError with the place."""
         for question, rollouts in zip(self.questions, self.rollouts, strict=True):
             for rollout in rollouts:
-                where = getattr(rollout, "where", f"{self.benchmark.name}/{question.question_id}")
-                encoder.check_conversation(question.question, [rollout.response], where)
+                encoder.check_conversation(question.question, [rollout.response], place(rollout))
+
+
+def _refuse(check: RolloutCheck, on_missing: OnMissing) -> None:
+    """Raise an error about everything that is wrong with the candidates of a benchmark."""
+    if not check.num_rollouts:
+        raise ValueError(
+            f"{check.benchmark}: there are no rollouts for it; sample them, or leave it out of benchmark_names"
+        )
+    problems = check.broken
+    if check.absent and on_missing == "error":
+        problems.append(f"{check.absent}; sample them, or set on_missing_rollouts to 'skip' to leave them out")
+    elif check.absent:
+        logger.warning("%s: %s; they are left out", check.benchmark, check.absent)
+    if problems:
+        raise ValueError(f"{check.benchmark}: rollouts do not fit the benchmark: {'. '.join(problems)}")
 
 
 def read_best_of_n_datasets(
@@ -190,8 +174,9 @@ def read_best_of_n_datasets(
     rollouts: Path,
     names: Sequence[str] | None = None,
     num_candidates: int = 8,
-    rules: Rules | None = None,
+    rules: VerdictRules | None = None,
     options: Mapping[str, BenchmarkOptions] | None = None,
+    on_missing: OnMissing = "error",
 ) -> dict[str, BestOfNDataset]:
     """One dataset a benchmark.
 
@@ -202,6 +187,7 @@ def read_best_of_n_datasets(
         num_candidates: N.
         rules: See :class:`BestOfNDataset`.
         options: Likewise.
+        on_missing: Likewise.
 
     Returns:
         Name to dataset, in the order of the paper's tables.
@@ -210,13 +196,17 @@ def read_best_of_n_datasets(
         FileNotFoundError: If a table or the rollouts are not there.
         ValueError: If a name is unknown, or see :class:`BestOfNDataset` and :mod:`datamodules.rollouts`.
     """
-    groups = group_by_question(read_rollouts(rollouts), num_candidates)
-    present = dict.fromkeys(benchmark for benchmark, _ in groups)
+    rows = read_rollouts(rollouts)
+    present = dict.fromkeys(row.benchmark for row in rows)
     unknown = [name for name in [*(names or ()), *present] if name not in BENCHMARKS]
     if unknown:
         raise ValueError(f"unknown benchmark {unknown[0]!r} in {rollouts}; known are {', '.join(BENCHMARKS)}")
     chosen = present if names is None else dict.fromkeys(names)
-    return {name: BestOfNDataset(name, folder, groups, rules, options) for name in BENCHMARKS if name in chosen}
+    return {
+        name: BestOfNDataset(name, folder, rows, num_candidates, rules, options, on_missing)
+        for name in BENCHMARKS
+        if name in chosen
+    }
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """Rollouts: sampled solutions of benchmark questions, kept on disk and scored again and again.
 
-A rollout file is JSONL with one row a solution, see :class:`Rollout`.
+A rollout file is JSONL with one row a solution, see :class:`Rollout`. All reading and writing of such rows is here;
+:mod:`datamodules.rollout_check` compares them with the benchmarks, :mod:`datamodules.rollout_import` makes them of the
+files of other tools.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,16 @@ class Rollout:
         extracted_answer: Its final answer, None if none could be read.
         is_correct: The benchmark's verdict.
         policy: Name of the model that wrote it.
-        temperature: Of sampling.
-        top_p: Of sampling.
-        max_new_tokens: Limit on the length.
-        seed: Of sampling.
-        rules: By which the verdict was made, "ours" or "official"; None where the file does not say.
+        temperature: Of sampling; None where it is not known, as in files of other tools.
+        top_p: Of sampling; None likewise.
+        max_new_tokens: Limit on the length; None likewise.
+        seed: Of sampling; None likewise.
+        rules: By which the verdict was made, "ours" or "official", or another name for verdicts of something else, such
+            as a judge; None where the file does not say.
         option_order: The order of the options that the policy saw, where they were shuffled: for option A, B, ... its
             place in the benchmark's row.
+        verdict_digest: Tells whether rules, gold answers and response are those of the verdict, see
+            :func:`datamodules.grading.verdict_digest`; None where it is not known.
     """
 
     benchmark: str
@@ -43,12 +47,13 @@ class Rollout:
     extracted_answer: str | None
     is_correct: bool
     policy: str
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    seed: int
+    temperature: float | None
+    top_p: float | None
+    max_new_tokens: int | None
+    seed: int | None
     rules: str | None = None
     option_order: tuple[int, ...] | None = None
+    verdict_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,21 +73,27 @@ def parse_rollout(row: Mapping[str, Any], where: str) -> LocatedRollout:
     Raises:
         ValueError: If a field is missing, of the wrong type or out of range; names file, line and field.
     """
-    answer = fields.required(row, "extracted_answer", where)
+
+    def is_given(name: str) -> bool:
+        return fields.required(row, name, where) is not None
+
     return LocatedRollout(
         benchmark=fields.text(row, "benchmark", where),
         question_id=fields.text(row, "question_id", where),
         sample_index=fields.integer(row, "sample_index", where, minimum=0),
         response=fields.text(row, "response", where, blank=True),
-        extracted_answer=None if answer is None else fields.text(row, "extracted_answer", where, blank=True),
+        extracted_answer=(
+            fields.text(row, "extracted_answer", where, blank=True) if is_given("extracted_answer") else None
+        ),
         is_correct=fields.boolean(row, "is_correct", where),
         policy=fields.text(row, "policy", where),
-        temperature=fields.number(row, "temperature", where, minimum=0.0),
-        top_p=fields.number(row, "top_p", where, minimum=0.0, maximum=1.0),
-        max_new_tokens=fields.integer(row, "max_new_tokens", where, minimum=1),
-        seed=fields.integer(row, "seed", where),
+        temperature=fields.number(row, "temperature", where, minimum=0.0) if is_given("temperature") else None,
+        top_p=fields.number(row, "top_p", where, minimum=0.0, maximum=1.0) if is_given("top_p") else None,
+        max_new_tokens=fields.integer(row, "max_new_tokens", where, minimum=1) if is_given("max_new_tokens") else None,
+        seed=fields.integer(row, "seed", where) if is_given("seed") else None,
         rules=fields.text(row, "rules", where) if row.get("rules") is not None else None,
         option_order=_option_order(row, where),
+        verdict_digest=fields.text(row, "verdict_digest", where) if row.get("verdict_digest") is not None else None,
         where=where,
     )
 
@@ -114,58 +125,18 @@ def read_rollouts(path: Path) -> list[LocatedRollout]:
     return rollouts
 
 
+def rollout_row(rollout: Rollout) -> dict[str, Any]:
+    """The row of a rollout file that :func:`parse_rollout` reads."""
+    row = asdict(rollout)
+    row.pop("where", None)
+    return row
+
+
 def write_rollouts(path: Path, rollouts: Iterable[Rollout]) -> None:
     """Write a rollout file, whole or not at all."""
-    rows = []
-    for rollout in rollouts:
-        row = asdict(rollout)
-        row.pop("where", None)
-        rows.append(row)
-    atomic_write_jsonl(path, rows)
+    atomic_write_jsonl(path, map(rollout_row, rollouts))
 
 
-def group_by_question(
-    rollouts: Iterable[Rollout], num_samples: int | None = None
-) -> dict[tuple[str, str], list[Rollout]]:
-    """Put the rollouts of each question together.
-
-    Args:
-        rollouts: In any order.
-        num_samples: Keep the samples 0 to ``num_samples - 1`` of each question; None keeps all.
-
-    Returns:
-        (benchmark, question id) to its rollouts by sample index, in order of first appearance.
-
-    Raises:
-        ValueError: If a sample index repeats or is missing; names file, line and field.
-    """
-    groups: dict[tuple[str, str], list[Rollout]] = {}
-    for rollout in rollouts:
-        groups.setdefault((rollout.benchmark, rollout.question_id), []).append(rollout)
-    for key, group in groups.items():
-        group.sort(key=lambda rollout: rollout.sample_index)
-        _check_indices(key, group, num_samples)
-        groups[key] = group[:num_samples]
-    return groups
-
-
-def _check_indices(key: tuple[str, str], group: Sequence[Rollout], num_samples: int | None) -> None:
-    name = f"question {key[1]!r} of {key[0]}"
-    for previous, rollout in pairwise(group):
-        if previous.sample_index == rollout.sample_index:
-            raise ValueError(
-                f"{_place(rollout)}: field 'sample_index': {name} has two rollouts with index {rollout.sample_index}, "
-                f"the other at {_place(previous)}"
-            )
-    indices = [rollout.sample_index for rollout in group]
-    expected = range(len(group) if num_samples is None else num_samples)
-    missing = sorted(set(expected) - set(indices))
-    if missing:
-        raise ValueError(
-            f"{_place(group[0])}: field 'sample_index': {name} has the rollouts {indices}, but {missing} are missing; "
-            f"sample them, or evaluate fewer candidates a question"
-        )
-
-
-def _place(rollout: Rollout) -> str:
+def place(rollout: Rollout) -> str:
+    """Where a rollout comes from, to begin messages with."""
     return getattr(rollout, "where", "unsaved rollout")

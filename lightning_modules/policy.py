@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from datamodules.process.labels import IGNORE_INDEX
-from datamodules.prompts import PromptBatch, SupervisedBatch
+from datamodules.prompts import Prompt, PromptBatch, SupervisedBatch
+from datamodules.rollouts import Rollout, rollout_row
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
 from lightning_modules.model.backbone import connect_processor, load_backbone, load_processor
@@ -106,22 +107,25 @@ class Policy(LightningModule):
             for prompt, texts in zip(batch.prompts, sampled, strict=True)
         ]
 
-    def _rollout(self, prompt: Any, sample_index: int, response: str) -> dict[str, Any]:
+    def _rollout(self, prompt: Prompt, sample_index: int, response: str) -> dict[str, Any]:
         grade = prompt.grade(response)
-        return {
-            "benchmark": prompt.source,
-            "question_id": prompt.prompt_id.removeprefix(f"{prompt.source}/"),
-            "sample_index": sample_index,
-            "response": response,
-            "extracted_answer": grade.extracted_answer,
-            "is_correct": grade.is_correct,
-            "policy": Path(str(self.hparams["model_name_or_path"])).name,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "max_new_tokens": self.sampling.max_new_tokens,
-            "seed": self.sampling.seed,
-            **prompt.details,
-        }
+        return rollout_row(
+            Rollout(
+                benchmark=prompt.source,
+                question_id=prompt.prompt_id.removeprefix(f"{prompt.source}/"),
+                sample_index=sample_index,
+                response=response,
+                extracted_answer=grade.extracted_answer,
+                is_correct=grade.is_correct,
+                policy=Path(str(self.hparams["model_name_or_path"])).name,
+                temperature=self.sampling.temperature,
+                top_p=self.sampling.top_p,
+                max_new_tokens=self.sampling.max_new_tokens,
+                seed=self.sampling.seed,
+                verdict_digest=prompt.verdict_digest(response) if prompt.verdict_digest else None,
+                **prompt.details,
+            )
+        )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""

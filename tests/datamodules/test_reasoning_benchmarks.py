@@ -65,7 +65,7 @@ def encoder(tiny_processor):
 
 
 def test_questions_with_their_candidates(folder, rollouts):
-    datasets = read_best_of_n_datasets(folder, rollouts, None, 4)
+    datasets = read_best_of_n_datasets(folder, rollouts, None, 4, rules="file")
     assert list(datasets) == ["MathVision"]
     dataset = datasets["MathVision"]
     assert dataset.benchmark.name == "MathVision"
@@ -76,7 +76,7 @@ def test_questions_with_their_candidates(folder, rollouts):
 
 
 def test_a_batch(folder, rollouts, encoder):
-    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4, rules="file")["MathVision"]
     batch = CandidateCollator(encoder)([dataset[0], dataset[1]])
     group = batch.groups[0]
     assert (group.benchmark, group.question_id) == ("MathVision", "10")
@@ -117,31 +117,49 @@ def test_lightning_can_move_a_batch(folder, rollouts, encoder):
     assert moved.groups[0].responses == RESPONSES
 
 
-def test_questions_without_rollouts_are_left_out_aloud(folder, rollouts, caplog):
+def test_questions_without_rollouts_are_an_error_or_left_out_aloud(folder, rollouts, caplog):
     write_rollouts(rollouts, [rollout("3", 0), rollout("10", 0)])
-    dataset = read_best_of_n_datasets(folder, rollouts, None, 1)["MathVision"]
+    with pytest.raises(
+        ValueError, match=r"1 of 3 questions have no rollouts: '2'; .* set on_missing_rollouts to 'skip'"
+    ):
+        read_best_of_n_datasets(folder, rollouts, None, 1)
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 1, on_missing="skip")["MathVision"]
     assert [question.question_id for question in dataset.questions] == ["10", "3"]
-    assert "MathVision: 1 of 3 questions have no rollouts and are left out" in caplog.text
+    assert "MathVision: 1 of 3 questions have no rollouts: '2'; they are left out" in caplog.text
+
+
+def test_stale_verdicts_are_reported_and_those_of_the_rules_are_used(folder, rollouts, caplog):
+    rows = [rollout(q, i) for q in ("2", "10", "3") for i in range(2)]
+    rows[3] = replace(rows[3], is_correct=True)  # "10", sample 1: no readable answer
+    write_rollouts(rollouts, rows)
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 2)["MathVision"]
+    assert [entry.is_correct for entry in dataset[0].rollouts] == [True, False]
+    assert f"1 of 6 verdicts differ from those of the present rules: {rollouts}:4 (question '10'" in caplog.text
+    assert "the present ones are used" in caplog.text
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 2, rules="file")["MathVision"]
+    assert [entry.is_correct for entry in dataset[0].rollouts] == [True, True]
+    assert "those of the file are used" in caplog.text
 
 
 def test_rollouts_that_do_not_fit(folder, rollouts):
-    with pytest.raises(ValueError, match=r"'2' of MathVision has the rollouts \[0, 1, 2, 3\], but \[4\] are missing"):
+    with pytest.raises(ValueError, match=r"3 questions do not have the samples 0 to 4: '10' lacks 4; '2' lacks 4; '3'"):
         read_best_of_n_datasets(folder, rollouts, None, 5)
     with pytest.raises(ValueError, match=r"unknown benchmark 'Math' .*; known are "):
         read_best_of_n_datasets(folder, rollouts, ["Math"], 1)
     with pytest.raises(FileNotFoundError, match="MMMU"):
         read_best_of_n_datasets(folder, rollouts, ["MMMU"], 1)
     write_rollouts(rollouts, [rollout("3", 0), rollout("17", 0)])
-    with pytest.raises(
-        ValueError, match=r"rollouts.jsonl:2: field 'question_id': MathVision in .* has no question '17'"
-    ):
+    with pytest.raises(ValueError, match=r"questions that MathVision does not have .*rollouts.jsonl:2 '17'"):
+        read_best_of_n_datasets(folder, rollouts, None, 1)
+    write_rollouts(rollouts, [rollout("3", 0), rollout("3", 0)])
+    with pytest.raises(ValueError, match=r"rollouts.jsonl:2 repeats sample 0 of '3' at .*rollouts.jsonl:1"):
         read_best_of_n_datasets(folder, rollouts, None, 1)
     write_rollouts(rollouts, [rollout("3", 0, benchmark="MMMU")])
     with pytest.raises(ValueError, match="MathVision: there are no rollouts for it"):
         read_best_of_n_datasets(folder, rollouts, ["MathVision"], 1)
 
 
-def test_grading_anew_by_other_rules(folder, rollouts, caplog):
+def test_grading_by_other_rules(folder, rollouts, caplog):
     """A box counts by both rules; the last line ``0.5`` by ours alone, and the file has every verdict wrong."""
     responses = ["\\boxed{1/2}", "It is 0.5", "\\boxed{2}"]
     rows = [
@@ -149,27 +167,36 @@ def test_grading_anew_by_other_rules(folder, rollouts, caplog):
         for index, text in enumerate(responses)
     ]
     write_rollouts(rollouts, rows)
-    recorded = read_best_of_n_datasets(folder, rollouts, None, 3)["MathVision"]
+    recorded = read_best_of_n_datasets(folder, rollouts, None, 3, "file", on_missing="skip")["MathVision"]
     assert [entry.is_correct for entry in recorded[0].rollouts] == [False, False, True]
     assert recorded.rules == ["unknown"]
-    caplog.set_level("INFO")
     for rules, verdicts, answers in (
         ("ours", [True, True, False], ["1/2", "0.5", "2"]),
         ("official", [True, False, False], ["1/2", None, "2"]),
+        (None, [True, True, False], ["1/2", "0.5", "2"]),
     ):
-        dataset = read_best_of_n_datasets(folder, rollouts, None, 3, rules)["MathVision"]
+        caplog.clear()
+        dataset = read_best_of_n_datasets(folder, rollouts, None, 3, rules, on_missing="skip")["MathVision"]
         assert [entry.is_correct for entry in dataset[0].rollouts] == verdicts
         assert [entry.extracted_answer for entry in dataset[0].rollouts] == answers
-        assert dataset.rules == [rules]
+        assert dataset.rules == [rules or "ours"]
         wrong = sum(row.is_correct != verdict for row, verdict in zip(rows, verdicts, strict=True))
-        assert f"MathVision: graded anew by rules '{rules}': {wrong} of 3 verdicts changed" in caplog.text
+        assert f"{wrong} of 3 verdicts differ from those of the present rules" in caplog.text
 
 
-def test_rollouts_graded_by_different_rules(folder, rollouts, caplog):
-    write_rollouts(rollouts, [replace(rollout("3", 0), rules="ours"), replace(rollout("2", 0), rules="official")])
+def test_each_rollout_is_graded_by_the_rules_it_names(folder, rollouts, caplog):
+    text = "It is 0.5"  # right by our rules alone
+    rows = [
+        replace(rollout("3", 0), response=text, is_correct=False, rules="ours"),
+        replace(rollout("2", 0), response=text, is_correct=True, rules="official"),
+        replace(rollout("10", 0), response=text, is_correct=False, rules="a judge"),
+    ]
+    write_rollouts(rollouts, rows)
     dataset = read_best_of_n_datasets(folder, rollouts, None, 1)["MathVision"]
-    assert dataset.rules == ["official", "ours"]
-    assert "the rollouts are graded by different rules: official, ours" in caplog.text
+    verdicts = {group[0].question_id: (group[0].is_correct, group[0].rules) for group in dataset.rollouts}
+    assert verdicts == {"3": (True, "ours"), "2": (False, "official"), "10": (False, "a judge")}
+    assert dataset.rules == ["a judge", "official", "ours"]
+    assert "the rollouts are graded by different rules: a judge, official, ours" in caplog.text
 
 
 def test_options_in_another_order_are_refused(tmp_path):
@@ -182,7 +209,7 @@ def test_options_in_another_order_are_refused(tmp_path):
     dataset = read_best_of_n_datasets(tmp_path, path, None, 1)["GPQA-Diamond"]
     assert dataset[0].rollouts[0].option_order == dataset[0].question.option_order == order
     write_rollouts(path, [replace(rollout("r", 0, "GPQA-Diamond"), option_order=order[::-1])])
-    with pytest.raises(ValueError, match=r"rollouts\.jsonl:1: field 'option_order': .* so letters mean other options"):
+    with pytest.raises(ValueError, match=r"letters mean other options: .*rollouts\.jsonl:1: field 'option_order' is"):
         read_best_of_n_datasets(tmp_path, path, None, 1)
 
 
@@ -194,9 +221,9 @@ def test_units_without_all_rollouts(tmp_path, caplog):
     with pytest.raises(
         ValueError, match=r"DynaMath: of those that have rollouts, 1 seeds \(qid 2\) .*; sample the others"
     ):
-        read_best_of_n_datasets(tmp_path, path, None, 1)
+        read_best_of_n_datasets(tmp_path, path, None, 1, on_missing="skip")
     options = {"DynaMath": BenchmarkOptions(allow_incomplete=True)}
-    dataset = read_best_of_n_datasets(tmp_path, path, None, 1, options=options)["DynaMath"]
+    dataset = read_best_of_n_datasets(tmp_path, path, None, 1, options=options, on_missing="skip")["DynaMath"]
     assert len(dataset) == 10
     assert "1 seeds (qid 2)" in caplog.text
     assert "left out" in caplog.text
@@ -204,6 +231,6 @@ def test_units_without_all_rollouts(tmp_path, caplog):
 
 def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder):
     write_rollouts(rollouts, [rollout("3", 0), Rollout(**{**rollout("2", 0).__dict__, "response": "a<|end|>"})])
-    dataset = read_best_of_n_datasets(folder, rollouts, None, 1)["MathVision"]
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 1, on_missing="skip")["MathVision"]
     with pytest.raises(ValueError, match=r"rollouts.jsonl:2: step 0: the text holds the special token '<\|end\|>'"):
         dataset.check_texts(encoder)

@@ -1,9 +1,8 @@
 import json
-from dataclasses import replace
 
 import pytest
 
-from datamodules.rollouts import Rollout, group_by_question, read_rollouts, write_rollouts
+from datamodules.rollouts import Rollout, read_rollouts, write_rollouts
 
 
 def rollout(question_id="1", sample_index=0, **fields):
@@ -25,12 +24,14 @@ def rollout(question_id="1", sample_index=0, **fields):
 
 def test_rollouts_come_back(tmp_path):
     path = tmp_path / "rollouts.jsonl"
+    unknown = dict.fromkeys(("temperature", "top_p", "max_new_tokens", "seed"))
     rollouts = [
-        rollout(rules="official", option_order=(2, 0, 1)),
-        rollout(sample_index=1, extracted_answer=None, is_correct=False, response=""),
+        rollout(rules="official", option_order=(2, 0, 1), verdict_digest="0123456789abcdef"),
+        rollout(sample_index=1, extracted_answer=None, is_correct=False, response="", **unknown),
     ]
     write_rollouts(path, rollouts)
     found = read_rollouts(path)
+    assert [{**vars(entry), "where": ""} for entry in found] == [{**vars(entry), "where": ""} for entry in rollouts]
     assert [entry.where for entry in found] == [f"{path}:1", f"{path}:2"]
     write_rollouts(tmp_path / "again.jsonl", found)
     assert (tmp_path / "again.jsonl").read_bytes() == path.read_bytes()
@@ -40,9 +41,10 @@ def test_rollouts_come_back(tmp_path):
 
 
 def test_older_files_do_not_have_the_optional_fields(tmp_path, write_lines):
-    row = {name: value for name, value in vars(rollout()).items() if name not in ("rules", "option_order")}
+    optional = ("rules", "option_order", "verdict_digest")
+    row = {name: value for name, value in vars(rollout()).items() if name not in optional}
     (found,) = read_rollouts(write_lines(tmp_path / "r.jsonl", [row]))
-    assert (found.rules, found.option_order) == (None, None)
+    assert [getattr(found, name) for name in optional] == [None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -82,28 +84,3 @@ def test_other_bad_files(tmp_path, write_lines):
         read_rollouts(write_lines(tmp_path / "r.jsonl", []))
     with pytest.raises(FileNotFoundError, match=r"missing.jsonl"):
         read_rollouts(tmp_path / "missing.jsonl")
-
-
-def test_grouping():
-    rollouts = [rollout("b", 1), rollout("a", 0), rollout("b", 0), rollout("a", 1), rollout("a", 0, benchmark="MMMU")]
-    groups = group_by_question(rollouts)
-    assert list(groups) == [("MathVision", "b"), ("MathVision", "a"), ("MMMU", "a")]
-    assert [entry.sample_index for entry in groups["MathVision", "b"]] == [0, 1]
-    assert [len(group) for group in group_by_question(rollouts, 1).values()] == [1, 1, 1]
-
-
-def test_repeated_and_missing_samples(tmp_path):
-    rollouts = [rollout("a", 0), rollout("b", 0), rollout("a", 0, response="other")]
-    write_rollouts(tmp_path / "r.jsonl", rollouts)
-    with pytest.raises(ValueError, match="question 'a' of MathVision has two rollouts with index 0") as error:
-        group_by_question(read_rollouts(tmp_path / "r.jsonl"))
-    assert str(error.value).startswith(f"{tmp_path}/r.jsonl:3: field 'sample_index'")
-    assert str(error.value).endswith("r.jsonl:1")
-    rollouts[2] = replace(rollouts[2], sample_index=2)
-    with pytest.raises(
-        ValueError, match=r"question 'a' of MathVision has the rollouts \[0, 2\], but \[1\] are missing"
-    ):
-        group_by_question(rollouts)
-    with pytest.raises(ValueError, match=r"question 'b' of MathVision has the rollouts \[0\], but \[1\] are missing"):
-        group_by_question([rollout("b", 0)], 2)
-    assert len(group_by_question(rollouts, 1)) == 2
