@@ -1,0 +1,185 @@
+r"""Rollout files: import from other tools, check against the benchmarks, export for other tools.
+
+Examples::
+
+    # Eight prediction files of VLMEvalKit become the samples 0 to 7.
+    python -m tools.rollouts import --benchmarks data/benchmarks --benchmark MathVista --policy InternVL2_5-8B \
+        --temperature 0.7 --output rollouts/mathvista.jsonl outputs/sample*/InternVL2_5-8B_MathVista_MINI.xlsx
+    # Is every question there with 8 candidates, nothing twice, every verdict that of the present rules?
+    python -m tools.rollouts check rollouts/mathvista.jsonl --benchmarks data/benchmarks --candidates 8
+    # What the reward model picked, for VLMEvalKit to score.
+    python -m tools.rollouts export rollouts/mathvista.jsonl --benchmarks data/benchmarks --benchmark MathVista \
+        --candidate-scores runs/test/candidate_scores.jsonl --output InternVL2_5-8B_MathVista_MINI.xlsx
+
+Plain JSONL is imported, too: rows of ``question_id`` (or ``index``) and ``response`` (or a list of ``responses``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from datamodules.benchmarks import BENCHMARKS, Benchmark, BenchmarkOptions, Rules, make_benchmark
+from datamodules.prediction_tables import write_predictions
+from datamodules.rollout_check import RolloutCheck, check_rollouts
+from datamodules.rollout_export import prediction_rows, sample_of_each
+from datamodules.rollout_import import Origin, import_responses, read_responses
+from datamodules.rollouts import Rollout, read_rollouts, write_rollouts
+from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest
+
+
+def import_rollouts(arguments: argparse.Namespace) -> int:
+    """The command ``import``; 0 if it went well."""
+    benchmark = _benchmark(arguments.benchmark, arguments)
+    questions = benchmark.read(arguments.benchmarks)
+    responses = read_responses(arguments.files, benchmark, arguments.benchmarks, arguments.first_sample_index)
+    names = ("policy", "temperature", "top_p", "max_new_tokens", "seed")
+    origin = Origin(**{name: getattr(arguments, name) for name in names})
+    found = import_responses(responses, benchmark, questions, arguments.benchmarks, origin)
+    check = check_rollouts(benchmark, questions, found.rollouts)
+    if check.repeated:
+        raise ValueError("; ".join(check.broken))
+    write_rollouts(arguments.output, found.rollouts)
+    print(f"{arguments.output}: {_summary(check)}")
+    for line in [*found.notes, *check.problems]:
+        print(f"  {line}")
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """The command ``check``; 1 if there is a problem."""
+    rollouts = read_rollouts(arguments.rollouts)
+    present = dict.fromkeys(rollout.benchmark for rollout in rollouts)
+    unknown = [name for name in present if name not in BENCHMARKS]
+    if unknown:
+        raise ValueError(f"{arguments.rollouts}: unknown benchmarks {unknown}; known are {', '.join(BENCHMARKS)}")
+    wanted = arguments.names or present
+    present_rows: list[Rollout] = []
+    has_problems = False
+    for name in (name for name in BENCHMARKS if name in wanted):
+        benchmark = _benchmark(name, arguments)
+        questions = benchmark.read(arguments.benchmarks)
+        found = check_rollouts(benchmark, questions, rollouts, arguments.candidates, arguments.rules)
+        present_rows += [rollout for group in found.graded.values() for rollout in group]
+        print(f"{name}: {_summary(found)}")
+        for line in found.problems:
+            print(f"  {line}")
+        has_problems = has_problems or bool(found.problems)
+    if arguments.write:
+        left_out = len(rollouts) - len(present_rows)
+        write_rollouts(arguments.write, present_rows)
+        print(f"{arguments.write}: {len(present_rows)} rollouts with the present verdicts; {left_out} are left out")
+    return int(has_problems)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """The command ``export``; 0 if it went well."""
+    benchmark = _benchmark(arguments.benchmark, arguments)
+    found = check_rollouts(
+        benchmark, benchmark.read(arguments.benchmarks), read_rollouts(arguments.rollouts), arguments.candidates
+    )
+    if not found.groups:
+        raise ValueError(f"{arguments.rollouts}: holds no rollouts of {benchmark.name}")
+    if found.unknown or found.repeated or found.reordered:
+        raise ValueError("; ".join(found.broken))
+    if arguments.candidate_scores is None:
+        chosen = sample_of_each(found.groups, arguments.sample_index)
+    else:
+        if found.incomplete:
+            raise ValueError("; ".join(found.broken))
+        chosen = _best_candidates(benchmark, found, arguments.candidate_scores)
+    rows = prediction_rows(benchmark, arguments.benchmarks, chosen)
+    write_predictions(arguments.output, rows)
+    print(f"{arguments.output}: {len(rows)} predictions on {benchmark.name}")
+    if found.absent:
+        print(f"  {found.absent}")
+    return 0
+
+
+def _benchmark(name: str, arguments: argparse.Namespace) -> Benchmark:
+    options = BenchmarkOptions(split=arguments.split, allow_incomplete=arguments.allow_incomplete)
+    return make_benchmark(name, arguments.rules or "ours", {name: options})
+
+
+def _best_candidates(benchmark: Benchmark, found: RolloutCheck, path: Path) -> dict[str, Rollout]:
+    """The candidate of each question with the highest score, the first of equals, as Best-of-N picks it."""
+    scores = OutcomeScores(path)
+    chosen = {}
+    for name, group in found.groups.items():
+        candidates = group[: found.num_candidates]
+        of_candidates = scores.of(benchmark.name, name, [response_digest(rollout.response) for rollout in candidates])
+        chosen[name] = candidates[of_candidates.index(max(of_candidates))]
+    return chosen
+
+
+def _summary(found: RolloutCheck) -> str:
+    sizes = [len(group) for group in found.groups.values()]
+    span = f"{min(sizes)} to {max(sizes)}" if sizes and min(sizes) != max(sizes) else str(max(sizes, default=0))
+    right = sum(rollout.is_correct for group in found.graded.values() for rollout in group)
+    total = max(1, sum(sizes))
+    return (
+        f"{len(sizes)} of {found.num_questions} questions, {found.num_rollouts} rollouts, {span} a question; "
+        f"{100 * right / total:.1f} % right by the present rules ({found.num_graded} graded anew)"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the tool; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="rollouts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+
+    adder = commands.add_parser("import", help="make a rollout file of files of another tool")
+    adder.add_argument("files", type=Path, nargs="+", help="prediction files (.tsv, .xlsx), a sample each, or .jsonl")
+    adder.add_argument("--benchmark", choices=BENCHMARKS, required=True)
+    adder.add_argument("--policy", required=True, help="name of the model that wrote the responses")
+    adder.add_argument("--temperature", type=float, help="of sampling, where it is known; likewise the next ones")
+    adder.add_argument("--top-p", type=float)
+    adder.add_argument("--max-new-tokens", type=int)
+    adder.add_argument("--seed", type=int)
+    adder.add_argument("--first-sample-index", type=int, default=0, help="of the first file")
+    adder.add_argument("--output", type=Path, required=True, help="rollout file to write")
+    adder.set_defaults(run=import_rollouts)
+
+    checker = commands.add_parser("check", help="compare rollouts with the benchmarks; status 1 if something is wrong")
+    checker.add_argument("rollouts", type=Path, help="rollout file, or folder of them")
+    checker.add_argument("--names", choices=BENCHMARKS, nargs="+", help="of benchmarks; those in the file by default")
+    checker.add_argument("--candidates", type=int, help="N that every question must have; the most found by default")
+    checker.add_argument("--write", type=Path, help="rollout file to write, with the verdicts of the present rules")
+    checker.set_defaults(run=check)
+
+    exporter = commands.add_parser("export", help="write a prediction file of VLMEvalKit")
+    exporter.add_argument("rollouts", type=Path, help="rollout file, or folder of them")
+    exporter.add_argument("--benchmark", choices=BENCHMARKS, required=True)
+    choice = exporter.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--sample-index", type=int, help="the sample of each question to export")
+    choice.add_argument("--candidate-scores", type=Path, help="export the best candidate by these scores of a test")
+    exporter.add_argument("--candidates", type=int, help="only the first so many; the most found by default")
+    exporter.add_argument("--output", type=Path, required=True, help="prediction file to write (.tsv or .xlsx)")
+    exporter.set_defaults(run=export)
+
+    for command in (adder, checker, exporter):
+        command.add_argument(
+            "--benchmarks", type=Path, required=True, help="folder of the benchmark tables or datasets"
+        )
+        command.add_argument("--split", help="of the benchmark; the one of the paper by default")
+        command.add_argument("--allow-incomplete", action="store_true", help="of seeds and groups of questions")
+        command.add_argument(
+            "--rules", choices=get_args(Rules), help="of verdicts; those of the file by default, or ours"
+        )
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return int(parsed.run(parsed))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
