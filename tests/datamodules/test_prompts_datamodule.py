@@ -70,7 +70,11 @@ def test_rules_and_splits_from_yaml(tmp_path, tiny_processor):
     }
     row |= {"extracted_answer": "007", "policy": "p", "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 9, "seed": 0}
     (tmp_path / "rollouts.jsonl").write_text(json.dumps(row))
-    config |= {"rollouts": str(tmp_path / "rollouts.jsonl"), "candidates_per_question": 1, "on_missing_rollouts": "skip"}
+    config |= {
+        "rollouts": str(tmp_path / "rollouts.jsonl"),
+        "candidates_per_question": 1,
+        "on_missing_rollouts": "skip",
+    }
     path = "datamodules.visual_prm_400k.VisualPRM400KDataModule"
     module = parser.instantiate_classes(parser.parse_object({"data": {"class_path": path, "init_args": config}})).data
     module.setup("test")

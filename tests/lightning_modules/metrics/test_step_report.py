@@ -87,7 +87,8 @@ def test_dictionary():
 
 
 def test_errors_by_place_of_the_step():
-    # Place 0: .9 and .8 correct, .7 wrong but passed; 1: .4 correct but judged wrong, .2 neutral; 2: .1 wrong, .6 right.
+    # Place 0: .9 and .8 correct, .7 wrong but passed; 1: .4 correct but judged wrong, .2 neutral;
+    # 2: .1 wrong, .6 right.
     assert step_report(WORKED, HALF).by_step_index == [
         StepIndexMetrics(0, 3, 1, pytest.approx(1 / 3), 0.0, 1.0),
         StepIndexMetrics(1, 1, 0, 0.0, None, 0.0),
