@@ -19,7 +19,9 @@ def command_of(path):
 
 
 def files_of(folder):
-    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    """What is there and when it was written; not the cache of tables, which is known by content."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and "cache" not in path.relative_to(folder).parts]
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in paths}
 
 
 def test_there_are_experiments():
