@@ -24,7 +24,7 @@ from datamodules.process.annotation_files import AnnotationFile, content_digest
 
 _ROWS_PER_BATCH = 10_000  # a column that a start reads then lies in few pages
 _BYTES_PER_BATCH = 64 * 2**20
-_SETTLED_SECONDS = 2.0  # a file changed twice within the resolution of its time stamp must not pass as unchanged
+_SETTLED_SECONDS = 0.05  # a file changed twice within the resolution of its time stamp must not pass as unchanged
 
 
 def table_folder(cache_dir: str | Path | None) -> Path:
@@ -42,9 +42,10 @@ def remembered_digest(file: AnnotationFile, folder: Path) -> str:
         remembered = json.loads(note.read_bytes())
         if remembered["files"] == current:
             return str(remembered["digest"])
+    age = time.time() - max(mtime for _, _, mtime in states) / 1e9
+    time.sleep(min(max(_SETTLED_SECONDS - age, 0.0), _SETTLED_SECONDS))
     digest = content_digest(file)
-    if all(time.time() - mtime / 1e9 > _SETTLED_SECONDS for _, _, mtime in states):
-        atomic_write_text(note, json.dumps({"files": current, "digest": digest}))
+    atomic_write_text(note, json.dumps({"files": current, "digest": digest}))
     return digest
 
 
