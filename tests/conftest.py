@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
 
 from datamodules.handwritten.world import WorldSize, build_world
 from tools.make_tiny_model import make_tiny_model
+
+# A busy machine is no reason for a property not to hold.
+settings.register_profile("any_speed", deadline=None)
+settings.load_profile("any_speed")
 
 TEXTS = [
     "How many digits are larger than 4 ?",
