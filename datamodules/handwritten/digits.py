@@ -92,8 +92,8 @@ def _cell_of_operator(operator: str, generator: np.random.Generator) -> np.ndarr
 def draw_picture(
     cells: list[np.ndarray | str | None],
     generator: np.random.Generator,
-    noise: float = 0.2,
-    max_rotation: float = 20.0,
+    noise: float = 0.1,
+    max_rotation: float = 10.0,
 ) -> Image.Image:
     """Compose a 32 x 32 RGB picture of 2 x 2 cells: dark paper, light ink, noise.
 

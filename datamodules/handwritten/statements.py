@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.files import atomic_write_jsonl
-from datamodules.handwritten.digits import DigitPool, draw_picture
+from datamodules.handwritten.digits import OPERATORS, DigitPool, draw_picture
 from datamodules.handwritten.families import FAMILIES, POSITIONS, draw_scene
 
 PICTURES = ("first picture", "second picture")
@@ -41,6 +41,23 @@ def readings(truth: Mapping[str, int], generator: np.random.Generator) -> list[S
         is_true = bool(generator.random() < (0.65 if value < 5 else 0.35))
         claimed = value if is_true else min(int(value + draw) % 10 for draw in generator.integers(1, 10, size=2))
         statements.append((f"{place.capitalize()}: {claimed}.", is_true))
+    return statements
+
+
+def calculations(count: int, generator: np.random.Generator) -> list[Statement]:
+    """Statements such as ``7 + 6 = 13.`` in the words of a solution's steps; half of them are false, by up to five."""
+    statements = []
+    for _ in range(count):
+        operator = OPERATORS[int(generator.integers(3))]
+        a, b = int(generator.integers(19 if operator == "-" else 10)), int(generator.integers(10))
+        if operator == "-":
+            a, b = max(a, b), min(a, b)
+        result = {"+": a + b, "-": a - b, "*": a * b}[operator]
+        claimed = result
+        is_true = bool(generator.integers(2))
+        while claimed == result and not is_true:
+            claimed = max(0, result + int(generator.integers(-5, 6)))
+        statements.append((f"{a} {operator} {b} = {claimed}.", is_true))
     return statements
 
 
@@ -77,18 +94,22 @@ def draw_subject(
 def write_statements(count: int, pool: DigitPool, folder: Path, generator: np.random.Generator) -> None:
     """Write ``annotations.jsonl`` (raw process rows) and ``images/``.
 
-    Every other row, on average, is about a description in words in place of pictures. To compare words with words is
-    learned soon, and to compare words with pictures soon after; without descriptions that takes several times as long.
+    Half of the rows are about pictures, three in ten about a description in words in place of pictures, two in ten
+    are arithmetic. To compare words with words is learned soon, and to compare words with pictures soon after; without
+    descriptions that takes several times as long.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     families = [name for name in FAMILIES if name != "text_only"]
     rows = []
     for index in range(count):
-        row_id = f"statements-{index:05d}"
+        row_id, kind = f"statements-{index:05d}", int(generator.integers(10))
+        if kind >= 8:
+            rows.append(statement_row(row_id, [], "Calculate.", calculations(4, generator)))
+            continue
         family = families[index % len(families)]
         truth, pictures = draw_subject(family, pool, generator)
         statements = readings(truth, generator)
-        if generator.integers(2):
+        if kind >= 5:
             description = " ".join(f"{place.capitalize()}: {value}." for place, value in truth.items())
             rows.append(statement_row(row_id, [], description, statements))
             continue

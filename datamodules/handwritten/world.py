@@ -49,7 +49,7 @@ class WorldSize:
 
     statements: int = 20000
     demonstrations: int = 20000
-    prompts: int = 2000
+    prompts: int = 2500
     validation: int = 200
     benchmark_questions: int = 60
     digit_shares: dict[str, float] = field(
