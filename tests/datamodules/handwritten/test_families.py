@@ -184,13 +184,20 @@ def test_statements_are_true_of_the_pictures_or_not(pool, tmp_path):
     for row in rows:
         truth = places_of(row, tmp_path)
         for step in row["steps_with_score"]:
+            truths.append(step["score"])
+            if calculation := re.fullmatch(r"(\d+) ([-+*]) (\d+) = (\d+)\.", step["step"]):
+                a, operator, b, claimed = calculation.groups()
+                result = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[operator]
+                assert result >= 0
+                assert step["score"] == (int(claimed) == result)
+                continue
             place, claimed = re.fullmatch(r"(.*): (\d)\.", step["step"]).groups()
             assert step["score"] == (int(claimed) == truth[place.lower()])
-            truths.append(step["score"])
     assert 0.3 < sum(truths) / len(truths) < 0.7
     assert {len(row["steps_with_score"]) for row in rows} == {2, 4}
     assert 60 < sum("image" not in row for row in rows) < 140
-    assert 5 < sum(isinstance(row.get("image"), list) for row in rows) < 30
+    assert 20 < sum(row["question"] == "Calculate." for row in rows) < 65
+    assert 3 < sum(isinstance(row.get("image"), list) for row in rows) < 30
     assert len(read_rows([tmp_path / "annotations.jsonl"], cache_dir=tmp_path / "cache")) == 200
 
 
@@ -200,7 +207,7 @@ def test_neither_the_digit_shown_nor_the_digit_claimed_is_neutral(tmp_path):
     write_statements(400, pool, tmp_path, np.random.default_rng(0))
     shown, claimed = {True: [], False: []}, {True: [], False: []}
     for _, row in read_jsonl(tmp_path / "annotations.jsonl"):
-        if "image" in row:
+        if "image" in row or row["question"] == "Calculate.":
             continue
         truth = places_of(row, tmp_path)
         for step in row["steps_with_score"]:
