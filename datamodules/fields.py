@@ -8,6 +8,7 @@ from typing import Any
 
 _LONGEST_VALUE = 80
 _NAMED = 10
+_LARGEST_INTEGER = 2**63 - 1  # of the tables that rows are kept in
 
 
 def shown(value: object) -> str:
@@ -45,20 +46,33 @@ def required(row: Mapping[str, Any], name: str, where: str, parent: str = "") ->
 
 
 def text(row: Mapping[str, Any], name: str, where: str, parent: str = "", *, blank: bool = False) -> str:
-    """A string, which must hold more than white space unless ``blank`` is set."""
+    """A string of valid Unicode, which must hold more than white space unless ``blank`` is set."""
     value = required(row, name, where, parent)
     if not isinstance(value, str):
         raise wrong_field(where, parent + name, "a string", value)
     if not blank and not value.strip():
         raise wrong_field(where, parent + name, "a string that is not blank", value)
+    if not is_unicode(value):
+        raise wrong_field(where, parent + name, "valid Unicode (it holds one half of a surrogate pair)", value)
     return value
 
 
+def is_unicode(value: str) -> bool:
+    r"""Whether a string can be written as UTF-8; JSON may spell halves of characters, such as ``\ud800``."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def integer(row: Mapping[str, Any], name: str, where: str, parent: str = "", *, minimum: int | None = None) -> int:
-    """An integer of at least ``minimum``; a boolean is none."""
+    """An integer of at least ``minimum`` that fits in 64 bits; a boolean is none."""
     value = required(row, name, where, parent)
     if isinstance(value, bool) or not isinstance(value, int) or (minimum is not None and value < minimum):
         raise wrong_field(where, parent + name, f"an integer{_range(minimum, None)}", value)
+    if abs(value) > _LARGEST_INTEGER:
+        raise wrong_field(where, parent + name, "an integer of at most 64 bits", value)
     return value
 
 
@@ -73,10 +87,17 @@ def number(
 ) -> float:
     """A finite number in the given range, both ends included; a boolean is none."""
     value = required(row, name, where, parent)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if not is_number or (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
         raise wrong_field(where, parent + name, f"a finite number{_range(minimum, maximum)}", value)
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the range of floats
+        return False
 
 
 def boolean(row: Mapping[str, Any], name: str, where: str, parent: str = "") -> bool:
@@ -99,7 +120,9 @@ def image_names(row: Mapping[str, Any], where: str) -> list[str]:
     """The ``image`` of a row, a path or a list of paths, as a list; absent, null and ``""`` mean text only."""
     value = row.get("image")
     names = [value] if isinstance(value, str) and value else (value or [])
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and name.strip() and is_unicode(name) for name in names
+    ):
         raise wrong_field(where, "image", "a path, a list of paths, or absent", value)
     return names
 

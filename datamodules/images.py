@@ -15,6 +15,14 @@ from datamodules.archives import parse_reference, read_member
 MAX_PIXELS = 64_000_000
 """Pictures with more pixels than this are refused before they are decoded (a small file can hold a huge picture)."""
 
+Image.init()
+# Only formats that Pillow decodes itself: for EPS it would run Ghostscript on whatever program the file holds.
+_FORMATS = tuple(
+    name
+    for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "AVIF")
+    if name in Image.OPEN
+)
+
 _BROKEN_FILE_ERRORS = (
     OSError,  # not an image, or truncated
     SyntaxError,  # broken PNG chunks
@@ -57,7 +65,7 @@ def check_image(source: Path | str | bytes, where: str) -> tuple[int, int]:
         except (ImageError, ValueError, OSError):
             pass  # the header may be longer, and what is wrong is said better with the name of the member
     try:
-        with Image.open(_as_file(source)) as image:
+        with Image.open(_as_file(source), formats=_FORMATS) as image:
             _check_size(image, where)
             return image.size
     except ImageError:
@@ -88,7 +96,7 @@ def open_image(source: Path | str | bytes, where: str) -> Image.Image:
             has more than :data:`MAX_PIXELS` pixels; the message begins with `where`.
     """
     try:
-        with Image.open(_as_file(source)) as image:
+        with Image.open(_as_file(source), formats=_FORMATS) as image:
             _check_size(image, where)
             image.load()
             upright = ImageOps.exif_transpose(image)

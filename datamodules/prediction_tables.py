@@ -190,13 +190,17 @@ def _text_cell(sheet: Any, text: str) -> Any:
     return cell
 
 
+def cell_length(text: str) -> int:
+    """How many characters of a spreadsheet cell a text takes: those outside of the basic plane count twice."""
+    return len(text) + sum(character > "\uffff" for character in text)
+
+
 def _check_texts(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     too_long, unwritable = [], []
     for row in rows:
         for column, text in row.items():
             name = f"index {row.get(INDEX, '')!r}, column {column!r}"
-            # A character outside of the basic plane counts twice.
-            length = len(text) + sum(character > "\uffff" for character in text)
+            length = cell_length(text)
             if length > MAX_CELL_LENGTH:
                 too_long.append(f"{name} ({length} characters)")
             elif found := _UNWRITABLE.search(text):

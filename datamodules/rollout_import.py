@@ -14,7 +14,7 @@ from datamodules.benchmarks.table import read_table
 from datamodules.fields import first_of, shown
 from datamodules.files import parse_json_line, read_lines
 from datamodules.grading import question_digest, verdict_digest
-from datamodules.prediction_tables import INDEX, PREDICTION, read_predictions
+from datamodules.prediction_tables import INDEX, MAX_CELL_LENGTH, PREDICTION, cell_length, read_predictions
 from datamodules.rollouts import Rollout
 
 logger = logging.getLogger(__name__)
@@ -52,12 +52,14 @@ class Response:
         question_id: As the file spells it.
         sample_index: As the file says, or the next one of its question.
         text: The response.
+        fills_cell: Whether it is as long as a spreadsheet cell may be: openpyxl cuts longer texts without a word.
     """
 
     where: str
     question_id: str
     sample_index: int
     text: str
+    fills_cell: bool = False
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Import:
         not_scored: Responses to questions in the table that the benchmark does not score; they are left out.
         empty: Places of empty responses, which are kept and count as wrong.
         failed: Places where the other tool got no response; likewise.
+        cut: Places of responses that fill a spreadsheet cell to its last character, so that their end is likely lost.
         shuffled: Places of responses to questions whose options are shuffled here, in an order that the other tool may
             not have had.
     """
@@ -77,6 +80,7 @@ class Import:
     not_scored: int = 0
     empty: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
     shuffled: list[str] = field(default_factory=list)
 
     @property
@@ -91,6 +95,12 @@ class Import:
             lines.append(
                 f"{len(self.failed)} responses are failures of the tool ({FAILURE!r}) and count as wrong: "
                 f"{first_of(self.failed)}"
+            )
+        if self.cut:
+            lines.append(
+                f"{len(self.cut)} responses fill their cells to the limit of {MAX_CELL_LENGTH} characters, so that "
+                f"their ends, and with them the final answers, are likely lost; have the tool write .tsv files: "
+                f"{first_of(self.cut)}"
             )
         if self.shuffled:
             lines.append(
@@ -126,7 +136,11 @@ def read_responses(
     for sample_index, path in enumerate(paths, start=first_sample_index):
         rows = read_predictions(path)
         _check_answers(path, rows, table)
-        responses += [Response(row.where, row.get(INDEX), sample_index, row.get(PREDICTION)) for row in rows]
+        is_workbook = path.suffix.lower() == ".xlsx"
+        for row in rows:
+            text = row.get(PREDICTION)
+            fills_cell = is_workbook and cell_length(text) >= MAX_CELL_LENGTH
+            responses.append(Response(row.where, row.get(INDEX), sample_index, text, fills_cell))
     return responses
 
 
@@ -274,6 +288,8 @@ def import_responses(
             found.empty.append(response.where)
         elif response.text.startswith(FAILURE):
             found.failed.append(response.where)
+        if response.fills_cell:
+            found.cut.append(response.where)
         if by_id[name].option_order is not None:
             found.shuffled.append(response.where)
         grade = benchmark.grade(by_id[name], response.text)

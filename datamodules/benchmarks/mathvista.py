@@ -134,7 +134,7 @@ def _precision(row: TableRow, gold: str) -> int | None:
         return None
     try:
         return int(float(text))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{row.where}: column 'precision' is {text!r}; expected a number") from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 
@@ -170,7 +170,9 @@ class BenchmarkReader(ABC):
         )
 
     def _table_rows(self, path: Path) -> Iterator[Row]:
-        table = read_table(path, self.required_columns)
+        table = read_table(path, self.required_columns, self.on_bad_row)
+        for problem in table.problems:
+            yield str(path), partial(_raise, problem)
         for row in table:
             yield row.where, partial(self._parse_table_row, row, partial(table.images, row))
 
@@ -259,6 +261,10 @@ class BenchmarkReader(ABC):
     def incomplete_units(self, questions: Sequence[BenchmarkQuestion]) -> str:
         """Which units are incomplete, in words for a message."""
         raise NotImplementedError(f"{self.name} has units of one question")
+
+
+def _raise(problem: ValueError) -> NoReturn:
+    raise problem
 
 
 def _check(question: BenchmarkQuestion, row: TableRow) -> None:

@@ -14,7 +14,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Literal, overload
 
 from PIL import Image
 
@@ -136,10 +136,12 @@ class Table:
     Args:
         path: Of the file.
         rows: Its rows.
+        problems: What is wrong with the rows that were left out.
     """
 
-    def __init__(self, path: Path, rows: Sequence[TableRow]) -> None:
+    def __init__(self, path: Path, rows: Sequence[TableRow], problems: Sequence[ValueError] = ()) -> None:
         self.path = path
+        self.problems = list(problems)
         self.rows = list(rows)
         self._image_cells = {row.get("index"): row.get("image") for row in self.rows}
 
@@ -210,12 +212,14 @@ def options_of_columns(row: TableRow) -> dict[str, str]:
     return {letter: row.get(letter).strip() for letter in OPTION_LETTERS if row.get(letter).strip()}
 
 
-def read_table(path: Path, required: Sequence[str] = ()) -> Table:
+def read_table(path: Path, required: Sequence[str] = (), on_bad_row: Literal["error", "skip"] = "error") -> Table:
     """Read a table.
 
     Args:
         path: Of the TSV file.
         required: Columns that it must have besides ``index``.
+        on_bad_row: What to do about a row with too few or too many cells or an index that is empty or repeated: raise
+            an error, or leave it out and keep the error in :attr:`Table.problems`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -226,6 +230,7 @@ def read_table(path: Path, required: Sequence[str] = ()) -> Table:
         raise FileNotFoundError(f"{path}: no such table; put the benchmark's TSV file there")
     csv.field_size_limit(MAX_FIELD_LENGTH)
     rows: list[TableRow] = []
+    problems: list[ValueError] = []
     seen: set[str] = set()
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter="\t", strict=True)
@@ -235,16 +240,21 @@ def read_table(path: Path, required: Sequence[str] = ()) -> Table:
             _check_header(header, ["index", *required], path)
             line = reader.line_num + 1
             for cells in reader:
-                if cells:
-                    rows.append(_read_row(cells, header, f"{path}:{line}", seen))
+                try:
+                    if cells:
+                        rows.append(_read_row(cells, header, f"{path}:{line}", seen))
+                except ValueError as error:
+                    if on_bad_row == "error":
+                        raise
+                    problems.append(error)
                 line = reader.line_num + 1
         except csv.Error as error:
             raise ValueError(f"{path}:{line}: not a tab-separated table: {error}") from error
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: after line {line}: not UTF-8: {error}") from error
     if not rows:
-        raise ValueError(f"{path}: the table has no rows")
-    return Table(path, rows)
+        raise ValueError(f"{path}: the table has no rows{f' that can be used: {problems[0]}' if problems else ''}")
+    return Table(path, rows, problems)
 
 
 def _check_header(header: list[str], required: Sequence[str], path: Path) -> None:

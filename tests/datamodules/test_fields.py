@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from datamodules import fields
@@ -62,3 +64,19 @@ def test_image_names():
 def test_long_values_are_cut():
     with pytest.raises(ValueError, match="got '" + "x" * 79 + r"\.\.\.$"):
         fields.integer({"a": "x" * 1000}, "a", "f:1")
+
+
+def test_values_that_no_table_holds_are_named():
+    """JSON has whole numbers without a limit and may spell one half of a character of two halves."""
+    row = json.loads(f'{{"score": {"1" * 400}, "count": {2**63}, "step": "\\ud800 x", "image": "\\udfff.png"}}')
+    for read, name, message in (
+        (fields.number, "score", "a finite number"),
+        (fields.integer, "count", "64 bits"),
+        (fields.text, "step", "valid Unicode"),
+    ):
+        with pytest.raises(ValueError, match=f"^f:1: field '{name}' must be .*{message}"):
+            read(row, name, "f:1")
+    with pytest.raises(ValueError, match=r"^f:1: field 'image' must be a path"):
+        fields.image_names(row, "f:1")
+    assert fields.integer({"a": 2**63 - 1}, "a", "f:1") == 2**63 - 1
+    assert fields.text({"a": "\U0001d465"}, "a", "f:1") == "\U0001d465"

@@ -220,3 +220,17 @@ def test_pictures_in_archives(tmp_path):
             open_image(found[name], "here")
     with pytest.raises(ImageError, match=r"^here: 'zip://a.txt"):
         check_image(found["a.txt"], "here")
+
+
+def test_a_postscript_program_is_no_picture(tmp_path, monkeypatch):
+    """Pillow hands EPS files to Ghostscript where there is one; a program of that name tells whether it was started."""
+    started = tmp_path / "started"
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", str(program))
+    file = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(w) (w) file\nshowpage\n"
+    for read in (check_image, open_image):
+        with pytest.raises(ImageError, match=r"^here: "):
+            read(file, "here")
+    assert not started.exists()

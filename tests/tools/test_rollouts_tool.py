@@ -157,7 +157,8 @@ def test_plain_rows(tables, tmp_path, write_lines, capsys):
         ({"question_id": "1", "responses": ["a", 2]}, "field 'responses[1]' must be a string, got 2"),
         ({"question_id": "1", "responses": []}, "field 'responses' must be a list that is not empty"),
         ({"question_id": "1", "responses": ["a", "b"], "sample_index": 0}, "is of one response, but there are 2"),
-        ({"question_id": "1", "response": "\ud800"}, "the response is not valid Unicode"),
+        ({"question_id": "1", "response": "\ud800"}, "field 'response' must be valid Unicode"),
+        ({"question_id": "1", "responses": ["\ud800"]}, "the response is not valid Unicode"),
         ('{"question_id": "1"', "not valid JSON"),
     ],
 )
@@ -278,3 +279,15 @@ def test_a_policy_s_rollouts_need_no_grading(tables):
     for prompt in benchmark_prompts(tables, ["MathVision"]):
         question = questions[prompt.prompt_id.removeprefix("MathVision/")]
         assert prompt.verdict_digest("a") == verdict_digest(question_digest(benchmark, question), "a")
+
+
+def test_responses_that_openpyxl_cut_are_pointed_out(tables, tmp_path, capsys):
+    """pandas, and so VLMEvalKit, writes longer texts without their ends, where the final answers are."""
+    texts = ["x" * 40_000 + r" \boxed{4}", "B", "0.5"]
+    frame = pandas.DataFrame({"index": [1, 2, 30], "answer": list(GOLD.values()), "prediction": texts})
+    frame.to_excel(tmp_path / "p.xlsx", index=False, engine="openpyxl")
+    assert run("import", tmp_path / "p.xlsx", "--policy", "p", "--output", tmp_path / "r.jsonl", tables=tables) == 0
+    assert [len(rollout.response) for rollout in read_rollouts(tmp_path / "r.jsonl")] == [32_767, 1, 3]
+    printed = capsys.readouterr().out
+    assert "1 responses fill their cells to the limit of 32767 characters" in printed
+    assert "row 2 (index 1)" in printed

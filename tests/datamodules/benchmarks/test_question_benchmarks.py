@@ -179,6 +179,7 @@ def test_mathvista_multiple_choice_by_letter_or_exact_text(tmp_path, answer_opti
     [
         ({"answer_type": "number", "answer": "1"}, "column 'answer_type' is 'number'"),
         ({"answer_type": "float", "answer": "1", "precision": "one"}, "column 'precision' is 'one'"),
+        ({"answer_type": "float", "answer": "1", "precision": "inf"}, "column 'precision' is 'inf'"),
         ({"answer_type": "integer", "answer": ""}, "column 'answer' is empty"),
         (
             {"question_type": "multi_choice", "choices": "['a', 'b']", "answer": "c", "answer_type": "text"},
@@ -345,3 +346,21 @@ def test_question_without_a_picture_is_read_as_text_and_reported(tmp_path, caplo
     _, (question,) = read("LogicVista", tmp_path, [{"question": "q", "answer": "A", "image": ""}])
     assert len(question.images) == 0
     assert "1 questions have no picture" in caplog.text
+
+
+def test_rows_that_break_the_table_can_be_skipped(tmp_path, caplog):
+    """A repeated index and a line cut short: the other rows stay, as they do for bad cells."""
+    benchmark = BENCHMARKS["MathVista"]()
+    rows = [
+        FREE | {"index": index, "image": IMAGE, "answer_type": "integer", "answer": "1"} for index in ("1", "1", "2")
+    ]
+    write_table(tmp_path / benchmark.file_name, rows)
+    with (tmp_path / benchmark.file_name).open("a", encoding="utf-8") as file:
+        file.write("9\tcut short\n")
+    with pytest.raises(ValueError, match=r"MathVista_MINI\.tsv:3: column 'index' repeats '1'"):
+        benchmark.read(tmp_path)
+    skipping = BENCHMARKS["MathVista"](on_bad_row="skip")
+    assert [question.question_id for question in skipping.read(tmp_path)] == ["1", "2"]
+    assert skipping.excluded == {"unusable row": 2}
+    assert "MathVista_MINI.tsv:3: column 'index' repeats '1'" in caplog.text
+    assert "MathVista_MINI.tsv:5: 2 cells, but the header names" in caplog.text

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -177,3 +178,23 @@ def test_image_root(tmp_path, pictures, write_lines, raw_row):
     assert table[0]["images"] == [str(pictures / "a.png")]
     with pytest.raises(ValueError, match=r"a.jsonl:1: field 'image'"):
         read_rows([path], cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (f'"score": {"1" * 400}', r"steps_with_score\[0\].score' must be a finite number"),
+        (
+            f'"score": 1, "num_mc_correct": 1, "num_mc_total": {10**30}',
+            r"steps_with_score\[0\].num_mc_total' must be an integer",
+        ),
+        (r'"score": 1, "step": "\ud800"', r"steps_with_score\[0\].step' must be valid Unicode"),
+    ],
+)
+def test_values_that_json_has_and_tables_have_not_are_bad_rows(read, raw_row, caplog, bad, message):
+    step = '{"step": "a", ' + bad + "}"
+    line = json.dumps(raw_row(steps_with_score=["X"])).replace('"X"', step)
+    with pytest.raises(ValueError, match=rf"geometry.jsonl:2: field '{message}"):
+        read([raw_row(), line])
+    assert len(read([raw_row(), line], on_bad_row="skip")) == 1
+    assert "1 of 2 rows are left out" in caplog.text
