@@ -62,7 +62,10 @@ def extract_letters(answer: str, letters: str) -> frozenset[str]:
 
 
 def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str | None:
-    """The one option that a final-answer cut names: by letter, by exactly its text, or by its number and unit.
+    """The one option that a final-answer cut names: by letter, by exactly its text, or by its number.
+
+    A number without a unit names the one option with that number, since a free-form answer may leave its unit out, too;
+    a number with another unit names none.
 
     Args:
         answer: The cut.
@@ -82,7 +85,18 @@ def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str
     if lettered and lettered[1] in options and _is_same_text(lettered[2], options[lettered[1]]):
         return lettered[1]
     found = extract_letters(answer, letters)
-    return next(iter(found)) if len(found) == 1 else None
+    if found:
+        return next(iter(found)) if len(found) == 1 else None
+    by_number = [letter for letter, option in options.items() if _is_number_of(text, option)]
+    return by_number[0] if len(by_number) == 1 else None
+
+
+def _is_number_of(answer: str, option: str) -> bool:
+    """Whether a normalised answer is the bare number of an option that has a unit, as 140 of 140°."""
+    quantities = parse_quantity(answer), parse_quantity(normalize(option))
+    if quantities[0] is None or quantities[1] is None or quantities[0].unit:
+        return False
+    return values_equal(quantities[0].value, quantities[1].value)
 
 
 def _is_same_text(answer: str, option: str) -> bool:

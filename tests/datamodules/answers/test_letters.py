@@ -65,11 +65,14 @@ OPTIONS = {"A": "40°", "B": "60 cm", "C": "No correct answer", "D": "vitamin A"
         ("B. 60 cm", "B"),
         ("A or B", None),
         ("E", None),
-        ("60", None),
+        ("60", "B"),
+        ("40", "A"),
+        ("60 m", None),
+        ("41", None),
         ("", None),
     ],
 )
-def test_option_by_letter_or_exact_text(answer, letter):
+def test_option_by_letter_text_or_number(answer, letter):
     assert extract_option(answer, OPTIONS, "ABCD") == letter
 
 
@@ -77,3 +80,8 @@ def test_option_texts_that_are_letters_or_repeat_are_not_confused():
     assert extract_option("B", {"A": "B", "B": "A"}, "AB") == "B"
     assert extract_option("b", {"A": "b", "B": "a"}, "AB") == "A"
     assert extract_option("7", {"A": "7", "B": "7"}, "AB") is None
+
+
+def test_a_number_that_two_options_have_names_none():
+    assert extract_option("5", {"A": "5 cm", "B": "5 m", "C": "6 m"}, "ABC") is None
+    assert extract_option("6", {"A": "5 cm", "B": "5 m", "C": "6 m"}, "ABC") == "C"
