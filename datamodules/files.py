@@ -9,19 +9,21 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def atomic_write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` under a temporary name in the same folder, force it to the disk, rename it to ``path``.
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file in the same folder, forced to the disk and renamed to ``path`` once the block is done.
 
-    A reader sees the old file or the new one, never a part. Missing folders are made.
+    A reader sees the old file or the new one, never a part. Missing folders are made. If the block raises, ``path`` is
+    as it was before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
@@ -29,6 +31,12 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` as :func:`atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from openpyxl import Workbook, load_workbook
 from openpyxl.cell import WriteOnlyCell
 from openpyxl.utils.exceptions import InvalidFileException
 
-from datamodules.benchmarks.table import TableRow, read_table, write_table
+from datamodules.benchmarks.table import TableRow, check_header, read_table, write_table
 from datamodules.fields import first_of, shown
 from datamodules.files import atomic_write_bytes
 
@@ -136,12 +136,7 @@ def _header(texts: Sequence[str], where: str) -> list[str]:
     header = list(texts)
     while header and not header[-1]:
         header.pop()
-    missing = [name for name in _REQUIRED if name not in header]
-    if missing:
-        raise ValueError(f"{where}: columns {missing} are missing; the sheet has {header}")
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise ValueError(f"{where}: columns {repeated} are named more than once")
+    check_header(header, _REQUIRED, where)
     return header
 
 

@@ -159,9 +159,11 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._mark_step_tokens = mark_step_tokens
 
     def prepare_data(self) -> None:
-        """Build the tables of annotations once a machine."""
-        for split in ("train", PROCESS):
-            self._read(split)
+        """Build the tables of annotations that the stage needs, once a machine."""
+        evaluates_only = self.trainer is not None and self.trainer.state.fn in ("validate", "test")
+        if not evaluates_only or self.hparams["validation_share"]:
+            self._read("train")
+        self._read(PROCESS)
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs and is not read yet; errors name file, line and field."""

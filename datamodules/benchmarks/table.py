@@ -237,7 +237,7 @@ def read_table(path: Path, required: Sequence[str] = (), on_bad_row: Literal["er
         line = 1
         try:
             header = next(reader, [])
-            _check_header(header, ["index", *required], path)
+            check_header(header, ["index", *required], f"{path}:1")
             line = reader.line_num + 1
             for cells in reader:
                 try:
@@ -257,13 +257,14 @@ def read_table(path: Path, required: Sequence[str] = (), on_bad_row: Literal["er
     return Table(path, rows, problems)
 
 
-def _check_header(header: list[str], required: Sequence[str], path: Path) -> None:
+def check_header(header: Sequence[str], required: Sequence[str], where: str) -> None:
+    """Raise a ValueError that begins with ``where`` if columns are missing or named more than once."""
     missing = [name for name in required if name not in header]
     if missing:
-        raise ValueError(f"{path}:1: columns {missing} are missing; the table has {header}")
+        raise ValueError(f"{where}: columns {missing} are missing; the table has {list(header)}")
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise ValueError(f"{path}:1: columns {repeated} are named more than once")
+        raise ValueError(f"{where}: columns {repeated} are named more than once")
 
 
 def _read_row(cells: list[str], header: list[str], where: str, seen: set[str]) -> TableRow:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ import pyarrow as pa
 from datasets import Dataset, Features
 from filelock import FileLock
 
-from datamodules.files import atomic_write_text
+from datamodules.files import atomic_file, atomic_write_text
 from datamodules.process.annotation_files import AnnotationFile, content_digest
 
 _ROWS_PER_BATCH = 10_000  # a column that a start reads then lies in few pages
@@ -68,17 +66,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], features: Feature
     with FileLock(f"{path}.lock"):
         if path.is_file() and not anew:
             return
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                _write_batches(file, rows, features.arrow_schema)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with atomic_file(path) as file:
+            _write_batches(file, rows, features.arrow_schema)
 
 
 def _write_batches(file: Any, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:

@@ -155,7 +155,7 @@ def workbook(path, *rows):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([["index", "answer"], [1, "A"]], r"row 1: columns \['prediction'\] are missing; the sheet has"),
+        ([["index", "answer"], [1, "A"]], r"row 1: columns \['prediction'\] are missing; the table has"),
         ([["index", "prediction", "prediction"], [1, "A", "B"]], r"row 1: columns \['prediction'\] are named more"),
         ([["index", "prediction"], [1, "a"], [2, "b"], [1, "c"]], r"row 4: column 'index' repeats '1' of row 2"),
         ([["index", "prediction"], [None, "a"]], r"row 2: column 'index' is empty"),

@@ -278,3 +278,19 @@ def test_resuming_inside_of_an_epoch_needs_the_same_order(make, tmp_path):
         ValueError, match=r"the checkpoint stands inside of an epoch of .*'batch_size': 4.*'batch_size': 2"
     ):
         fit(tmp_path, make(batch_size=2), [], tmp_path / "kept" / "last.ckpt")
+
+
+@pytest.mark.parametrize("run", ["validate", "test"])
+def test_evaluation_asks_for_no_training_rows(make, tmp_path, evaluation, annotations, run):
+    """A configuration of training also serves to evaluate where the training rows are not at hand."""
+
+    class Evaluated(Recorder):
+        test_step = Recorder.validation_step
+
+    options = {"train_annotations": [str(tmp_path / "elsewhere")], "validation_annotations": [str(annotations)]}
+    module = make(**options, **evaluation)
+    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    getattr(trainer, run)(Evaluated(), module, verbose=False)
+    assert module.validation_names == ["process", "VisualProcessBench", "MathVision"]
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        fit(tmp_path, make(**options), [])
