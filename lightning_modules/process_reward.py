@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -16,10 +15,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import BinaryAUROC
 
-from datamodules.files import atomic_write_text, parse_json_line
 from datamodules.process.candidates import EncodedCandidates, encode_candidates
 from datamodules.process.collate import ConversationEncoder, StepBatch
-from datamodules.process.conversation import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT
+from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.labels import IGNORE_INDEX, value_labels
 from datamodules.process.steps import response_steps
 from datamodules.reasoning_benchmarks import CandidateBatch
@@ -31,46 +29,7 @@ from lightning_modules.model.cache import uses_plain_positions
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
-
-Objective = Literal["value", "outcome"]
-PROTOCOL_FILE = "process_reward_model.json"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a reward model reads a response; stored beside its weights.
-
-    Attributes:
-        objective: ``value``: a step is right if its Monte Carlo score exceeds the threshold. ``outcome``: the same
-            of the response as a whole, read as one step.
-        threshold: On the Monte Carlo score.
-        system_prompt: The system turn; empty for none.
-        max_steps: Longer responses have neighbouring steps merged.
-        aggregation: From step scores to the response score.
-        step_threshold: From which score in [0, 1] on a step counts as judged correct, as chosen by
-            :class:`lightning_modules.callbacks.process_bench.ProcessBench`; None if none was chosen.
-        step_threshold_chosen_on: Name of the data that it was chosen on.
-    """
-
-    objective: Objective
-    threshold: float
-    system_prompt: str
-    max_steps: int
-    aggregation: Aggregation
-    step_threshold: float | None = None
-    step_threshold_chosen_on: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.objective not in get_args(Objective):
-            raise ValueError(f"objective must be one of {get_args(Objective)}, got {self.objective!r}")
-        if self.aggregation not in get_args(Aggregation):
-            raise ValueError(f"aggregation must be one of {get_args(Aggregation)}, got {self.aggregation!r}")
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold must be in [0, 1), got {self.threshold}")
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, got {self.max_steps}")
-        if self.step_threshold is not None and not 0 <= self.step_threshold <= 1:
-            raise ValueError(f"step_threshold must be in [0, 1], got {self.step_threshold}")
+from lightning_modules.protocol import Objective, resolve_protocol, save_protocol
 
 
 @dataclass(frozen=True)
@@ -93,7 +52,7 @@ class ProcessRewardModel(LightningModule):
 
     Args:
         model_name_or_path: Any image-text-to-text checkpoint, or a folder that :meth:`save_pretrained` wrote.
-        objective: See :class:`Protocol`; None takes the folder's, else ``value``.
+        objective: See :class:`lightning_modules.protocol.Protocol`; None takes the folder's, else ``value``.
         threshold: Likewise; else 0.
         system_prompt: Likewise; else our default. An empty text switches the system turn off.
         max_steps: Likewise; else 12.
@@ -300,8 +259,7 @@ class ProcessRewardModel(LightningModule):
         self.head.write_back(self.backbone)
         self.backbone.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        stored = {name: value for name, value in asdict(self.protocol).items() if value is not None}
-        atomic_write_text(Path(folder) / PROTOCOL_FILE, json.dumps(stored, indent=2) + "\n")
+        save_protocol(self.protocol, folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the chosen step threshold with the weights that it was chosen for."""
@@ -321,31 +279,3 @@ class ProcessRewardModel(LightningModule):
             weight_decay=self.hparams["weight_decay"],
             warmup_share=self.hparams["warmup_share"],
         )
-
-
-def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
-    """Complete the given settings by those stored with the checkpoint, then by the defaults.
-
-    Raises:
-        ValueError: If the stored file is not a protocol.
-    """
-    settings: dict[str, Any] = {
-        "objective": "value",
-        "threshold": 0.0,
-        "system_prompt": DEFAULT_SYSTEM_PROMPT,
-        "max_steps": 12,
-        "aggregation": "mean",
-        "step_threshold": None,
-        "step_threshold_chosen_on": None,
-    }
-    path = Path(name_or_path) / PROTOCOL_FILE
-    if path.is_file():
-        stored = parse_json_line(path.read_bytes(), str(path))
-        if not set(stored) <= set(settings):
-            raise ValueError(f"{path}: must hold an object with keys {sorted(settings)}, got {stored!r}")
-        settings |= stored
-    changed = {name: value for name, value in given.items() if value not in (None, settings[name])}
-    if changed.keys() - {"aggregation"}:
-        # The stored step threshold was chosen on the scores of another protocol.
-        changed |= {"step_threshold": None, "step_threshold_chosen_on": None}
-    return Protocol(**settings | changed)

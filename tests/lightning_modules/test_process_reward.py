@@ -18,10 +18,10 @@ from literal_scoring import (
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from datamodules.process.collate import StepCollator
-from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.callbacks.process_bench import ProcessBench
-from lightning_modules.process_reward import PROTOCOL_FILE, ProcessRewardModel, Protocol, resolve_protocol
+from lightning_modules.process_reward import ProcessRewardModel
+from lightning_modules.protocol import PROTOCOL_FILE, Protocol
 
 NAN = math.nan
 ROWS = {
@@ -428,27 +428,6 @@ def test_fit_chooses_a_step_threshold_that_test_takes_from_the_checkpoint(
     assert stored["threshold_chosen_on"] == chosen.step_threshold_chosen_on
     with pytest.raises(ValueError, match="'validation' needs a process validation split to choose on"):
         run("test")  # weights without a threshold, data without a split
-
-
-def test_protocol_without_a_file(tiny_checkpoint):
-    expected = Protocol("value", 0.0, DEFAULT_SYSTEM_PROMPT, 12, "mean")
-    assert resolve_protocol(str(tiny_checkpoint), {}) == expected
-    assert resolve_protocol("organisation/name-on-the-hub", {"threshold": None}) == expected
-    assert resolve_protocol(str(tiny_checkpoint), {"system_prompt": ""}).system_prompt == ""
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"objective": "value"', "not valid JSON"),
-        ("[1]", "expected a JSON object, got list"),
-        ('{"objektive": "value"}', r"must hold an object with keys \['aggregation', 'max_steps', 'objective'"),
-    ],
-)
-def test_a_broken_protocol_file(tmp_path, content, message):
-    (tmp_path / PROTOCOL_FILE).write_text(content)
-    with pytest.raises(ValueError, match=f"{PROTOCOL_FILE}: {message}"):
-        resolve_protocol(str(tmp_path), {})
 
 
 def test_multimodal_positions_are_refused(sharp_checkpoint, tmp_path):
