@@ -1,7 +1,9 @@
 """Monte Carlo annotation: how often does a policy reach the right answer from each step of a solution?
 
 Section 3.1 of the paper: for every prefix of a sampled solution, K continuations are sampled, and the Monte Carlo score
-of its last step is the share of them that end in the gold answer.
+of its last step is the share of them that end in the gold answer. The share of the solutions themselves that are right
+is the score before the first step, ``question_accuracy``; it is left out where solutions are sampled at another temperature
+than continuations, since the two would not compare.
 """
 
 from __future__ import annotations
@@ -89,13 +91,18 @@ class MonteCarloAnnotator(LightningModule):
         solutions = self._sample_solutions(engine, batch)
         prefixes = self._unfinished_prefixes(solutions)
         successes = self._count_successes(engine, batch, prefixes)
-        return [
-            (
-                prompt.prompt_id,
-                [self._row(prompt, index, i, steps, successes) for i, steps in enumerate(solutions[index])],
-            )
-            for index, prompt in enumerate(batch.prompts)
-        ]
+        annotated = []
+        for index, prompt in enumerate(batch.prompts):
+            rows = [self._row(prompt, index, i, steps, successes) for i, steps in enumerate(solutions[index])]
+            annotated.append((prompt.prompt_id, self._with_question_accuracy(rows)))
+        return annotated
+
+    def _with_question_accuracy(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows of a question with the share of its solutions that are right, if that is of the same sampling."""
+        if self.solution_sampling != self.sampling:
+            return rows
+        accuracy = sum(row["steps_with_score"][-1]["score"] for row in rows) / len(rows)
+        return [row | {"question_accuracy": accuracy} for row in rows]
 
     def _sample_solutions(self, engine: TransformersEngine, batch: PromptBatch) -> list[list[list[str]]]:
         """Solutions as steps, for each prompt of the batch; an empty solution is one empty step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,19 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchmetrics.classification import BinaryAUROC
 
 from datamodules.process.candidates import EncodedCandidates, encode_candidates
 from datamodules.process.collate import ConversationEncoder, StepBatch
-from datamodules.process.conversation import CLASS_TOKENS
-from datamodules.process.labels import IGNORE_INDEX, value_labels
 from datamodules.process.steps import response_steps
 from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
-from lightning_modules.metrics.step_f1 import StepF1
+from lightning_modules.metrics.step_validation import StepValidation
 from lightning_modules.model.backbone import load_backbone, load_processor
 from lightning_modules.model.cache import uses_plain_positions
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
+from lightning_modules.objectives import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 from lightning_modules.protocol import Objective, resolve_protocol, save_protocol
 
@@ -38,7 +36,7 @@ class ScoredResponses:
 
     Attributes:
         steps: The steps as they were judged.
-        step_scores: One score in [0, 1] a step.
+        step_scores: One score a step, in [0, 1]; of an advantage model in [-1, 1].
         response_scores: One score a response.
     """
 
@@ -57,6 +55,8 @@ class ProcessRewardModel(LightningModule):
         system_prompt: Likewise; else our default. An empty text switches the system turn off.
         max_steps: Likewise; else 12.
         aggregation: Likewise; else ``mean``.
+        class_tokens: Likewise; else ``+`` and ``-``, for ``advantage`` ``+``, ``=`` and ``-``.
+        loss: Variants of the objective's loss, in training only.
         language_model_weight: Weight of a second loss, in training only: the language-model loss on the text of the
             steps labelled right. It keeps hidden states generative, after GRM (Yang et al. 2024, arXiv 2406.10216);
             0, the paper's recipe, leaves it out.
@@ -76,6 +76,8 @@ class ProcessRewardModel(LightningModule):
         system_prompt: str | None = None,
         max_steps: int | None = None,
         aggregation: Aggregation | None = None,
+        class_tokens: list[str] | None = None,
+        loss: LossOptions | None = None,
         language_model_weight: float = 0.0,
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
@@ -85,7 +87,9 @@ class ProcessRewardModel(LightningModule):
         attention_implementation: str | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer"])
+        self.save_hyperparameters(ignore=["optimizer", "loss"])
+        # Checkpoints hold plain values only.
+        self.save_hyperparameters({"loss": asdict(loss or LossOptions())})
         self.optimizer_factory = optimizer
         given = {
             "objective": objective,
@@ -93,6 +97,7 @@ class ProcessRewardModel(LightningModule):
             "system_prompt": system_prompt,
             "max_steps": max_steps,
             "aggregation": aggregation,
+            "class_tokens": class_tokens,
         }
         self.protocol = resolve_protocol(model_name_or_path, given)
         self.processor = load_processor(model_name_or_path)
@@ -100,13 +105,13 @@ class ProcessRewardModel(LightningModule):
         if not uses_plain_positions(self.backbone.config):
             raise ValueError(f"scoring does not support the positions of {self.backbone.config.model_type!r} yet")
         untie_language_model_head(self.backbone)
-        class_tokens = CLASS_TOKENS["value"]
-        self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
+        self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, loss)
+        tokens = self.protocol.class_tokens or []
+        self.head = StepHead(self.backbone, class_token_ids(self.processor, tokens))
         # The step head stands in for the language-model head, which gets its rows at export.
         language_model_head(self.backbone).requires_grad_(language_model_weight > 0)
-        self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
-        self.validation_f1 = StepF1(threshold=0.5)
-        self.validation_auroc = BinaryAUROC()
+        self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, tokens)
+        self.step_validation = StepValidation(self.protocol)
 
     # ------------------------------------------------------------------ data
 
@@ -133,30 +138,28 @@ class ProcessRewardModel(LightningModule):
     def _hidden_states(self, batch: StepBatch) -> Tensor:
         return self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state
 
-    @staticmethod
-    def scores_from_logits(logits: Tensor) -> Tensor:
-        """P(+) among the class tokens: (..., K) -> (...)."""
-        return logits.softmax(-1)[..., 0]
+    def scores_from_logits(self, logits: Tensor) -> Tensor:
+        """Mean worth of the class tokens, P(+) or P(+) - P(-) among them: (..., K) -> (...)."""
+        return step_scores(logits, self.protocol.class_values)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy over the labelled steps of the batch, and the language-model loss where it is switched on."""
+        """The objective over the labelled steps of the batch, and the language-model loss where it is switched on."""
         hidden_states = self._hidden_states(batch)
-        loss, labels = self._step_loss(batch, self.head(hidden_states, batch.step_positions))
+        loss = self._loss_sum(batch, self.head(hidden_states, batch.step_positions)).mean
         size = len(batch.sample_ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
         weight = self.hparams["language_model_weight"]
         if weight and batch.step_tokens is not None:
-            language_model_loss = self._language_model_loss(batch, hidden_states, labels == 0)
+            language_model_loss = self._language_model_loss(batch, hidden_states, self.step_loss.right_steps(batch.mc))
             self.log("train/language_model_loss", language_model_loss, batch_size=size)
             loss = loss + weight * language_model_loss
         return loss
 
-    def _step_loss(self, batch: StepBatch, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, 0 where no step has a score, and the labels (B, S) it is of."""
-        labels = value_labels(batch.mc, self.protocol.threshold)
-        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
-        # A batch may hold no label: a mean over nothing is NaN and would ruin the weights.
-        return loss / (labels != IGNORE_INDEX).sum().clamp_min(1), labels
+    def _loss_sum(self, batch: StepBatch, logits: Tensor) -> LossSum:
+        """The loss of a batch before it is divided by the weight of its labels."""
+        return self.step_loss(
+            logits, batch.mc, question_accuracy=batch.question_accuracy, num_mc_total=batch.num_mc_total
+        )
 
     def _language_model_loss(self, batch: StepBatch, hidden_states: Tensor, is_right: Tensor) -> Tensor:
         """Next-token cross-entropy over the tokens of the right steps, ``is_right`` (B, S); 0 if there are none."""
@@ -179,14 +182,10 @@ class ProcessRewardModel(LightningModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule.validation_names[dataloader_idx] != PROCESS:
             return self._scored(batch, logits)
-        loss, labels = self._step_loss(batch, logits)
-        labelled = labels != IGNORE_INDEX
-        scores = self.scores_from_logits(logits)[labelled]
-        self.validation_f1.update(scores, labels[labelled] == 0)
-        self.validation_auroc.update(scores, (labels[labelled] == 0).long())
+        self.step_validation.update(self.scores_from_logits(logits), batch.mc)
         self.log(
             "validation/loss",
-            loss,
+            self._loss_sum(batch, logits).mean,
             prog_bar=True,
             batch_size=len(batch.sample_ids),
             sync_dist=True,
@@ -198,11 +197,8 @@ class ProcessRewardModel(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log step metrics of the process validation split."""
-        if self.validation_f1.update_count:
-            self.log_dict({f"validation/{name}": value for name, value in self.validation_f1.compute().items()})
-            self.log("validation/auroc", self.validation_auroc.compute())
-        self.validation_f1.reset()
-        self.validation_auroc.reset()
+        self.log_dict({f"validation/{name}": value for name, value in self.step_validation.compute().items()})
+        self.step_validation.reset()
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -229,7 +225,7 @@ class ProcessRewardModel(LightningModule):
             responses: Solutions whose steps are separated by blank lines.
 
         Returns:
-            Step scores in [0, 1] and one response score each.
+            Step scores, see :class:`ScoredResponses`, and one response score each.
 
         Raises:
             ValueError: If there are no responses, or images and placeholders do not match.

@@ -33,6 +33,8 @@ class StepBatch:
         num_mc_total: (B, S) long, continuations sampled; likewise.
         sample_ids: B names, unique in the dataset.
         sources: B names of datasets.
+        question_accuracy: (B,) float32, the policy's accuracy before the first step, NaN where unknown; None if it is
+            unknown for all.
         step_tokens: (B, S, L) bool, the tokens that are the text of each step; None unless asked for.
     """
 
@@ -43,6 +45,7 @@ class StepBatch:
     num_mc_total: Tensor
     sample_ids: list[str]
     sources: list[str]
+    question_accuracy: Tensor | None = field(default=None, kw_only=True)
     step_tokens: Tensor | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -105,6 +108,7 @@ class StepCollator:
             pad_rows([steps["num_mc_total"] for steps in merged], -1, torch.long),
             [row["sample_id"] for row in rows],
             [row["source"] for row in rows],
+            question_accuracy=torch.tensor([_or_nan(row.get("question_accuracy")) for row in rows]),
             step_tokens=step_tokens,
         )
 
@@ -115,6 +119,10 @@ def merge_scored_steps(row: Mapping[str, Any], max_steps: int) -> dict[str, list
     names = ("mc", "num_mc_correct", "num_mc_total")
     scores = {name: [row[name][index] for index in last.tolist()] for name in names}
     return {"steps": merge_steps(row["steps"], max_steps), **scores}
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def pad_rows(rows: Sequence[Sequence[float]], padding: float, dtype: torch.dtype) -> Tensor:

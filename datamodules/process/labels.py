@@ -46,8 +46,10 @@ def soft_targets(mc: Tensor) -> Tensor:
     return torch.stack([mc, 1.0 - mc], dim=-1)
 
 
-def stop_after_first_error(labels: Tensor, wrong_class: int = _WRONG) -> Tensor:
-    """Take the steps after the first wrong one out of the loss; the wrong one itself stays."""
-    is_wrong = labels == wrong_class
-    errors_before = is_wrong.long().cumsum(-1) - is_wrong.long()
-    return labels.masked_fill(errors_before > 0, IGNORE_INDEX)
+def until_first_error(mc: Tensor, threshold: float = 0.0) -> Tensor:
+    """The steps up to the first wrong one (score not above the threshold), which is among them: (..., S) bool.
+
+    A step without a score is not wrong.
+    """
+    is_wrong = (mc <= threshold).long()
+    return is_wrong.cumsum(-1) - is_wrong == 0

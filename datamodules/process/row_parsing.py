@@ -57,8 +57,16 @@ def parse_row(
         "images": images,
         "image_bytes": embedded,
         "question": question,
+        "question_accuracy": _question_accuracy(row, where),
         **scored,
     }
+
+
+def _question_accuracy(row: Mapping[str, Any], where: str) -> float | None:
+    """The field ``question_accuracy``; None where it is absent or null, as in all released rows."""
+    if row.get("question_accuracy") is None:
+        return None
+    return fields.number(row, "question_accuracy", where, minimum=0.0, maximum=1.0)
 
 
 def _images(row: Mapping[str, Any], where: str, find: Callable[[str], str]) -> tuple[list[str], list[bytes | None]]:

@@ -18,7 +18,7 @@ from datamodules.process.image_roots import ImageFinder, ImageRoot, OpenedRoots,
 from datamodules.process.row_parsing import parse_row
 from datamodules.process.sources import ProcessSource
 
-_FORMAT = 3  # raise it when the meaning of the table changes, so that cached tables are built anew
+_FORMAT = 4  # raise it when the meaning of the table changes, so that cached tables are built anew
 _NOTHING: dict[str, Any] = {
     "source": "",
     "question_key": "",
@@ -29,6 +29,7 @@ _NOTHING: dict[str, Any] = {
     "mc": [],
     "num_mc_correct": [],
     "num_mc_total": [],
+    "question_accuracy": None,
 }
 
 

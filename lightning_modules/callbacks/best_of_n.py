@@ -37,7 +37,7 @@ from lightning_modules.metrics.benchmark_details import BenchmarkDetails
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, best_of_n_report
 from lightning_modules.metrics.best_of_n_figure import best_of_n_figure, figure_png
 from lightning_modules.metrics.best_of_n_table import report_markdown, report_tables
-from lightning_modules.metrics.response_score import AGGREGATIONS, Aggregation
+from lightning_modules.metrics.response_score import AGGREGATIONS, Aggregation, aggregations_for
 from lightning_modules.metrics.selection import (
     OUTCOME,
     PASS_AT_1,
@@ -78,7 +78,8 @@ class BestOfN(Callback):
 
     Args:
         ns: Numbers of candidates. Those that the rollouts have not enough candidates for are left out with a warning.
-        aggregations: How step scores become a response score; the first is the primary one.
+        aggregations: How step scores become a response score; the first is the primary one. By default all that have a
+            meaning for the model's scores: those of an advantage model may be negative and have no product.
         bootstrap: Number of resamples for the 95 % intervals.
         seed: Of the resampling.
         outcome_scores: ``candidate_scores.jsonl`` of an outcome reward model on the same rollouts, to compare with.
@@ -91,7 +92,7 @@ class BestOfN(Callback):
     def __init__(
         self,
         ns: Sequence[int] = (1, 2, 4, 8),
-        aggregations: Sequence[Aggregation] = AGGREGATIONS,
+        aggregations: Sequence[Aggregation] | None = None,
         bootstrap: int = 1000,
         seed: int = 0,
         outcome_scores: str | None = None,
@@ -99,12 +100,13 @@ class BestOfN(Callback):
     ) -> None:
         if not ns or min(ns) < 1:
             raise ValueError(f"ns must be positive numbers of candidates, got {list(ns)}")
-        if not aggregations or not set(aggregations) <= set(AGGREGATIONS):
+        if aggregations is not None and not set() < set(aggregations) <= set(AGGREGATIONS):
             raise ValueError(f"aggregations must be some of {', '.join(AGGREGATIONS)}, got {list(aggregations)}")
         if bootstrap < 1:
             raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
         self.ns = sorted(set(ns))
-        self.aggregations = list(dict.fromkeys(aggregations))
+        self.given_aggregations = aggregations
+        self.aggregations = list(dict.fromkeys(aggregations or AGGREGATIONS))
         self.bootstrap = bootstrap
         self.seed = seed
         self.outcome_path = Path(outcome_scores) if outcome_scores else None
@@ -117,7 +119,19 @@ class BestOfN(Callback):
     # --------------------------------------------------------------- collect
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the outcome scores before any time is spent on the run."""
+        """Check the aggregations and read the outcome scores before any time is spent on the run.
+
+        Raises:
+            ValueError: If an aggregation that was asked for has no meaning for the model's scores.
+        """
+        score_range = getattr(getattr(pl_module, "protocol", None), "score_range", (0.0, 1.0))
+        if self.given_aggregations is None:
+            self.aggregations = list(aggregations_for(score_range))
+        elif unfit := set(self.aggregations) - set(aggregations_for(score_range)):
+            raise ValueError(
+                f"BestOfN: aggregations {sorted(unfit)} need scores in [0, 1]; this model's may be negative "
+                f"(objective {pl_module.protocol.objective!r})"  # type: ignore[union-attr]
+            )
         if self.outcome_path is not None and self._outcome is None:
             self._outcome = OutcomeScores(self.outcome_path)
 

@@ -29,7 +29,13 @@ from lightning_modules.callbacks.reporting import (
 from lightning_modules.metrics.best_of_n_figure import figure_png
 from lightning_modules.metrics.step_report import JudgedSolution, StepMetrics, StepReport, step_report
 from lightning_modules.metrics.step_report_table import step_report_figure, step_report_markdown, step_report_tables
-from lightning_modules.metrics.step_threshold import OneLabelError, StepThreshold, best_threshold
+from lightning_modules.metrics.step_threshold import (
+    PROBABILITY,
+    OneLabelError,
+    StepThreshold,
+    best_threshold,
+    middle,
+)
 from lightning_modules.metrics.table import print_tables
 
 _MAIN_METRICS = (
@@ -70,8 +76,8 @@ class ProcessBench(Callback):
     Args:
         threshold: From which score on a step counts as judged correct.
 
-            - A number is fixed: 0.5 is where both class tokens are equally likely; the released VisualPRM-8B is used
-              with 0.85.
+            - A number is fixed: the released VisualPRM-8B is used with 0.85. By default it is the middle of the model's
+              scores: 0.5, where both class tokens are equally likely; 0 for an advantage model.
             - ``validation`` takes the one with the best macro F1 on the labels of the process validation split. `fit`
               and `validate` choose it anew each time and keep it in the module's protocol, which checkpoints and
               exported models hold; `test` uses the one of the model, and chooses only where the model has none.
@@ -83,10 +89,13 @@ class ProcessBench(Callback):
         ValueError: If the threshold is neither of these.
     """
 
-    def __init__(self, threshold: float | Literal["validation", "oracle"] = 0.5, output_dir: str | None = None) -> None:
-        is_known = threshold in ("validation", "oracle") if isinstance(threshold, str) else 0 <= threshold <= 1
+    def __init__(
+        self, threshold: float | Literal["validation", "oracle"] | None = None, output_dir: str | None = None
+    ) -> None:
+        names = ("validation", "oracle")
+        is_known = threshold in names if isinstance(threshold, str) else -1 <= (threshold or 0.0) <= 1
         if not is_known:
-            raise ValueError(f"threshold must be in [0, 1], 'validation' or 'oracle', got {threshold!r}")
+            raise ValueError(f"threshold must be a score in [-1, 1], 'validation' or 'oracle', got {threshold!r}")
         self.threshold = threshold
         self.output_dir = output_dir
         self.report: StepReport | None = None
@@ -102,11 +111,17 @@ class ProcessBench(Callback):
     # --------------------------------------------------------------- collect
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out before any time is spent whether there is something to choose the threshold on.
+        """Find out before any time is spent whether the threshold suits the model and can be chosen.
 
         Raises:
-            ValueError: If the threshold is to be chosen on a process validation split that does not exist.
+            ValueError: If the threshold is not one of the model's scores, or is to be chosen on a process validation
+                split that does not exist.
         """
+        low, high = _score_range(pl_module)
+        if isinstance(self.threshold, int | float) and not low <= self.threshold <= high:
+            raise ValueError(
+                f"ProcessBench: threshold {self.threshold} is outside of this model's scores, [{low:g}, {high:g}]"
+            )
         names = getattr(getattr(trainer, "datamodule", None), "validation_names", None)
         if self._must_choose(trainer, pl_module) and names is not None and PROCESS not in names:
             raise ValueError(
@@ -189,7 +204,7 @@ class ProcessBench(Callback):
                 self._choose(trainer, pl_module, validation)
             if not solutions:
                 return
-            report = self.report = step_report(solutions, self._threshold_of(pl_module))
+            report = self.report = step_report(solutions, self._threshold_of(pl_module), _score_range(pl_module))
         except OneLabelError as error:
             if not _is_partial(trainer):
                 raise
@@ -214,7 +229,7 @@ class ProcessBench(Callback):
         scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
         labels = torch.tensor([label for row in rows for label in row.is_correct], dtype=torch.bool)
         try:
-            value, macro_f1 = best_threshold(scores, labels)
+            value, macro_f1 = best_threshold(scores, labels, _score_range(pl_module))
         except OneLabelError as error:
             raise OneLabelError(f"ProcessBench: no threshold can be chosen on {name}: {error}") from error
         chosen_on = f"{name} ({len(labels)} labelled steps of {len(rows)} solutions, macro F1 {macro_f1:.4f} there)"
@@ -226,7 +241,9 @@ class ProcessBench(Callback):
         if self.threshold == "validation":
             value, chosen_on = (_protocol(pl_module, f"step_threshold{part}", None) for part in ("", "_chosen_on"))
             return StepThreshold(value, "validation", chosen_on or "an unnamed set")
-        return None if self.threshold == "oracle" else StepThreshold(float(self.threshold))
+        if self.threshold == "oracle":
+            return None
+        return StepThreshold(middle(_score_range(pl_module)) if self.threshold is None else float(self.threshold))
 
     def _publish(self, trainer: Trainer, report: StepReport, folder: Path | None, is_released: bool) -> None:
         """Write files and inform the loggers; rank zero only."""
@@ -265,6 +282,12 @@ class ProcessBench(Callback):
 def _protocol(pl_module: LightningModule, name: str, default: Any) -> Any:
     """A setting of the module's protocol, see :class:`lightning_modules.process_reward.Protocol`."""
     return getattr(getattr(pl_module, "protocol", None), name, default)
+
+
+def _score_range(pl_module: LightningModule) -> tuple[float, float]:
+    """Least and greatest score of the module's steps."""
+    found: tuple[float, float] = _protocol(pl_module, "score_range", PROBABILITY)
+    return found
 
 
 def _is_partial(trainer: Trainer) -> bool:

@@ -12,11 +12,17 @@ Aggregation = Literal["mean", "min", "max", "last", "product"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 
+def aggregations_for(score_range: tuple[float, float]) -> tuple[Aggregation, ...]:
+    """The aggregations that have a meaning for scores from the first to the second of two numbers."""
+    return AGGREGATIONS if score_range[0] >= 0 else tuple(how for how in AGGREGATIONS if how != "product")
+
+
 def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregation = "mean") -> float:
     """Reduce step scores to a response score.
 
     ``mean`` is what the released VisualPRM uses. Nothing but ``last`` depends on the order of the scores, not even in
-    the last bit, so that responses with equal scores in another order tie.
+    the last bit, so that responses with equal scores in another order tie. ``product`` is of probabilities: with two
+    negative factors a bad response would look good.
 
     Args:
         step_scores: Scores (S,) of the steps in their order, S >= 1.
@@ -26,7 +32,8 @@ def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregatio
         The response score.
 
     Raises:
-        ValueError: If there is no step, a score is NaN or infinite, or ``how`` is unknown.
+        ValueError: If there is no step, a score is NaN or infinite, or negative where ``how`` is ``product``, or ``how``
+            is unknown.
     """
     scores = step_scores.tolist() if isinstance(step_scores, Tensor) else [float(score) for score in step_scores]
     if not scores:
@@ -44,5 +51,7 @@ def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregatio
         case "last":
             return scores[-1]
         case "product":
+            if min(scores) < 0:
+                raise ValueError(f"the product of scores needs scores that are not negative, got {scores}")
             return math.prod(sorted(scores))
     raise ValueError(f"unknown aggregation {how!r}; choose from {', '.join(AGGREGATIONS)}")

@@ -23,7 +23,7 @@ class StepF1(Metric):
         options: Of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: If the threshold is not in [0, 1].
+        ValueError: If the threshold is not in [-1, 1], where all scores lie.
     """
 
     full_state_update = False
@@ -37,8 +37,8 @@ class StepF1(Metric):
 
     def __init__(self, threshold: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {threshold}")
+        if not -1 <= threshold <= 1:
+            raise ValueError(f"threshold must be in [-1, 1], got {threshold}")
         self.threshold = threshold
         for name in ("true_correct", "false_correct", "false_wrong", "true_wrong"):
             self.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
@@ -47,7 +47,7 @@ class StepF1(Metric):
         """Count n judgements.
 
         Args:
-            scores: (n,) step scores in [0, 1].
+            scores: (n,) step scores.
             is_correct: (n,) bool labels.
 
         Raises:

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 
 from lightning_modules.metrics.calibration import CalibrationBin, calibration_bins, expected_calibration_error
 from lightning_modules.metrics.step_f1 import StepF1
-from lightning_modules.metrics.step_threshold import StepThreshold, best_threshold
+from lightning_modules.metrics.step_threshold import PROBABILITY, StepThreshold, best_threshold
 
 BENCHMARK_ITSELF = "the benchmark itself"
 
@@ -25,7 +25,7 @@ class JudgedSolution:
     Attributes:
         sample_id: Identifies the solution.
         source: Where its question comes from.
-        scores: One score in [0, 1] a step.
+        scores: One score a step.
         correctness: One label a step: 1 correct, -1 wrong, 0 neutral.
 
     Raises:
@@ -59,7 +59,8 @@ class StepMetrics:
         auroc: Area under the ROC curve, which needs no threshold; None where only one class occurs.
         correct_average_precision: Of finding the correct steps by a high score; None likewise.
         wrong_average_precision: Of finding the wrong steps by a low score; None likewise.
-        expected_calibration_error: See :mod:`lightning_modules.metrics.calibration`; None where no step counts.
+        expected_calibration_error: See :mod:`lightning_modules.metrics.calibration`; None where no step counts, or
+            scores are no probabilities.
         correct_steps: Number of correct steps.
         wrong_steps: Number of wrong steps.
         neutral_steps: Number of neutral steps.
@@ -110,7 +111,7 @@ class StepReport:
         overall: Of all steps, pooled.
         sources: Name to metrics.
         by_step_index: In order; places where no step counts are left out.
-        calibration: Bins over all steps; empty where no step counts.
+        calibration: Bins over all steps; empty where no step counts, or scores are no probabilities.
     """
 
     threshold: StepThreshold
@@ -129,13 +130,18 @@ class StepReport:
         return threshold | {name: value for name, value in asdict(self).items() if name != "threshold"}
 
 
-def step_report(solutions: Sequence[JudgedSolution], threshold: StepThreshold | None) -> StepReport:
+def step_report(
+    solutions: Sequence[JudgedSolution],
+    threshold: StepThreshold | None,
+    score_range: tuple[float, float] = PROBABILITY,
+) -> StepReport:
     """Compare scores with labels.
 
     Args:
         solutions: At least one.
         threshold: From which score on a step counts as judged correct; None chooses the one with the best pooled macro
             F1 on these very steps, and the report says so.
+        score_range: Least and greatest score. Scores outside of [0, 1] are no probabilities, and have no calibration.
 
     Raises:
         OneLabelError: If a threshold cannot be chosen, since all steps have one label.
@@ -147,15 +153,15 @@ def step_report(solutions: Sequence[JudgedSolution], threshold: StepThreshold | 
     is_decided = labels != 0
     decided, is_correct = scores[is_decided], labels[is_decided] == 1
     if threshold is None:
-        threshold = StepThreshold(best_threshold(decided, is_correct)[0], "oracle", BENCHMARK_ITSELF)
+        threshold = StepThreshold(best_threshold(decided, is_correct, score_range)[0], "oracle", BENCHMARK_ITSELF)
     names = sorted({solution.source for solution in solutions})
     sources = {name: [solution for solution in solutions if solution.source == name] for name in names}
     return StepReport(
         threshold=threshold,
-        overall=_metrics(solutions, threshold.value),
-        sources={name: _metrics(members, threshold.value) for name, members in sources.items()},
+        overall=_metrics(solutions, threshold.value, score_range),
+        sources={name: _metrics(members, threshold.value, score_range) for name, members in sources.items()},
         by_step_index=_by_step_index(solutions, threshold.value),
-        calibration=calibration_bins(decided, is_correct) if len(decided) else [],
+        calibration=calibration_bins(decided, is_correct) if len(decided) and score_range == PROBABILITY else [],
     )
 
 
@@ -166,7 +172,9 @@ def _flatten(solutions: Sequence[JudgedSolution]) -> tuple[Tensor, Tensor]:
     return scores, labels
 
 
-def _metrics(solutions: Sequence[JudgedSolution], threshold: float) -> StepMetrics:
+def _metrics(
+    solutions: Sequence[JudgedSolution], threshold: float, score_range: tuple[float, float]
+) -> StepMetrics:
     scores, labels = _flatten(solutions)
     is_decided = labels != 0
     decided, is_correct = scores[is_decided], labels[is_decided] == 1
@@ -176,12 +184,16 @@ def _metrics(solutions: Sequence[JudgedSolution], threshold: float) -> StepMetri
     values = {name: value.item() for name, value in metric.compute().items()}
     correct, wrong = int(values.pop("correct_steps")), int(values.pop("wrong_steps"))
     targets, has_both = is_correct.long(), correct > 0 and wrong > 0
+    # Ranking metrics of torchmetrics take what is outside of [0, 1] for logits.
+    low, high = score_range
+    ranking = (decided - low) / (high - low)
+    is_calibrated = len(decided) and score_range == PROBABILITY
     return StepMetrics(
         **values,
-        auroc=binary_auroc(decided, targets).item() if has_both else None,
-        correct_average_precision=binary_average_precision(decided, targets).item() if has_both else None,
-        wrong_average_precision=binary_average_precision(1 - decided, 1 - targets).item() if has_both else None,
-        expected_calibration_error=expected_calibration_error(decided, is_correct) if len(decided) else None,
+        auroc=binary_auroc(ranking, targets).item() if has_both else None,
+        correct_average_precision=binary_average_precision(ranking, targets).item() if has_both else None,
+        wrong_average_precision=binary_average_precision(1 - ranking, 1 - targets).item() if has_both else None,
+        expected_calibration_error=expected_calibration_error(decided, is_correct) if is_calibrated else None,
         correct_steps=correct,
         wrong_steps=wrong,
         neutral_steps=int((~is_decided).sum()),

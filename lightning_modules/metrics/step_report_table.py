@@ -89,6 +89,8 @@ def _draw_reliability(axes: Axes, report: StepReport) -> None:
         color="lightsteelblue",
         label="steps (share of the fullest bin)",
     )
+    if not bins:
+        axes.text(0.5, 0.4, "no probabilities to calibrate", ha="center", color="gray")
     points = [(entry.mean_score or 0.0, entry.correct_share or 0.0) for entry in bins]
     axes.plot(*zip(*points, strict=True) if points else ([], []), color="tab:red", marker="o", label="correct steps")
     axes.axvline(report.threshold.value, color="black", linewidth=0.8, linestyle="--", label=report.threshold.source)

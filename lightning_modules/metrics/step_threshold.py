@@ -11,6 +11,10 @@ from torch import Tensor
 Source = Literal["fixed", "validation", "oracle"]
 
 
+PROBABILITY = (0.0, 1.0)
+"""Least and greatest score of a step, unless the model's class tokens are worth something else."""
+
+
 class OneLabelError(ValueError):
     """All steps that a threshold is to be chosen on have one label."""
 
@@ -20,7 +24,7 @@ class StepThreshold:
     """A threshold and its origin.
 
     Attributes:
-        value: In [0, 1]; a step whose score reaches it counts as judged correct.
+        value: In the range of the scores, which is in [-1, 1]; a step whose score reaches it counts as judged correct.
         source: ``fixed`` was given by the user; ``validation`` was chosen on other data than the benchmark; ``oracle``
             was chosen on the benchmark itself, so that the scores are an upper bound and no fair result.
         chosen_on: Name of the data it was chosen on; empty for a fixed one.
@@ -31,8 +35,8 @@ class StepThreshold:
     chosen_on: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.value <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {self.value}")
+        if not -1 <= self.value <= 1:
+            raise ValueError(f"threshold must be in [-1, 1], got {self.value}")
         if self.source not in get_args(Source):
             raise ValueError(f"source of a threshold must be one of {get_args(Source)}, got {self.source!r}")
 
@@ -44,27 +48,36 @@ class StepThreshold:
         return f"{self.source} threshold {self.value:.4g}, chosen on {self.chosen_on}"
 
 
-def best_threshold(scores: Tensor, is_correct: Tensor) -> tuple[float, float]:
+def middle(score_range: tuple[float, float]) -> float:
+    """The threshold that prefers no class: 0.5 of scores in [0, 1], 0 of scores in [-1, 1]."""
+    return sum(score_range) / 2
+
+
+def best_threshold(
+    scores: Tensor, is_correct: Tensor, score_range: tuple[float, float] = PROBABILITY
+) -> tuple[float, float]:
     """The threshold with the best macro F1 on some steps.
 
-    All ways to cut the scores in two are tried; a threshold lies halfway between the scores that it parts (0 and 1
-    bound them). Of equally good ones the nearest to 0.5 is taken, then the lower, so that the result depends on the
-    steps alone and not on their order.
+    All ways to cut the scores in two are tried; a threshold lies halfway between the scores that it parts (the ends
+    of the range bound them). Of equally good ones the nearest to the middle of the range is taken, then the lower, so
+    that the result depends on the steps alone and not on their order.
 
     Args:
-        scores: (n,) step scores in [0, 1].
+        scores: (n,) step scores.
         is_correct: (n,) bool labels.
+        score_range: Least and greatest score.
 
     Returns:
         The threshold, and its macro F1 on these steps.
 
     Raises:
         OneLabelError: If all steps have one label, or there are none.
-        ValueError: If a score is not in [0, 1].
+        ValueError: If a score is not in the range.
     """
     values, labels = scores.double().cpu().numpy(), is_correct.cpu().numpy().astype(bool)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("step scores must be in [0, 1]; at least one is not, or is NaN")
+    low, high = score_range
+    if not ((values >= low) & (values <= high)).all():
+        raise ValueError(f"step scores must be in [{low:g}, {high:g}]; at least one is not, or is NaN")
     if labels.all() or not labels.any():
         found = f"all {labels.size} are {'correct' if labels.all() else 'wrong'}" if labels.size else "there are none"
         raise OneLabelError(f"a threshold needs correct and wrong steps to be chosen on; {found}")
@@ -74,12 +87,12 @@ def best_threshold(scores: Tensor, is_correct: Tensor) -> tuple[float, float]:
     caught = np.concatenate([[0], np.bincount(places, ~labels, len(distinct)).cumsum()])
     found, passed = labels.sum() - missed, (~labels).sum() - caught
     macro_f1 = (2 * found / (2 * found + missed + passed) + 2 * caught / (2 * caught + missed + passed)) / 2
-    bounds = np.concatenate([[0.0], distinct, [1.0]])
+    bounds = np.concatenate([[low], distinct, [high]])
     thresholds = (bounds[:-1] + bounds[1:]) / 2
     # Halfway between neighbouring floating-point numbers is one of them; the upper one parts them.
     thresholds[1:] = np.where(thresholds[1:] > bounds[1:-1], thresholds[1:], bounds[2:])
-    if distinct[-1] == 1:
-        macro_f1, thresholds = macro_f1[:-1], thresholds[:-1]  # nothing in [0, 1] is above a score of 1
+    if distinct[-1] == high:
+        macro_f1, thresholds = macro_f1[:-1], thresholds[:-1]  # nothing in the range is above its end
     best = np.flatnonzero(macro_f1 == macro_f1.max())
-    chosen = best[np.lexsort((thresholds[best], abs(thresholds[best] - 0.5)))[0]]
+    chosen = best[np.lexsort((thresholds[best], abs(thresholds[best] - middle(score_range))))[0]]
     return float(thresholds[chosen]), float(macro_f1[chosen])

@@ -97,6 +97,8 @@ def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps):
         assert [step["score"] for step in scored] == [count / 4 for count in counts]
         assert {step["num_mc_total"] for step in scored} == {4}
         assert row["response"] == "\n\n".join(steps)
+        of_question = [counts[-1] == 4 for other_id, _, counts in expected if other_id == prompt_id]
+        assert row["question_accuracy"] == sum(of_question) / 5
     seen = {count for _, _, counts in expected for count in counts[:-1]}
     assert len(seen) >= 2, "the counts should differ, or the comparison says little"
     longest = max(len(steps) for _, steps, _ in expected)
@@ -162,6 +164,7 @@ def test_rows_are_read_again(sharp_checkpoint, batch, picture, tmp_path):
         assert read["mc"] == [step["score"] for step in scored]
         assert read["num_mc_correct"] == [step["num_mc_correct"] for step in scored]
         assert read["num_mc_total"] == [4] * len(scored)
+        assert read["question_accuracy"] == row["question_accuracy"]
         assert read["source"] == "somewhere"
         names = [[], ["1.png"], ["2.png", "3.png"]][number // 5]
         assert read["images"] == [str(tmp_path / name) for name in names]
@@ -199,6 +202,9 @@ def test_solutions_and_continuations_have_temperatures_of_their_own(sharp_checkp
     assert len({row["response"] for row in rows}) > 3 == len({row["response"] for row in greedy_rows})
     scores = {step["score"] for row in [*rows, *greedy_rows] for step in row["steps_with_score"]}
     assert scores == {0.0, 1.0}
+    # How often warm solutions are right does not say how often cold ones would be.
+    assert all("question_accuracy" not in row for row in rows)
+    assert all("question_accuracy" in row for row in greedy_rows)
     # The sampled solutions are those of an annotator that is as warm in everything.
     warm = make_annotator(sharp_checkpoint, sampling=SAMPLING)
     warm_rows = [row for _, of_prompt in warm.predict_step(batch(warm), 0) for row in of_prompt]

@@ -1,5 +1,7 @@
 """Settings of a reward model, from a file, from arguments, by default."""
 
+import json
+
 import pytest
 
 from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT
@@ -18,10 +20,44 @@ def test_protocol_without_a_file(tiny_checkpoint):
     [
         ('{"objective": "value"', "not valid JSON"),
         ("[1]", "expected a JSON object, got list"),
-        ('{"objektive": "value"}', r"must hold an object with keys \['aggregation', 'max_steps', 'objective'"),
+        ('{"objektive": "value"}', r"must hold an object with keys \['aggregation', 'class_tokens', 'max_steps', 'objective'"),
     ],
 )
 def test_a_broken_protocol_file(tmp_path, content, message):
     (tmp_path / PROTOCOL_FILE).write_text(content)
     with pytest.raises(ValueError, match=f"{PROTOCOL_FILE}: {message}"):
         resolve_protocol(str(tmp_path), {})
+
+
+def test_class_tokens_and_scores_of_each_objective():
+    def protocol(objective, **options):
+        return Protocol(objective, 0.0, "", 12, "mean", **options)
+
+    for objective in ("value", "outcome", "soft", "regression"):
+        assert protocol(objective).class_tokens == ["+", "-"]
+        assert protocol(objective).score_range == (0.0, 1.0)
+    assert protocol("advantage").class_tokens == ["+", "=", "-"]
+    assert protocol("advantage").score_range == (-1.0, 1.0)
+    assert protocol("advantage").class_values == (1.0, 0.0, -1.0)
+    assert protocol("value", class_tokens=["Yes", "No"]).class_tokens == ["Yes", "No"]
+    assert protocol("advantage", step_threshold=-0.5).step_threshold == -0.5
+    with pytest.raises(ValueError, match=r"step_threshold must be in \[0, 1\], got -0.5"):
+        protocol("value", step_threshold=-0.5)
+    with pytest.raises(ValueError, match=r"objective 'advantage' needs 3 class_tokens, best first, got \['\+', '-'\]"):
+        protocol("advantage", class_tokens=["+", "-"])
+    with pytest.raises(ValueError, match="aggregation 'product' needs scores in .* 'advantage' may be negative"):
+        Protocol("advantage", 0.0, "", 12, "product")
+
+
+def test_class_tokens_follow_the_kind_of_labels(tmp_path):
+    stored = {"objective": "value", "class_tokens": ["Yes", "No"], "step_threshold": 0.75}
+    (tmp_path / PROTOCOL_FILE).write_text(json.dumps(stored))
+    assert resolve_protocol(str(tmp_path), {"class_tokens": ["Yes", "No"]}).step_threshold == 0.75
+    same = resolve_protocol(str(tmp_path), {"objective": "soft"})
+    assert (same.class_tokens, same.step_threshold) == (["Yes", "No"], None)
+    other = resolve_protocol(str(tmp_path), {"objective": "advantage"})
+    assert other.class_tokens == ["+", "=", "-"]
+    given = resolve_protocol(str(tmp_path), {"objective": "advantage", "class_tokens": ["A", "B", "C"]})
+    assert given.class_tokens == ["A", "B", "C"]
+    (tmp_path / PROTOCOL_FILE).write_text(json.dumps({"objective": "value", "step_threshold": 0.75}))
+    assert resolve_protocol(str(tmp_path), {"class_tokens": ["+", "-"]}).step_threshold == 0.75

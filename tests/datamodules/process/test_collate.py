@@ -44,6 +44,11 @@ def test_a_batch(encoder, tmp_path):
     assert batch.num_mc_total.tolist() == [[4, 4, 0], [4, -1, -1]]
     assert batch.sample_ids == ["f:1", "f:2"]
     assert batch.sources == ["geometry", "geometry"]
+    assert batch.question_accuracy.isnan().all()
+    known = StepCollator(encoder)([rows[0] | {"question_accuracy": 0.25}, rows[1] | {"question_accuracy": None}])
+    assert known.question_accuracy.dtype == torch.float32
+    assert known.question_accuracy[0] == 0.25
+    assert known.question_accuracy[1].isnan()
 
 
 def test_a_merged_step_has_the_score_of_its_last_step():

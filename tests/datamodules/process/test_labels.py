@@ -4,7 +4,7 @@ from datamodules.process.labels import (
     IGNORE_INDEX,
     advantage_labels,
     soft_targets,
-    stop_after_first_error,
+    until_first_error,
     value_labels,
 )
 
@@ -37,12 +37,15 @@ def test_soft_targets():
     assert targets[1].isnan().all()
 
 
-def test_steps_after_the_first_error_are_left_out():
-    labels = torch.tensor([[0, 1, 0, 1], [0, 0, IGNORE_INDEX, 0], [1, 0, 0, IGNORE_INDEX]])
-    ignored = IGNORE_INDEX
-    assert stop_after_first_error(labels).tolist() == [
-        [0, 1, ignored, ignored],
-        [0, 0, ignored, 0],
-        [1, ignored, ignored, ignored],
+def test_steps_until_the_first_error():
+    mc = torch.tensor([[0.5, 0.0, 0.5, 0.0], [0.5, 1.0, NAN, 0.25], [0.0, NAN, 1.0, 0.0]])
+    assert until_first_error(mc).tolist() == [
+        [True, True, False, False],
+        [True, True, True, True],
+        [True, False, False, False],
     ]
-    assert stop_after_first_error(torch.tensor([0, 2, 1]), wrong_class=2).tolist() == [0, 2, ignored]
+    assert until_first_error(mc, 0.5).tolist() == [
+        [True, False, False, False],
+        [True, False, False, False],
+        [True, False, False, False],
+    ]

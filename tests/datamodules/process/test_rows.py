@@ -31,6 +31,7 @@ def test_a_raw_row(read, raw_row, tmp_path):
         "mc": [0.75, 1.0],
         "num_mc_correct": [3, 4],
         "num_mc_total": [4, 4],
+        "question_accuracy": None,
         "problem": "",
         "weight": 1.0,
         "max_tiles": 0,
@@ -39,6 +40,25 @@ def test_a_raw_row(read, raw_row, tmp_path):
     assert table[1]["images"] == []
     assert table[1]["source"] == "algebra"
     assert table[1]["question_key"] != table[0]["question_key"]
+
+
+def test_the_accuracy_of_a_question(read, raw_row):
+    conversations = [
+        {"from": "human", "value": "### Question:\nq\n\n### Solution Process:\na"},
+        {"from": "gpt", "value": "+"},
+    ]
+    table = read(
+        [
+            raw_row(question_accuracy=0.25),
+            raw_row(question_accuracy=1),
+            raw_row(),
+            {"conversations": conversations, "question_accuracy": 0},
+        ]
+    )
+    assert table["question_accuracy"][:] == [0.25, 1.0, None, 0.0]
+    for value in (1.5, "high", -0.5):
+        with pytest.raises(ValueError, match=r"geometry.jsonl:1: field 'question_accuracy' must be a finite number in"):
+            read([raw_row(question_accuracy=value)])
 
 
 def test_mixed_types_that_json_loaders_stumble_over(read, raw_row):

@@ -16,6 +16,7 @@ def test_rows_with_text():
             "question_key": "k",
             "images": [],
             "image_bytes": [],
+            "question_accuracy": None,
             "problem": "",
         }
         return {**names, **counts, "question": question, "steps": steps}

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.candidate_scores import CANDIDATE_SCORES, response_digest
 from lightning_modules.metrics.selection import majority_index
+from lightning_modules.protocol import Protocol
 
 TRAINING = DataLoader(torch.zeros(4, 1), batch_size=2)
 
@@ -218,6 +219,39 @@ def test_candidate_scores_serve_as_outcome_scores(run, tmp_path, capsys):
     assert "Best-of-4 accuracy (%)" in printed
     assert "PRM (min) − ORM" in printed
     assert "Step judgement on VisualProcessBench" in printed
+
+
+class Advantage(Reader):
+    """Scores from -1 to 1: what the reader scores, stretched."""
+
+    def __init__(self):
+        super().__init__()
+        self.protocol = Protocol("advantage", 0.0, "", 12, "mean")
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        outputs = super().validation_step(batch, batch_idx, dataloader_idx)
+        return [[2 * steps - 1 for steps in group] for group in outputs] if isinstance(outputs, list) else outputs
+
+    test_step = validation_step
+
+
+def test_negative_scores_have_no_product(run, tmp_path):
+    """Stretched scores pick the same responses, but for the product, which is left out or refused."""
+    folder, _ = run
+    loaders = evaluation_loaders(folder)[1:-1]  # of the benchmarks
+    stored = []
+    for module in (Reader(), Advantage()):
+        callback = BestOfN(ns=(4,), bootstrap=50, output_dir=str(tmp_path / type(module).__name__))
+        trainer = make_trainer(tmp_path, logger=False, callbacks=[callback])
+        trainer.test(module, loaders, verbose=False)
+        stored.append(read_json(tmp_path / type(module).__name__ / "best_of_n_test.json")["accuracies"]["overall"])
+    assert stored[0].keys() - stored[1].keys() == {"prm_product"}
+    assert stored[1] == {name: values for name, values in stored[0].items() if name != "prm_product"}
+    lines = (tmp_path / "Advantage" / CANDIDATE_SCORES).read_text().splitlines()
+    assert min(score for line in lines for score in json.loads(line)["step_scores"]) < 0
+    asked = BestOfN(aggregations=["mean", "product"])
+    with pytest.raises(ValueError, match=r"aggregations \['product'\] need scores in \[0, 1\].*'advantage'"):
+        make_trainer(tmp_path, logger=False, callbacks=[asked]).validate(Advantage(), loaders, verbose=False)
 
 
 def test_two_processes_give_the_table_of_one(run, tmp_path):

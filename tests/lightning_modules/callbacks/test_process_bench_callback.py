@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import pytest
@@ -191,6 +191,58 @@ def test_a_missing_split_is_found_before_the_run(tmp_path):
     ProcessBench(0.85).on_fit_start(trainer, Reader())
 
 
+@dataclass(frozen=True)
+class AdvantageProtocol(ReaderProtocol):
+    score_range: tuple[float, float] = (-1.0, 1.0)
+
+
+class Advantage(Reader):
+    """Scores from -1 to 1: what the reader scores, stretched."""
+
+    def __init__(self):
+        super().__init__()
+        self.protocol = AdvantageProtocol()
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        outputs = super().validation_step(batch, batch_idx, dataloader_idx)
+        return outputs if isinstance(outputs, list) else {"step_scores": 2 * outputs["step_scores"] - 1}
+
+    test_step = validation_step
+
+
+@pytest.mark.parametrize("threshold", [None, "validation", "oracle", -0.25])
+def test_negative_scores(tmp_path, threshold):
+    """Scores stretched from [0, 1] to [-1, 1] are judged as before, at a threshold that is stretched alike."""
+    loaders = [
+        DataLoader(judged_solutions(), batch_size=2, collate_fn=collate_judged),
+        DataLoader(process_rows(), batch_size=2, collate_fn=collate_process),
+    ]
+    callbacks = []
+    for module, given in ((Reader(), 0.375 if threshold == -0.25 else threshold), (Advantage(), threshold)):
+        callbacks.append(ProcessBench(given))
+        trainer = make_trainer(tmp_path, logger=False, callbacks=callbacks[-1:])
+        trainer.validate(module, loaders, verbose=False)
+    plain, stretched = (callback.report for callback in callbacks)
+    assert stretched.threshold.value == pytest.approx(2 * plain.threshold.value - 1)
+    if threshold is None:
+        assert (plain.threshold.value, stretched.threshold.value) == (0.5, 0.0)
+    # Scores that are no probabilities have no calibration.
+    assert plain.calibration
+    assert plain.overall.expected_calibration_error is not None
+    assert stretched.calibration == []
+    expected = replace(plain.overall, expected_calibration_error=None)
+    for field in fields(expected):
+        assert getattr(stretched.overall, field.name) == pytest.approx(getattr(expected, field.name)), field.name
+    assert stretched.by_step_index == plain.by_step_index
+
+
+def test_a_threshold_below_all_scores_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path, logger=False)
+    with pytest.raises(ValueError, match=r"threshold -0.25 is outside of this model's scores, \[0, 1\]"):
+        ProcessBench(-0.25).on_fit_start(trainer, Reader())
+    ProcessBench(-0.25).on_fit_start(trainer, Advantage())
+
+
 def test_the_oracle_is_marked_wherever_it_is_shown(tmp_path, capsys):
     metrics, module = run(tmp_path, "test", "oracle")
     assert metrics
@@ -210,7 +262,7 @@ def test_the_oracle_is_marked_wherever_it_is_shown(tmp_path, capsys):
     assert "with the ORACLE threshold" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.5, math.nan, "test", "best"])
+@pytest.mark.parametrize("threshold", [-1.1, 1.5, math.nan, "test", "best"])
 def test_other_thresholds_are_refused(threshold):
-    with pytest.raises(ValueError, match="threshold must be in"):
+    with pytest.raises(ValueError, match="threshold must be a score in"):
         ProcessBench(threshold)

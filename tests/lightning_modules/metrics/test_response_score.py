@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_modules.metrics.response_score import AGGREGATIONS, aggregate_step_scores
+from lightning_modules.metrics.response_score import AGGREGATIONS, aggregate_step_scores, aggregations_for
 
 UNIT = st.floats(0, 1, allow_subnormal=False)
 
@@ -49,3 +49,17 @@ def test_no_step_and_unknown_aggregation_are_refused():
         aggregate_step_scores([])
     with pytest.raises(ValueError, match=r"'median'; choose from mean, min"):
         aggregate_step_scores([0.5], "median")
+
+
+def test_negative_scores_have_no_product():
+    scores = [-0.5, 0.25, -0.75]
+    assert [aggregate_step_scores(scores, how) for how in ("mean", "min", "max", "last")] == [
+        pytest.approx(-1 / 3),
+        -0.75,
+        0.25,
+        -0.75,
+    ]
+    with pytest.raises(ValueError, match="the product of scores needs scores that are not negative"):
+        aggregate_step_scores(scores, "product")
+    assert aggregations_for((0.0, 1.0)) == AGGREGATIONS
+    assert aggregations_for((-1.0, 1.0)) == ("mean", "min", "max", "last")

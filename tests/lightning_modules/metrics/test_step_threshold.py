@@ -63,6 +63,19 @@ def test_the_order_of_the_steps_does_not_matter(both):
     assert chosen(both[0]) == chosen(both[1])
 
 
+@SLOW
+@given(STEPS)
+def test_another_range_of_scores(steps):
+    """Scores stretched to [-1, 1] have a threshold that is stretched alike, up to the last bits."""
+    steps = [(round(score, 6), label) for score, label in steps]
+    threshold, value = chosen(steps)
+    stretched = torch.tensor([2 * score - 1 for score, _ in steps], dtype=torch.float64)
+    found = best_threshold(stretched, torch.tensor([label for _, label in steps]), (-1.0, 1.0))
+    assert found == pytest.approx((2 * threshold - 1, value), abs=1e-9)
+    with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
+        best_threshold(stretched - 2.5, torch.ones(len(steps), dtype=torch.bool), (-1.0, 1.0))
+
+
 def test_what_cannot_be_chosen_on():
     with pytest.raises(ValueError, match="all 2 are correct"):
         best_threshold(torch.tensor([0.1, 0.9]), torch.tensor([True, True]))
