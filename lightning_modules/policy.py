@@ -16,7 +16,13 @@ from datamodules.prompts import Prompt, PromptBatch, SupervisedBatch
 from datamodules.rollouts import Rollout, rollout_row
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
-from lightning_modules.model.backbone import connect_processor, load_backbone, load_processor
+from lightning_modules.model.backbone import (
+    BackboneOptions,
+    connect_processor,
+    keep_backbone_options,
+    load_backbone,
+    load_processor,
+)
 from lightning_modules.model.step_head import language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 
@@ -25,15 +31,14 @@ class Policy(LightningModule):
     """Fine-tunes on gold solutions (`fit`) and samples solutions (`predict`).
 
     Args:
-        model_name_or_path: Any image-text-to-text checkpoint.
+        model_name_or_path: Any image-text-to-text or causal language model checkpoint.
         learning_rate: Peak learning rate of supervised fine-tuning.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
         optimizer: Factory by class path; AdamW by default.
         num_samples: Solutions a question in `predict`.
         sampling: How they are sampled.
-        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
-        attention_implementation: Likewise.
+        backbone: How the checkpoint is loaded and which of its weights are trained.
     """
 
     def __init__(
@@ -45,16 +50,16 @@ class Policy(LightningModule):
         optimizer: OptimizerFactory | None = None,
         num_samples: int = 8,
         sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
-        dtype: str = "auto",
-        attention_implementation: str | None = None,
+        backbone: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "sampling"])
+        self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone"])
+        self.backbone_options = keep_backbone_options(self, backbone)
         self.optimizer_factory = optimizer
         self.num_samples = num_samples
         self.sampling = sampling
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+        self.backbone = load_backbone(model_name_or_path, self.backbone_options)
 
     def setup(self, stage: str) -> None:
         """Give the data module the processor."""

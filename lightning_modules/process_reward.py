@@ -24,7 +24,7 @@ from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_f1 import StepF1
-from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, keep_backbone_options, load_backbone, load_processor
 from lightning_modules.model.cache import uses_plain_positions
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
@@ -64,8 +64,7 @@ class ProcessRewardModel(LightningModule):
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
         optimizer: Factory by class path; AdamW by default.
-        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
-        attention_implementation: Likewise.
+        backbone: How the checkpoint is loaded and which of its weights are trained.
     """
 
     def __init__(
@@ -81,11 +80,11 @@ class ProcessRewardModel(LightningModule):
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
         optimizer: OptimizerFactory | None = None,
-        dtype: str = "auto",
-        attention_implementation: str | None = None,
+        backbone: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer"])
+        self.save_hyperparameters(ignore=["optimizer", "backbone"])
+        self.backbone_options = keep_backbone_options(self, backbone)
         self.optimizer_factory = optimizer
         given = {
             "objective": objective,
@@ -96,14 +95,15 @@ class ProcessRewardModel(LightningModule):
         }
         self.protocol = resolve_protocol(model_name_or_path, given)
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+        self.backbone = load_backbone(model_name_or_path, self.backbone_options)
         if not uses_plain_positions(self.backbone.config):
             raise ValueError(f"scoring does not support the positions of {self.backbone.config.model_type!r} yet")
         untie_language_model_head(self.backbone)
         class_tokens = CLASS_TOKENS["value"]
         self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
         # The step head stands in for the language-model head, which gets its rows at export.
-        language_model_head(self.backbone).requires_grad_(language_model_weight > 0)
+        if not language_model_weight:
+            language_model_head(self.backbone).requires_grad_(False)
         self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
         self.validation_f1 = StepF1(threshold=0.5)
         self.validation_auroc = BinaryAUROC()
