@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -19,15 +18,16 @@ from lightning_modules.generation.transformers_engine import GenerationRequest, 
 from lightning_modules.model.backbone import (
     BackboneOptions,
     connect_processor,
-    keep_backbone_options,
     load_backbone,
     load_processor,
 )
+from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.step_head import language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 
 
-class Policy(LightningModule):
+class Policy(BackboneModule):
     """Fine-tunes on gold solutions (`fit`) and samples solutions (`predict`).
 
     Args:
@@ -35,6 +35,7 @@ class Policy(LightningModule):
         learning_rate: Peak learning rate of supervised fine-tuning.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
+        vision_learning_rate_multiplier: See :func:`lightning_modules.optimization.configure_warmup_cosine`.
         optimizer: Factory by class path; AdamW by default.
         num_samples: Solutions a question in `predict`.
         sampling: How they are sampled.
@@ -47,6 +48,7 @@ class Policy(LightningModule):
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
+        vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
         num_samples: int = 8,
         sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
@@ -54,7 +56,7 @@ class Policy(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone"])
-        self.backbone_options = keep_backbone_options(self, backbone)
+        self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         self.num_samples = num_samples
         self.sampling = sampling
@@ -140,9 +142,10 @@ class Policy(LightningModule):
             learning_rate=self.hparams["learning_rate"],
             weight_decay=self.hparams["weight_decay"],
             warmup_share=self.hparams["warmup_share"],
+            vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a checkpoint folder that `transformers` loads by itself."""
-        self.backbone.save_pretrained(folder)
+        """Write a checkpoint folder that `transformers` loads by itself, adapters merged."""
+        merged_backbone(self.backbone).save_pretrained(folder)
         self.processor.save_pretrained(folder)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor
@@ -24,10 +23,12 @@ from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_f1 import StepF1
-from lightning_modules.model.backbone import BackboneOptions, keep_backbone_options, load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
+from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.cache import uses_plain_positions
+from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.scoring import score_candidates
-from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
+from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 from lightning_modules.protocol import Objective, resolve_protocol, save_protocol
 
@@ -47,7 +48,7 @@ class ScoredResponses:
     response_scores: list[float]
 
 
-class ProcessRewardModel(LightningModule):
+class ProcessRewardModel(BackboneModule):
     """Trains on steps with Monte Carlo scores and scores steps of new solutions.
 
     Args:
@@ -63,6 +64,8 @@ class ProcessRewardModel(LightningModule):
         learning_rate: Peak learning rate.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
+        head_learning_rate_multiplier: See :func:`lightning_modules.optimization.configure_warmup_cosine`.
+        vision_learning_rate_multiplier: Likewise.
         optimizer: Factory by class path; AdamW by default.
         backbone: How the checkpoint is loaded and which of its weights are trained.
     """
@@ -79,12 +82,14 @@ class ProcessRewardModel(LightningModule):
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
+        head_learning_rate_multiplier: float = 1.0,
+        vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
         backbone: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "backbone"])
-        self.backbone_options = keep_backbone_options(self, backbone)
+        self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         given = {
             "objective": objective,
@@ -100,11 +105,11 @@ class ProcessRewardModel(LightningModule):
             raise ValueError(f"scoring does not support the positions of {self.backbone.config.model_type!r} yet")
         untie_language_model_head(self.backbone)
         class_tokens = CLASS_TOKENS["value"]
-        self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
+        self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
+        self.head = StepHead(self.backbone, self.encoder.class_token_ids)
         # The step head stands in for the language-model head, which gets its rows at export.
         if not language_model_weight:
             language_model_head(self.backbone).requires_grad_(False)
-        self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
         self.validation_f1 = StepF1(threshold=0.5)
         self.validation_auroc = BinaryAUROC()
 
@@ -256,17 +261,20 @@ class ProcessRewardModel(LightningModule):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary checkpoint folder: the head's rows are in the language-model head."""
-        self.head.write_back(self.backbone)
-        self.backbone.save_pretrained(folder)
+        merged = merged_backbone(self.backbone)
+        self.head.write_back(merged)
+        merged.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         save_protocol(self.protocol, folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the chosen step threshold with the weights that it was chosen for."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the step threshold of the weights."""
+        super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
         self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
 
@@ -278,4 +286,6 @@ class ProcessRewardModel(LightningModule):
             learning_rate=self.hparams["learning_rate"],
             weight_decay=self.hparams["weight_decay"],
             warmup_share=self.hparams["warmup_share"],
+            head_learning_rate_multiplier=self.hparams["head_learning_rate_multiplier"],
+            vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from lightning_modules.model.families import language_model_of, parameters_of
 from lightning_modules.model.lora import LoraOptions, add_lora
-from lightning_modules.model.quantization import Quantization, quantization_arguments
+from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
 from lightning_modules.model.text_processor import TextProcessor
 
 
@@ -80,19 +80,6 @@ class BackboneOptions:
         return cls(**given)
 
 
-def keep_backbone_options(
-    module: LightningModule, options: BackboneOptions | Mapping[str, Any] | None
-) -> BackboneOptions:
-    """Keep the options among the hyperparameters of a module, as a mapping: checkpoints hold plain values only.
-
-    Returns:
-        The options, which a module that is loaded from a checkpoint gets as that mapping.
-    """
-    found = BackboneOptions.of(options)
-    module.save_hyperparameters({"backbone": asdict(found)})
-    return found
-
-
 def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code.
 
@@ -128,6 +115,7 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
         trust_remote_code=False,
         **arguments,
     )
+    keep_weights_as_loaded(backbone)
     prepare_backbone(backbone, options)
     # `from_pretrained` leaves it in evaluation mode; Lightning switches modes by itself from here on.
     return backbone.train()
@@ -154,7 +142,8 @@ def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> Non
         # What `transformers` does for the reentrant kind: needless here, and it makes embeddings ask for gradients.
         backbone.disable_input_require_grads()
     if options.compile:
-        for layer in language_model_of(backbone).layers:
+        layers: Any = language_model_of(backbone).layers
+        for layer in layers:
             layer.compile(backend=options.compile_backend)
 
 

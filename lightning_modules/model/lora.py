@@ -89,7 +89,8 @@ def add_lora(backbone: PreTrainedModel, options: LoraOptions) -> None:
     """
     config = LoraConfig(
         r=options.rank,
-        lora_alpha=2 * options.rank if options.alpha is None else options.alpha,
+        # peft computes with any number, though it declares an integer.
+        lora_alpha=2 * options.rank if options.alpha is None else options.alpha,  # type: ignore[arg-type]
         lora_dropout=options.dropout,
         target_modules=target_paths(backbone, options),
         use_rslora=options.rank_stabilized,
@@ -102,7 +103,7 @@ def add_lora(backbone: PreTrainedModel, options: LoraOptions) -> None:
 
 
 @torch.no_grad()
-def _merged_layer(layer: LoraLayer, dtype: torch.dtype) -> nn.Linear:
+def _merged_layer(layer: Any, dtype: torch.dtype) -> nn.Linear:
     base = layer.get_base_layer()
     weight = floating_weight(base).float()
     for adapter in layer.active_adapters:
@@ -124,8 +125,9 @@ def merged_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
 
     Quantized weights are dequantized to float32, the adapters' updates are added in float32, and the sum is rounded
     once to the model's dtype. So nothing is lost in a float32 model; a bfloat16 result differs from the model with
-    separate adapters by that rounding (2**-9 of each weight); and the result of a quantized model holds the *dequantized*
-    weights, those that the adapters were trained on, not the original ones.
+    separate adapters by that rounding (2**-9 of each weight); and a quantized model gives its *dequantized* weights,
+    those that the adapters were trained on, not the original ones (a model in 8 bits also rounds its
+    activations, which a merged one does not).
 
     Args:
         backbone: With or without adapters, quantized or not; it stays as it is.

@@ -49,6 +49,17 @@ def quantization_arguments(model_class: Any, config: AutoConfig, kind: Quantizat
     return {"quantization_config": quantization, "device_map": {"": device}}
 
 
+def keep_weights_as_loaded(backbone: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights for CPUs with bfloat16 instructions when they are evaluated.
+
+    Repacking rounds the scales of the weights to bfloat16 for good, so that a validation would change what is trained,
+    and it refuses layers whose output size is no multiple of 32.
+    """
+    for module in backbone.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - no attribute that types know
+
+
 def is_quantized(module: nn.Module) -> bool:
     """Whether a linear layer holds 4-bit or 8-bit weights."""
     return type(getattr(module, "weight", None)).__name__ in ("Params4bit", "Int8Params")
@@ -63,7 +74,8 @@ def floating_weight(layer: nn.Module) -> Tensor:
 
     if type(weight).__name__ == "Params4bit":
         return bnb.dequantize_4bit(weight.data, weight.quant_state).float()
-    scale = weight.SCB if weight.SCB is not None else layer.state.SCB  # type: ignore[union-attr]
+    state: Any = layer.state
+    scale = weight.SCB if weight.SCB is not None else state.SCB
     return bnb.int8_vectorwise_dequant(weight.data, scale).float()
 
 

@@ -8,24 +8,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
+from datamodules.process.chat_layout import ChatLayout
+
 
 def class_token_ids(processor: ProcessorMixin, class_tokens: Sequence[str]) -> list[int]:
-    """Token ids of the class tokens.
+    """Token ids of the class tokens, as they are in an assistant's turn: the same text may be another token elsewhere.
 
     Raises:
         ValueError: If the tokenizer splits one of them, or two share an id.
     """
-    ids = []
-    for token in class_tokens:
-        pieces = processor.tokenizer(token, add_special_tokens=False)["input_ids"]
-        if len(pieces) != 1:
-            raise ValueError(
-                f"class token {token!r} is {len(pieces)} tokens in this tokenizer; a class token must be a single token"
-            )
-        ids.append(pieces[0])
-    if len(set(ids)) != len(ids):
-        raise ValueError(f"class tokens {list(class_tokens)} do not have different ids: {ids}")
-    return ids
+    return ChatLayout(processor, "", class_tokens).class_token_ids
 
 
 def untie_language_model_head(backbone: PreTrainedModel) -> None:

@@ -35,7 +35,9 @@ class TextProcessor(ProcessorMixin):
             f"samples out or take an image-text-to-text checkpoint"
         )
 
-    def apply_chat_template(self, conversation: Sequence[Mapping[str, Any]], *arguments: Any, **options: Any) -> Any:
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Sequence[Mapping[str, Any]], *arguments: Any, **options: Any
+    ) -> Any:
         """Render messages whose contents may be lists of text parts; templates of text models take texts.
 
         Raises:
@@ -51,6 +53,6 @@ class TextProcessor(ProcessorMixin):
             raise ValueError(self._no_images())
         return "".join(part["text"] for part in content)
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> Any:
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> Any:
         """Write the tokenizer's files alone: the folder stays that of a text-only model."""
-        return self.tokenizer.save_pretrained(save_directory, **options)
+        return self.tokenizer.save_pretrained(save_directory, push_to_hub=push_to_hub, **options)
