@@ -7,13 +7,14 @@ depends on a model family: which token each class is at the assistant's place, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import TemplateError
 from transformers import ProcessorMixin
 
 from datamodules.process.conversation import SOLUTION_HEADER, build_messages
+
+T = TypeVar("T")
 
 _MARK = "Mark7"
 # Ends that a tokenizer might join with what follows, so that only tokens that follow any step remain in the pattern.
@@ -136,7 +137,8 @@ class ChatLayout:
                 f"the chat template must keep every assistant turn and write it alike whatever follows; it turns one "
                 f"answer {_MARK!r} into {short!r} and two of them into {long!r}"
             )
-        closing = commonprefix([after, short[short.rfind(_MARK) + len(_MARK) :]])
+        alone = short[short.rfind(_MARK) + len(_MARK) :]
+        closing = "".join(_common(list(after), list(alone), forward=True))
         return after.replace("4", _MARK), closing
 
     def _find_lead(self) -> str:
@@ -208,7 +210,7 @@ def _user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "text", "text": text}]}
 
 
-def _common(left: list[int], right: list[int], *, forward: bool) -> list[int]:
+def _common(left: list[T], right: list[T], *, forward: bool) -> list[T]:
     """The longest common beginning (or end) of two lists."""
     step = 1 if forward else -1
     length = 0

@@ -1,7 +1,8 @@
 """The conversation in which a reward model judges steps, and the only home of its texts.
 
 User turn 1 holds the image(s), the question and step 0, each later user turn one step. Every assistant turn is the
-placeholder, which is the first class token, in training and in scoring alike: the judgement is read from the logits that predict it.
+placeholder, the first class token, in training and in scoring alike: the judgement is read from the logits that predict
+it.
 """
 
 from __future__ import annotations
