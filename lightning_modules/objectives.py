@@ -7,8 +7,9 @@ B conversations, S steps of the longest, K class tokens (best first). A target i
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +52,15 @@ class LossOptions:
     focal_gamma: float = 0.0
     averaging: Averaging = "step"
     binomial_weight: bool = False
+
+    @classmethod
+    def of(cls, options: LossOptions | Mapping[str, Any] | None) -> LossOptions:
+        """The options as an object; a mapping is what a checkpoint holds of them.
+
+        Raises:
+            TypeError: If the mapping has an unknown key.
+        """
+        return options if isinstance(options, LossOptions) else cls(**options or {})
 
 
 class LossSum(NamedTuple):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor
@@ -21,10 +20,12 @@ from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_validation import StepValidation
-from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
+from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.cache import uses_plain_positions
+from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.scoring import score_candidates
-from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
+from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
 from lightning_modules.objectives import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 from lightning_modules.protocol import Objective, resolve_protocol, save_protocol
@@ -45,7 +46,7 @@ class ScoredResponses:
     response_scores: list[float]
 
 
-class ProcessRewardModel(LightningModule):
+class ProcessRewardModel(BackboneModule):
     """Trains on steps with Monte Carlo scores and scores steps of new solutions.
 
     Args:
@@ -63,9 +64,10 @@ class ProcessRewardModel(LightningModule):
         learning_rate: Peak learning rate.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
+        head_learning_rate_multiplier: See :func:`lightning_modules.optimization.configure_warmup_cosine`.
+        vision_learning_rate_multiplier: Likewise.
         optimizer: Factory by class path; AdamW by default.
-        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
-        attention_implementation: Likewise.
+        backbone: How the checkpoint is loaded and which of its weights are trained.
     """
 
     def __init__(
@@ -82,14 +84,14 @@ class ProcessRewardModel(LightningModule):
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
+        head_learning_rate_multiplier: float = 1.0,
+        vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
-        dtype: str = "auto",
-        attention_implementation: str | None = None,
+        backbone: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "loss"])
-        # Checkpoints hold plain values only.
-        self.save_hyperparameters({"loss": asdict(loss or LossOptions())})
+        self.save_hyperparameters(ignore=["optimizer", "backbone", "loss"])
+        self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         given = {
             "objective": objective,
@@ -101,16 +103,19 @@ class ProcessRewardModel(LightningModule):
         }
         self.protocol = resolve_protocol(model_name_or_path, given)
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+        self.backbone = load_backbone(model_name_or_path, self.backbone_options)
         if not uses_plain_positions(self.backbone.config):
             raise ValueError(f"scoring does not support the positions of {self.backbone.config.model_type!r} yet")
         untie_language_model_head(self.backbone)
-        self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, loss)
-        tokens = self.protocol.class_tokens or []
-        self.head = StepHead(self.backbone, class_token_ids(self.processor, tokens))
+        self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, LossOptions.of(loss))
+        self.save_hyperparameters({"loss": asdict(self.step_loss.options)})  # checkpoints hold plain values only
+        self.encoder = ConversationEncoder(
+            self.processor, self.protocol.system_prompt, self.protocol.class_tokens or []
+        )
+        self.head = StepHead(self.backbone, self.encoder.class_token_ids)
         # The step head stands in for the language-model head, which gets its rows at export.
-        language_model_head(self.backbone).requires_grad_(language_model_weight > 0)
-        self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, tokens)
+        if not language_model_weight:
+            language_model_head(self.backbone).requires_grad_(False)
         self.step_validation = StepValidation(self.protocol)
 
     # ------------------------------------------------------------------ data
@@ -252,17 +257,20 @@ class ProcessRewardModel(LightningModule):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary checkpoint folder: the head's rows are in the language-model head."""
-        self.head.write_back(self.backbone)
-        self.backbone.save_pretrained(folder)
+        merged = merged_backbone(self.backbone)
+        self.head.write_back(merged)
+        merged.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         save_protocol(self.protocol, folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the chosen step threshold with the weights that it was chosen for."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the step threshold of the weights."""
+        super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
         self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
 
@@ -274,4 +282,6 @@ class ProcessRewardModel(LightningModule):
             learning_rate=self.hparams["learning_rate"],
             weight_decay=self.hparams["weight_decay"],
             warmup_share=self.hparams["warmup_share"],
+            head_learning_rate_multiplier=self.hparams["head_learning_rate_multiplier"],
+            vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
         )
