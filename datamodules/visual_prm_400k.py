@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, SequentialSampler
 from torch.utils.data import Dataset as TorchDataset
@@ -238,6 +239,14 @@ class VisualPRM400KDataModule(LightningDataModule):
             processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
             self._encoder = ConversationEncoder(processor, None, CLASS_TOKENS["value"])
         return self._encoder
+
+    @property
+    def training_sources(self) -> dict[str, int]:
+        """Training rows of each source, as far as they are read."""
+        if "train" not in self._process:
+            return {}
+        counts = pc.value_counts(self._process["train"].with_format("arrow")["source"][:])
+        return {str(count["values"]): int(count["counts"]) for count in counts.to_pylist()}
 
     # ------------------------------------------------------------- evaluation
 

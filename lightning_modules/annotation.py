@@ -2,8 +2,8 @@
 
 Section 3.1 of the paper: for every prefix of a sampled solution, K continuations are sampled, and the Monte Carlo score
 of its last step is the share of them that end in the gold answer. The share of the solutions themselves that are right
-is the score before the first step, ``question_accuracy``; it is left out where solutions are sampled at another temperature
-than continuations, since the two would not compare.
+is the score before the first step, ``question_accuracy``; it is left out where solutions are sampled at another
+temperature than continuations, since the two would not compare.
 """
 
 from __future__ import annotations

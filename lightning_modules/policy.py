@@ -23,6 +23,7 @@ from lightning_modules.model.backbone import (
 )
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.lora import merged_backbone
+from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.model.step_head import language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 
@@ -145,7 +146,7 @@ class Policy(BackboneModule):
             vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
         """Write a checkpoint folder that `transformers` loads by itself, adapters merged."""
-        merged_backbone(self.backbone).save_pretrained(folder)
+        merged_backbone(self.backbone).save_pretrained(folder, max_shard_size=max_shard_size)
         self.processor.save_pretrained(folder)

@@ -18,17 +18,18 @@ from datamodules.process.collate import ConversationEncoder, StepBatch
 from datamodules.process.steps import response_steps
 from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
+from lightning_modules.export import MAX_SHARD_SIZE, write_reward_model
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_validation import StepValidation
 from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.cache import uses_plain_positions
-from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
 from lightning_modules.objectives import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
-from lightning_modules.protocol import Objective, resolve_protocol, save_protocol
+from lightning_modules.protocol import Objective, resolve_protocol
+from lightning_modules.training_record import TrainingRecord, training_record
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class ProcessRewardModel(BackboneModule):
         if not language_model_weight:
             language_model_head(self.backbone).requires_grad_(False)
         self.step_validation = StepValidation(self.protocol)
+        self.training_record: TrainingRecord | None = None
 
     # ------------------------------------------------------------------ data
 
@@ -255,24 +257,22 @@ class ProcessRewardModel(BackboneModule):
         """Load a model that :meth:`save_pretrained` wrote, ready to score; ``options`` go to the constructor."""
         return cls(str(folder), **options).eval()
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write an ordinary checkpoint folder: the head's rows are in the language-model head."""
-        merged = merged_backbone(self.backbone)
-        self.head.write_back(merged)
-        merged.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-        save_protocol(self.protocol, folder)
+    def save_pretrained(self, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
+        """Write an ordinary checkpoint folder with a model card; see :func:`write_reward_model`."""
+        write_reward_model(self, folder, max_shard_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the chosen step threshold with the weights that it was chosen for."""
+        """Keep with the weights what was chosen for them and what they were trained on."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
+        checkpoint["training_record"] = training_record(self) or self.training_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the step threshold of the weights."""
+        """Take that up."""
         super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
         self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
+        self.training_record = checkpoint.get("training_record")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine decay."""

@@ -52,7 +52,7 @@ def test_fit_validate_and_test(name, quickstart_run, tmp_path):
         "--config=experiments/quickstart/process_reward_model_test.yaml",
         f"--model.model_name_or_path={tmp_path / 'model'}",
         f"--model.objective={model.protocol.objective}",
-        f"--trainer.callbacks+=lightning_modules.callbacks.process_bench.ProcessBench",
+        "--trainer.callbacks+=lightning_modules.callbacks.process_bench.ProcessBench",
         f"--trainer.callbacks.output_dir={results}",
         "--trainer.callbacks+=lightning_modules.callbacks.best_of_n.BestOfN",
         f"--trainer.callbacks.output_dir={results}",

@@ -45,9 +45,9 @@ FEATURES = Features(
 """Columns of a file's table: ``sample_id`` is ``file:row``; ``question_key`` is equal for solutions of one question
 about the same images; images are paths or references of :mod:`datamodules.archives`, or, where ``image_bytes`` holds
 embedded ones, their names; ``mc`` is NaN for a step without a score; the counts -1 where unknown;
-``question_accuracy`` is how often the policy solves the question from scratch, None where the row does not say; ``problem``
-is empty for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source, 0 where there
-is none.
+``question_accuracy`` is how often the policy solves the question from scratch, None where the row does not say;
+``problem`` is empty for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source,
+0 where there is none.
 """
 
 _LOG_SECONDS = 30.0  # between lines of progress where nobody watches a terminal

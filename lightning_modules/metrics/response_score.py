@@ -32,8 +32,7 @@ def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregatio
         The response score.
 
     Raises:
-        ValueError: If there is no step, a score is NaN or infinite, or negative where ``how`` is ``product``, or ``how``
-            is unknown.
+        ValueError: If there is no step, ``how`` is unknown, or a score is NaN, infinite, or for ``product`` negative.
     """
     scores = step_scores.tolist() if isinstance(step_scores, Tensor) else [float(score) for score in step_scores]
     if not scores:

@@ -172,9 +172,7 @@ def _flatten(solutions: Sequence[JudgedSolution]) -> tuple[Tensor, Tensor]:
     return scores, labels
 
 
-def _metrics(
-    solutions: Sequence[JudgedSolution], threshold: float, score_range: tuple[float, float]
-) -> StepMetrics:
+def _metrics(solutions: Sequence[JudgedSolution], threshold: float, score_range: tuple[float, float]) -> StepMetrics:
     scores, labels = _flatten(solutions)
     is_decided = labels != 0
     decided, is_correct = scores[is_decided], labels[is_decided] == 1

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from lightning_modules.model.chat_template import without_opening
 from lightning_modules.model.families import language_model_of, parameters_of
 from lightning_modules.model.lora import LoraOptions, add_lora
 from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
@@ -86,7 +87,7 @@ def load_processor(name_or_path: str | Path) -> ProcessorMixin:
     A text-only checkpoint has a tokenizer alone, which comes as a :class:`TextProcessor`.
     """
     loaded = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
-    return loaded if isinstance(loaded, ProcessorMixin) else TextProcessor(loaded)
+    return without_opening(loaded if isinstance(loaded, ProcessorMixin) else TextProcessor(loaded))
 
 
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:

@@ -322,7 +322,9 @@ def test_parts_add_up(batch, options):
     logits, mc, totals = batch
     loss = StepLoss("soft", 0.25, options)
     parts = [loss(logits[[i]], mc[[i]], num_mc_total=totals[[i]]) for i in range(len(mc))]
-    close([sum(part.total for part in parts), sum(part.weight for part in parts)], loss(logits, mc, num_mc_total=totals))
+    close(
+        [sum(part.total for part in parts), sum(part.weight for part in parts)], loss(logits, mc, num_mc_total=totals)
+    )
 
 
 @given(batches(), OPTIONS)

@@ -20,7 +20,10 @@ def test_protocol_without_a_file(tiny_checkpoint):
     [
         ('{"objective": "value"', "not valid JSON"),
         ("[1]", "expected a JSON object, got list"),
-        ('{"objektive": "value"}', r"must hold an object with keys \['aggregation', 'class_tokens', 'max_steps', 'objective'"),
+        (
+            '{"objektive": "value"}',
+            r"must hold an object with keys \['aggregation', 'class_tokens', 'max_steps', 'objective'",
+        ),
     ],
 )
 def test_a_broken_protocol_file(tmp_path, content, message):
@@ -45,7 +48,7 @@ def test_class_tokens_and_scores_of_each_objective():
         protocol("value", step_threshold=-0.5)
     with pytest.raises(ValueError, match=r"objective 'advantage' needs 3 class_tokens, best first, got \['\+', '-'\]"):
         protocol("advantage", class_tokens=["+", "-"])
-    with pytest.raises(ValueError, match="aggregation 'product' needs scores in .* 'advantage' may be negative"):
+    with pytest.raises(ValueError, match=r"aggregation 'product' needs scores in .* 'advantage' may be negative"):
         Protocol("advantage", 0.0, "", 12, "product")
 
 

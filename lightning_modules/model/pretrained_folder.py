@@ -1,0 +1,65 @@
+"""Writing a checkpoint folder that `transformers` loads by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+
+from lightning_modules.model.chat_template import template_holder
+
+MAX_SHARD_SIZE = "5GB"
+
+
+def write_pretrained(
+    backbone: PreTrainedModel,
+    processor: ProcessorMixin,
+    folder: str | Path,
+    max_shard_size: str = MAX_SHARD_SIZE,
+    chat_template: str | None = None,
+) -> None:
+    """Write configuration, weights (safetensors) and processor.
+
+    How texts are sampled is no part of the folder: of the generation configuration only the token ids are kept.
+
+    Args:
+        backbone: Without adapters, see :func:`lightning_modules.model.lora.merged_backbone`.
+        processor: Is left as it is.
+        folder: Files in it of the same names are replaced; nothing else is touched.
+        max_shard_size: Largest file of weights, such as ``5GB``.
+        chat_template: In place of the processor's own.
+    """
+    with _sampling_left_out(backbone):
+        backbone.save_pretrained(folder, max_shard_size=max_shard_size)
+    with _template(processor, chat_template):
+        processor.save_pretrained(folder)
+
+
+@contextmanager
+def _sampling_left_out(backbone: PreTrainedModel) -> Iterator[None]:
+    """The model with a generation configuration of token ids alone."""
+    own: Any = backbone.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    kept = {name: getattr(own, name, None) for name in names}
+    backbone.generation_config = GenerationConfig(**{k: v for k, v in kept.items() if v is not None})
+    try:
+        yield
+    finally:
+        backbone.generation_config = own
+
+
+@contextmanager
+def _template(processor: ProcessorMixin, template: str | None) -> Iterator[None]:
+    """The processor with another chat template, everywhere where it has the present one."""
+    own = template_holder(processor).chat_template
+    holders = [holder for holder in (processor, processor.tokenizer) if getattr(holder, "chat_template", None) == own]
+    try:
+        for holder in holders if template is not None else []:
+            holder.chat_template = template
+        yield
+    finally:
+        for holder in holders:
+            holder.chat_template = own

@@ -1,0 +1,41 @@
+"""What a reward model was trained on and how well it did, kept with its weights for the model card."""
+
+from __future__ import annotations
+
+import math
+from typing import TypedDict
+
+from lightning.pytorch import LightningModule, Trainer
+
+REPORTED = ("best_of_n/", "process_bench/", "process_bench_sources/", "process_bench_oracle/", "validation/")
+"""How the names of the metrics begin that are worth a place on a model card."""
+
+
+class TrainingRecord(TypedDict):
+    """Plain values, so that a checkpoint may hold them.
+
+    Attributes:
+        sources: Training rows of each source of annotations.
+        epochs: Finished ones.
+        steps: Of the optimizer.
+        metrics: The last ones that the run logged, by name.
+    """
+
+    sources: dict[str, int]
+    epochs: int
+    steps: int
+    metrics: dict[str, float]
+
+
+def training_record(module: LightningModule) -> TrainingRecord | None:
+    """The record of the run that trains a module; None outside of `fit`."""
+    trainer: Trainer | None = module._trainer
+    if trainer is None or trainer.state.fn != "fit":
+        return None
+    metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+    return TrainingRecord(
+        sources=dict(getattr(getattr(trainer, "datamodule", None), "training_sources", {})),
+        epochs=int(trainer.fit_loop.epoch_progress.current.completed),
+        steps=int(trainer.global_step),
+        metrics={name: value for name, value in metrics.items() if name.startswith(REPORTED) and math.isfinite(value)},
+    )

@@ -1,0 +1,72 @@
+"""Turn the checkpoint of a training run into a folder that `transformers` loads by itself.
+
+Takes a `.ckpt` file or the folder of a sharded (FSDP2) run, which is put together on the way. Example::
+
+    visualprm-export runs/prm/checkpoints/last.ckpt --config runs/prm/config.yaml --output exported/prm
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from datamodules.files import atomic_folder
+from lightning_modules.checkpoints import load_module
+from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
+
+
+def export(
+    checkpoint: Path,
+    output: Path,
+    config: Path | None = None,
+    model_name_or_path: str | None = None,
+    max_shard_size: str = MAX_SHARD_SIZE,
+    overwrite: bool = False,
+) -> None:
+    """Write the folder, whole or not at all.
+
+    Args:
+        checkpoint: Of a reward model or a policy.
+        output: Folder to write.
+        config: The ``config.yaml`` of the run.
+        model_name_or_path: The base model, where it lies elsewhere now.
+        max_shard_size: Largest file of weights.
+        overwrite: Replace an exported folder that is there.
+
+    Raises:
+        FileExistsError: If ``output`` is there and must not, or is no exported folder and cannot be replaced.
+        ValueError: If the checkpoint cannot be read or does not fit.
+    """
+    if output.exists():
+        if not overwrite:
+            raise FileExistsError(f"{output} is there already; give another folder or --overwrite")
+        if not (output / "config.json").is_file():
+            raise FileExistsError(f"{output} holds no exported model and is not replaced; give another folder")
+    module = load_module(checkpoint, config, model_name_or_path)
+    with atomic_folder(output) as folder:
+        module.save_pretrained(folder, max_shard_size)  # type: ignore[operator]
+
+
+def main() -> None:
+    """Console entry point."""
+    parser = argparse.ArgumentParser(prog="visualprm-export", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or the folder of a sharded run")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--config", type=Path, help="config.yaml of the run; by default what the checkpoint says")
+    parser.add_argument("--model-name-or-path", help="the model that the run began with, if it lies elsewhere now")
+    parser.add_argument(
+        "--max-shard-size", default=MAX_SHARD_SIZE, help="largest file of weights (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported folder")
+    arguments = parser.parse_args()
+    try:
+        export(**vars(arguments))
+    except (OSError, ValueError) as error:
+        print(f"visualprm-export: {error}", file=sys.stderr)
+        sys.exit(1)
+    print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()
