@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCardData
 
@@ -184,43 +184,27 @@ def plain_scorer(facts: CardFacts) -> str:
     tokens = protocol.class_tokens or []
     model_class = "AutoModelForImageTextToText" if facts.reads_images else "AutoModelForCausalLM"
     reader = "AutoProcessor" if facts.reads_images else "AutoTokenizer"
-    steps = (
-        '["First, 2 + 3 = 5.\\n\\nSo the answer is 5."]'
-        if is_outcome
-        else '["First, 2 + 3 = 5.", "So the answer is 5."]'
-    )
-    header = f"{{first}}{QUESTION_HEADER}{{question}}{SOLUTION_HEADER}{{step}}"
-    first = header.replace("\n", "\\n")
-    system = f"{protocol.system_prompt}\n\n" if facts.layout.folds_system_prompt else ""
-    turns = not facts.opens_with_prompt and protocol.system_prompt and not facts.layout.folds_system_prompt
-    content: Any = (lambda text: f'[{{"type": "text", "text": {text}}}]') if facts.reads_images else (lambda text: text)
-    start = f'[{{"role": "system", "content": {content(repr(protocol.system_prompt))}}}]' if turns else "[]"
-    pictures = 'Image.open("picture.png").convert("RGB")'
+    answer = ["First, 2 + 3 = 5.", "So the answer is 5."]
+    steps = json.dumps(["\n\n".join(answer)] if is_outcome else answer)
+    pictures = 'images = [Image.open("picture.png").convert("RGB")]'
     lines = [
         "import torch",
         *(["from PIL import Image"] if facts.reads_images else []),
         f"from transformers import {model_class}, {reader}",
         "",
         'folder, question = ".", "How much is 2 + 3?"',
-        *([f"images = [{pictures}]"] if facts.reads_images else []),
+        *([pictures] if facts.reads_images else []),
         f"steps = {steps}",
         "",
         f"processor = {reader}.from_pretrained(folder)",
         f"model = {model_class}.from_pretrained(folder).eval()",
         f"class_ids, worth = {list(facts.class_token_ids)}, torch.tensor({list(protocol.class_values)})  # of {tokens}",
-        f"messages, scores, first = {start}, [], {system!r}",
+        f"messages, scores = {_opening_turn(facts)}, []",
         "for number, step in enumerate(steps):",
-        f'    text = step if number else f"{first}"',
-        *(
-            [
-                '    content = [{"type": "image"} for _ in images if number == 0] + [{"type": "text", "text": text}]',
-                '    messages.append({"role": "user", "content": content})',
-            ]
-            if facts.reads_images
-            else ['    messages.append({"role": "user", "content": text})']
-        ),
-        f'    messages.append({{"role": "assistant", "content": {content(repr(tokens[0]))}}})',
-        f'    end = {{"role": "user", "content": {content(repr("."))}}}  # behind the verdict, not read',
+        f"    text = step if number else f{json.dumps(QUESTION_HEADER + '{question}' + SOLUTION_HEADER + '{step}')}",
+        *_user_turn(facts),
+        f'    messages.append({{"role": "assistant", "content": {_content(facts, repr(tokens[0]))}}})',
+        f'    end = {{"role": "user", "content": {_content(facts, repr("."))}}}  # behind the verdict, not read',
         "    prompt = processor.apply_chat_template([*messages, end], tokenize=False)",
         '    options = {"add_special_tokens": False, "return_tensors": "pt"}',
         "    inputs = processor(text=[prompt], images=[images] if images else None, **options)"
@@ -233,6 +217,41 @@ def plain_scorer(facts: CardFacts) -> str:
         "print(scores)",
     ]
     return "\n".join(lines)
+
+
+def _content(facts: CardFacts, text: str) -> str:
+    """The content of a message, given the program text of what it says."""
+    return f'[{{"type": "text", "text": {text}}}]' if facts.reads_images else text
+
+
+def _opening_turn(facts: CardFacts) -> str:
+    """The messages at the start: a system turn where the template does not write it by itself."""
+    prompt = facts.protocol.system_prompt
+    if not prompt or facts.opens_with_prompt or facts.layout.folds_system_prompt:
+        return "[]"
+    return f'[{{"role": "system", "content": {_content(facts, repr(prompt))}}}]'
+
+
+def _user_turn(facts: CardFacts) -> list[str]:
+    """Lines that append a step; the first user turn holds images, and a system prompt that has no other place."""
+    layout = facts.layout
+    prompt = repr(f"{facts.protocol.system_prompt}\n\n")
+    if not facts.reads_images:
+        folded = [f"    text = text if number else {prompt} + text"] if layout.folds_system_prompt else []
+        return [*folded, '    messages.append({"role": "user", "content": text})']
+    if layout.folds_system_prompt and layout.moves_images:
+        image = repr(layout.processor.image_token)
+        first = [f"        content[0]['text'] = {prompt} + {image} * len(images) + text"]
+    else:
+        first = ['        content = [{"type": "image"} for _ in images] + content']
+        if layout.folds_system_prompt:
+            first.append(f'        content.insert(0, {{"type": "text", "text": {prompt}}})')
+    return [
+        '    content = [{"type": "text", "text": text}]',
+        "    if number == 0:",
+        *first,
+        '    messages.append({"role": "user", "content": content})',
+    ]
 
 
 def _package_scorer(facts: CardFacts) -> str:
