@@ -12,6 +12,7 @@ from lightning_modules.process_reward import ProcessRewardModel
 BASE = "experiments/quickstart/process_reward_model.yaml"
 ABLATIONS = sorted(path.stem for path in (REPOSITORY / "experiments" / "ablations").glob("*.yaml"))
 SMALL = [*SMALLER["process_reward_model"].split(), "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
+SMALL += ["--data.benchmark_names=[MathVision,LogicVista]"]
 
 
 def fit(run, folder, *overlays, options=()):
@@ -50,6 +51,7 @@ def test_fit_validate_and_test(name, quickstart_run, tmp_path):
         "test",
         f"--config={BASE}",
         "--config=experiments/quickstart/process_reward_model_test.yaml",
+        "--data.benchmark_names=[MathVision,LogicVista]",
         f"--model.model_name_or_path={tmp_path / 'model'}",
         f"--model.objective={model.protocol.objective}",
         "--trainer.callbacks+=lightning_modules.callbacks.process_bench.ProcessBench",

@@ -54,6 +54,10 @@ class StepHead(nn.Module):
         weight = language_model_head(backbone).weight
         rows = weight.detach()[list(token_ids)]
         self.token_ids = list(token_ids)
+        config = backbone.config.get_text_config()
+        # What some families do to logits behind the language-model head: Cohere, Granite, Gemma.
+        self.scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         # Over a frozen model the rows have no reason to share its dtype, whose steps may swallow small updates.
         self.weight = nn.Parameter(rows.clone() if weight.requires_grad else rows.float())
 
@@ -68,7 +72,9 @@ class StepHead(nn.Module):
             (B, S, K) float32; meaningless where the position is -1.
         """
         index = step_positions.clamp_min(0)[..., None].expand(-1, -1, hidden_states.shape[-1])
-        return nn.functional.linear(hidden_states.gather(1, index).to(self.weight.dtype), self.weight).float()
+        logits = nn.functional.linear(hidden_states.gather(1, index).to(self.weight.dtype), self.weight).float()
+        logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
     @torch.no_grad()
     def write_back(self, backbone: PreTrainedModel) -> None:

@@ -185,11 +185,6 @@ def changed(path, tmp_path, change):
 def test_weights_that_do_not_fit_are_named(trained, tmp_path):
     _, file, _ = trained
 
-    def change(weights):
-        del weights["head.weight"]
-        weights["backbone.more"] = torch.zeros(2)
-        weights["backbone.lm_head.weight"] = torch.zeros(3, 4)
-
     with pytest.raises(ValueError, match="does not fit ProcessRewardModel") as caught:
         load_module(changed(file, tmp_path, lambda weights: weights.pop("backbone.lm_head.weight")))
     assert "it lacks 1 weights (backbone.lm_head.weight)" in str(caught.value)
@@ -198,7 +193,7 @@ def test_weights_that_do_not_fit_are_named(trained, tmp_path):
         weights["backbone.more"] = torch.zeros(2)
         weights["backbone.lm_head.weight"] = torch.zeros(3, 4)
 
-    with pytest.raises(ValueError, match="Give the config.yaml of its run") as caught:
+    with pytest.raises(ValueError, match=r"Give the config\.yaml of its run") as caught:
         load_module(changed(file, tmp_path, replace))
     assert "it has unexpected 1 weights (backbone.more)" in str(caught.value)
     assert "1 weights of another shape (backbone.lm_head.weight: [3, 4] for [" in str(caught.value)
@@ -206,8 +201,7 @@ def test_weights_that_do_not_fit_are_named(trained, tmp_path):
         load_module(changed(file, tmp_path, lambda weights: [weights.pop(name) for name in list(weights)]))
 
 
-def test_what_is_no_checkpoint(trained, tmp_path):
-    _, file, folder = trained
+def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         load_module(tmp_path / "missing.ckpt")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
@@ -229,7 +223,7 @@ class Payload:
         return os.mkdir, ("/tmp/visualprm_test_payload_was_run",)
 
 
-def test_nothing_of_a_checkpoint_is_run(trained, tmp_path):
+def test_nothing_of_a_checkpoint_is_run(tmp_path):
     torch.save({"state_dict": {}, "more": Payload()}, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match="cannot be read as a checkpoint of plain values"):
         load_module(tmp_path / "evil.ckpt")
