@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from datamodules.fields import first_of
 from lightning_modules.model.backbone_module import BackboneModule
@@ -84,7 +84,7 @@ def _read_folder(folder: Path) -> dict[str, Any]:
             if not isinstance(entry, TensorStorageMetadata):
                 raise ValueError(f"{folder}: {name!r} is not a tensor")
             weights[name.removeprefix(prefix)] = torch.empty(entry.size, dtype=entry.properties.dtype)
-    dcp.load({_STATE: weights}, storage_reader=reader, no_dist=True)
+    load({_STATE: weights}, storage_reader=reader, no_dist=True)
     return _plain(folder / _REST) | {_STATE: weights}
 
 

@@ -240,7 +240,7 @@ def _user_turn(facts: CardFacts) -> list[str]:
         folded = [f"    text = text if number else {prompt} + text"] if layout.folds_system_prompt else []
         return [*folded, '    messages.append({"role": "user", "content": text})']
     if layout.folds_system_prompt and layout.moves_images:
-        image = repr(layout.processor.image_token)
+        image = repr(getattr(layout.processor, "image_token", ""))
         first = [f"        content[0]['text'] = {prompt} + {image} * len(images) + text"]
     else:
         first = ['        content = [{"type": "image"} for _ in images] + content']

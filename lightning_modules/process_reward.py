@@ -18,12 +18,13 @@ from datamodules.process.collate import ConversationEncoder, StepBatch
 from datamodules.process.steps import response_steps
 from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
-from lightning_modules.export import MAX_SHARD_SIZE, write_reward_model
+from lightning_modules.export import write_reward_model
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_validation import StepValidation
 from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.cache import uses_plain_positions
+from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
 from lightning_modules.objectives import LossOptions, LossSum, StepLoss, step_scores

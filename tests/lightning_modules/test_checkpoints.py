@@ -111,6 +111,13 @@ def test_from_what_the_checkpoint_says(trained, picture, kind):
     assert scores(untrained, picture) != pytest.approx(scores(model, picture), abs=1e-3)
 
 
+def test_lightning_loads_it_too(trained, picture):
+    model, file, _ = trained
+    again = ProcessRewardModel.load_from_checkpoint(file, map_location="cpu", weights_only=True)
+    assert again.step_loss.options == LossOptions(focal_gamma=1.0)
+    assert scores(again, picture) == pytest.approx(scores(model, picture), abs=1e-6)
+
+
 def test_the_optimizer_of_a_folder_is_not_read(trained):
     _, _, folder = trained
     found = read_checkpoint(folder)
