@@ -44,27 +44,26 @@ def test_fit_validate_and_test(name, quickstart_run, tmp_path):
     model = ProcessRewardModel.from_pretrained(tmp_path / "model")
     assert model.protocol == cli.model.protocol
     assert model.protocol.score_range == (low, 1)
-    # The model of that folder is tested with the default callbacks.
+    # The model of that folder, tested with the default callbacks of the base experiment.
     results = tmp_path / "test"
     visualprm(
         quickstart_run,
         "test",
         f"--config={BASE}",
-        "--config=experiments/quickstart/process_reward_model_test.yaml",
+        *([f"--config=experiments/ablations/{name}.yaml"] if name == "outcome" else []),
         "--data.benchmark_names=[MathVision,LogicVista]",
         f"--model.model_name_or_path={tmp_path / 'model'}",
         f"--model.objective={model.protocol.objective}",
-        "--trainer.callbacks+=lightning_modules.callbacks.process_bench.ProcessBench",
-        f"--trainer.callbacks.output_dir={results}",
-        "--trainer.callbacks+=lightning_modules.callbacks.best_of_n.BestOfN",
-        f"--trainer.callbacks.output_dir={results}",
+        f"--model.threshold={model.protocol.threshold}",
+        "--trainer.logger=false",
+        f"--trainer.default_root_dir={results}",
     )
     rows = [json.loads(line) for line in (results / "candidate_scores.jsonl").read_text().splitlines()]
     scores = [score for row in rows for score in row["step_scores"]]
     assert all(low <= score <= 1 for score in scores)
     assert min(scores) < max(scores)
     methods = json.loads((results / "best_of_n_test.json").read_text())["accuracies"]["overall"]
-    assert ("prm_product" in methods) == (name != "advantage")
+    assert ("prm_product" in methods) == (name not in ("advantage", "outcome"))
     if name == "advantage":
         assert min(scores) < 0
     if name != "outcome":
