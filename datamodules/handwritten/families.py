@@ -192,8 +192,10 @@ def two_hop_group(group_id: int, pool: DigitPool, generator: np.random.Generator
     """Two one-step questions and the two-step question they lead to, about one picture, as We-Math groups them."""
     scene = draw_scene(pool, generator)
     picture = draw_picture(scene.cells, generator)
-    rows = _two_hop_solutions(scene.values, scene.reading_steps)
-    columns = _two_hop_solutions(_transposed(scene.values), list(_transposed(scene.reading_steps)))
+    rows = _two_hop_solutions(scene.values, scene.reading_steps, "+")
+    mistaken = _two_hop_solutions(_transposed(scene.values), list(_transposed(scene.reading_steps)), "+")
+    # Taking columns for rows would not change what the ones digits add up to.
+    mistaken["2steps_multi"] = _two_hop_solutions(scene.values, scene.reading_steps, "*")["2steps_multi"]
     asked = {
         "2steps_1": "the sum of the top row",
         "2steps_2": "the sum of the bottom row",
@@ -209,21 +211,24 @@ def two_hop_group(group_id: int, pool: DigitPool, generator: np.random.Generator
             _ones_digit_letter(rows[key][0]),
             rows[key][1],
             metadata={"group": group_id, "key": key, "number": number, "subject": "row sums"},
-            misconception=columns[key][1],
+            misconception=mistaken[key][1],
         )
         for number, key in enumerate(asked, start=1)
     ]
 
 
-def _two_hop_solutions(values: tuple[int, int, int, int], reads: list[str]) -> dict[str, tuple[int, tuple[str, ...]]]:
-    """The number asked for and the steps to it, for each question of a group."""
+def _two_hop_solutions(
+    values: tuple[int, int, int, int], reads: list[str], sign: str
+) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """The number asked for and the steps to it, for each question of a group; ``sign`` joins the two ones digits."""
     a, b, c, d = values
     top, bottom, add_rows = _add_rows(values)
     left, right = top % 10, bottom % 10
+    both = left * right if sign == "*" else left + right
     solutions = {
         "2steps_1": (top, [*reads[:2], f"{a} + {b} = {top}."]),
         "2steps_2": (bottom, [*reads[2:], f"{c} + {d} = {bottom}."]),
-        "2steps_multi": (left + right, [*reads, f"{add_rows[:-1]}, so {left} + {right} = {left + right}."]),
+        "2steps_multi": (both, [*reads, f"{add_rows[:-1]}, so {left} {sign} {right} = {both}."]),
     }
     return {key: (result, (*steps, _boxed(_ones_digit_letter(result)))) for key, (result, steps) in solutions.items()}
 
