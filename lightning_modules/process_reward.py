@@ -25,7 +25,6 @@ from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_f1 import StepF1
 from lightning_modules.model.backbone import load_backbone, load_processor
-from lightning_modules.model.cache import uses_plain_positions
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
@@ -66,6 +65,7 @@ class ProcessRewardModel(LightningModule):
         optimizer: Factory by class path; AdamW by default.
         dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
         attention_implementation: Likewise.
+        scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.model.scoring.score_candidates`.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class ProcessRewardModel(LightningModule):
         optimizer: OptimizerFactory | None = None,
         dtype: str = "auto",
         attention_implementation: str | None = None,
+        scoring_memory_gib: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
@@ -97,8 +98,6 @@ class ProcessRewardModel(LightningModule):
         self.protocol = resolve_protocol(model_name_or_path, given)
         self.processor = load_processor(model_name_or_path)
         self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
-        if not uses_plain_positions(self.backbone.config):
-            raise ValueError(f"scoring does not support the positions of {self.backbone.config.model_type!r} yet")
         untie_language_model_head(self.backbone)
         class_tokens = CLASS_TOKENS["value"]
         self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
@@ -214,8 +213,12 @@ class ProcessRewardModel(LightningModule):
 
     @torch.no_grad()
     def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
-        """Step scores of encoded candidates: for each question, for each candidate, (S,) on the CPU."""
-        logits = score_candidates(self.backbone, self.head, groups, self.processor.tokenizer.pad_token_id)
+        """Step scores of encoded candidates: for each question, for each candidate, (S,) on the CPU.
+
+        In a distributed run all ranks must call it together.
+        """
+        pad_id = self.processor.tokenizer.pad_token_id
+        logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
         return [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
 
     def score(
