@@ -18,9 +18,9 @@ def _pad_to(value: Tensor, sizes: Sequence[int], padding: int) -> Tensor:
 def join_prompts(prompts: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
     """Pad to the right and join.
 
-    Tensors with a value a token (``attention_mask``, ``token_type_ids``, ...) are filled up with zeros, also for prompts
-    that lack them. All others belong to images (``pixel_values``, ``image_grid_thw``, ``image_sizes``, ...) and are
-    joined in order; where they have different sizes, zeros stand for missing tiles, as in the processors' own batches.
+    Tensors with a value a token (``attention_mask``, ``token_type_ids``, ...) are filled up with zeros, also for
+    prompts that lack them. All others belong to images (``pixel_values``, ``image_grid_thw``, ``image_sizes``, ...) and
+    are joined in order; where they have different sizes, zeros stand for missing tiles, as in the processors' batches.
 
     Args:
         prompts: Processor outputs, each with ``input_ids`` (1, L).

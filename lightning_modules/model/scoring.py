@@ -63,8 +63,8 @@ def score_candidates(
         logits = _score_with_shared_prefix(backbone, head, groups, candidates, pad_id, memory_gib)
     else:
         _logger.warning_once(
-            f"{backbone.config.model_type}: every response is read from its beginning, as candidates cannot share their "
-            f"prefix in this model: {obstacle}"
+            f"{backbone.config.model_type}: every response is read from its beginning, as candidates cannot share "
+            f"their prefix in this model: {obstacle}"
         )
         logits = _score_one_by_one(backbone, head, groups, candidates)
     return [[logits[place] for place in of_question] for of_question in places]

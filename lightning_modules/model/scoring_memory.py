@@ -31,12 +31,8 @@ def tokens_within(memory_gib: float | None, backbone: PreTrainedModel, cache: Dy
     """Candidate tokens that fit beside the cached prefixes into a budget; at least 1, None without a budget."""
     if memory_gib is None:
         return None
-    held = sum(
-        states.numel() * states.itemsize
-        for layer in cache.layers
-        for states in (layer.keys, layer.values)
-        if states is not None
-    )
+    layers: list[Any] = cache.layers
+    held = sum(states.nbytes for layer in layers for states in (layer.keys, layer.values))
     free = memory_gib * 2**30 - held
     return max(1, int(free / bytes_per_token(backbone.config.get_text_config(decoder=True), backbone.dtype)))
 

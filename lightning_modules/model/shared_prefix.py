@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,9 +90,9 @@ def shared_prefix_obstacle(backbone: PreTrainedModel) -> str | None:
     return None if implementation in _PLAIN_ATTENTION else f"its attention implementation is {implementation!r}"
 
 
-def _attention_layers(backbone: PreTrainedModel) -> list[nn.Module]:
+def _attention_layers(backbone: PreTrainedModel) -> list[Any]:
     modules = backbone.get_decoder().modules()
-    return [module for module in modules if hasattr(module, "layer_idx") and hasattr(module, "k_proj")]
+    return [module for module in modules if "Attention" in type(module).__name__ and hasattr(module, "layer_idx")]
 
 
 @contextmanager
@@ -142,9 +143,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, *, 
 
 def _attend_to_prefixes(query: Tensor, layer: int, packed: PackedCandidates, scale: float) -> _AttentionPart:
     """Attention of the row's tokens to the prefix of their question: (H, T, D) and (H, T)."""
-    states = packed.cache.layers[layer]
-    assert states.keys is not None
-    assert states.values is not None
+    states: Any = packed.cache.layers[layer]
     heads, parts = states.keys.shape[1], []
     pieces = query[0].split(packed.tokens_of_question, 1)
     for question, (piece, length) in enumerate(zip(pieces, packed.prefix_lengths, strict=True)):
@@ -164,9 +163,9 @@ def _attend_within_candidates(
     """Causal attention inside of each candidate: (H, T, D) and (H, T)."""
     groups = query.shape[1] // key.shape[1]
     # (N, heads, L, D); padding stands behind the tokens, which do not see it.
-    states = [states[0][:, packed.slots].transpose(0, 1) for states in (query, key, value)]
-    states[1:] = [repeated.repeat_interleave(groups, 1) for repeated in states[1:]]
-    attended, log_sum = _attend(*states, scale, is_causal=True)
+    queries, keys, values = (states[0][:, packed.slots].transpose(0, 1) for states in (query, key, value))
+    keys, values = (states.repeat_interleave(groups, 1) for states in (keys, values))
+    attended, log_sum = _attend(queries, keys, values, scale, is_causal=True)
     # Tokens are in the order of the row: candidate after candidate.
     return attended.transpose(1, 2)[packed.is_token].transpose(0, 1), log_sum.transpose(1, 2)[packed.is_token].T
 

@@ -128,7 +128,7 @@ class Workload:
         return sum(self._whole(shape, end) for ends in self.step_ends for end in ends)
 
     def one_forward_a_response(self, shape: ModelShape) -> int:
-        """Operations of the released "soft_v2" scoring: each conversation once, with vocabulary logits of all tokens."""
+        """Operations of the released "soft_v2" scoring: all of each response, with vocabulary logits of all tokens."""
         return sum(self._whole(shape, ends[-1]) for ends in self.step_ends)
 
     def _whole(self, shape: ModelShape, end: int) -> int:
