@@ -90,7 +90,7 @@ def test_large_logits_do_not_overflow():
     states = torch.full((1, 1, 3, 8), 8.0)
     found, _ = shared_prefix_attention(SimpleNamespace(layer_idx=0), states, states, 4 * torch.ones(1, 1, 3, 8), None)
     shared_prefix._PACKED.reset(token)
-    # All logits are 181, whose exponential no float32 holds; so it is the mean over two prefix values of 1 and one or two own values of 4.
+    # All logits are 181, whose exponential no float32 holds: the mean over two values of 1 and one or two of 4.
     torch.testing.assert_close(found[0, :, 0, 0], torch.tensor([2.0, 2.5, 2.0]), atol=1e-4, rtol=0)
 
 
