@@ -15,7 +15,7 @@ from datamodules.process.steps import merge_steps, split_into_steps
 from datamodules.prompts import Prompt, PromptBatch
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
-from lightning_modules.model.backbone import connect_processor, load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_backbone, load_processor
 
 STEP_SEPARATOR = "\n\n"
 
@@ -32,8 +32,7 @@ class MonteCarloAnnotator(LightningModule):
         solution_temperature: Temperature of the solutions, if another than that of the continuations. A higher one
             makes errors more frequent and more varied.
         max_batch_rows: Most texts decoded at once; bounds memory.
-        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
-        attention_implementation: Likewise.
+        backbone: How the checkpoint is loaded.
     """
 
     def __init__(
@@ -45,8 +44,7 @@ class MonteCarloAnnotator(LightningModule):
         sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
         solution_temperature: float | None = None,
         max_batch_rows: int = 256,
-        dtype: str = "auto",
-        attention_implementation: str | None = None,
+        backbone: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
         if max_batch_rows < max(num_solutions, num_continuations):
@@ -61,7 +59,7 @@ class MonteCarloAnnotator(LightningModule):
         )
         self.max_batch_rows = max_batch_rows
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+        self.backbone = load_backbone(model_name_or_path, backbone)
 
     @property
     def prediction_settings(self) -> dict[str, Any]:

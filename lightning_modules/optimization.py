@@ -3,27 +3,93 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
+
+from lightning_modules.model.families import part_of
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+# LayerNorm, Qwen2RMSNorm, BatchNorm2d, ...: the classes of a model family have no common base.
+_NORM = re.compile(r"Norm([123]d|Gated)?$")
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices decay, vectors (norms, biases, scales) do not."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def is_decayed(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies to a parameter that stands in ``module`` itself under ``name``.
+
+    As in the `transformers` trainer, with which InternVL and VisualPRM were trained: not to biases and not to anything
+    in a norm, whatever its shape; but to embeddings. Beyond that, it does not apply to lone vectors (scales of layers,
+    class tokens, separators).
+    """
+    if name == "bias" or name.endswith("_bias") or _NORM.search(type(module).__name__):
+        return False
+    if isinstance(module, (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)):
+        return True
+    return sum(size > 1 for size in parameter.shape) >= 2
+
+
+def parameter_groups(
+    module: nn.Module, weight_decay: float, multipliers: Mapping[int, float] | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate and decay.
+
+    Args:
+        module: Whose parameters.
+        weight_decay: See :func:`is_decayed` for what it applies to.
+        multipliers: Of the learning rate, by `id` of the parameter; 1 elsewhere.
+
+    Returns:
+        Groups with ``params``, ``weight_decay`` and ``multiplier``; none of them is empty, decayed ones come first.
+
+    Raises:
+        ValueError: If nothing is trainable.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                key = ((multipliers or {}).get(id(parameter), 1.0), is_decayed(owner, name, parameter))
+                groups.setdefault(key, []).append(parameter)
+    if not groups:
+        raise ValueError("nothing is left to train: all parameters are frozen")
     return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": groups[key], "weight_decay": weight_decay if key[1] else 0.0, "multiplier": key[0]}
+        for key in sorted(groups, key=lambda key: (key[0] != 1.0, key[0], not key[1]))
     ]
+
+
+def learning_rate_multipliers(module: nn.Module, head: float, vision: float) -> dict[int, float]:
+    """Multipliers by `id` of the parameters of a module's step head (``module.head``) and backbone's vision tower.
+
+    Raises:
+        ValueError: If one is not positive.
+    """
+    found: dict[int, float] = {}
+    for name, value in (("head_learning_rate_multiplier", head), ("vision_learning_rate_multiplier", vision)):
+        if value <= 0:
+            raise ValueError(f"{name} must be positive, got {value}; freeze what is not to be trained")
+    if head != 1:
+        found |= {id(parameter): head for parameter in cast(nn.Module, module.head).parameters()}
+    if vision != 1:
+        backbone = cast(PreTrainedModel, module.backbone)
+        parts = part_of(backbone)
+        tower = [p for name, p in backbone.named_parameters() if parts[name] == "vision"]
+        if not any(parameter.requires_grad for parameter in tower):
+            rank_zero_warn(f"vision_learning_rate_multiplier {vision} changes nothing: no vision weight is trained")
+        found |= {id(parameter): vision for parameter in tower}
+    return found
 
 
 def warmup_cosine_factor(step: int, total_steps: int, warmup_share: float) -> float:
@@ -48,6 +114,8 @@ def configure_warmup_cosine(
     learning_rate: float,
     weight_decay: float,
     warmup_share: float,
+    head_learning_rate_multiplier: float = 1.0,
+    vision_learning_rate_multiplier: float = 1.0,
 ) -> OptimizerLRSchedulerConfig:
     """What `configure_optimizers` returns: AdamW (or the given optimizer) under a per-step warm-up cosine schedule.
 
@@ -58,13 +126,16 @@ def configure_warmup_cosine(
         module: Whose trainable parameters to optimize.
         optimizer_factory: Takes parameter groups; None is AdamW. A learning rate set in it is overridden.
         learning_rate: Peak learning rate.
-        weight_decay: Of matrices.
+        weight_decay: Of matrices; see :func:`is_decayed`.
         warmup_share: See :func:`warmup_cosine_factor`.
+        head_learning_rate_multiplier: The step head's learning rate is that many times ``learning_rate``, at any step.
+        vision_learning_rate_multiplier: Likewise, of the vision tower; the projector is not part of it.
     """
     factory = optimizer_factory or partial(torch.optim.AdamW, betas=(0.9, 0.999))
-    optimizer = factory(parameter_groups(module, weight_decay))
+    multipliers = learning_rate_multipliers(module, head_learning_rate_multiplier, vision_learning_rate_multiplier)
+    optimizer = factory(parameter_groups(module, weight_decay, multipliers))
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group["multiplier"]
     total_steps = int(module.trainer.estimated_stepping_batches)
     schedule = LambdaLR(optimizer, partial(warmup_cosine_factor, total_steps=total_steps, warmup_share=warmup_share))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -16,24 +15,31 @@ from datamodules.prompts import Prompt, PromptBatch, SupervisedBatch
 from datamodules.rollouts import Rollout, rollout_row
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
-from lightning_modules.model.backbone import connect_processor, load_backbone, load_processor
+from lightning_modules.model.backbone import (
+    BackboneOptions,
+    connect_processor,
+    load_backbone,
+    load_processor,
+)
+from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.step_head import language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 
 
-class Policy(LightningModule):
+class Policy(BackboneModule):
     """Fine-tunes on gold solutions (`fit`) and samples solutions (`predict`).
 
     Args:
-        model_name_or_path: Any image-text-to-text checkpoint.
+        model_name_or_path: Any image-text-to-text or causal language model checkpoint.
         learning_rate: Peak learning rate of supervised fine-tuning.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
+        vision_learning_rate_multiplier: See :func:`lightning_modules.optimization.configure_warmup_cosine`.
         optimizer: Factory by class path; AdamW by default.
         num_samples: Solutions a question in `predict`.
         sampling: How they are sampled.
-        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
-        attention_implementation: Likewise.
+        backbone: How the checkpoint is loaded and which of its weights are trained.
     """
 
     def __init__(
@@ -42,19 +48,20 @@ class Policy(LightningModule):
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
+        vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
         num_samples: int = 8,
         sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
-        dtype: str = "auto",
-        attention_implementation: str | None = None,
+        backbone: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "sampling"])
+        self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone"])
+        self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         self.num_samples = num_samples
         self.sampling = sampling
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+        self.backbone = load_backbone(model_name_or_path, self.backbone_options)
 
     def setup(self, stage: str) -> None:
         """Give the data module the processor."""
@@ -135,9 +142,10 @@ class Policy(LightningModule):
             learning_rate=self.hparams["learning_rate"],
             weight_decay=self.hparams["weight_decay"],
             warmup_share=self.hparams["warmup_share"],
+            vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
         )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a checkpoint folder that `transformers` loads by itself."""
-        self.backbone.save_pretrained(folder)
+        """Write a checkpoint folder that `transformers` loads by itself, adapters merged."""
+        merged_backbone(self.backbone).save_pretrained(folder)
         self.processor.save_pretrained(folder)

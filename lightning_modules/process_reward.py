@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor
@@ -24,9 +23,11 @@ from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_f1 import StepF1
-from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
+from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.scoring import score_candidates
-from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
+from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 from lightning_modules.protocol import Objective, resolve_protocol, save_protocol
 
@@ -46,7 +47,7 @@ class ScoredResponses:
     response_scores: list[float]
 
 
-class ProcessRewardModel(LightningModule):
+class ProcessRewardModel(BackboneModule):
     """Trains on steps with Monte Carlo scores and scores steps of new solutions.
 
     Args:
@@ -62,9 +63,10 @@ class ProcessRewardModel(LightningModule):
         learning_rate: Peak learning rate.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
+        head_learning_rate_multiplier: See :func:`lightning_modules.optimization.configure_warmup_cosine`.
+        vision_learning_rate_multiplier: Likewise.
         optimizer: Factory by class path; AdamW by default.
-        dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
-        attention_implementation: Likewise.
+        backbone: How the checkpoint is loaded and which of its weights are trained.
         scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.model.scoring.score_candidates`.
     """
 
@@ -80,13 +82,15 @@ class ProcessRewardModel(LightningModule):
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
         warmup_share: float = 0.05,
+        head_learning_rate_multiplier: float = 1.0,
+        vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
-        dtype: str = "auto",
-        attention_implementation: str | None = None,
+        backbone: BackboneOptions | None = None,
         scoring_memory_gib: float | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer"])
+        self.save_hyperparameters(ignore=["optimizer", "backbone"])
+        self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         given = {
             "objective": objective,
@@ -97,13 +101,14 @@ class ProcessRewardModel(LightningModule):
         }
         self.protocol = resolve_protocol(model_name_or_path, given)
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
+        self.backbone = load_backbone(model_name_or_path, self.backbone_options)
         untie_language_model_head(self.backbone)
         class_tokens = CLASS_TOKENS["value"]
-        self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
-        # The step head stands in for the language-model head, which gets its rows at export.
-        language_model_head(self.backbone).requires_grad_(language_model_weight > 0)
         self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
+        self.head = StepHead(self.backbone, self.encoder.class_token_ids)
+        # The step head stands in for the language-model head, which gets its rows at export.
+        if not language_model_weight:
+            language_model_head(self.backbone).requires_grad_(False)
         self.validation_f1 = StepF1(threshold=0.5)
         self.validation_auroc = BinaryAUROC()
 
@@ -259,17 +264,20 @@ class ProcessRewardModel(LightningModule):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write an ordinary checkpoint folder: the head's rows are in the language-model head."""
-        self.head.write_back(self.backbone)
-        self.backbone.save_pretrained(folder)
+        merged = merged_backbone(self.backbone)
+        self.head.write_back(merged)
+        merged.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         save_protocol(self.protocol, folder)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the chosen step threshold with the weights that it was chosen for."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the step threshold of the weights."""
+        super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
         self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
 
@@ -281,4 +289,6 @@ class ProcessRewardModel(LightningModule):
             learning_rate=self.hparams["learning_rate"],
             weight_decay=self.hparams["weight_decay"],
             warmup_share=self.hparams["warmup_share"],
+            head_learning_rate_multiplier=self.hparams["head_learning_rate_multiplier"],
+            vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
         )

@@ -1,7 +1,8 @@
 """The conversation in which a reward model judges steps, and the only home of its texts.
 
 User turn 1 holds the image(s), the question and step 0, each later user turn one step. Every assistant turn is the
-placeholder, in training and in scoring alike: the judgement is read from the logits that predict it.
+placeholder, the first class token, in training and in scoring alike: the judgement is read from the logits that predict
+it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def question_content(text: str, num_images: int, before: str = "", after: str = 
     return content
 
 
-def build_messages(question: str, num_images: int, steps: Sequence[str], system_prompt: str) -> list[dict[str, Any]]:
+def build_messages(
+    question: str, num_images: int, steps: Sequence[str], system_prompt: str, placeholder: str = PLACEHOLDER
+) -> list[dict[str, Any]]:
     """The conversation about a solution, as messages for a chat template.
 
     Args:
@@ -58,6 +61,7 @@ def build_messages(question: str, num_images: int, steps: Sequence[str], system_
         num_images: Number of images of the question.
         steps: At least one.
         system_prompt: Empty for no system turn.
+        placeholder: What every assistant turn holds.
 
     Raises:
         ValueError: If there are no steps, or placeholders and images do not match.
@@ -69,7 +73,7 @@ def build_messages(question: str, num_images: int, steps: Sequence[str], system_
     messages = [{"role": "system", "content": [_text(system_prompt)]}] if system_prompt else []
     for content in turns:
         messages.append({"role": "user", "content": content})
-        messages.append({"role": "assistant", "content": [_text(PLACEHOLDER)]})
+        messages.append({"role": "assistant", "content": [_text(placeholder)]})
     return messages
 
 

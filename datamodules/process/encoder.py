@@ -15,12 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
-from datamodules.process.conversation import (
-    DEFAULT_SYSTEM_PROMPT,
-    IMAGE_PLACEHOLDER,
-    PLACEHOLDER,
-    build_messages,
-)
+from datamodules.process.chat_layout import ChatLayout
+from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT, IMAGE_PLACEHOLDER
 
 NO_STEP = -1
 """Step position where a conversation has no such step."""
@@ -49,59 +45,27 @@ class ConversationEncoder:
 
     Args:
         processor: Of the checkpoint.
-        system_prompt: None for the default prompt, empty for no system turn.
-        class_tokens: Tokens among which a step is classified; the placeholder is one of them.
+        system_prompt: None for the default prompt, empty for no system turn; see :class:`ChatLayout`.
+        class_tokens: Tokens among which a step is classified; the first is the placeholder in assistant turns.
+
+    Attributes:
+        class_token_ids: Ids of the class tokens, as they are in an assistant's turn of this chat template.
 
     Raises:
         ValueError: If the chat template or the tokenizer does not suit step-by-step judgement.
     """
 
     def __init__(self, processor: ProcessorMixin, system_prompt: str | None, class_tokens: Sequence[str]) -> None:
-        if PLACEHOLDER not in class_tokens:
-            raise ValueError(f"the class tokens {list(class_tokens)} must include the placeholder {PLACEHOLDER!r}")
         self.processor = processor
         self.system_prompt = DEFAULT_SYSTEM_PROMPT if system_prompt is None else system_prompt
         self.class_tokens = tuple(class_tokens)
         self.special_tokens = special_tokens(processor)
         self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
         self.check_text(self.system_prompt, "the system prompt")
-        self._pattern = self._find_pattern()
-        self._tail = self._find_tail()
+        self.layout = ChatLayout(processor, self.system_prompt, class_tokens)
+        self.class_token_ids = self.layout.class_token_ids
         probe = self.render("1", 0, ["2", "3"], "a conversation of two steps")
-        self.find_step_positions(self._tokenize(probe), 2, "a conversation of two steps")
-
-    def _tokenize(self, text: str) -> list[int]:
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _find_pattern(self) -> list[int]:
-        """Token ids from the beginning of an assistant turn to its placeholder, both included."""
-        messages = build_messages("1", 0, ["2"], self.system_prompt)
-        asked, answered = (self.processor.apply_chat_template(m, tokenize=False) for m in (messages[:-1], messages))
-        turn = answered[len(asked) :]
-        if not answered.startswith(asked) or turn.count(PLACEHOLDER) != 1:
-            raise ValueError(
-                f"the chat template must append an assistant turn that holds the text {PLACEHOLDER!r} once; "
-                f"it turns {asked!r} into {answered!r}"
-            )
-        ids, placeholder = self._tokenize(turn), self._tokenize(PLACEHOLDER)
-        if len(placeholder) != 1 or placeholder[0] not in ids:
-            raise ValueError(
-                f"the placeholder {PLACEHOLDER!r} is {placeholder} as a token, but the assistant turn {turn!r} "
-                f"is {ids}; the placeholder must be one token there"
-            )
-        pattern = ids[: ids.index(placeholder[0]) + 1]
-        if len(pattern) < 2:
-            raise ValueError(f"the assistant turn {turn!r} must begin with a header, so that it can be found")
-        return pattern
-
-    def _find_tail(self) -> int:
-        """Number of tokens between the text of a step and the token that judges it."""
-        asked = self.processor.apply_chat_template(
-            build_messages("1", 0, ["2"], self.system_prompt)[:-1], tokenize=False
-        )
-        text_end = asked.rindex("2") + 1
-        return len(self._tokenize(asked[text_end:])) + len(self._pattern) - 2
+        self.find_step_positions(self.layout.tokenize(probe), 2, "a conversation of two steps")
 
     def check_text(self, text: str, where: str) -> None:
         """Refuse a text that holds a special token of the tokenizer: it could begin a turn or stand for an image.
@@ -133,10 +97,9 @@ class ConversationEncoder:
         """
         self.check_conversation(question, steps, sample_id)
         try:
-            messages = build_messages(question, num_images, steps, self.system_prompt)
+            return self.layout.render(question, num_images, steps)
         except ValueError as error:
             raise ValueError(f"{sample_id}: {error}") from error
-        return str(self.processor.apply_chat_template(messages, tokenize=False))
 
     def find_step_positions(self, ids: list[int], num_steps: int, sample_id: str) -> list[int]:
         """Where steps are judged.
@@ -152,11 +115,12 @@ class ConversationEncoder:
         Raises:
             ValueError: If there is not one assistant turn a step.
         """
-        found, length, start = [], len(self._pattern), 0
-        first = self._pattern[0]
+        pattern = self.layout.pattern
+        found, length, start = [], len(pattern), 0
+        first = pattern[0]
         for _ in range(ids.count(first)):
             start = ids.index(first, start)
-            if ids[start : start + length] == self._pattern:
+            if ids[start : start + length] == pattern:
                 found.append(start + length - 2)
             start += 1
         if len(found) != num_steps:
@@ -179,9 +143,10 @@ class ConversationEncoder:
             what stands before it, the joined token is left out.
         """
         texts = [step for of_row in steps for step in of_row]
-        counts = iter(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]))
+        is_first = [number == 0 for of_row in steps for number in range(len(of_row))]
+        counts = iter(self.layout.text_lengths(texts, is_first))
         lengths = pad_sequence([torch.tensor([next(counts) for _ in of_row]) for of_row in steps], batch_first=True)
-        ends = step_positions - self._tail
+        ends = step_positions - (len(self.layout.pattern) - 2)
         index = torch.arange(input_ids.shape[1])
         return (index >= (ends - lengths)[..., None]) & (index < ends[..., None]) & (step_positions >= 0)[..., None]
 
@@ -231,13 +196,13 @@ class ConversationEncoder:
         """Outputs of the processor for one conversation each, as one batch."""
         joined: dict[str, Tensor] = {}
         for name in dict.fromkeys(name for part in parts for name in part):
-            values = [part[name] for part in parts if name in part]
-            of_tokens = all(part[name].shape == part["input_ids"].shape for part in parts if name in part)
-            if of_tokens and len(values) == len(parts):
+            if all(part[name].shape == part["input_ids"].shape for part in parts if name in part):
                 padding = self.processor.tokenizer.pad_token_id if name == "input_ids" else 0
-                joined[name] = pad_sequence([v[0] for v in values], batch_first=True, padding_value=padding)
+                # A text-only conversation has no mm_token_type_ids, which are 0 for text.
+                rows = [part.get(name, torch.zeros_like(part["input_ids"]))[0] for part in parts]
+                joined[name] = pad_sequence(rows, batch_first=True, padding_value=padding)
             else:
-                joined[name] = torch.cat(values)
+                joined[name] = torch.cat([part[name] for part in parts if name in part])
         return joined
 
     def tiling(self, max_tiles: int | None) -> dict[str, int | bool]:

@@ -1,43 +1,155 @@
-"""Loading and saving the multimodal language model behind a policy or a reward model."""
+"""Loading the multimodal language model behind a policy or a reward model, and making it ready to train."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningModule
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from lightning_modules.model.families import language_model_of, parameters_of
+from lightning_modules.model.lora import LoraOptions, add_lora
+from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
+from lightning_modules.model.text_processor import TextProcessor
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """How a checkpoint is loaded and which of its weights are trained.
+
+    Attributes:
+        dtype: ``auto`` (as stored) or the name of a torch dtype, such as ``bfloat16``.
+        attention_implementation: ``sdpa``, ``flash_attention_2``, ...; None leaves the choice to `transformers`.
+        quantization: ``nf4`` or ``int8`` holds the language model's matrices in 4 or 8 bits (bitsandbytes); they
+            cannot be trained then, adapters on them can.
+        gradient_checkpointing: Compute the activations of each layer twice instead of keeping them.
+        compile: `torch.compile` every layer of the language model, in place.
+        compile_backend: Of `torch.compile`.
+        freeze: Any of ``vision``, ``projector``, ``language_model``, or paths of modules. A reward model's step head
+            is trained in any case.
+        lora: Train adapters; the weights below them and all others of the model are frozen.
+    """
+
+    dtype: str = "auto"
+    attention_implementation: str | None = None
+    quantization: Quantization | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    compile_backend: str = "inductor"
+    freeze: list[str] = field(default_factory=list)
+    lora: LoraOptions | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantization not in (None, *get_args(Quantization)):
+            raise ValueError(f"quantization must be one of {get_args(Quantization)} or null, got {self.quantization!r}")
+        if self.torch_dtype is None and self.dtype != "auto":
+            raise ValueError(
+                f"dtype must be 'auto' or a floating-point torch dtype such as bfloat16, got {self.dtype!r}"
+            )
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """The dtype that is asked for; None for the stored one."""
+        found = getattr(torch, self.dtype, None)
+        return found if isinstance(found, torch.dtype) and found.is_floating_point else None
+
+    @classmethod
+    def of(cls, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
+        """The options as an object; a mapping is what a checkpoint holds of them.
+
+        Raises:
+            TypeError: If the mapping has an unknown key.
+        """
+        if isinstance(options, BackboneOptions):
+            return options
+        given = dict(options or {})
+        if isinstance(given.get("lora"), Mapping):
+            given["lora"] = LoraOptions(**given["lora"])
+        return cls(**given)
 
 
 def load_processor(name_or_path: str | Path) -> ProcessorMixin:
-    """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code."""
-    return AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+    """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code.
+
+    A text-only checkpoint has a tokenizer alone, which comes as a :class:`TextProcessor`.
+    """
+    loaded = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+    return loaded if isinstance(loaded, ProcessorMixin) else TextProcessor(loaded)
 
 
-def load_backbone(
-    name_or_path: str | Path, dtype: str = "auto", attention_implementation: str | None = None
-) -> PreTrainedModel:
-    """Load any image-text-to-text checkpoint of `transformers`; never runs remote code.
+def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:
+    """Load any image-text-to-text or causal language model of `transformers`; never runs remote code.
 
     Args:
         name_or_path: Folder, or a name on the hub.
-        dtype: ``auto`` (as stored) or the name of a torch dtype, such as ``bfloat16``.
-        attention_implementation: ``sdpa``, ``flash_attention_2``, ...; None leaves the choice to `transformers`.
+        options: The defaults if None.
 
     Raises:
-        ValueError: If ``dtype`` names no floating-point torch dtype.
+        ValueError: If the options do not suit the model.
     """
-    resolved: torch.dtype | str = dtype
-    if dtype != "auto":
-        resolved = getattr(torch, dtype, dtype)
-        if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
-            raise ValueError(f"dtype must be 'auto' or a floating-point torch dtype such as bfloat16, got {dtype!r}")
-    backbone = AutoModelForImageTextToText.from_pretrained(
-        name_or_path, dtype=resolved, attn_implementation=attention_implementation, trust_remote_code=False
+    options = options or BackboneOptions()
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    is_multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    model_class = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
+    dtype: torch.dtype | str = options.torch_dtype or "auto"
+    arguments: dict[str, Any] = {}
+    if options.quantization:
+        dtype = options.torch_dtype or config.dtype or torch.float32
+        arguments = quantization_arguments(model_class, config, options.quantization, dtype)
+    backbone = model_class.from_pretrained(
+        name_or_path,
+        dtype=dtype,
+        attn_implementation=options.attention_implementation,
+        trust_remote_code=False,
+        **arguments,
     )
+    keep_weights_as_loaded(backbone)
+    prepare_backbone(backbone, options)
     # `from_pretrained` leaves it in evaluation mode; Lightning switches modes by itself from here on.
     return backbone.train()
+
+
+def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> None:
+    """Freeze, add adapters, and switch on checkpointing and compilation, all in place.
+
+    Raises:
+        ValueError: If the model has no such part or layers.
+    """
+    if options.quantization:
+        for parameter in parameters_of(backbone, "language_model"):
+            parameter.requires_grad_(False)
+    if options.lora:
+        add_lora(backbone, options.lora)
+    for part in options.freeze:
+        for name, parameter in _named(backbone, part):
+            if "lora_" not in name:
+                parameter.requires_grad_(False)
+    if options.gradient_checkpointing:
+        # The reentrant kind gives no gradients at all where the inputs of a layer need none (frozen embeddings).
+        backbone.activation_checkpointing_enable({"use_reentrant": False})
+        # What `transformers` does for the reentrant kind: needless here, and it makes embeddings ask for gradients.
+        backbone.disable_input_require_grads()
+    if options.compile:
+        layers: Any = language_model_of(backbone).layers
+        for layer in layers:
+            layer.compile(backend=options.compile_backend)
+
+
+def _named(backbone: PreTrainedModel, part: str) -> list[tuple[str, torch.nn.Parameter]]:
+    wanted = {id(parameter) for parameter in parameters_of(backbone, part)}
+    return [(name, parameter) for name, parameter in backbone.named_parameters() if id(parameter) in wanted]
 
 
 def connect_processor(module: LightningModule) -> None:

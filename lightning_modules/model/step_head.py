@@ -8,31 +8,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
+from datamodules.process.chat_layout import ChatLayout
+
 
 def class_token_ids(processor: ProcessorMixin, class_tokens: Sequence[str]) -> list[int]:
-    """Token ids of the class tokens.
+    """Token ids of the class tokens, as they are in an assistant's turn: the same text may be another token elsewhere.
 
     Raises:
         ValueError: If the tokenizer splits one of them, or two share an id.
     """
-    ids = []
-    for token in class_tokens:
-        pieces = processor.tokenizer(token, add_special_tokens=False)["input_ids"]
-        if len(pieces) != 1:
-            raise ValueError(
-                f"class token {token!r} is {len(pieces)} tokens in this tokenizer; a class token must be a single token"
-            )
-        ids.append(pieces[0])
-    if len(set(ids)) != len(ids):
-        raise ValueError(f"class tokens {list(class_tokens)} do not have different ids: {ids}")
-    return ids
+    return ChatLayout(processor, "", class_tokens).class_token_ids
 
 
 def untie_language_model_head(backbone: PreTrainedModel) -> None:
     """Give the language-model head weights of its own, so that changing class rows leaves the embeddings alone."""
     head, embedding = language_model_head(backbone), backbone.get_input_embeddings()
     if head.weight is embedding.weight:
-        head.weight = nn.Parameter(head.weight.detach().clone())
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
         for config in (backbone.config, backbone.config.get_text_config()):
             config.tie_word_embeddings = False
 
@@ -59,9 +51,11 @@ class StepHead(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel, token_ids: Sequence[int]) -> None:
         super().__init__()
-        rows = language_model_head(backbone).weight[list(token_ids)]
+        weight = language_model_head(backbone).weight
+        rows = weight.detach()[list(token_ids)]
         self.token_ids = list(token_ids)
-        self.weight = nn.Parameter(rows.detach().clone())
+        # Over a frozen model the rows have no reason to share its dtype, whose steps may swallow small updates.
+        self.weight = nn.Parameter(rows.clone() if weight.requires_grad else rows.float())
 
     def forward(self, hidden_states: Tensor, step_positions: Tensor) -> Tensor:
         """Class logits of every step.
@@ -74,7 +68,7 @@ class StepHead(nn.Module):
             (B, S, K) float32; meaningless where the position is -1.
         """
         index = step_positions.clamp_min(0)[..., None].expand(-1, -1, hidden_states.shape[-1])
-        return nn.functional.linear(hidden_states.gather(1, index), self.weight).float()
+        return nn.functional.linear(hidden_states.gather(1, index).to(self.weight.dtype), self.weight).float()
 
     @torch.no_grad()
     def write_back(self, backbone: PreTrainedModel) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
 from lightning_modules.model.step_head import (
     StepHead,
     class_token_ids,
@@ -107,13 +107,13 @@ def test_a_model_without_a_linear_head(backbone):
 
 def test_load_backbone(tiny_checkpoint):
     assert load_backbone(tiny_checkpoint).dtype == torch.float32
-    loaded = load_backbone(tiny_checkpoint, "bfloat16", "eager")
+    loaded = load_backbone(tiny_checkpoint, BackboneOptions(dtype="bfloat16", attention_implementation="eager"))
     assert loaded.dtype == torch.bfloat16
     assert loaded.config._attn_implementation == "eager"
     assert loaded.training
     for wrong in ("float33", "int64", "nn"):
         with pytest.raises(ValueError, match=f"must be 'auto' or a floating-point torch dtype.* got '{wrong}'"):
-            load_backbone(tiny_checkpoint, wrong)
+            BackboneOptions(dtype=wrong)
 
 
 def test_load_processor(tiny_checkpoint):

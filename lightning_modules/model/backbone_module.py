@@ -1,0 +1,73 @@
+"""What every Lightning module with a backbone does about its options and its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from transformers import PreTrainedModel
+
+from lightning_modules.model.backbone import BackboneOptions
+
+_PREFIX = "backbone."
+
+
+class BackboneModule(LightningModule):
+    """A module whose checkpoints hold no base weights that never change.
+
+    With adapters or a quantized base, a checkpoint holds what is trained (adapters, projector, step head) and not the
+    frozen weights below: these come from ``model_name_or_path`` again. Otherwise it holds everything.
+    """
+
+    backbone: PreTrainedModel
+    backbone_options: BackboneOptions
+
+    def keep_backbone_options(self, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
+        """Keep the options, also among the hyperparameters, as a mapping: checkpoints hold plain values only.
+
+        Args:
+            options: A module that is loaded from a checkpoint gets them as that mapping.
+        """
+        self.backbone_options = BackboneOptions.of(options)
+        self.save_hyperparameters({"backbone": asdict(self.backbone_options)})
+        if self._is_partial:
+            self.strict_loading = False
+        return self.backbone_options
+
+    @property
+    def _is_partial(self) -> bool:
+        return self.backbone_options.lora is not None or self.backbone_options.quantization is not None
+
+    def _trained_names(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen weights of the base out; see the class."""
+        if self._is_partial:
+            trained = self._trained_names()
+            checkpoint["state_dict"] = {
+                name: value
+                for name, value in checkpoint["state_dict"].items()
+                if name in trained or not name.startswith(_PREFIX)
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a partial checkpoint fits, and complete it by the weights that this module has loaded.
+
+        Raises:
+            ValueError: If it lacks a trained weight, or holds one that this module does not have.
+        """
+        if not self._is_partial or "state_dict" not in checkpoint:
+            return
+        stored = checkpoint["state_dict"]
+        known = dict(self.named_parameters()) | dict(self.named_buffers())
+        missing, extra = sorted(self._trained_names() - set(stored)), sorted(set(stored) - set(known))
+        if missing or extra:
+            raise ValueError(
+                f"the checkpoint was made with other backbone options: it lacks {len(missing)} trained weights "
+                f"{missing[:3]} and holds {len(extra)} unknown ones {extra[:3]}; give the backbone options of its run"
+            )
+        persistent = set(self.state_dict())
+        checkpoint["state_dict"] = {name: value for name, value in known.items() if name in persistent} | stored

@@ -1,0 +1,161 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685), put into a model in place, and merged for export.
+
+A model with adapters is still the same `transformers` class with the same submodules: ``backbone.model(...)`` and
+``backbone.lm_head`` are what they were, only the adapted linear layers have an adapter around them.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import cast_adapter_dtype
+from torch import nn
+from transformers import PreTrainedModel
+
+from lightning_modules.model.families import is_below, language_model_paths, parameters_of
+from lightning_modules.model.quantization import floating_weight, forget_quantization, is_quantized
+
+ADAPTER = "default"
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Adapters that are trained in place of the weights that they sit on.
+
+    Attributes:
+        rank: Of the update of each matrix.
+        alpha: The update is scaled by alpha / rank; None is twice the rank, as in InternVL's own fine-tuning.
+        dropout: On the adapters' input.
+        targets: Last names of linear layers, such as ``q_proj``; None takes all of the language model's layers
+            (Dettmers et al. 2023: adapters on all of them are needed to match full fine-tuning).
+        include_vision: Put adapters into the vision tower and the projector too.
+        train_projector: Train the projector itself, which is frozen otherwise.
+        rank_stabilized: Scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    dropout: float = 0.05
+    targets: list[str] | None = None
+    include_vision: bool = False
+    train_projector: bool = False
+    rank_stabilized: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout must be in [0, 1), got {self.dropout}")
+        if self.targets is not None and not self.targets:
+            raise ValueError("lora.targets must name a layer; leave it out for all of the language model's")
+
+
+def target_paths(backbone: PreTrainedModel, options: LoraOptions) -> list[str]:
+    """Paths of the linear layers that get adapters; never the language-model head.
+
+    Raises:
+        ValueError: If a target names no linear layer there.
+    """
+    decoder, *head = language_model_paths(backbone)
+    linear = [
+        path
+        for path, module in backbone.named_modules()
+        if isinstance(module, nn.Linear)
+        and not is_below(path, tuple(head))
+        and (options.include_vision or is_below(path, (decoder,)))
+    ]
+    if options.targets is None:
+        return linear
+    known = sorted({path.rsplit(".", 1)[-1] for path in linear})
+    unknown = [target for target in options.targets if target not in known]
+    if unknown:
+        where = "the model" if options.include_vision else "the language model (include_vision is off)"
+        raise ValueError(f"lora.targets: {unknown} are no linear layers of {where}; it has {known}")
+    return [path for path in linear if path.rsplit(".", 1)[-1] in options.targets]
+
+
+def add_lora(backbone: PreTrainedModel, options: LoraOptions) -> None:
+    """Put adapters into the model; everything else is frozen.
+
+    The adapters are float32 even where the model is bfloat16, whose steps of 1 / 256 swallow small updates.
+
+    Raises:
+        ValueError: See :func:`target_paths`.
+    """
+    config = LoraConfig(
+        r=options.rank,
+        # peft computes with any number, though it declares an integer.
+        lora_alpha=2 * options.rank if options.alpha is None else options.alpha,  # type: ignore[arg-type]
+        lora_dropout=options.dropout,
+        target_modules=target_paths(backbone, options),
+        use_rslora=options.rank_stabilized,
+    )
+    inject_adapter_in_model(config, backbone, ADAPTER)
+    cast_adapter_dtype(backbone, ADAPTER)
+    if options.train_projector:
+        for parameter in parameters_of(backbone, "projector"):
+            parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def _merged_layer(layer: Any, dtype: torch.dtype) -> nn.Linear:
+    base = layer.get_base_layer()
+    weight = floating_weight(base).float()
+    for adapter in layer.active_adapters:
+        weight = weight + layer.get_delta_weight(adapter).float()
+    return _linear(base, weight.to(dtype))
+
+
+def _linear(like: nn.Module, weight: torch.Tensor) -> nn.Linear:
+    bias: Any = like.bias
+    merged = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    merged.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        merged.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return merged
+
+
+def merged_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
+    """A plain `transformers` model that computes what the given one does, without adapters and without quantization.
+
+    Quantized weights are dequantized to float32, the adapters' updates are added in float32, and the sum is rounded
+    once to the model's dtype. So nothing is lost in a float32 model; a bfloat16 result differs from the model with
+    separate adapters by that rounding (2**-9 of each weight); and a quantized model gives its *dequantized* weights,
+    those that the adapters were trained on, not the original ones (a model in 8 bits also rounds its
+    activations, which a merged one does not).
+
+    Args:
+        backbone: With or without adapters, quantized or not; it stays as it is.
+
+    Returns:
+        A model in evaluation mode with weights that need no gradients. To save memory it shares the weights that no
+        adapter touched with ``backbone``; only those of the language-model head are its own, so that class rows can be
+        written into it.
+    """
+    dtype = backbone.dtype
+    replaced: dict[int, Any] = {}
+    inside: set[int] = set()
+    for module in backbone.modules():
+        if id(module) in inside:
+            continue
+        if isinstance(module, LoraLayer):
+            replaced[id(module)] = _merged_layer(module, dtype)
+            inside |= {id(child) for child in module.modules()}
+        elif is_quantized(module):
+            replaced[id(module)] = _linear(module, floating_weight(module).to(dtype))
+    head = backbone.get_output_embeddings()
+    own = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    shared = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in backbone.parameters()
+        if id(parameter) not in own and parameter.is_floating_point()
+    }
+    merged = copy.deepcopy(backbone, {**shared, **replaced})
+    merged.__dict__.pop("peft_config", None)
+    forget_quantization(merged)
+    return merged.requires_grad_(False).eval()

@@ -1,0 +1,58 @@
+"""The processor of a language model that reads text only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+
+class TextProcessor(ProcessorMixin):
+    """Makes a tokenizer with a chat template answer to the calls that a multimodal processor answers to.
+
+    Args:
+        tokenizer: Of the checkpoint.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(tokenizer)
+
+    def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
+        """Tokenise texts.
+
+        Raises:
+            ValueError: If there are images.
+        """
+        if images is not None:
+            raise ValueError(self._no_images())
+        return BatchFeature(dict(self.tokenizer(text, **options)))
+
+    def _no_images(self) -> str:
+        return (
+            f"the checkpoint {self.tokenizer.name_or_path!r} is a text-only model and reads no images; leave image "
+            f"samples out or take an image-text-to-text checkpoint"
+        )
+
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: Sequence[Mapping[str, Any]], *arguments: Any, **options: Any
+    ) -> Any:
+        """Render messages whose contents may be lists of text parts; templates of text models take texts.
+
+        Raises:
+            ValueError: If a part is not a text.
+        """
+        messages = [{**message, "content": self._text(message["content"])} for message in conversation]
+        return self.tokenizer.apply_chat_template(messages, *arguments, **options)
+
+    def _text(self, content: str | Sequence[Mapping[str, Any]]) -> str:
+        if isinstance(content, str):
+            return content
+        if any(part["type"] != "text" for part in content):
+            raise ValueError(self._no_images())
+        return "".join(part["text"] for part in content)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> Any:
+        """Write the tokenizer's files alone: the folder stays that of a text-only model."""
+        return self.tokenizer.save_pretrained(save_directory, push_to_hub=push_to_hub, **options)
