@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
 from lightning_modules.model.cache import continue_from
 from lightning_modules.model.positions import prompt_positions
-from lightning_modules.model.step_head import language_model_head
+from lightning_modules.model.step_head import finish_logits, language_model_head
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TransformersEngine:
         keys = [key for request in requests for key in request.sample_keys]
         uniform = uniform_draws(parameters.seed, keys, parameters.max_new_tokens).to(last_hidden_states.device)
         tokens = self._decode(
-            self.head(last_hidden_states).repeat_interleave(repeats, 0),
+            self._logits(last_hidden_states).repeat_interleave(repeats, 0),
             continue_from(prefix, repeats, parameters.max_new_tokens),
             inputs["attention_mask"].repeat_interleave(repeats, 0),
             next_position.repeat_interleave(repeats, 0),
@@ -108,6 +108,9 @@ class TransformersEngine:
         positions, next_position = prompt_positions(self.model, inputs)
         output = self.model.model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True)
         return output.last_hidden_state[:, -1], output.cache, positions, next_position
+
+    def _logits(self, hidden_states: Tensor) -> Tensor:
+        return finish_logits(self.head(hidden_states), self.model.config.get_text_config())
 
     def _decode(
         self,
@@ -147,7 +150,7 @@ class TransformersEngine:
                 use_cache=True,
             )
             next_position = next_position + 1
-            logits = self.head(output.last_hidden_state[:, -1])
+            logits = self._logits(output.last_hidden_state[:, -1])
         return tokens
 
     def _to_text(self, tokens: Tensor) -> list[tuple[str, bool]]:
