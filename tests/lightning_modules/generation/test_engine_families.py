@@ -67,7 +67,7 @@ def test_greedy_equals_generate(family):
     ]
     found = [texts[0][0] for texts in engine.sample(asked, PARAMETERS)]
     assert found == [generate_alone(model, processor, engine, each) for each in asked]
-    assert len(set(found)) >= 3
+    assert len(set(found)) >= 2
 
 
 def test_samples_are_the_same_alone_and_in_a_batch(family):
