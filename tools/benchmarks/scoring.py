@@ -44,18 +44,25 @@ TOLERANCE = 1e-4
 Result = TypeVar("Result")
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+@dataclass(frozen=True)
+class Clock:
+    """Takes times on a device: on the wall, or the processor time of all threads of this process."""
 
+    device: str
+    of_processor: bool = False
 
-def seconds(device: str, run: Callable[[], Result]) -> tuple[float, Result]:
-    """Time of a call, and its result."""
-    _wait(device)
-    began = time.perf_counter()
-    result = run()
-    _wait(device)
-    return time.perf_counter() - began, result
+    def seconds(self, run: Callable[[], Result]) -> tuple[float, Result]:
+        """Time of a call, and its result."""
+        now = time.process_time if self.of_processor else time.perf_counter
+        self._wait()
+        began = now()
+        result = run()
+        self._wait()
+        return now() - began, result
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
@@ -66,14 +73,14 @@ class Rate:
     peak: float
 
 
-def matrix_product_rate(device: str, dtype: torch.dtype, for_seconds: float = 0.3) -> Rate:
+def matrix_product_rate(clock: Clock, dtype: torch.dtype, for_seconds: float = 0.3) -> Rate:
     """Multiply square matrices again and again for a while."""
-    side = 1024 if device == "cpu" else 8192
-    left, right = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
-    seconds(device, partial(torch.matmul, left, right))
+    side = 1024 if clock.device == "cpu" else 8192
+    left, right = (torch.rand(side, side, device=clock.device, dtype=dtype) for _ in range(2))
+    clock.seconds(partial(torch.matmul, left, right))
     spent: list[float] = []
     while sum(spent) < for_seconds:
-        spent.append(seconds(device, partial(torch.matmul, left, right))[0])
+        spent.append(clock.seconds(partial(torch.matmul, left, right))[0])
     return Rate(2 * side**3 * len(spent) / sum(spent), 2 * side**3 / min(spent))
 
 
@@ -140,6 +147,7 @@ class Row:
 def measure(model: PreTrainedModel, size: Size, work: Workload, arguments: argparse.Namespace) -> Row:
     """Interleaved rounds of all variants at one workload."""
     device, dtype = arguments.device, model.dtype
+    clock = Clock(device, arguments.clock == "processor")
     shape = ModelShape.of(model.config)
     operations = {
         "soft": work.one_forward_a_step(shape),
@@ -147,7 +155,7 @@ def measure(model: PreTrainedModel, size: Size, work: Workload, arguments: argpa
         "ours": work.floor(shape),
         "floor": work.floor(shape),
     }
-    rates = [matrix_product_rate(device, dtype)]
+    rates = [matrix_product_rate(clock, dtype)]
     runs = variants(arguments.memory_gib)
     if operations["soft"] / rates[0].sustained > arguments.longest_seconds:
         del runs["soft"]
@@ -158,11 +166,11 @@ def measure(model: PreTrainedModel, size: Size, work: Workload, arguments: argpa
     for _ in range(arguments.rounds):
         for name, run in runs.items():
             if name == "ours":
-                rates.append(matrix_product_rate(device, dtype))
-            spent, logits = seconds(device, partial(run, model, group))
+                rates.append(matrix_product_rate(clock, dtype))
+            spent, logits = clock.seconds(partial(run, model, group))
             times[name].append(spent)
             scores[name] = torch.cat(logits).softmax(-1)[:, 0]
-        rates.append(matrix_product_rate(device, dtype))
+        rates.append(matrix_product_rate(clock, dtype))
         floors.append(operations["floor"] / statistics.mean(rate.sustained for rate in rates[-2:]))
     median = {name: statistics.median(spent) for name, spent in times.items()}
     eight = usual_workload(work.tiles, len(work.step_ends))
@@ -228,7 +236,7 @@ def description(model: PreTrainedModel, arguments: argparse.Namespace) -> str:
     (head, image), (head_8b, image_8b) = shares
     return (
         f"{arguments.size}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters, {arguments.dtype} on "
-        f"{arguments.device}, {torch.get_num_threads()} threads\n"
+        f"{arguments.device}, {torch.get_num_threads()} threads, {arguments.clock} time\n"
         f"operations over those of the language model: vocabulary head {head:.3f} (8B {head_8b:.3f}), image of a tile "
         f"{image:.3f} (8B {image_8b:.3f})\n"
     )
@@ -248,6 +256,12 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory-gib", type=float, help="memory budget of ours; none by default")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "processor"],
+        default="wall",
+        help="processor: time that this process was computing, where the machine does other work beside",
+    )
     parser.add_argument("--output", type=Path, help="JSON file for the rows")
     return parser.parse_args(words)
 
@@ -269,7 +283,7 @@ def main(words: list[str] | None = None) -> int:
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
                 if rows[-1].seconds["soft"] is None:
                     print(f"soft was left out: it would take more than {arguments.longest_seconds:g} s a round")
-        rate = matrix_product_rate(arguments.device, dtype)
+        rate = matrix_product_rate(Clock(arguments.device, arguments.clock == "processor"), dtype)
     print(
         f"\nmatrix products at the end: {rate.sustained / 1e9:.0f} billion operations/s, the fastest "
         f"{rate.peak / 1e9:.0f}\n\n{table(rows)}"
