@@ -25,6 +25,8 @@ class WorldQuestion:
         steps: The true solution, 3 to 6 steps; the last one holds the boxed answer.
         neutral_steps: Indices into ``steps`` that state nothing which could be true or false.
         metadata: Group and variant keys that the benchmark tables need.
+        misconception: The steps of a solution that misunderstands the question in a way that is common for its
+            family, though it reads and computes well; it ends with another answer, most of the time.
     """
 
     question_id: str
@@ -36,6 +38,7 @@ class WorldQuestion:
     steps: tuple[str, ...]
     neutral_steps: frozenset[int] = frozenset()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    misconception: tuple[str, ...] = ()
 
     @property
     def question_with_options(self) -> str:
@@ -48,6 +51,11 @@ class WorldQuestion:
         """The true response: the steps separated by blank lines."""
         return "\n\n".join(self.steps)
 
+    @property
+    def misconceived_solution(self) -> str:
+        """The response that misunderstands the question."""
+        return "\n\n".join(self.misconception)
+
     def step_correctness(self, steps: list[str]) -> list[int]:
         """Exact labels of the steps of a response to this question; see :func:`true_step_labels`."""
         return true_step_labels(steps, self.steps, self.neutral_steps)
@@ -56,9 +64,9 @@ class WorldQuestion:
 def true_step_labels(steps: Sequence[str], true_steps: Sequence[str], neutral_steps: Set[int]) -> list[int]:
     """Exact step labels in the convention of VisualProcessBench.
 
-    A step is correct when everything it states is true of the picture; since a question has one solution text, that is
-    the case exactly when the step is the true step of that place. An error thus also condemns the later steps that
-    build on it, unless they recover the truth.
+    A step is correct when it belongs to the solution and everything it states is true of the picture; since a question
+    has one solution text, that is the case exactly when the step is the true step of that place. An error thus also
+    condemns the later steps that build on it, unless they recover the truth.
 
     Args:
         steps: Of any response.

@@ -63,7 +63,7 @@ def test_a_world_written_twice_is_the_same(tmp_path):
 
 
 def test_splits(tiny_world):
-    names = list(FAMILIES)
+    names, right = list(FAMILIES), []
     for split, count in (("demonstrations", 64), ("prompts", 16), ("validation", 8)):
         prompts = read_prompts(tiny_world / split / "annotations.jsonl")
         assert [prompt.prompt_id for prompt in prompts] == [f"{split}-{number:05d}" for number in range(count)]
@@ -73,10 +73,19 @@ def test_splits(tiny_world):
             expected = {"text_only": 0, "two_pictures": 2}.get(prompt.source, 1)
             assert len(prompt.load_images()) == expected
             if split == "demonstrations":
-                assert prompt.grade(prompt.response).is_correct
+                right.append(prompt.grade(prompt.response).is_correct)
             else:
                 assert prompt.response is None
                 assert prompt.grade(f"\\boxed{{{prompt.answer}}}").is_correct
+    # Half of the demonstrations are misconceptions, some of which happen to end right.
+    assert 0.4 < sum(right) / len(right) < 0.8
+
+
+def test_a_world_without_misconceptions_demonstrates_what_is_right(tmp_path):
+    build_world(tmp_path, WorldSize(8, 32, 8, 8, 10, misconceptions=0.0), seed=0)
+    prompts = read_prompts(tmp_path / "demonstrations" / "annotations.jsonl")
+    assert len(prompts) == 32
+    assert all(prompt.grade(prompt.response).is_correct for prompt in prompts)
 
 
 def test_truth(tiny_world):
