@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
@@ -16,6 +17,13 @@ from tools.make_tiny_model import make_tiny_model
 # A busy machine is no reason for a property not to hold.
 settings.register_profile("any_speed", deadline=None)
 settings.load_profile("any_speed")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device: run `pytest -m gpu` on a machine that has one")
+
 
 TEXTS = [
     "How many digits are larger than 4 ?",
@@ -62,6 +70,21 @@ def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_processor(tiny_checkpoint: Path) -> ProcessorMixin:
     """The processor of :func:`tiny_checkpoint`."""
     return AutoProcessor.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny checkpoint of a family of tests/tiny_families.py; read it, do not write into it."""
+    from tiny_families import write_family  # imports many model families, which few tests need
+
+    folder = tmp_path_factory.mktemp("families")
+
+    def checkpoint(name: str) -> Path:
+        if not (folder / name).is_dir():
+            write_family(name, folder / name)
+        return folder / name
+
+    return checkpoint
 
 
 WriteLines = Callable[[Path, Sequence[Any]], Path]

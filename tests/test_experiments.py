@@ -24,17 +24,28 @@ def files_of(folder):
     return {path.relative_to(folder): path.stat().st_mtime_ns for path in paths}
 
 
+@pytest.fixture
+def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
+    """Overrides with which an experiment made for large machines runs here: a tiny checkpoint, a few rows, the CPU."""
+    if path.parent.name != "visualprm_8b":
+        return []
+    monkeypatch.setenv("VISUALPRM_BASE", str(tiny_checkpoint))
+    monkeypatch.setenv("VISUALPRM_DATA", str(quickstart_run / "world/prompts/process_supervision.jsonl"))
+    monkeypatch.setenv("VISUALPRM_WORKERS", "0")
+    return ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.validation_share=0.2"]
+
+
 def test_there_are_experiments():
     assert EXPERIMENTS
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=[str(path.relative_to(REPOSITORY)) for path in EXPERIMENTS])
-def test_fast_dev_run(path, quickstart_run):
+def test_fast_dev_run(path, quickstart_run, on_this_machine):
     arguments = command_of(path)
     named = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--config"]
     assert named[-1] == str(path.relative_to(REPOSITORY))
     before = files_of(quickstart_run)
-    cli = visualprm(quickstart_run, *arguments, "--trainer.fast_dev_run=true")
+    cli = visualprm(quickstart_run, *arguments, "--trainer.fast_dev_run=true", *on_this_machine)
     assert cli.trainer.state.finished
     assert cli.trainer.fast_dev_run
     # A trial run leaves no result behind that the real run would take for its own.

@@ -388,10 +388,16 @@ class Family:
 
     Attributes:
         make: Builds processor (or tokenizer) and configuration.
-        user, header, closing: Around a user turn's text; before an answer; after it.
-        system: A system turn, or what the system prompt becomes at the beginning of the first user turn.
+        user: A user turn: ``{system}`` where the system prompt is put into the first one, ``{images}`` and ``{text}``.
+        header: Before an answer.
+        closing: After it.
+        system: The system turn; None where there is none.
+        folded: What the system prompt becomes inside of the first user turn.
+        default_system: What the template writes where there is no system turn.
         start: Before everything.
-        image: Of each image.
+        image: Of each image, not yet expanded; empty for a text-only family.
+        user_with_images: Where it differs.
+        space: Between header and answer.
         answer: The class token ``+`` as a piece of the vocabulary, where the template puts it.
         plain_positions: Whether one number a token is all that the language model needs as position.
     """
@@ -400,9 +406,13 @@ class Family:
     user: str
     header: str
     closing: str
-    system: str
+    system: str | None = None
+    folded: str = ""
+    default_system: str = ""
     start: str = ""
     image: str = ""
+    user_with_images: str | None = None
+    space: str = ""
     answer: str = "+"
     plain_positions: bool = True
 
@@ -410,30 +420,57 @@ class Family:
     def is_multimodal(self) -> bool:
         return bool(self.image)
 
+    def turns(self, question: str, num_images: int, steps: Sequence[str], system_prompt: str) -> list[str]:
+        """User turns (the first with all before it) and assistant turns, alternating; images come first."""
+        begin, folded = self.start, ""
+        if system_prompt and self.system:
+            begin += self.system.format(system_prompt)
+        elif system_prompt:
+            folded = self.folded.format(system_prompt)
+        else:
+            begin += self.default_system
+        text = f"### Question:\n{question}\n\n### Solution Process:\n{steps[0]}"
+        user = self.user_with_images if num_images and self.user_with_images else self.user
+        turns = [begin + user.format(system=folded, images=self.image * num_images, text=text)]
+        for step in steps[1:]:
+            turns += [self.assistant, self.user.format(system="", images="", text=step)]
+        return [*turns, self.assistant]
 
-_CHATML = {
-    "user": "<|im_start|>user\n{}<|im_end|>\n",
+    @property
+    def assistant(self) -> str:
+        return f"{self.header}{self.space}+{self.closing}"
+
+
+_CHATML: dict[str, Any] = {
+    "user": "<|im_start|>user\n{images}{text}<|im_end|>\n",
     "header": "<|im_start|>assistant\n",
     "closing": "<|im_end|>\n",
     "system": "<|im_start|>system\n{}<|im_end|>\n",
 }
-_GEMMA = {
-    "user": "<start_of_turn>user\n{}<end_of_turn>\n",
+_GEMMA: dict[str, Any] = {
+    "user": "<start_of_turn>user\n{system}{images}{text}<end_of_turn>\n",
     "header": "<start_of_turn>model\n",
     "closing": "<end_of_turn>\n",
-    "system": "{}\n\n",
+    "folded": "{}\n\n",
     "start": "<bos>",
 }
-_QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+_QWEN_VL: dict[str, Any] = _CHATML | {
+    "image": "<|vision_start|><|image_pad|><|vision_end|>",
+    "plain_positions": False,
+}
 FAMILIES: dict[str, Family] = {
     "internvl_qwen2": Family(lambda: internvl_qwen(2), **_CHATML, image="<IMG_CONTEXT>\n"),
     "internvl_llama": Family(internvl_llama, **_CHATML, image="<IMG_CONTEXT>\n", start="<s>"),
     "internvl_qwen3": Family(lambda: internvl_qwen(3), **_CHATML, image="<IMG_CONTEXT>\n"),
-    "qwen2_5_vl": Family(lambda: qwen_vl("qwen2_5_vl"), **_CHATML, image=_QWEN_IMAGE, plain_positions=False),
-    "qwen3_vl": Family(lambda: qwen_vl("qwen3_vl"), **_CHATML, image=_QWEN_IMAGE, plain_positions=False),
+    "qwen2_5_vl": Family(
+        lambda: qwen_vl("qwen2_5_vl"),
+        **_QWEN_VL,
+        default_system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+    ),
+    "qwen3_vl": Family(lambda: qwen_vl("qwen3_vl"), **_QWEN_VL),
     "llava_onevision": Family(
         llava_onevision,
-        user="<|im_start|>user {}<|im_end|>",
+        user="<|im_start|>user {images}\n{text}<|im_end|>",
         header="<|im_start|>assistant \n",
         closing="<|im_end|>",
         system="<|im_start|>system \n{}<|im_end|>",
@@ -442,17 +479,20 @@ FAMILIES: dict[str, Family] = {
     "gemma3": Family(gemma3, **_GEMMA, image="<start_of_image>"),
     "idefics3": Family(
         idefics3,
-        user="User: {}<end_of_utterance>\n",
+        user="User: {text}<end_of_utterance>\n",
+        user_with_images="User:{images}{text}<end_of_utterance>\n",
         header="Assistant:",
         closing="<end_of_utterance>\n",
         system="System: {}<end_of_utterance>\n",
         start="<|im_start|>",
         image="<image>",
+        space=" ",
         answer="Ġ+",
     ),
     "qwen3_text": Family(qwen3_text, **_CHATML),
     "gemma2_text": Family(gemma2_text, **_GEMMA),
 }
+MULTIMODAL = [name for name, family in FAMILIES.items() if family.is_multimodal]
 
 
 def sharpen(model: PreTrainedModel) -> None:

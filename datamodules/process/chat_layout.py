@@ -114,6 +114,8 @@ class ChatLayout:
             return False
         content = [{"type": "text", "text": f"{_MARK}a"}, {"type": "image"}, {"type": "text", "text": f"{_MARK}b"}]
         text = self._apply([{"role": "user", "content": content}])
+        if f"{_MARK}a" not in text or f"{_MARK}b" not in text:
+            return False
         return not text[text.index(f"{_MARK}a") + len(_MARK) + 1 : text.index(f"{_MARK}b")].strip()
 
     def _find_cut(self) -> tuple[str, str] | None:

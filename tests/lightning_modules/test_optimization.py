@@ -6,7 +6,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import Trainer as HuggingFaceTrainer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from lightning_modules.model.backbone import BackboneOptions, load_backbone
 from lightning_modules.optimization import configure_warmup_cosine, parameter_groups, warmup_cosine_factor
 
 
@@ -59,13 +62,107 @@ def test_factor_stays_in_range(total, share):
     assert factors[peak:] == sorted(factors[peak:], reverse=True)
 
 
-def test_parameter_groups():
-    module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Embedding(4, 2), nn.Linear(2, 2, bias=False))
-    module[3].requires_grad_(False)
+class Scaled(nn.Module):
+    """What families have beside layers: scales, class tokens, position embeddings, a norm with a matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.lambda_1 = nn.Parameter(torch.ones(4))
+        self.cls_token = nn.Parameter(torch.ones(1, 1, 4))
+        self.position_embeddings = nn.Parameter(torch.ones(1, 3, 4))
+        self.in_proj_bias = nn.Parameter(torch.ones(2, 4))
+        self.to_one = nn.Linear(4, 1)
+        self.norms = nn.ModuleList([nn.LayerNorm((3, 4)), Qwen2RMSNorm(4), nn.BatchNorm2d(4)])
+        self.embedding = nn.Embedding(5, 1)
+        self.convolution = nn.Conv2d(1, 1, 1)
+
+
+def test_what_decays():
+    module = Scaled()
     decayed, plain = parameter_groups(module, 0.05)
-    assert {id(p) for p in decayed["params"]} == {id(module[0].weight), id(module[2].weight)}
-    assert {id(p) for p in plain["params"]} == {id(module[0].bias), id(module[1].weight), id(module[1].bias)}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {
+        "position_embeddings",
+        "to_one.weight",
+        "embedding.weight",
+        "convolution.weight",
+    }
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+def test_decay_is_that_of_the_transformers_trainer(family_checkpoint):
+    """On real families it agrees with `get_decay_parameter_names`, but for lone vectors."""
+    for name in ("internvl_qwen2", "qwen3_vl", "gemma3"):
+        backbone = load_backbone(family_checkpoint(name))
+        decayed, _ = parameter_groups(backbone, 0.05)
+        ours = {n for n, p in backbone.named_parameters() if id(p) in {id(q) for q in decayed["params"]}}
+        theirs = set(HuggingFaceTrainer.get_decay_parameter_names(None, backbone))
+        vectors = {n for n, p in backbone.named_parameters() if p.squeeze().ndim < 2}
+        assert ours == theirs - vectors
+        assert any("embed" in n for n in ours)
+
+
+def test_frozen_and_shared_parameters():
+    module = nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
+    module[1].weight = module[0].weight
+    module[2].requires_grad_(False)
+    decayed, plain = parameter_groups(module, 0.05)
+    assert [id(p) for p in decayed["params"]] == [id(module[0].weight)]
+    assert [id(p) for p in plain["params"]] == [id(module[0].bias), id(module[1].bias)]
+    with pytest.raises(ValueError, match="nothing is left to train"):
+        parameter_groups(module.requires_grad_(False), 0.05)
+
+
+class Judge(LightningModule):
+    """A backbone and a head, as a reward model has."""
+
+    def __init__(self, folder, freeze=(), **multipliers):
+        super().__init__()
+        self.backbone = load_backbone(folder, BackboneOptions(freeze=list(freeze)))
+        self.head = nn.Linear(32, 2, bias=False)
+        self.multipliers = multipliers
+        self.rates = []
+
+    def training_step(self, batch, batch_idx):
+        self.rates.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
+        ids = torch.arange(4)[None] + 270
+        return self.head(self.backbone.model(input_ids=ids, use_cache=False).last_hidden_state).sum()
+
+    def configure_optimizers(self):
+        return configure_warmup_cosine(
+            self, None, learning_rate=1e-3, weight_decay=0.2, warmup_share=0.25, **self.multipliers
+        )
+
+
+def test_head_and_vision_keep_their_ratio_at_every_step(family_checkpoint):
+    module = Judge(
+        family_checkpoint("qwen3_vl"), head_learning_rate_multiplier=10.0, vision_learning_rate_multiplier=0.1
+    )
+    optimizer = fit(module, max_epochs=1).optimizers[0]
+    names = {id(p): n for n, p in module.named_parameters()}
+    kinds = []
+    for group in optimizer.param_groups:
+        found = {
+            "head" if n.startswith("head") else "vision" if ".visual." in n and "merger" not in n else "rest"
+            for n in (names[id(p)] for p in group["params"])
+        }
+        assert len(found) == 1
+        kinds += found
+    ratio = {"head": 10.0, "vision": 0.1, "rest": 1.0}
+    assert sorted(kinds) == ["head", "rest", "rest", "vision", "vision"]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    for step, rates in enumerate(module.rates):
+        base = 1e-3 * warmup_cosine_factor(step, 6, 0.25)
+        assert rates == pytest.approx([base * ratio[kind] for kind in kinds])
+
+
+def test_multipliers_that_do_nothing_are_named(family_checkpoint):
+    folder = family_checkpoint("qwen3_vl")
+    with pytest.warns(UserWarning, match="vision_learning_rate_multiplier 0.1 changes nothing"):
+        fit(Judge(folder, freeze=["vision"], vision_learning_rate_multiplier=0.1), max_steps=1)
+    with pytest.raises(ValueError, match="head_learning_rate_multiplier must be positive, got 0"):
+        fit(Judge(folder, head_learning_rate_multiplier=0), max_steps=1)
 
 
 def test_the_schedule_runs_per_step_over_the_whole_fit():

@@ -186,18 +186,21 @@ def test_a_template_without_special_tokens(tiny_checkpoint):
     ]
     with pytest.raises(ValueError, match="x: 3 assistant turns were found for 2 steps"):
         encoder.encode([Conversation([], "Q", ["a\nA:+", "b"], "x")])
+    # A placeholder in the header is not taken for the answer.
+    odd = ConversationEncoder(with_template(tiny_checkpoint, PLAIN.replace("A:", "A+:")), "", CLASSES)
+    inputs, positions = odd.encode([Conversation([], "Q", ["a"], "x")])
+    assert tokenizer.decode(inputs["input_ids"][0, : positions[0, 0] + 1]).endswith("a\nA+:")
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (PLAIN.replace("A:", "A+:"), "must append an assistant turn that holds the text"),
-        ("{{ messages | length }}", "must append an assistant turn"),
+        ("{{ messages | length }}", "must keep every assistant turn and write it alike"),
         ("{% for m in messages %}{{ m.content[0].text }}{% endfor %}", "must begin with a header"),
         (
             "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}"
             "U:{{ m.content[0].text }}{% endif %}{% endfor %}",
-            "1 assistant turns were found for 2 steps",
+            "must keep every assistant turn and write it alike",
         ),
     ],
 )
@@ -206,9 +209,12 @@ def test_unsuitable_templates_are_refused_at_once(tiny_checkpoint, template, mes
         ConversationEncoder(with_template(tiny_checkpoint, template), "", CLASSES)
 
 
-def test_the_placeholder_must_be_a_class_token(tiny_processor):
-    with pytest.raises(ValueError, match="must include the placeholder"):
-        ConversationEncoder(tiny_processor, "", ("Yes", "No"))
+def test_the_first_class_token_is_the_placeholder(tiny_processor):
+    encoder = ConversationEncoder(tiny_processor, "", ("=", "7", "-"))
+    assert encoder.class_token_ids == [tiny_processor.tokenizer.vocab[token] for token in ("=", "7", "-")]
+    assert encoder.render("Q", 0, ["a"]).endswith("<|assistant|>=<|end|>")
+    inputs, positions = encoder.encode([Conversation([], "Q", ["a + b", "="], "x")])
+    assert inputs["input_ids"][0, positions[0] + 1].tolist() == [encoder.class_token_ids[0]] * 2
 
 
 def wide(index):

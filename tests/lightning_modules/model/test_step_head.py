@@ -24,7 +24,7 @@ def test_class_tokens(tiny_processor):
 def test_class_tokens_must_be_single_and_different(tiny_processor):
     with pytest.raises(ValueError, match="class token 'Yes!' is 4 tokens in this tokenizer"):
         class_token_ids(tiny_processor, ("+", "Yes!"))
-    with pytest.raises(ValueError, match=r"class tokens \['\+', '\+'\] do not have different ids"):
+    with pytest.raises(ValueError, match=r"class tokens \['\+', '\+'\] must be two or more different texts"):
         class_token_ids(tiny_processor, ("+", "+"))
 
 
