@@ -23,7 +23,6 @@ from lightning_modules.metrics.response_score import Aggregation, aggregate_step
 from lightning_modules.metrics.step_validation import StepValidation
 from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
-from lightning_modules.model.cache import uses_plain_positions
 from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
@@ -70,6 +69,7 @@ class ProcessRewardModel(BackboneModule):
         vision_learning_rate_multiplier: Likewise.
         optimizer: Factory by class path; AdamW by default.
         backbone: How the checkpoint is loaded and which of its weights are trained.
+        scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.model.scoring.score_candidates`.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class ProcessRewardModel(BackboneModule):
         vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
         backbone: BackboneOptions | None = None,
+        scoring_memory_gib: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "backbone", "loss"])
@@ -106,8 +107,6 @@ class ProcessRewardModel(BackboneModule):
         self.protocol = resolve_protocol(model_name_or_path, given)
         self.processor = load_processor(model_name_or_path)
         self.backbone = load_backbone(model_name_or_path, self.backbone_options)
-        if not uses_plain_positions(self.backbone.config):
-            raise ValueError(f"scoring does not support the positions of {self.backbone.config.model_type!r} yet")
         untie_language_model_head(self.backbone)
         self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, LossOptions.of(loss))
         self.save_hyperparameters({"loss": asdict(self.step_loss.options)})  # checkpoints hold plain values only
@@ -218,8 +217,12 @@ class ProcessRewardModel(BackboneModule):
 
     @torch.no_grad()
     def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
-        """Step scores of encoded candidates: for each question, for each candidate, (S,) on the CPU."""
-        logits = score_candidates(self.backbone, self.head, groups, self.processor.tokenizer.pad_token_id)
+        """Step scores of encoded candidates: for each question, for each candidate, (S,) on the CPU.
+
+        In a distributed run all ranks must call it together.
+        """
+        pad_id = self.processor.tokenizer.pad_token_id
+        logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
         return [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
 
     def score(

@@ -18,7 +18,7 @@ class EncodedCandidates:
 
     Attributes:
         prefix: Processor output of the shared start, input_ids of shape (1, P), with the image inputs.
-        suffixes: N tensors of token ids, each (L_n,): what follows the prefix.
+        suffixes: N tensors of token ids, each (L_n,): what follows the prefix, up to the last position that is judged.
         step_positions: N tensors, each (S_n,): positions within the suffix that predict the assistant tokens.
     """
 
@@ -85,6 +85,6 @@ def encode_candidates(
             prefix[name] = value[:, :prefix_length]
     return EncodedCandidates(
         prefix,
-        [torch.tensor(row[length:]) for row in rows],
+        [torch.tensor(row[length : found[-1] + 1]) for row, found in zip(rows, positions, strict=True)],
         [torch.tensor(found) - length for found in positions],
     )

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
-from lightning_modules.model.cache import continue_from, positions_of, uses_plain_positions
-from lightning_modules.model.step_head import language_model_head
+from lightning_modules.model.cache import continue_from
+from lightning_modules.model.positions import prompt_positions
+from lightning_modules.model.step_head import finish_logits, language_model_head
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,9 @@ class TransformersEngine:
     Args:
         model: An image-text-to-text model with a language-model head.
         processor: Its processor.
-
-    Raises:
-        ValueError: If the model's positions are not one number a token (multimodal rotary positions).
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
-        if not uses_plain_positions(model.config):
-            raise ValueError(f"in-process generation does not support the positions of {model.config.model_type!r} yet")
         self.model = model
         self.head = language_model_head(model)
         self.processor = processor
@@ -80,13 +76,15 @@ class TransformersEngine:
         if any(len(request.sample_keys) != repeats for request in requests):
             raise ValueError("requests of one batch must ask for the same number of samples")
         inputs = self._encode(requests)
-        last_hidden_states, prefix = self._read(inputs)
+        last_hidden_states, prefix, positions, next_position = self._read(inputs)
         keys = [key for request in requests for key in request.sample_keys]
         uniform = uniform_draws(parameters.seed, keys, parameters.max_new_tokens).to(last_hidden_states.device)
         tokens = self._decode(
-            self.head(last_hidden_states).repeat_interleave(repeats, 0),
+            self._logits(last_hidden_states).repeat_interleave(repeats, 0),
             continue_from(prefix, repeats, parameters.max_new_tokens),
             inputs["attention_mask"].repeat_interleave(repeats, 0),
+            next_position.repeat_interleave(repeats, 0),
+            positions.shape[:-2],
             uniform,
             parameters,
         )
@@ -103,23 +101,24 @@ class TransformersEngine:
             add_special_tokens=False,
             return_tensors="pt",
         )
-        return dict(batch.to(self.model.device))
+        return dict(batch.to(self.model.device, self.model.dtype))
 
-    def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, DynamicCache]:
-        """Run the prompts once: the last hidden state of each, (B, H), and the filled cache."""
-        output = self.model.model(
-            **inputs,
-            position_ids=positions_of(inputs["attention_mask"]),
-            cache=DynamicCache(),
-            use_cache=True,
-        )
-        return output.last_hidden_state[:, -1], output.cache
+    def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+        """Run the prompts once: last hidden states (B, H), the filled cache, positions, and the next position (B,)."""
+        positions, next_position = prompt_positions(self.model, inputs)
+        output = self.model.model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True)
+        return output.last_hidden_state[:, -1], output.cache, positions, next_position
+
+    def _logits(self, hidden_states: Tensor) -> Tensor:
+        return finish_logits(self.head(hidden_states), self.model.config.get_text_config())
 
     def _decode(
         self,
         logits: Tensor,
         cache: DynamicCache,
         attention_mask: Tensor,
+        next_position: Tensor,
+        position_dimensions: Sequence[int],
         uniform: Tensor,
         parameters: SamplingParameters,
     ) -> Tensor:
@@ -129,7 +128,6 @@ class TransformersEngine:
         end_ids, banned_ids = self.end_ids.to(logits.device), self.banned_ids.to(logits.device)
         alive = torch.arange(rows, device=logits.device)
         finished = torch.zeros(rows, dtype=torch.bool, device=logits.device)
-        next_position = attention_mask.sum(-1)
         for step in range(limit):
             logits = logits.index_fill(-1, banned_ids, float("-inf"))
             chosen = pick_tokens(logits, uniform[alive, step], parameters.temperature, parameters.top_p)
@@ -147,12 +145,12 @@ class TransformersEngine:
             output = self.model.model(
                 input_ids=chosen[:, None],
                 attention_mask=attention_mask,
-                position_ids=next_position[:, None],
+                position_ids=next_position[:, None].expand(*position_dimensions, -1, -1),
                 cache=cache,
                 use_cache=True,
             )
             next_position = next_position + 1
-            logits = self.head(output.last_hidden_state[:, -1])
+            logits = self._logits(output.last_hidden_state[:, -1])
         return tokens
 
     def _to_text(self, tokens: Tensor) -> list[tuple[str, bool]]:

@@ -85,10 +85,3 @@ def continue_from(prefix: DynamicCache, repeats: int, extra: int) -> DynamicCach
 def positions_of(attention_mask: Tensor) -> Tensor:
     """Position ids (batch, length) of padded rows: the first real token of each row is at 0."""
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
-
-
-def uses_plain_positions(config: object) -> bool:
-    """Whether one position id per token is all the model needs (not the case for multimodal rotary positions)."""
-    text_config = getattr(config, "text_config", config)
-    rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
-    return "mrope_section" not in rope

@@ -1,83 +1,152 @@
 """Scoring all candidates of a question against one run over what they share: image(s) and question.
 
-B questions, N candidates each (the largest number in the batch), P prefix tokens, L suffix tokens, S steps, K classes.
+B questions, N candidates each, P prefix tokens, T candidate tokens in all, S steps, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
+from transformers.utils import logging
 
 from datamodules.process.candidates import EncodedCandidates
-from lightning_modules.model.cache import continue_from, positions_of
+from lightning_modules.model.positions import prompt_positions
+from lightning_modules.model.prompt_batch import continue_prompt, join_prompts
+from lightning_modules.model.scoring_memory import most_on_any_rank, split_into_groups, tokens_within
+from lightning_modules.model.shared_prefix import PackedCandidates, attending_to_prefix, shared_prefix_obstacle
 from lightning_modules.model.step_head import StepHead
 
-
-def _pad_left(rows: list[Tensor], value: int) -> Tensor:
-    return pad_sequence([row.flip(0) for row in rows], batch_first=True, padding_value=value).flip(1)
+_logger = logging.get_logger(__name__)
 
 
-def _batch_prefixes(groups: Sequence[EncodedCandidates], pad_id: int) -> dict[str, Tensor]:
-    """Left-pad the prefixes (B, P) and join their image inputs."""
-    ids = [group.prefix["input_ids"][0] for group in groups]
-    batch = {
-        "input_ids": _pad_left(ids, pad_id),
-        "attention_mask": _pad_left([torch.ones_like(row) for row in ids], 0),
-    }
-    names = {name for group in groups for name in group.prefix} - set(batch)
-    for name in sorted(names):
-        batch[name] = torch.cat([group.prefix[name] for group in groups if name in group.prefix])
-    return batch
+class _Candidate(NamedTuple):
+    question: int
+    ids: Tensor  # (L,) after the prefix, up to the last position that is judged
+    positions: Tensor  # (S,)
 
 
 def score_candidates(
-    backbone: PreTrainedModel, head: StepHead, groups: Sequence[EncodedCandidates], pad_id: int
+    backbone: PreTrainedModel,
+    head: StepHead,
+    groups: Sequence[EncodedCandidates],
+    pad_id: int,
+    memory_gib: float | None = None,
 ) -> list[list[Tensor]]:
     """Class logits of every step of every candidate.
 
-    Every call runs exactly two forwards, whatever the numbers of candidates, so that ranks stay in step.
+    The prefixes of all questions are one forward, all candidates another, in one row without padding; equal candidates
+    are judged once. Models whose attention does not permit that (see :func:`shared_prefix_obstacle`) read each
+    candidate from the beginning, which is logged once, by name.
+
+    Ranks stay in step: a call is two forwards whatever the batch; with a memory budget, or where candidates are read
+    one by one, ranks agree on the number of forwards and those that need fewer repeat one.
 
     Args:
-        backbone: The model; its positions must be plain (one number a token).
+        backbone: The model.
         head: The step head.
-        groups: B questions with their candidates.
+        groups: B questions with their candidates, in the form of the model's own processor.
         pad_id: Any valid token id.
+        memory_gib: Bound, in GiB, on the cached prefixes and the activations of candidates, for which candidates are
+            split into groups; None for no bound. The forward over the prefixes is not split. At least one candidate is
+            read at a time. Step scores do not change by more than rounding: 1e-6 in float32.
 
     Returns:
-        For each question, for each candidate: (S, K) float32 logits.
+        For each question, for each candidate: (S, K) float32 logits on the CPU.
     """
+    candidates, places = _distinct_candidates(groups)
+    obstacle = shared_prefix_obstacle(backbone)
+    if obstacle is None:
+        logits = _score_with_shared_prefix(backbone, head, groups, candidates, pad_id, memory_gib)
+    else:
+        _logger.warning_once(
+            f"{backbone.config.model_type}: every response is read from its beginning, as candidates cannot share "
+            f"their prefix in this model: {obstacle}"
+        )
+        logits = _score_one_by_one(backbone, head, groups, candidates)
+    return [[logits[place] for place in of_question] for of_question in places]
+
+
+def _distinct_candidates(groups: Sequence[EncodedCandidates]) -> tuple[list[_Candidate], list[list[int]]]:
+    """Candidates of all questions, equal ones once; and where each question finds its own."""
+    found: dict[tuple[int, bytes, bytes], int] = {}
+    candidates: list[_Candidate] = []
+    places: list[list[int]] = []
+    for question, group in enumerate(groups):
+        places.append([])
+        for suffix, positions in zip(group.suffixes, group.step_positions, strict=True):
+            ids = suffix[: int(positions[-1]) + 1]
+            key = (question, ids.numpy().tobytes(), positions.numpy().tobytes())
+            if key not in found:
+                found[key] = len(candidates)
+                candidates.append(_Candidate(question, ids, positions))
+            places[-1].append(found[key])
+    return candidates, places
+
+
+def _to_device(inputs: dict[str, Tensor], backbone: PreTrainedModel, device: torch.device) -> dict[str, Tensor]:
+    return {
+        name: value.to(device, backbone.dtype if value.is_floating_point() else None) for name, value in inputs.items()
+    }
+
+
+def _score_with_shared_prefix(
+    backbone: PreTrainedModel,
+    head: StepHead,
+    groups: Sequence[EncodedCandidates],
+    candidates: list[_Candidate],
+    pad_id: int,
+    memory_gib: float | None,
+) -> dict[int, Tensor]:
     device = head.weight.device
-    inputs = {name: value.to(device) for name, value in _batch_prefixes(groups, pad_id).items()}
-    prefix_mask = inputs["attention_mask"]
-    prefix = backbone.model(
-        **inputs, position_ids=positions_of(prefix_mask), cache=DynamicCache(), use_cache=True
-    ).cache
-    most = max(len(group.suffixes) for group in groups)
-    # A question with fewer candidates is filled up with one-token rows, whose result is dropped.
-    filler = torch.tensor([pad_id])
-    suffixes = [suffix for group in groups for suffix in [*group.suffixes, *[filler] * (most - len(group.suffixes))]]
-    positions = [
-        found
-        for group in groups
-        for found in [*group.step_positions, *[torch.tensor([0])] * (most - len(group.step_positions))]
-    ]
-    suffix_ids = pad_sequence(suffixes, batch_first=True, padding_value=pad_id).to(device)
-    suffix_mask = pad_sequence([torch.ones_like(s) for s in suffixes], batch_first=True).to(device)
-    step_positions = pad_sequence(positions, batch_first=True, padding_value=-1).to(device)
-    starts = prefix_mask.sum(-1).repeat_interleave(most)
-    hidden_states = backbone.model(
-        input_ids=suffix_ids,
-        attention_mask=torch.cat([prefix_mask.repeat_interleave(most, 0), suffix_mask], -1),
-        position_ids=starts[:, None] + torch.arange(suffix_ids.shape[1], device=device),
-        cache=continue_from(prefix, most, suffix_ids.shape[1]),
-        use_cache=True,
-    ).last_hidden_state
-    logits = head(hidden_states, step_positions).cpu()
-    return [
-        [logits[index * most + number, : len(found)] for number, found in enumerate(group.step_positions)]
-        for index, group in enumerate(groups)
-    ]
+    inputs = _to_device(join_prompts([group.prefix for group in groups], pad_id), backbone, device)
+    positions, starts = prompt_positions(backbone, inputs)
+    # Padding stands to the right, where no token sees it: no mask is needed.
+    lengths = inputs.pop("attention_mask").sum(-1).tolist()
+    cache = backbone.model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True).cache
+    most_tokens = tokens_within(memory_gib, backbone, cache)
+    batches = split_into_groups([len(candidate.ids) for candidate in candidates], most_tokens)
+    count = len(batches) if memory_gib is None else most_on_any_rank(len(batches), device)
+    logits: dict[int, Tensor] = {}
+    for batch in [*batches, *[batches[-1]] * (count - len(batches))]:
+        chosen = [candidates[index] for index in batch]
+        sizes = [[len(c.ids) for c in chosen if c.question == question] for question in range(len(groups))]
+        packed = PackedCandidates.of(cache, lengths, sizes, device)
+        row = torch.cat([starts[c.question].cpu() + torch.arange(len(c.ids)) for c in chosen]).to(device)
+        with attending_to_prefix(backbone, packed):
+            hidden_states = backbone.model(
+                input_ids=torch.cat([c.ids for c in chosen])[None].to(device),
+                position_ids=row.expand(*positions.shape[:-2], 1, -1),
+                use_cache=False,
+            ).last_hidden_state
+        logits |= zip(batch, _judge(head, hidden_states, chosen), strict=True)
+    return logits
+
+
+def _judge(head: StepHead, hidden_states: Tensor, chosen: Sequence[_Candidate]) -> Sequence[Tensor]:
+    """Logits (S, K) of each of the candidates in a row (1, T, hidden)."""
+    begin, positions = 0, []
+    for candidate in chosen:
+        positions.append(candidate.positions + begin)
+        begin += len(candidate.ids)
+    found = head(hidden_states, torch.cat(positions)[None].to(hidden_states.device))
+    return found[0].cpu().split([len(candidate.positions) for candidate in chosen])
+
+
+def _score_one_by_one(
+    backbone: PreTrainedModel, head: StepHead, groups: Sequence[EncodedCandidates], candidates: list[_Candidate]
+) -> dict[int, Tensor]:
+    device = head.weight.device
+    logits: dict[int, Tensor] = {}
+    for number in range(most_on_any_rank(len(candidates), device)):
+        index = min(number, len(candidates) - 1)
+        question, ids, positions = candidates[index]
+        prefix = groups[question].prefix
+        inputs = _to_device(continue_prompt(prefix, ids), backbone, device)
+        hidden_states = backbone.model(**inputs, use_cache=False).last_hidden_state
+        found = head(hidden_states, (positions + prefix["input_ids"].shape[1])[None].to(device))
+        logits[index] = found[0].cpu()
+    return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,18 @@ def language_model_head(backbone: PreTrainedModel) -> nn.Linear:
     return head
 
 
+def finish_logits(logits: Tensor, text_config: Any) -> Tensor:
+    """What a family does to the products of hidden states with the rows of its head, to make them logits.
+
+    Cohere multiplies by ``logit_scale``, Granite divides by ``logits_scaling``, Gemma 2 caps them softly at
+    ``final_logit_softcapping``; all others leave them as they are.
+    """
+    scale = getattr(text_config, "logit_scale", None) or 1 / (getattr(text_config, "logits_scaling", None) or 1)
+    cap = getattr(text_config, "final_logit_softcapping", None)
+    scaled = logits if scale == 1 else logits * scale
+    return cap * torch.tanh(scaled / cap) if cap else scaled
+
+
 class StepHead(nn.Module):
     """K rows of the language-model head, trained in place of the whole head.
 
@@ -54,10 +67,7 @@ class StepHead(nn.Module):
         weight = language_model_head(backbone).weight
         rows = weight.detach()[list(token_ids)]
         self.token_ids = list(token_ids)
-        config = backbone.config.get_text_config()
-        # What some families do to logits behind the language-model head: Cohere, Granite, Gemma.
-        self.scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.text_config = backbone.config.get_text_config()
         # Over a frozen model the rows have no reason to share its dtype, whose steps may swallow small updates.
         self.weight = nn.Parameter(rows.clone() if weight.requires_grad else rows.float())
 
@@ -72,9 +82,8 @@ class StepHead(nn.Module):
             (B, S, K) float32; meaningless where the position is -1.
         """
         index = step_positions.clamp_min(0)[..., None].expand(-1, -1, hidden_states.shape[-1])
-        logits = nn.functional.linear(hidden_states.gather(1, index).to(self.weight.dtype), self.weight).float()
-        logits = logits * self.scale
-        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
+        products = nn.functional.linear(hidden_states.gather(1, index).to(self.weight.dtype), self.weight)
+        return finish_logits(products.float(), self.text_config)
 
     @torch.no_grad()
     def write_back(self, backbone: PreTrainedModel) -> None:

@@ -97,7 +97,8 @@ def test_prefix_and_suffix_together_are_the_conversation(folder, rollouts, encod
         question = dataset[0].question
         inputs, positions = encoder.encode([(list(question.images), question.question, candidate, "x")])
         prefix, suffix = encoded.prefix["input_ids"][0], encoded.suffixes[index]
-        assert torch.cat([prefix, suffix]).tolist() == inputs["input_ids"][0].tolist()
+        until_judged = int(positions[0, -1]) + 1
+        assert torch.cat([prefix, suffix]).tolist() == inputs["input_ids"][0, :until_judged].tolist()
         assert (encoded.step_positions[index] + len(prefix)).tolist() == positions[0].tolist()
 
 

@@ -1,6 +1,5 @@
 import json
 import math
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -429,12 +428,3 @@ def test_fit_chooses_a_step_threshold_that_test_takes_from_the_checkpoint(
     assert stored["threshold_chosen_on"] == chosen.step_threshold_chosen_on
     with pytest.raises(ValueError, match="'validation' needs a process validation split to choose on"):
         run("test")  # weights without a threshold, data without a split
-
-
-def test_multimodal_positions_are_refused(sharp_checkpoint, tmp_path):
-    folder = shutil.copytree(sharp_checkpoint, tmp_path / "multimodal")
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["rope_parameters"]["mrope_section"] = [2, 3, 3]
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="scoring does not support the positions of 'internvl' yet"):
-        ProcessRewardModel(str(folder))

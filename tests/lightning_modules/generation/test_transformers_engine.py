@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLConfig
+from transformers import AutoProcessor
 
 from lightning_modules.generation.sampling import SamplingParameters, uniform_draws
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
@@ -173,12 +173,3 @@ def test_requests(engine, requests):
     assert engine.sample([], SamplingParameters()) == []
     with pytest.raises(ValueError, match="must ask for the same number of samples"):
         engine.sample([*requests(2), *requests(3)], SamplingParameters())
-
-
-def test_multimodal_positions_are_refused(sharp_model, processor):
-    config = Qwen2_5_VLConfig(
-        text_config={"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}}
-    )
-    sharp_model.config = config
-    with pytest.raises(ValueError, match="does not support the positions of 'qwen2_5_vl' yet"):
-        TransformersEngine(sharp_model, processor)

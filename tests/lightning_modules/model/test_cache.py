@@ -1,11 +1,9 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from lightning_modules.model.cache import RoomyLayer, continue_from, positions_of, uses_plain_positions
+from lightning_modules.model.cache import RoomyLayer, continue_from, positions_of
 
 
 def states(rows, length, seed):
@@ -89,14 +87,3 @@ def test_an_empty_layer_is_refused():
 def test_positions():
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     assert positions_of(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 1, 2, 3, 4]]
-
-
-def test_plain_positions():
-    def config(**text):
-        return SimpleNamespace(text_config=SimpleNamespace(**text))
-
-    assert uses_plain_positions(config())
-    assert uses_plain_positions(config(rope_parameters={"rope_theta": 1e4}))
-    assert not uses_plain_positions(config(rope_parameters={"mrope_section": [1, 2, 3]}))
-    assert not uses_plain_positions(config(rope_parameters=None, rope_scaling={"mrope_section": [1, 2, 3]}))
-    assert not uses_plain_positions(SimpleNamespace(rope_scaling={"mrope_section": [1, 2, 3]}))

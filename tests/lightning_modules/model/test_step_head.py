@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
 from lightning_modules.model.step_head import (
@@ -118,3 +118,33 @@ def test_load_backbone(tiny_checkpoint):
 
 def test_load_processor(tiny_checkpoint):
     assert type(load_processor(tiny_checkpoint)).__name__ == "InternVLProcessor"
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "cohere", "granite", "qwen2"])
+def test_logits_are_those_of_the_family(model_type):
+    """Some scale or cap the products with the rows."""
+    options = {
+        "gemma2": {"final_logit_softcapping": 2.0},
+        "cohere": {"logit_scale": 0.3},
+        "granite": {"logits_scaling": 7.0},
+    }
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        **options.get(model_type, {}),
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.normal_()
+        ids = torch.tensor([[3, 4, 5]])
+        expected = model(input_ids=ids).logits[0, [0, 2]][:, [7, 8]]
+        found = StepHead(model, [7, 8])(model.model(input_ids=ids).last_hidden_state, torch.tensor([[0, 2]]))[0]
+    torch.testing.assert_close(found, expected)
+    assert expected.abs().max() > 0.1
