@@ -70,7 +70,7 @@ class TokenCounter:
         image_processor = getattr(processor, "image_processor", None)
         parts = {
             "tokenizer": backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
-            "chat_template": processor.chat_template or tokenizer.chat_template,
+            "chat_template": getattr(processor, "chat_template", None) or tokenizer.chat_template,
             "image_processor": json.loads(image_processor.to_json_string()) if image_processor is not None else None,
             "processor": {k: v for k, v in vars(processor).items() if isinstance(v, int | float | str | bool)},
             "system_prompt": self.encoder.system_prompt,
