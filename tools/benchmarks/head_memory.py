@@ -107,14 +107,13 @@ def measured(
 def by_formula(tokens: int, hidden: int, vocabulary: int, num_steps: int, bytes_of_number: int) -> HeadMemory:
     """What :func:`measured` should find.
 
-    The whole vocabulary: logits, and their copy in float32 where they have half precision, stay; the loss adds
-    log-probabilities and, backward, two float32 gradients at a time; later there are the gradient of the logits and
-    that of the weights. The step head: states of the steps, their logits, and the gradient of the class rows.
+    The whole vocabulary: float32 logits stay; the loss adds log-probabilities and, backward, two gradients of their size
+    at a time; later there are the gradient of the logits in their own precision and that of the weights. The step head:
+    states of the steps, their logits, and the gradient of the class rows.
     """
     table = tokens * vocabulary
-    logits = table * 4 + (table * bytes_of_number if bytes_of_number < 4 else 0)
-    in_loss = logits + 3 * table * 4
-    after_loss = logits + table * bytes_of_number + vocabulary * hidden * bytes_of_number
+    in_loss = 4 * table * 4
+    after_loss = table * 4 + table * bytes_of_number + vocabulary * hidden * bytes_of_number
     return HeadMemory(
         full=max(in_loss, after_loss),
         steps=(num_steps + NUM_CLASSES) * hidden * bytes_of_number + 4 * num_steps * NUM_CLASSES * 4,
