@@ -107,9 +107,9 @@ def measured(
 def by_formula(tokens: int, hidden: int, vocabulary: int, num_steps: int, bytes_of_number: int) -> HeadMemory:
     """What :func:`measured` should find.
 
-    The whole vocabulary: float32 logits stay; the loss adds log-probabilities and, backward, two gradients of their size
-    at a time; later there are the gradient of the logits in their own precision and that of the weights. The step head:
-    states of the steps, their logits, and the gradient of the class rows.
+    The whole vocabulary: float32 logits stay; the loss adds log-probabilities and, backward, two gradients of their
+    size at a time; later there are the gradient of the logits in their own precision and that of the weights. The step
+    head: states of the steps, their logits, and the gradient of the class rows.
     """
     table = tokens * vocabulary
     in_loss = 4 * table * 4
