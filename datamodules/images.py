@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from datamodules.archives import parse_reference, read_member
 
@@ -43,17 +43,19 @@ class ImageError(ValueError):
 
 
 _HEADER_BYTES = 2**16
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
-def check_image(source: Path | str | bytes, where: str) -> tuple[int, int]:
+def check_image(source: Path | str | bytes, where: str, *, upright: bool = False) -> tuple[int, int]:
     """Look at the header only: the size of a picture, without decoding it.
 
     Args:
         source: Path of the file, reference of a member of an archive, or its bytes.
         where: Place for error messages, for instance ``"table.tsv:7: column 'image'"``.
+        upright: Turn the picture as the EXIF data of its header ask for.
 
     Returns:
-        Width and height in pixels, before any rotation that the file asks for.
+        Width and height in pixels, before any rotation that the file asks for, or after it if ``upright``.
 
     Raises:
         ImageError: If it is not an image or has more than :data:`MAX_PIXELS` pixels.
@@ -61,13 +63,15 @@ def check_image(source: Path | str | bytes, where: str) -> tuple[int, int]:
     member = parse_reference(source) if isinstance(source, str) else None
     if member is not None and member.size > _HEADER_BYTES:
         try:
-            return check_image(read_member(member, _HEADER_BYTES), where)
+            return check_image(read_member(member, _HEADER_BYTES), where, upright=upright)
         except (ImageError, ValueError, OSError):
             pass  # the header may be longer, and what is wrong is said better with the name of the member
     try:
         with Image.open(_as_file(source), formats=_FORMATS) as image:
             _check_size(image, where)
-            return image.size
+            # The method of the base class, since that of PNG files decodes the picture first.
+            is_turned = upright and Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
+            return (image.height, image.width) if is_turned else image.size
     except ImageError:
         raise
     except _BROKEN_FILE_ERRORS as error:

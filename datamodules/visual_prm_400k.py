@@ -18,12 +18,12 @@ from datamodules.benchmarks import BenchmarkOptions
 from datamodules.process.collate import StepCollator
 from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.encoder import ConversationEncoder
-from datamodules.process.order import LazyLoader, TrainingSampler
 from datamodules.process.ranks import same_on_all_ranks
 from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows
 from datamodules.process.sources import ProcessSource, process_sources
 from datamodules.process.special_text import rows_with_text
-from datamodules.process.split import fingerprint, limit_per_source, split_by_question, strata
+from datamodules.process.split import fingerprint, limit_per_source, split_by_question
+from datamodules.process.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
 from datamodules.process_bench_totals import TotalsCheck
 from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, VerdictRules, read_best_of_n_datasets
 from datamodules.visual_process_bench import ProcessBenchCollator, VisualProcessBenchDataset
@@ -63,7 +63,12 @@ class VisualPRM400KDataModule(LightningDataModule):
         rules: Whose verdicts count: of our rules, of the official ones of each benchmark's authors, or those in the
             file; see :class:`datamodules.reasoning_benchmarks.BestOfNDataset`.
         candidates_per_question: N, how many rollouts of each question to score.
-        batch_size: Training conversations a batch and rank.
+        batch_size: Training conversations a batch and rank; not used where they are packed.
+        packed_tokens: Pack training conversations into batches of at most so many tokens, without padding. Models that
+            do not allow it have padded batches of conversations of similar length.
+        group_by_length: Pad training conversations of similar length together.
+        on_long_conversation: Raise an error about conversations of more than ``packed_tokens`` tokens, or leave them
+            out and say how many; none is ever cut.
         eval_batch_size: Conversations a batch in evaluation.
         questions_per_batch: Benchmark questions a batch, each with its N candidates.
         num_workers: Processes of each dataloader.
@@ -97,6 +102,9 @@ class VisualPRM400KDataModule(LightningDataModule):
         rules: VerdictRules | None = None,
         candidates_per_question: int = 8,
         batch_size: int = 8,
+        packed_tokens: int | None = None,
+        group_by_length: bool = False,
+        on_long_conversation: OnBadRow = "error",
         eval_batch_size: int = 8,
         questions_per_batch: int = 4,
         num_workers: int = 0,
@@ -123,6 +131,9 @@ class VisualPRM400KDataModule(LightningDataModule):
         for name in ("batch_size", "eval_batch_size", "questions_per_batch", "candidates_per_question"):
             if self.hparams[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.hparams[name]}")
+        self._layout = BatchLayout(batch_size, packed_tokens, group_by_length, on_long_conversation)
+        self._packing_obstacle: str | None = None
+        self._chosen: Layout | None = None
         self._encoder: ConversationEncoder | None = None
         self._max_steps = max_steps or DEFAULT_MAX_STEPS
         self._as_one_step = bool(response_as_one_step)
@@ -133,6 +144,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._benchmarks: dict[str, BestOfNDataset] = {}
         self._unchecked: set[str] = set()
         self._resumed_order: dict[str, Any] | None = None
+        self._measured: MeasuredRows | None = None
 
     # ---------------------------------------------------------------- set up
 
@@ -142,6 +154,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         max_steps: int,
         response_as_one_step: bool,
         mark_step_tokens: bool = False,
+        packing_obstacle: str | None = None,
     ) -> None:
         """Take over how the model reads conversations; called by the model before any dataloader is asked for.
 
@@ -158,6 +171,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._max_steps = max_steps
         self._as_one_step = response_as_one_step
         self._mark_step_tokens = mark_step_tokens
+        self._packing_obstacle, self._chosen = packing_obstacle, None
 
     def prepare_data(self) -> None:
         """Build the tables of annotations that the stage needs, once a machine."""
@@ -326,15 +340,32 @@ class VisualPRM400KDataModule(LightningDataModule):
         if "train" not in self._process:
             raise ValueError("VisualPRM400KDataModule needs train_annotations to fit, or sources")
         self._check_texts("train")
-        dataset, options, trainer = self._process["train"], self.hparams, self.trainer
-        ranks, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        batch_size = options["batch_size"]
-        sampler = TrainingSampler(
-            dataset, batch_size, options["seed"], self._batches_done, ranks, rank, strata(dataset)
-        )
+        options = self.hparams
         collator = StepCollator(self.encoder, self._max_steps, self._as_one_step, self._mark_step_tokens)
-        workers = options["num_workers"]
-        return LazyLoader(dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
+        chosen = self._chosen = self._chosen or self._layout.chosen(self._packing_obstacle)
+        lengths = None
+        if chosen != "padded":
+            self._measured = self._measured or measured_rows(
+                self._process["train"],
+                collator,
+                self._layout,
+                chosen == "packed",
+                options["on_bad_row"],
+                options["num_workers"],
+            )
+            self._keep("train", self._measured.table)
+            lengths = self._measured.lengths
+        return training_loader(
+            self._process["train"],
+            lengths,
+            collator,
+            self._layout,
+            chosen,
+            seed=options["seed"],
+            batches_done=self._batches_done,
+            num_workers=options["num_workers"],
+            trainer=self.trainer,
+        )
 
     def _batches_done(self) -> int:
         """Batches of the current epoch that are done; asked when the first batch of a (resumed) epoch is fetched."""
@@ -356,6 +387,9 @@ class VisualPRM400KDataModule(LightningDataModule):
             "rows": len(self._process["train"]) if "train" in self._process else 0,
             "fingerprint": self._fingerprints.get("train", ""),
             "batch_size": self.hparams["batch_size"],
+            "packed_tokens": self.hparams["packed_tokens"],
+            "group_by_length": self.hparams["group_by_length"],
+            "lengths": self._measured.digest if self._measured else "",
             "ranks": self.trainer.world_size if self.trainer else 1,
             "seed": self.hparams["seed"],
         }

@@ -23,6 +23,7 @@ from lightning_modules.metrics.response_score import Aggregation, aggregate_step
 from lightning_modules.metrics.step_validation import StepValidation
 from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits, tokens_of_steps
 from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
@@ -134,16 +135,14 @@ class ProcessRewardModel(BackboneModule):
                 max_steps=self.protocol.max_steps,
                 response_as_one_step=self.protocol.objective == "outcome",
                 mark_step_tokens=self.hparams["language_model_weight"] > 0,
+                packing_obstacle=packing_obstacle(self.backbone),
             )
 
     # ------------------------------------------------------------- forwards
 
     def forward(self, batch: StepBatch) -> Tensor:
         """Class logits of all steps of a batch of conversations: (B, S, K) float32."""
-        return self.head(self._hidden_states(batch), batch.step_positions)
-
-    def _hidden_states(self, batch: StepBatch) -> Tensor:
-        return self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state
+        return step_logits(self.head, hidden_states(self.backbone, batch), batch)
 
     def scores_from_logits(self, logits: Tensor) -> Tensor:
         """Mean worth of the class tokens, P(+) or P(+) - P(-) among them: (..., K) -> (...)."""
@@ -151,13 +150,13 @@ class ProcessRewardModel(BackboneModule):
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """The objective over the labelled steps of the batch, and the language-model loss where it is switched on."""
-        hidden_states = self._hidden_states(batch)
-        loss = self._loss_sum(batch, self.head(hidden_states, batch.step_positions)).mean
+        states = hidden_states(self.backbone, batch)
+        loss = self._loss_sum(batch, step_logits(self.head, states, batch)).mean
         size = len(batch.sample_ids)
         self.log("train/loss", loss, prog_bar=True, batch_size=size)
         weight = self.hparams["language_model_weight"]
         if weight and batch.step_tokens is not None:
-            language_model_loss = self._language_model_loss(batch, hidden_states, self.step_loss.right_steps(batch.mc))
+            language_model_loss = self._language_model_loss(batch, states, self.step_loss.right_steps(batch.mc))
             self.log("train/language_model_loss", language_model_loss, batch_size=size)
             loss = loss + weight * language_model_loss
         return loss
@@ -168,12 +167,11 @@ class ProcessRewardModel(BackboneModule):
             logits, batch.mc, question_accuracy=batch.question_accuracy, num_mc_total=batch.num_mc_total
         )
 
-    def _language_model_loss(self, batch: StepBatch, hidden_states: Tensor, is_right: Tensor) -> Tensor:
+    def _language_model_loss(self, batch: StepBatch, states: Tensor, is_right: Tensor) -> Tensor:
         """Next-token cross-entropy over the tokens of the right steps, ``is_right`` (B, S); 0 if there are none."""
-        assert batch.step_tokens is not None
-        is_target = (batch.step_tokens & is_right[..., None]).any(1)[:, 1:]
+        is_target = tokens_of_steps(batch, is_right)[:, 1:]
         targets = batch.inputs["input_ids"][:, 1:][is_target]
-        logits = language_model_head(self.backbone)(hidden_states[:, :-1][is_target])
+        logits = language_model_head(self.backbone)(states[:, :-1][is_target])
         return cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
 
     def validation_step(self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:

@@ -144,6 +144,25 @@ def test_resuming_with_accumulated_gradients_and_workers(name, quickstart_run, w
     assert_equal_results(tmp_path, whole)
 
 
+def test_kill_in_the_middle_of_an_epoch_of_packed_batches(quickstart_run, whole_run, tmp_path):
+    """Eight steps, of batches of at most 700 tokens each."""
+    options = [*options_of("process_reward_model", quickstart_run, benchmarks=False), "--data.packed_tokens=700"]
+    whole = whole_run("process_reward_model", *options)
+    arguments = fit_arguments("process_reward_model", tmp_path, *options)
+    visualprm_until_killed(
+        quickstart_run,
+        *arguments,
+        "--trainer.callbacks+=cli_runs.Kill",
+        "--trainer.callbacks.hook=on_after_backward",
+        "--trainer.callbacks.times=3",
+    )
+    assert batches(tmp_path) == batches(whole)[:3]
+    visualprm(quickstart_run, *arguments, f"--ckpt_path={tmp_path}/checkpoints/last.ckpt")
+    assert batches(tmp_path) == batches(whole)
+    assert 8 not in {len(names) for *_, names, _ in batches(whole)}  # the size of padded batches
+    assert_equal_results(tmp_path, whole)
+
+
 def test_the_command_line_holds_also_with_a_checkpoint(quickstart_run, whole_run, tmp_path):
     """A checkpoint remembers how its model was made; what is asked for now must not lose against that."""
     options = options_of("process_reward_model", quickstart_run, benchmarks=False)

@@ -88,7 +88,7 @@ class ChatLayout:
             first["content"].insert(0, {"type": "text", "text": f"{self.system_prompt}\n\n"})
         if self.moves_images and any(part["type"] == "text" for part in first["content"][: num_images + 1][:-1]):
             # The template would put all images first; its image token in the text keeps them where they belong.
-            image = self.processor.image_token
+            image = self.processor.image_token  # type: ignore[attr-defined]
             text = "".join(part["text"] if part["type"] == "text" else image for part in first["content"])
             first["content"] = [{"type": "text", "text": text}]
         return messages

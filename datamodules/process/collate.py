@@ -6,8 +6,8 @@ B conversations, L tokens, S steps of the longest conversation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -26,8 +26,10 @@ class StepBatch:
     """Conversations whose steps are to be judged.
 
     Attributes:
-        inputs: Output of the processor; ``input_ids`` and ``attention_mask`` are (B, L), right-padded.
-        step_positions: (B, S) long, the tokens whose logits judge the steps; -1 at padding.
+        inputs: Output of the processor; ``input_ids`` and ``attention_mask`` are (B, L), right-padded. In a packed
+            batch all conversations stand in one row of T tokens: ``input_ids`` and ``position_ids`` are (1, T).
+        step_positions: (B, S) long, the tokens whose logits judge the steps, counted from the beginning of the
+            conversation's row, or of the packed one; -1 at padding.
         mc: (B, S) float32 Monte Carlo scores in [0, 1]; NaN at padding and for a step without a score.
         num_mc_correct: (B, S) long, continuations that reached the gold answer; -1 at padding and where unknown.
         num_mc_total: (B, S) long, continuations sampled; likewise.
@@ -35,7 +37,9 @@ class StepBatch:
         sources: B names of datasets.
         question_accuracy: (B,) float32, the policy's accuracy before the first step, NaN where unknown; None if it is
             unknown for all.
-        step_tokens: (B, S, L) bool, the tokens that are the text of each step; None unless asked for.
+        step_tokens: (B, S, L) bool, or (B, S, T), the tokens that are the text of each step; None unless asked for.
+        boundaries: Of a packed batch, the B places in its row where conversations begin, and T; None of a padded one.
+            (A list, so that the host knows it without asking the device.)
     """
 
     inputs: dict[str, Tensor]
@@ -47,14 +51,32 @@ class StepBatch:
     sources: list[str]
     question_accuracy: Tensor | None = field(default=None, kw_only=True)
     step_tokens: Tensor | None = field(default=None, kw_only=True)
+    boundaries: list[int] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         shape = self.step_positions.shape
         for name in ("mc", "num_mc_correct", "num_mc_total"):
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{name}: expected shape {tuple(shape)}, got {tuple(getattr(self, name).shape)}")
-        if not shape[0] == len(self.sample_ids) == len(self.sources) == len(self.inputs["input_ids"]):
+        rows = len(self.inputs["input_ids"]) if self.boundaries is None else len(self.boundaries) - 1
+        if not shape[0] == len(self.sample_ids) == len(self.sources) == rows:
             raise ValueError(f"expected {shape[0]} conversations, ids and sources, got {len(self.sample_ids)} ids")
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each conversation, padding not counted."""
+        if self.boundaries is None:
+            return self.inputs["attention_mask"].sum(1)
+        return torch.tensor(self.boundaries).diff()
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, from which a GPU can copy while it computes; for dataloaders."""
+        pinned: dict[str, Any] = {
+            each.name: value.pin_memory()
+            for each in fields(self)
+            if isinstance(value := getattr(self, each.name), Tensor)
+        }
+        return replace(self, inputs={name: value.pin_memory() for name, value in self.inputs.items()}, **pinned)
 
 
 class StepCollator:

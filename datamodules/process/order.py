@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
@@ -10,6 +11,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.process.split import Stratum
+
+BLOCKS_OF_WINDOW = 32
+"""How many batches of all ranks are sorted by length together where batches are grouped by length."""
 
 
 class TrainingSampler(DistributedSampler[Any]):
@@ -28,6 +32,7 @@ class TrainingSampler(DistributedSampler[Any]):
         num_replicas: Number of ranks.
         rank: Of this process.
         strata: How often rows are seen; each once by default.
+        lengths: (n,) tokens of each row; batches then have rows of similar length, in random order.
     """
 
     def __init__(
@@ -39,11 +44,13 @@ class TrainingSampler(DistributedSampler[Any]):
         num_replicas: int = 1,
         rank: int = 0,
         strata: Sequence[Stratum] | None = None,
+        lengths: np.ndarray | None = None,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.batches_done = batches_done
         self.strata = strata
+        self.lengths = lengths
         self.length = len(dataset) if strata is None else sum(stratum.samples for stratum in strata)
         whole = self.length // (batch_size * num_replicas) * batch_size
         # A dataset smaller than one batch is one batch of what there is.
@@ -52,26 +59,58 @@ class TrainingSampler(DistributedSampler[Any]):
             raise ValueError(f"{self.length} training samples are too few for {num_replicas} ranks")
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        random = np.random.default_rng([self.seed, self.epoch])
+        order = random.permutation(self.length)
         if self.strata is not None:
-            order = self._repeated(self.strata)[order]
-        mine = order[: self.num_samples * self.num_replicas][self.rank :: self.num_replicas]
+            order = rows_of_epoch(self.length, self.strata, self.seed, self.epoch)[order]
+        order = order[: self.num_samples * self.num_replicas]
+        if self.lengths is not None:
+            order = grouped_by_length(order, self.lengths, self.batch_size * self.num_replicas, random)
+        mine = order[self.rank :: self.num_replicas]
         yield from mine[self.batches_done() * self.batch_size :].tolist()
-
-    def _repeated(self, strata: Sequence[Stratum]) -> np.ndarray:
-        """(length,) the rows of the epoch, each as often as it is seen."""
-        pieces = []
-        for number, stratum in enumerate(strata):
-            rows = stratum.rows
-            whole, more = divmod(stratum.samples, len(rows))
-            turn = np.random.default_rng([self.seed, number]).permutation(len(rows))
-            once_more = turn[(self.epoch * more + np.arange(more)) % len(rows)]
-            pieces += [rows] * whole + [rows[once_more]]
-        return np.concatenate(pieces)
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch."""
         return self.num_samples
+
+
+def rows_of_epoch(length: int, strata: Sequence[Stratum] | None, seed: int, epoch: int) -> np.ndarray:
+    """The rows of an epoch, each as often as it is seen, not shuffled.
+
+    Args:
+        length: Rows of the table.
+        strata: How often rows are seen; each once by default.
+        seed: Of the choice of rows that are seen once more.
+        epoch: Its number.
+    """
+    if strata is None:
+        return np.arange(length)
+    pieces = []
+    for number, stratum in enumerate(strata):
+        rows = stratum.rows
+        whole, more = divmod(stratum.samples, len(rows))
+        turn = np.random.default_rng([seed, number]).permutation(len(rows))
+        once_more = turn[(epoch * more + np.arange(more)) % len(rows)]
+        pieces += [rows] * whole + [rows[once_more]]
+    return np.concatenate(pieces)
+
+
+def grouped_by_length(order: np.ndarray, lengths: np.ndarray, block: int, random: np.random.Generator) -> np.ndarray:
+    """A shuffled order, changed so that blocks of it hold rows of similar length.
+
+    Rows are sorted within windows of :data:`BLOCKS_OF_WINDOW` blocks, and blocks shuffled; so batches still differ from
+    epoch to epoch.
+
+    Args:
+        order: (n,) rows.
+        lengths: Tokens of each row of the table.
+        block: Rows of a block, which all ranks share.
+        random: Shuffles blocks.
+    """
+    windows = np.split(order, range(block * BLOCKS_OF_WINDOW, len(order), block * BLOCKS_OF_WINDOW))
+    by_length = np.concatenate([window[np.argsort(-lengths[window], kind="stable")] for window in windows])
+    blocks = np.split(by_length, range(block, len(order), block))
+    return np.concatenate([blocks[number] for number in random.permutation(len(blocks))])
 
 
 class LazyLoader(DataLoader[Any]):
@@ -81,8 +120,19 @@ class LazyLoader(DataLoader[Any]):
     `configure_optimizers`, before it has restored its progress; a loader with workers would fetch the wrong samples.
     """
 
+    seconds_waited = 0.0
+    """How long the process has waited for batches; whoever reads it may set it back to 0."""
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        yield from super().__iter__()
+        iterator, end = None, object()
+        while True:
+            began = time.perf_counter()
+            iterator = iterator or super().__iter__()
+            batch = next(iterator, end)
+            self.seconds_waited += time.perf_counter() - began
+            if batch is end:
+                return
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the place in the epoch is Lightning's own progress. Tells Lightning that resuming is in hand."""

@@ -166,6 +166,7 @@ def test_bad_rows_stop_the_set_up(make, annotations, write_lines, raw_row):
         ({"benchmarks": "a"}, "go together; one of them is missing"),
         ({"rollouts": "a"}, "go together; one of them is missing"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"packed_tokens": -1}, "packed_tokens must be at least 1, got -1"),
         ({"candidates_per_question": 0}, "candidates_per_question must be at least 1, got 0"),
     ],
 )
@@ -278,6 +279,79 @@ def test_resuming_inside_of_an_epoch_needs_the_same_order(make, tmp_path):
         ValueError, match=r"the checkpoint stands inside of an epoch of .*'batch_size': 4.*'batch_size': 2"
     ):
         fit(tmp_path, make(batch_size=2), [], tmp_path / "kept" / "last.ckpt")
+
+
+@pytest.fixture
+def uneven(annotations, write_lines, raw_row):
+    """Eight more rows, of one to eight steps."""
+    for number in range(1, 9):
+        steps = [{"step": f"So {step}", "score": 0.5} for step in range(number)]
+        write_lines(annotations / f"uneven{number}.jsonl", [raw_row(steps_with_score=steps, response=None)])
+
+
+def longest_conversation(make):
+    module = make(group_by_length=True, batch_size=1)
+    module.setup("fit")
+    return max(int(batch.lengths) for batch in module.train_dataloader())
+
+
+def test_packed_batches(make, uneven):
+    longest = longest_conversation(make)
+    module = make(packed_tokens=2 * longest, num_workers=2)
+    module.setup("fit")
+    loader = module.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    names = [name for batch in batches for name in batch.sample_ids]
+    assert sorted(names) == sorted(module._process["train"]["sample_id"][:])
+    assert all(batch.inputs["input_ids"].shape == (1, batch.boundaries[-1]) for batch in batches)
+    assert all(len(batch.inputs["pixel_values"]) == len(batch.sample_ids) for batch in batches)
+    assert max(batch.boundaries[-1] for batch in batches) <= 2 * longest
+    assert sum(batch.boundaries[-1] for batch in batches) > 0.8 * 2 * longest * len(batches)
+    # Workers live on: a second epoch has other batches.
+    loader.sampler.set_epoch(1)
+    again = list(loader)
+    assert len(again) == len(batches)
+    assert {tuple(batch.sample_ids) for batch in again} != {tuple(batch.sample_ids) for batch in batches}
+
+
+def test_conversations_that_are_too_long(make, uneven, caplog):
+    longest = longest_conversation(make)
+    module = make(packed_tokens=longest - 1)
+    module.setup("fit")
+    message = rf"uneven8.jsonl:1: the conversation has {longest} tokens.*on_long_conversation"
+    with pytest.raises(ValueError, match=message):
+        module.train_dataloader()
+    module = make(packed_tokens=longest - 1, on_long_conversation="skip")
+    module.setup("fit")
+    names = [name for batch in module.train_dataloader() for name in batch.sample_ids]
+    assert len(names) == len(set(names)) == 19
+    assert "train rows: 1 of 20 rows are left out (uneven8: 1)" in caplog.text
+    module = make(packed_tokens=1, on_long_conversation="skip")
+    module.setup("fit")
+    with pytest.raises(ValueError, match="no training rows are left"):
+        module.train_dataloader()
+
+
+@pytest.mark.parametrize("layout", ["packed", "grouped"])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_resuming_inside_of_an_epoch_of_another_layout(make, uneven, tmp_path, num_workers, layout):
+    packed = {"packed_tokens": 2 * longest_conversation(make)}
+    options = {"num_workers": num_workers, **(packed if layout == "packed" else {"group_by_length": True})}
+    whole = fit(tmp_path, make(**options), [])
+    per_epoch = len(whole.seen) // 3
+    assert per_epoch >= 3
+    assert len({ids for _, _, ids in whole.seen}) > per_epoch
+    for crash_after in (2, per_epoch + 1):
+        keep = ModelCheckpoint(tmp_path / f"kept{crash_after}", save_last=True, every_n_train_steps=1, save_top_k=0)
+        with pytest.raises(InterruptedError):
+            fit(tmp_path, make(**options), [keep, Crash(crash_after)])
+        last = tmp_path / f"kept{crash_after}" / "last.ckpt"
+        resumed = fit(tmp_path, make(**options), [], last)
+        assert resumed.seen == whole.seen[crash_after:]
+        assert torch.equal(resumed.weight, whole.weight)
+        with pytest.raises(ValueError, match="the checkpoint stands inside of an epoch of"):
+            fit(tmp_path, make(num_workers=num_workers), [], last)
 
 
 @pytest.mark.parametrize("run", ["validate", "test"])
