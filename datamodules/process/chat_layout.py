@@ -196,12 +196,16 @@ class ChatLayout:
         return pattern
 
     def text_lengths(self, steps: Sequence[str], is_first: Sequence[bool]) -> list[int]:
-        """Numbers of tokens of steps, read behind what stands before them in a conversation."""
+        """Numbers of tokens of steps, read behind what stands before them in a conversation.
+
+        A space before a step is often one token with its first word, and counts as part of the step.
+        """
         leads = [SOLUTION_HEADER if first else self.lead for first in is_first]
         count: Callable[[list[str]], list[int]] = lambda texts: [  # noqa: E731
             len(ids) for ids in self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
         ]
-        whole, before = count([lead + step for lead, step in zip(leads, steps, strict=True)]), count(leads)
+        whole = count([lead + step for lead, step in zip(leads, steps, strict=True)])
+        before = count([lead.rstrip(" ") for lead in leads])
         return [max(0, w - b) for w, b in zip(whole, before, strict=True)]
 
 
