@@ -24,7 +24,7 @@ from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_f1 import StepF1
-from lightning_modules.model.backbone import load_backbone, load_processor
+from lightning_modules.model.backbone import ImageBackend, load_backbone, load_processor
 from lightning_modules.model.cache import uses_plain_positions
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, class_token_ids, language_model_head, untie_language_model_head
@@ -66,6 +66,7 @@ class ProcessRewardModel(LightningModule):
         optimizer: Factory by class path; AdamW by default.
         dtype: See :func:`lightning_modules.model.backbone.load_backbone`.
         attention_implementation: Likewise.
+        image_backend: See :func:`lightning_modules.model.backbone.load_processor`; None takes the folder's.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class ProcessRewardModel(LightningModule):
         optimizer: OptimizerFactory | None = None,
         dtype: str = "auto",
         attention_implementation: str | None = None,
+        image_backend: ImageBackend | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
@@ -93,9 +95,10 @@ class ProcessRewardModel(LightningModule):
             "system_prompt": system_prompt,
             "max_steps": max_steps,
             "aggregation": aggregation,
+            "image_backend": image_backend,
         }
         self.protocol = resolve_protocol(model_name_or_path, given)
-        self.processor = load_processor(model_name_or_path)
+        self.processor = load_processor(model_name_or_path, self.protocol.image_backend)
         self.backbone = load_backbone(model_name_or_path, dtype, attention_implementation)
         if not uses_plain_positions(self.backbone.config):
             raise ValueError(f"scoring does not support the positions of {self.backbone.config.model_type!r} yet")
@@ -104,7 +107,9 @@ class ProcessRewardModel(LightningModule):
         self.head = StepHead(self.backbone, class_token_ids(self.processor, class_tokens))
         # The step head stands in for the language-model head, which gets its rows at export.
         language_model_head(self.backbone).requires_grad_(language_model_weight > 0)
-        self.encoder = ConversationEncoder(self.processor, self.protocol.system_prompt, class_tokens)
+        self.encoder = ConversationEncoder(
+            self.processor, self.protocol.system_prompt, class_tokens, self.protocol.image_layout
+        )
         self.validation_f1 = StepF1(threshold=0.5)
         self.validation_auroc = BinaryAUROC()
 

@@ -19,7 +19,9 @@ from datamodules.process.conversation import (
     DEFAULT_SYSTEM_PROMPT,
     IMAGE_PLACEHOLDER,
     PLACEHOLDER,
+    ImageLayout,
     build_messages,
+    place_images,
 )
 
 NO_STEP = -1
@@ -51,17 +53,25 @@ class ConversationEncoder:
         processor: Of the checkpoint.
         system_prompt: None for the default prompt, empty for no system turn.
         class_tokens: Tokens among which a step is classified; the placeholder is one of them.
+        image_layout: Where the images of a question stand that does not say so itself.
 
     Raises:
         ValueError: If the chat template or the tokenizer does not suit step-by-step judgement.
     """
 
-    def __init__(self, processor: ProcessorMixin, system_prompt: str | None, class_tokens: Sequence[str]) -> None:
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        system_prompt: str | None,
+        class_tokens: Sequence[str],
+        image_layout: ImageLayout = "first",
+    ) -> None:
         if PLACEHOLDER not in class_tokens:
             raise ValueError(f"the class tokens {list(class_tokens)} must include the placeholder {PLACEHOLDER!r}")
         self.processor = processor
         self.system_prompt = DEFAULT_SYSTEM_PROMPT if system_prompt is None else system_prompt
         self.class_tokens = tuple(class_tokens)
+        self.image_layout = image_layout
         self.special_tokens = special_tokens(processor)
         self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
         self.check_text(self.system_prompt, "the system prompt")
@@ -132,6 +142,8 @@ class ConversationEncoder:
                 the placeholders of the question; names ``sample_id``.
         """
         self.check_conversation(question, steps, sample_id)
+        if self.image_layout == "in_question":
+            question = place_images(question, num_images)
         try:
             messages = build_messages(question, num_images, steps, self.system_prompt)
         except ValueError as error:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
+ImageBackend = Literal["torchvision", "pil"]
 
-def load_processor(name_or_path: str | Path) -> ProcessorMixin:
-    """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code."""
-    return AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+
+def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None = None) -> ProcessorMixin:
+    """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code.
+
+    Args:
+        name_or_path: Folder, or a name on the hub.
+        image_backend: What resizes images; None leaves the choice to `transformers` (torchvision). ``pil`` resizes as
+            most released code does and is slower; the two differ by one or two of 256 levels in some pixels.
+    """
+    options = {} if image_backend is None else {"backend": image_backend}
+    return AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False, **options)
 
 
 def load_backbone(
