@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 ImageBackend = Literal["torchvision", "pil"]
 
@@ -20,8 +20,13 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
         image_backend: What resizes images; None leaves the choice to `transformers` (torchvision). ``pil`` resizes as
             most released code does and is slower; the two differ by one or two of 256 levels in some pixels.
     """
-    options = {} if image_backend is None else {"backend": image_backend}
-    return AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False, **options)
+    processor = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+    if image_backend is not None:
+        # `AutoProcessor` would ask for a video processor of that backend too, and there are none.
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            name_or_path, backend=image_backend, trust_remote_code=False
+        )
+    return processor
 
 
 def load_backbone(

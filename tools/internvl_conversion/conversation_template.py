@@ -1,7 +1,8 @@
 r"""The conversation template of a source folder, read out of its ``conversation.py`` without running it.
 
 The released code (``InternVLChatModel.chat``, and ``InternVLRewardModel`` in the same ``modeling_internvl_chat.py`` of
-VisualPRM-8B's folder) writes a conversation with the template that ``config.json`` names, in the separator style MPT: ``system_template`` with the system message filled in, then each turn's role and text, ``sep`` after each. For
+VisualPRM-8B's folder) writes a conversation with the template that ``config.json`` names, in the separator style MPT:
+``system_template`` with the system message filled in, then each turn's role and text, ``sep`` after each. For
 ``internvl2_5`` that is ``<|im_start|>system\n{system message}<|im_end|>\n<|im_start|>user\n...<|im_end|>\n``.
 ``<image>`` is replaced in place by ``<img>``, the context tokens of all tiles and ``</img>``. The tokenizer puts its
 beginning-of-sequence token in front (InternLM2 has one, Qwen2 none).

@@ -69,13 +69,15 @@ def write_shards(
     ]
     shards = list(split_into_shards(plan, sizes, max_size))
     count = len(shards)
-    files, weight_map = [], {}
+    files: list[Path] = []
+    weight_map: dict[str, str] = {}
     for number, (shard, _) in enumerate(shards, start=1):
         name = "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
         with weights.reader() as get:
             made = {target.name: target.of(get, dtype) for target in shard}
             save_file(made, folder / name, metadata={"format": "pt"})
             del made
+        (folder / name).chmod(0o644)
         files.append(folder / name)
         weight_map |= {target.name: name for target in shard}
     if count > 1:

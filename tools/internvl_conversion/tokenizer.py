@@ -139,7 +139,8 @@ def _byte_level(folder: Path) -> Tokenizer:
     vocabulary, merges, whole = (folder / name for name in ("vocab.json", "merges.txt", "tokenizer.json"))
     if vocabulary.is_file() and merges.is_file():
         pieces, pairs = BPE.read_file(str(vocabulary), str(merges))
-        bare = Qwen2Tokenizer(pieces, pairs, unk_token=None, eos_token=None, pad_token=None)
+        no_tokens: dict[str, Any] = dict.fromkeys(("unk_token", "eos_token", "pad_token"))
+        bare = Qwen2Tokenizer(vocab=pieces, merges=pairs, **no_tokens)  # type: ignore[arg-type]
         tokenizer: Tokenizer = bare.backend_tokenizer
         return tokenizer
     if whole.is_file():
