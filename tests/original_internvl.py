@@ -52,8 +52,8 @@ CODE_FILES = ["modeling_internvl_chat.py", "configuration_internvl_chat.py", "to
 
 
 def configuration(language_model: str, vocabulary_size: int, **changes) -> dict:
-    """``config.json`` as released, with small sizes; ``changes`` replace keys, ``llm`` and ``vision`` of their parts."""
-    reward = changes.pop("architecture", "InternVLChatModel")
+    """``config.json`` as released, but small; ``changes`` replace keys, ``llm`` and ``vision`` those of its parts."""
+    architecture = changes.pop("architecture", "InternVLChatModel")
     llm = {
         "architectures": [language_model],
         "auto_map": {"AutoConfig": "configuration_internlm2.InternLM2Config"},
@@ -106,10 +106,10 @@ def configuration(language_model: str, vocabulary_size: int, **changes) -> dict:
     vision |= changes.pop("vision", {})
     config = {
         "_commit_hash": None,
-        "architectures": [reward],
+        "architectures": [architecture],
         "auto_map": {
             "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
-            "AutoModel": f"modeling_internvl_chat.{reward}",
+            "AutoModel": f"modeling_internvl_chat.{architecture}",
         },
         "downsample_ratio": 0.5,
         "dynamic_image_size": True,

@@ -152,7 +152,7 @@ def _generation_config(tokenizer: PreTrainedTokenizerFast, template: Conversatio
 
 
 def _protocol(template: ConversationTemplate, architecture: str) -> Protocol:
-    # Pixels exactly as released: the other backend rounds some of them one or two of the 256 levels away.
+    # Pixels exactly as released: the faster backend is a few of 256 levels off in some.
     is_released = architecture == REWARD_MODEL
     return Protocol(
         objective="value",

@@ -2,7 +2,9 @@
 
 InternLM2 folders carry a SentencePiece model and a tokenizer class in Python (``tokenization_internlm2.py``): text
 between added tokens goes to SentencePiece, ``<s>`` stands in front. Qwen2 and Qwen3 folders carry ``vocab.json`` and
-``merges.txt``, others a ``tokenizer.json``. Added tokens and their ids are those of ``tokenizer_config.json``.
+``merges.txt``, others a ``tokenizer.json``. Added tokens and their ids are those of ``tokenizer_config.json``. In
+InternLM2 some have the ids of unused pieces such as ``[UNUSED_TOKEN_145]``; the names of those are ordinary text here,
+while the original tokenizer reads them as the chat token that took their place.
 """
 
 from __future__ import annotations

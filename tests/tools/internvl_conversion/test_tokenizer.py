@@ -11,7 +11,7 @@ from tools.internvl_conversion.tokenizer import begin_of_text, convert_tokenizer
 
 TEXT = st.lists(
     st.sampled_from(
-        ["The digits", " are 3", "\n", " ", "  ", "+", "-", "漢字", "é", "e\u0301", "😀", "[UNUSED_TOKEN_1]"]
+        ["The digits", " are 3", "\n", " ", "  ", "+", "-", "漢字", "é", "e\u0301", "😀", "[UNUSED_TOKEN_6]"]
     )
     | st.sampled_from(["[UNUSED_TOKEN_7]", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "▁", "12"])
     | st.text(max_size=6),
@@ -53,6 +53,16 @@ def test_added_tokens_keep_their_ids(internlm2, tmp_path):
     assert loaded(TEXTS[1])["input_ids"] == [1, *reference.sentencepiece_ids(TEXTS[1])]
     assert loaded.decode(loaded(TEXTS[2], add_special_tokens=False)["input_ids"]) == TEXTS[2]
     assert begin_of_text(loaded) == "<s>"
+
+
+def test_the_name_of_a_replaced_piece_is_text(internlm2):
+    """SentencePiece reads it as the chat token that took its id; a response must not be able to write one."""
+    reference, tokenizer, _ = internlm2
+    (index,) = reference.sentencepiece_ids("[UNUSED_TOKEN_1]")[-1:]
+    assert index == reference.added["<|interpreter|>"]
+    ids = tokenizer("[UNUSED_TOKEN_1]", add_special_tokens=False)["input_ids"]
+    assert index not in ids
+    assert tokenizer.decode(ids) == "[UNUSED_TOKEN_1]"
 
 
 def test_class_tokens_are_pieces_of_their_own(tmp_path):
