@@ -327,8 +327,15 @@ def write_byte_level(folder: Path) -> int:
     return tokenizer.get_vocab_size() + len(added)
 
 
-def write_checkpoint(folder: Path, language_model: str = "InternLM2ForCausalLM", **changes) -> dict[str, Tensor]:
-    """A whole released folder; returns its tensors. Keywords as of :func:`configuration`."""
+def write_checkpoint(
+    folder: Path,
+    language_model: str = "InternLM2ForCausalLM",
+    *,
+    shards: int = 3,
+    dtype: torch.dtype = torch.float32,
+    **changes,
+) -> dict[str, Tensor]:
+    """A whole released folder; returns its tensors. Other keywords as of :func:`configuration`."""
     folder.mkdir(parents=True, exist_ok=True)
     is_internlm2 = language_model == "InternLM2ForCausalLM"
     vocabulary_size = (write_sentencepiece if is_internlm2 else write_byte_level)(folder)
@@ -337,6 +344,6 @@ def write_checkpoint(folder: Path, language_model: str = "InternLM2ForCausalLM",
     (folder / "conversation.py").write_text(CONVERSATION % repr(SYSTEM_PROMPT))
     for name in CODE_FILES:
         (folder / name).write_text("raise RuntimeError('code of the source folder was run')\n")
-    tensors = weights(config)
-    write_weights(folder, tensors)
+    tensors = {name: tensor.to(dtype) for name, tensor in weights(config).items()}
+    write_weights(folder, tensors, shards)
     return tensors
