@@ -222,16 +222,16 @@ raise SystemExit(convert_internvl.main(sys.argv[1:]))
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read as Linux shows it")
 def test_memory_holds_a_shard_and_no_more(tmp_path):
-    """130 MB in one file, written in shards of 10 MB."""
+    """108 MB in one file, written in shards of 10 MB."""
     llm = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 14, "num_attention_heads": 8}
     write_checkpoint(tmp_path / "source", llm=llm, torch_dtype="bfloat16", dtype=torch.bfloat16, shards=1)
     weights = (tmp_path / "source" / "model-00001-of-00001.safetensors").stat().st_size
-    assert weights > 1.1e8
+    assert weights > 1e8
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "source"), str(tmp_path / "out")]
     done = subprocess.run([*command, "--max-shard-size", "10MB"], capture_output=True, text=True, check=True)
     (grown,) = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("grown by")]
     assert grown < 40
-    assert sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors")) > 1.1e8
+    assert sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors")) > 1e8
 
 
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("1.5 mb", 1_500_000), ("100KB", 100_000)])

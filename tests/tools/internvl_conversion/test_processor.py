@@ -39,7 +39,7 @@ def test_number_of_tiles(output, width, height, max_tiles):
 
 @pytest.mark.parametrize("size", [(56, 56), (300, 40), (40, 300), (150, 100), (112, 168), (57, 55), (5, 200)])
 def test_pixels_are_those_of_the_released_code(output, size):
-    """Exact with Pillow; the default of `transformers` is a few of 256 levels off in some pixels."""
+    """Exact with Pillow; the default of `transformers` is a few of 256 levels off in some pixels of noise."""
     image = picture(*size)
     expected = cut_into_tiles(image, 56)
     exact = load_processor(output, "pil").image_processor(images=[image], return_tensors="pt")
@@ -47,8 +47,9 @@ def test_pixels_are_those_of_the_released_code(output, size):
     assert exact["num_patches"].tolist() == [len(expected)]
     near = load_processor(output).image_processor(images=[image], return_tensors="pt")["pixel_values"]
     levels = (near - expected) * 255 * torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-    assert levels.abs().max() < 8.01
     assert levels.abs().mean() < 0.5
+    if min(size) >= 40:  # narrower ones are stretched, which makes the most of a difference
+        assert levels.abs().max() < 4.01
 
 
 def test_tokens_of_images(output):
