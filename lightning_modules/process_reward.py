@@ -21,7 +21,7 @@ from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.export import write_reward_model
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_validation import StepValidation
-from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, ImageBackend, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits, tokens_of_steps
 from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
@@ -71,6 +71,7 @@ class ProcessRewardModel(BackboneModule):
         optimizer: Factory by class path; AdamW by default.
         backbone: How the checkpoint is loaded and which of its weights are trained.
         scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.model.scoring.score_candidates`.
+        image_backend: See :func:`lightning_modules.model.backbone.load_processor`; None takes the folder's.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class ProcessRewardModel(BackboneModule):
         optimizer: OptimizerFactory | None = None,
         backbone: BackboneOptions | None = None,
         scoring_memory_gib: float | None = None,
+        image_backend: ImageBackend | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "backbone", "loss"])
@@ -104,15 +106,16 @@ class ProcessRewardModel(BackboneModule):
             "max_steps": max_steps,
             "aggregation": aggregation,
             "class_tokens": class_tokens,
+            "image_backend": image_backend,
         }
         self.protocol = resolve_protocol(model_name_or_path, given)
-        self.processor = load_processor(model_name_or_path)
+        self.processor = load_processor(model_name_or_path, self.protocol.image_backend)
         self.backbone = load_backbone(model_name_or_path, self.backbone_options)
         untie_language_model_head(self.backbone)
         self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, LossOptions.of(loss))
         self.save_hyperparameters({"loss": asdict(self.step_loss.options)})  # checkpoints hold plain values only
         self.encoder = ConversationEncoder(
-            self.processor, self.protocol.system_prompt, self.protocol.class_tokens or []
+            self.processor, self.protocol.system_prompt, self.protocol.class_tokens or [], self.protocol.image_layout
         )
         self.head = StepHead(self.backbone, self.encoder.class_token_ids)
         # The step head stands in for the language-model head, which gets its rows at export.

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from datamodules.files import atomic_write_text, parse_json_line
-from datamodules.process.conversation import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT
+from datamodules.process.conversation import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT, ImageLayout
 from lightning_modules.metrics.response_score import Aggregation
+from lightning_modules.model.backbone import ImageBackend
 
 Objective = Literal["value", "advantage", "outcome", "soft", "regression"]
 PROTOCOL_FILE = "process_reward_model.json"
@@ -44,6 +45,8 @@ class Protocol:
         step_threshold_chosen_on: Name of the data that it was chosen on.
         class_tokens: Texts of the class tokens, best first, each a single token of the tokenizer; the first one also
             stands in past assistant turns. By default ``+`` and ``-``, for ``advantage`` ``+``, ``=`` and ``-``.
+        image_layout: Where the images of a question stand that does not say so itself.
+        image_backend: What resizes images, see :func:`lightning_modules.model.backbone.load_processor`.
 
     Raises:
         ValueError: If a setting is out of range, or two do not go together.
@@ -57,12 +60,18 @@ class Protocol:
     step_threshold: float | None = None
     step_threshold_chosen_on: str | None = None
     class_tokens: list[str] | None = None
+    image_layout: ImageLayout = "first"
+    image_backend: ImageBackend | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in get_args(Objective):
             raise ValueError(f"objective must be one of {get_args(Objective)}, got {self.objective!r}")
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be one of {get_args(Aggregation)}, got {self.aggregation!r}")
+        if self.image_layout not in get_args(ImageLayout):
+            raise ValueError(f"image_layout must be one of {get_args(ImageLayout)}, got {self.image_layout!r}")
+        if self.image_backend not in (None, *get_args(ImageBackend)):
+            raise ValueError(f"image_backend must be one of {get_args(ImageBackend)}, got {self.image_backend!r}")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold must be in [0, 1), got {self.threshold}")
         if self.max_steps < 1:
@@ -114,6 +123,8 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
         "step_threshold": None,
         "step_threshold_chosen_on": None,
         "class_tokens": None,
+        "image_layout": "first",
+        "image_backend": None,
     }
     path = Path(name_or_path) / PROTOCOL_FILE
     if path.is_file():
@@ -124,7 +135,7 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
     kind = _label_kind(settings["objective"])
     settings["class_tokens"] = settings["class_tokens"] or list(CLASS_TOKENS[kind])
     changed = {name: value for name, value in given.items() if value not in (None, settings[name])}
-    if changed.keys() - {"aggregation"}:
+    if changed.keys() - {"aggregation", "image_backend"}:
         # The stored step threshold was chosen on the scores of another protocol.
         changed |= {"step_threshold": None, "step_threshold_chosen_on": None}
     if _label_kind(changed.get("objective", settings["objective"])) != kind:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from datamodules import fields
 
@@ -17,6 +17,8 @@ PLACEHOLDER = "+"
 CLASS_TOKENS = {"value": ("+", "-"), "advantage": ("+", "=", "-")}
 """Class tokens of each kind of label, best first."""
 IMAGE_PLACEHOLDER = "<image>"
+ImageLayout = Literal["first", "in_question"]
+"""Where images stand whose question has no placeholders: before all text, or where VisualPRM-8B has them."""
 DEFAULT_SYSTEM_PROMPT = "You check solutions step by step. Answer + when a step is right and - when it is wrong."
 QUESTION_HEADER = "### Question:\n"
 SOLUTION_HEADER = "\n\n### Solution Process:\n"
@@ -49,6 +51,19 @@ def question_content(text: str, num_images: int, before: str = "", after: str = 
         if piece:
             content.append({"type": "text", "text": piece})
     return content
+
+
+def place_images(question: str, num_images: int) -> str:
+    r"""The question with the placeholders that the released VisualPRM scorer reads it with.
+
+    A question that has placeholders stays as it is. One image goes before the question, behind its header; several are
+    numbered as in InternVL's training and evaluation (``Image-1: <image>\n``), where that scorer refuses the question.
+    """
+    if IMAGE_PLACEHOLDER in question or not num_images:
+        return question
+    if num_images == 1:
+        return f"{IMAGE_PLACEHOLDER}\n{question}"
+    return "".join(f"Image-{n}: {IMAGE_PLACEHOLDER}\n" for n in range(1, num_images + 1)) + question
 
 
 def build_messages(

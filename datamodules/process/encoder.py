@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
 from datamodules.process.chat_layout import ChatLayout
-from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT, IMAGE_PLACEHOLDER
+from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT, IMAGE_PLACEHOLDER, ImageLayout, place_images
 
 NO_STEP = -1
 """Step position where a conversation has no such step."""
@@ -47,6 +47,7 @@ class ConversationEncoder:
         processor: Of the checkpoint.
         system_prompt: None for the default prompt, empty for no system turn; see :class:`ChatLayout`.
         class_tokens: Tokens among which a step is classified; the first is the placeholder in assistant turns.
+        image_layout: Where the images of a question stand that does not say so itself.
 
     Attributes:
         class_token_ids: Ids of the class tokens, as they are in an assistant's turn of this chat template.
@@ -55,10 +56,17 @@ class ConversationEncoder:
         ValueError: If the chat template or the tokenizer does not suit step-by-step judgement.
     """
 
-    def __init__(self, processor: ProcessorMixin, system_prompt: str | None, class_tokens: Sequence[str]) -> None:
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        system_prompt: str | None,
+        class_tokens: Sequence[str],
+        image_layout: ImageLayout = "first",
+    ) -> None:
         self.processor = processor
         self.system_prompt = DEFAULT_SYSTEM_PROMPT if system_prompt is None else system_prompt
         self.class_tokens = tuple(class_tokens)
+        self.image_layout = image_layout
         self.special_tokens = special_tokens(processor)
         self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
         self.check_text(self.system_prompt, "the system prompt")
@@ -96,6 +104,8 @@ class ConversationEncoder:
                 the placeholders of the question; names ``sample_id``.
         """
         self.check_conversation(question, steps, sample_id)
+        if self.image_layout == "in_question":
+            question = place_images(question, num_images)
         try:
             return self.layout.render(question, num_images, steps)
         except ValueError as error:

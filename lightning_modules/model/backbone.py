@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -24,6 +25,8 @@ from lightning_modules.model.families import language_model_of, parameters_of
 from lightning_modules.model.lora import LoraOptions, add_lora
 from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
 from lightning_modules.model.text_processor import TextProcessor
+
+ImageBackend = Literal["torchvision", "pil"]
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,24 @@ class BackboneOptions:
         return cls(**given)
 
 
-def load_processor(name_or_path: str | Path) -> ProcessorMixin:
+def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None = None) -> ProcessorMixin:
     """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code.
 
     A text-only checkpoint has a tokenizer alone, which comes as a :class:`TextProcessor`.
+
+    Args:
+        name_or_path: Folder, or a name on the hub.
+        image_backend: What resizes images; None leaves the choice to `transformers` (torchvision). ``pil`` resizes as
+            most released code does, at about a third of the speed; some pixels differ by a few of 256 levels.
     """
     loaded = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
-    return without_opening(loaded if isinstance(loaded, ProcessorMixin) else TextProcessor(loaded))
+    processor = loaded if isinstance(loaded, ProcessorMixin) else TextProcessor(loaded)
+    if image_backend is not None and not isinstance(processor, TextProcessor):
+        # `AutoProcessor` would ask for a video processor of that backend too, and there are none.
+        processor.image_processor = AutoImageProcessor.from_pretrained(
+            name_or_path, backend=image_backend, trust_remote_code=False
+        )
+    return without_opening(processor)
 
 
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:

@@ -1,11 +1,12 @@
 """Settings of a reward model, from a file, from arguments, by default."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT
-from lightning_modules.protocol import PROTOCOL_FILE, Protocol, resolve_protocol
+from lightning_modules.protocol import PROTOCOL_FILE, Protocol, resolve_protocol, save_protocol
 
 
 def test_protocol_without_a_file(tiny_checkpoint):
@@ -22,7 +23,7 @@ def test_protocol_without_a_file(tiny_checkpoint):
         ("[1]", "expected a JSON object, got list"),
         (
             '{"objektive": "value"}',
-            r"must hold an object with keys \['aggregation', 'class_tokens', 'max_steps', 'objective'",
+            r"must hold an object with keys \['aggregation', 'class_tokens', .*'max_steps', 'objective'",
         ),
     ],
 )
@@ -64,3 +65,17 @@ def test_class_tokens_follow_the_kind_of_labels(tmp_path):
     assert given.class_tokens == ["A", "B", "C"]
     (tmp_path / PROTOCOL_FILE).write_text(json.dumps({"objective": "value", "step_threshold": 0.75}))
     assert resolve_protocol(str(tmp_path), {"class_tokens": ["+", "-"]}).step_threshold == 0.75
+
+
+def test_images(tmp_path):
+    """Where images stand and what resizes them comes with the checkpoint; the second is no other protocol."""
+    stored = Protocol(
+        "value", 0.0, "x", 12, "mean", 0.85, "VisualProcessBench", image_layout="in_question", image_backend="pil"
+    )
+    save_protocol(stored, tmp_path)
+    assert resolve_protocol(str(tmp_path), {"image_backend": None}) == stored
+    faster = resolve_protocol(str(tmp_path), {"image_backend": "torchvision"})
+    assert (faster.image_backend, faster.step_threshold) == ("torchvision", 0.85)
+    for changes in ({"image_layout": "last"}, {"image_backend": "opencv"}):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            replace(stored, **changes)

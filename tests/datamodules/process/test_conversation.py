@@ -1,6 +1,11 @@
 import pytest
 
-from datamodules.process.conversation import build_messages, parse_conversation_row, question_content
+from datamodules.process.conversation import (
+    build_messages,
+    parse_conversation_row,
+    place_images,
+    question_content,
+)
 
 IMAGE = {"type": "image"}
 
@@ -105,3 +110,17 @@ def test_bad_conversation_rows(bad, message):
     with pytest.raises(ValueError, match=message) as error:
         parse_conversation_row(bad, "file:7")
     assert str(error.value).startswith("file:7: ")
+
+
+@pytest.mark.parametrize(
+    ("question", "num_images", "expected"),
+    [
+        ("Why?", 0, "Why?"),
+        ("Why?", 1, "<image>\nWhy?"),
+        ("Why?", 2, "Image-1: <image>\nImage-2: <image>\nWhy?"),
+        ("Is <image> red?", 1, "Is <image> red?"),
+        ("Is <image> red?", 2, "Is <image> red?"),
+    ],
+)
+def test_images_where_the_released_scorer_has_them(question, num_images, expected):
+    assert place_images(question, num_images) == expected

@@ -36,6 +36,7 @@ ONE_IMAGE = [
     "<|user|>So 3 + 4 = 7.<|end|>",
     "<|assistant|>+<|end|>",
 ]
+ONE_IMAGE_IN_QUESTION = [ONE_IMAGE[0], ONE_IMAGE[1].replace(IMAGE_TOKENS, "").replace("How", IMAGE_TOKENS + "\nHow")]
 TEXT_ONLY = [
     "<|system|>Judge.<|end|>",
     "<|user|>### Question:\nWhy?\n\n### Solution Process:\n+<|end|>",
@@ -267,3 +268,20 @@ def test_max_tiles_needs_a_processor_that_cuts_pictures(encoder):
             other.tiling(6)
     other.processor = type("Processor", (), {"image_processor": GotOcr2ImageProcessor(min_patches=4)})()
     assert other.tiling(2) == {"crop_to_patches": True, "min_patches": 2, "max_patches": 2}
+
+
+def test_images_in_the_question(tiny_processor):
+    """The layout of VisualPRM-8B: behind the header, with a line break; placeholders say otherwise, as ever."""
+    encoder = ConversationEncoder(tiny_processor, "Judge.", CLASSES, "in_question")
+    image = Image.new("RGB", (32, 32))
+    one = Conversation([image], "How many?", ["There are 3.", "So 3 + 4 = 7."], "one")
+    inputs, positions = encoder.encode([one])
+    ids, expected = turn_by_turn(tiny_processor, ONE_IMAGE_IN_QUESTION + ONE_IMAGE[2:])
+    assert inputs["input_ids"][0].tolist() == ids
+    assert positions[0].tolist() == expected
+    default = ConversationEncoder(tiny_processor, "Judge.", CLASSES)
+    placed = ("Is <image> more than <image>?", 2, ["a"])
+    assert encoder.render(*placed) == default.render(*placed)
+    assert encoder.render("Why?", 0, ["a"]) == default.render("Why?", 0, ["a"])
+    with pytest.raises(ValueError, match="1 <image> placeholders for 2 images"):
+        encoder.render("Is <image> red?", 2, ["a"])

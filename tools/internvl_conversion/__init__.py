@@ -1,0 +1,1 @@
+"""Original-layout InternVL checkpoints into the layout of `transformers`, for :mod:`tools.convert_internvl`."""
