@@ -348,11 +348,8 @@ def test_the_protocol_is_stored_and_taken_up(sharp_checkpoint, tmp_path):
         "system_prompt": "",
         "max_steps": 5,
         "aggregation": "min",
-<<<<<<< ours
         "class_tokens": ["+", "-"],
-=======
         "image_layout": "first",
->>>>>>> theirs
     }
     assert ProcessRewardModel.from_pretrained(tmp_path).protocol == model.protocol
     # What is given goes before what is stored, 0 and the empty text too.
