@@ -28,10 +28,8 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 SAMPLES = 8  # solutions of a benchmark question, as in the experiments
 SOLUTIONS, CONTINUATIONS = 2, 2  # of a question to annotate
 
-# A policy this small writes nothing readable at the temperature of the experiments.
 _ANNOTATION = (
-    f"--model.num_solutions={SOLUTIONS} --model.num_continuations={CONTINUATIONS} "
-    "--model.sampling.max_new_tokens=64 --model.solution_temperature=1.0"
+    f"--model.num_solutions={SOLUTIONS} --model.num_continuations={CONTINUATIONS} --model.sampling.max_new_tokens=64"
 )
 SMALLER = {
     "world/truth.jsonl": "--statements=100 --demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10",
@@ -39,7 +37,7 @@ SMALLER = {
     "base": "--trainer.max_steps=3 --data.batch_size=8",
     # Just enough for solutions of several steps that are right now and then.
     "policy": "--trainer.max_steps=120 --data.batch_size=12 --model.learning_rate=3e-3",
-    "rollouts.jsonl": "--model.sampling.max_new_tokens=64 --model.sampling.temperature=1.0",
+    "rollouts.jsonl": "--model.sampling.max_new_tokens=64",
     "world/prompts/process_supervision.jsonl": _ANNOTATION,
     "world/validation/process_supervision.jsonl": _ANNOTATION,
     "outcome_reward_model": "--data.batch_size=8 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",

@@ -57,8 +57,8 @@ class WorldSize:
     misconceptions: float = 0.5
     digit_shares: dict[str, float] = field(
         default_factory=lambda: {
-            "demonstrations": 0.05,
-            "prompts": 0.6,
+            "demonstrations": 0.2,
+            "prompts": 0.5,
             "validation": 0.1,
             "test": 0.2,
         }
