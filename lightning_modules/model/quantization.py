@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any, Literal
 
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from lightning_modules.model.families import is_below, language_model_paths
+
+logger = logging.getLogger(__name__)
+
+_NF4_BLOCK = 64
 
 Quantization = Literal["nf4", "int8"]
 
@@ -35,6 +40,14 @@ def quantization_arguments(model_class: Any, config: AutoConfig, kind: Quantizat
         if isinstance(module, nn.Linear) and not is_below(path, decoder)
     ]
     if kind == "nf4":
+        widths = {m.in_features for m in skeleton.get_submodule(decoder[0]).modules() if isinstance(m, nn.Linear)}
+        if not torch.cuda.is_available() and (odd := sorted(width for width in widths if width % _NF4_BLOCK)):
+            logger.warning(
+                "on a CPU bitsandbytes reads 4-bit weights wrongly where rows are no multiple of %d: %s wide; what is "
+                "trained is not close to the checkpoint",
+                _NF4_BLOCK,
+                ", ".join(map(str, odd)),
+            )
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy, linear
 from torch.profiler import ProfilerActivity, profile
+from transformers import PretrainedConfig
 
 from lightning_modules.model.step_head import StepHead
 
@@ -89,6 +90,7 @@ def measured(
         head = StepHead.__new__(StepHead)
         torch.nn.Module.__init__(head)
         head.weight = torch.nn.Parameter(torch.randn(NUM_CLASSES, hidden, dtype=dtype))
+        head.text_config = PretrainedConfig()
         positions = torch.linspace(0, tokens - 1, num_steps).long()[None]
         labels = torch.zeros(1, num_steps, dtype=torch.long)
         targets = torch.full((tokens,), -100)

@@ -43,7 +43,11 @@ def test_nf4_weights_are_quantiles_times_the_largest_of_their_block(family_check
     exact = dict(load_backbone(folder).named_modules())
     codes = torch.tensor(NF4)
     half_gaps = (codes.diff() / 2).max()
-    for path, layer in layers_of(load_backbone(folder, BackboneOptions(quantization="nf4"))).items():
+    quantized = layers_of(load_backbone(folder, BackboneOptions(quantization="nf4")))
+    # Rows of whole blocks; others are read wrongly on a CPU, see below.
+    layers = {path: layer for path, layer in quantized.items() if layer.in_features % 64 == 0}
+    assert len(layers) == 2
+    for path, layer in layers.items():
         blocks, original = floating_weight(layer).reshape(-1, 64), exact[path].weight.detach().reshape(-1, 64)
         largest = original.abs().amax(-1, keepdim=True)
         # The largest of each block is itself stored in 8 bits (double quantization).
@@ -52,6 +56,11 @@ def test_nf4_weights_are_quantiles_times_the_largest_of_their_block(family_check
         distance = (blocks / scale - codes[:, None, None]).abs().amin(0)
         assert distance.max() < 1e-3
         assert ((blocks - original).abs() / largest).max() < half_gaps + 0.15
+
+
+def test_rows_that_are_no_whole_blocks_are_warned_of(family_checkpoint, caplog):
+    load_backbone(family_checkpoint("internvl_qwen2"), BackboneOptions(quantization="nf4"))
+    assert "on a CPU bitsandbytes reads 4-bit weights wrongly where rows are no multiple of 64: 32 wide" in caplog.text
 
 
 def test_int8_weights_are_within_half_a_step(family_checkpoint):
