@@ -239,7 +239,9 @@ def _user_turn(facts: CardFacts) -> list[str]:
     if not facts.reads_images:
         folded = [f"    text = text if number else {prompt} + text"] if layout.folds_system_prompt else []
         return [*folded, '    messages.append({"role": "user", "content": text})']
-    if layout.folds_system_prompt and layout.moves_images:
+    if facts.protocol.image_layout == "in_question":
+        first = _images_in_question()
+    elif layout.folds_system_prompt and layout.moves_images:
         image = repr(getattr(layout.processor, "image_token", ""))
         first = [f"        content[0]['text'] = {prompt} + {image} * len(images) + text"]
     else:
@@ -251,6 +253,18 @@ def _user_turn(facts: CardFacts) -> list[str]:
         "    if number == 0:",
         *first,
         '    messages.append({"role": "user", "content": content})',
+    ]
+
+
+def _images_in_question() -> list[str]:
+    """Lines that put images where :func:`datamodules.process.conversation.place_images` puts them."""
+    header = json.dumps(QUESTION_HEADER)
+    return [
+        f'        content = [{{"type": "text", "text": {header}}}]',
+        "        for count, _ in enumerate(images, start=1):",
+        '            name = [{"type": "text", "text": f"Image-{count}: "}] if len(images) > 1 else []',
+        '            content += [*name, {"type": "image"}, {"type": "text", "text": "\\n"}]',
+        f'        content.append({{"type": "text", "text": text.removeprefix({header})}})',
     ]
 
 

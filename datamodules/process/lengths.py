@@ -75,6 +75,7 @@ class TokenCounter:
             "processor": {k: v for k, v in vars(processor).items() if isinstance(v, int | float | str | bool)},
             "system_prompt": self.encoder.system_prompt,
             "class_tokens": self.encoder.class_tokens,
+            "image_layout": self.encoder.image_layout,
             "max_steps": self.max_steps,
             "transformers": transformers.__version__,
         }

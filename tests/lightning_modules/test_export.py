@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.lora import LoraOptions
 from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel
-from lightning_modules.protocol import PROTOCOL_FILE
+from lightning_modules.protocol import PROTOCOL_FILE, save_protocol
 
 QUESTION = "How much is 2 + 3?"
 RESPONSE = "First, 2 + 3 = 5.\n\nSo the answer is 5."
@@ -67,11 +69,7 @@ def test_the_program_of_the_card_gives_our_scores(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families(name, family_checkpoint, picture, tmp_path, monkeypatch):
-    try:
-        model = trained(family_checkpoint(name), system_prompt="You check every step.")
-    except ValueError as error:
-        assert not FAMILIES[name].plain_positions
-        pytest.skip(f"the family cannot be scored yet: {error}")
+    model = trained(family_checkpoint(name), system_prompt="You check every step.")
     model.save_pretrained(tmp_path)
     images = picture(1) if FAMILIES[name].is_multimodal else None
     ours = model.score(images, QUESTION, [RESPONSE]).step_scores[0]
@@ -112,6 +110,25 @@ def test_other_class_tokens(sharp_checkpoint, picture, tmp_path, monkeypatch):
     ours = model.score(picture(1), QUESTION, [RESPONSE]).step_scores[0]
     assert run_card(tmp_path, monkeypatch, picture(1)) == pytest.approx(ours, abs=1e-4)
     assert ProcessRewardModel.from_pretrained(tmp_path).protocol.class_tokens == ["9", "7"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_images_in_the_question(sharp_checkpoint, picture, tmp_path, monkeypatch, count):
+    """As in converted VisualPRM checkpoints; what is trained from them keeps it."""
+    folder = shutil.copytree(sharp_checkpoint, tmp_path / "converted")
+    model = trained(sharp_checkpoint)
+    save_protocol(replace(model.protocol, image_layout="in_question"), folder)
+    model = trained(folder)
+    model.save_pretrained(tmp_path / "export")
+    pictures = [picture(number) for number in range(count)]
+    ours = model.score(pictures, QUESTION, [RESPONSE]).step_scores[0]
+    for number, image in enumerate(pictures):
+        image.save(tmp_path / "export" / f"{number}.png")
+    opened = f"[Image.open(str(number) + '.png').convert('RGB') for number in range({count})]"
+    found = run_card(tmp_path / "export", monkeypatch, None, **{'[Image.open("picture.png").convert("RGB")]': opened})
+    assert found == pytest.approx(ours, abs=1e-4)
+    first = trained(sharp_checkpoint).score(pictures, QUESTION, [RESPONSE]).step_scores[0]
+    assert (first == pytest.approx(ours, abs=1e-5)) == (count == 0)
 
 
 def test_shards_and_what_else_is_in_the_folder(sharp_checkpoint, tmp_path):

@@ -123,3 +123,18 @@ def test_too_long(encoder, annotations, tmp_path):
     found = too_long(table, np.array([5, 10, 11, 3, 2, 90, 1, 1]), 10)
     assert list(found) == [2, 5]
     assert found[5].endswith("rows.jsonl:6: the conversation has 90 tokens, more than packed_tokens=10")
+
+
+def test_counts_of_another_reading_are_not_taken_up(encoder, annotations, tmp_path):
+    """Counts are kept beside the rows; another prompt, place of images or number of steps needs counts of its own."""
+    table = read(annotations, tmp_path)
+    token_lengths(table, TokenCounter(encoder, 12))
+    others = [
+        (ConversationEncoder(encoder.processor, "Judge every step.", ("+", "-")), 12),
+        (ConversationEncoder(encoder.processor, "Judge.", ("+", "-"), "in_question"), 12),
+        (encoder, 3),
+    ]
+    for other, max_steps in others:
+        counted, _ = token_lengths(table, TokenCounter(other, max_steps))
+        collator = StepCollator(other, max_steps)
+        assert counted.tolist() == [collator([row]).inputs["input_ids"].shape[1] for row in table]
