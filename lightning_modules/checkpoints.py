@@ -133,6 +133,9 @@ def load_module(path: Path, config: Path | None = None, model_name_or_path: str 
     module = _build(checkpoint, path, config, model_name_or_path)
     module.on_load_checkpoint(checkpoint)
     stored, own = checkpoint[_STATE], module.state_dict()
+    if module.is_partial:
+        # That nothing is missing was checked just now; frozen weights are there, quantized or tied as they may be.
+        own = {name: value for name, value in own.items() if name in stored}
     problems = []
     for what, names in (("lacks", own.keys() - stored.keys()), ("has unexpected", stored.keys() - own.keys())):
         if names:
@@ -149,7 +152,7 @@ def load_module(path: Path, config: Path | None = None, model_name_or_path: str 
             f"{path}: does not fit {type(module).__name__} on {module.hparams['model_name_or_path']!r}: it "
             f"{'; it '.join(problems)}. Give the config.yaml of its run and the model that it began with"
         )
-    module.load_state_dict(stored)
+    module.load_state_dict(stored, strict=module.strict_loading)
     return module.eval()
 
 

@@ -18,7 +18,8 @@ class BackboneModule(LightningModule):
     """A module whose checkpoints hold no base weights that never change.
 
     With adapters or a quantized base, a checkpoint holds what is trained (adapters, projector, step head) and not the
-    frozen weights below: these come from ``model_name_or_path`` again. Otherwise it holds everything.
+    frozen weights below: these come from ``model_name_or_path`` again, and loading a checkpoint leaves them as they
+    are. Otherwise it holds everything.
     """
 
     backbone: PreTrainedModel
@@ -32,12 +33,13 @@ class BackboneModule(LightningModule):
         """
         self.backbone_options = BackboneOptions.of(options)
         self.save_hyperparameters({"backbone": asdict(self.backbone_options)})
-        if self._is_partial:
+        if self.is_partial:
             self.strict_loading = False
         return self.backbone_options
 
     @property
-    def _is_partial(self) -> bool:
+    def is_partial(self) -> bool:
+        """Whether checkpoints hold trained weights alone."""
         return self.backbone_options.lora is not None or self.backbone_options.quantization is not None
 
     def _trained_names(self) -> set[str]:
@@ -45,7 +47,7 @@ class BackboneModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights of the base out; see the class."""
-        if self._is_partial:
+        if self.is_partial:
             trained = self._trained_names()
             checkpoint["state_dict"] = {
                 name: value
@@ -54,12 +56,12 @@ class BackboneModule(LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that a partial checkpoint fits, and complete it by the weights that this module has loaded.
+        """Check that a partial checkpoint fits; what it leaves out is loaded already.
 
         Raises:
             ValueError: If it lacks a trained weight, or holds one that this module does not have.
         """
-        if not self._is_partial or "state_dict" not in checkpoint:
+        if not self.is_partial or "state_dict" not in checkpoint:
             return
         stored = checkpoint["state_dict"]
         known = dict(self.named_parameters()) | dict(self.named_buffers())
@@ -69,5 +71,3 @@ class BackboneModule(LightningModule):
                 f"the checkpoint was made with other backbone options: it lacks {len(missing)} trained weights "
                 f"{missing[:3]} and holds {len(extra)} unknown ones {extra[:3]}; give the backbone options of its run"
             )
-        persistent = set(self.state_dict())
-        checkpoint["state_dict"] = {name: value for name, value in known.items() if name in persistent} | stored

@@ -11,6 +11,7 @@ import torch.distributed.checkpoint as dcp
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.checkpoints import load_module, read_checkpoint
@@ -177,6 +178,52 @@ def test_a_policy(sharp_checkpoint, tmp_path):
     again = load_module(tmp_path / "policy.ckpt")
     assert isinstance(again, Policy)
     assert torch.equal(again.backbone.lm_head.weight, policy.backbone.lm_head.weight)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_adapters_over_a_quantized_model(family_checkpoint, data, tmp_path, kind):
+    options = BackboneOptions(quantization=kind, lora=LoraOptions(rank=4, dropout=0.0))
+    model = make(family_checkpoint("internvl_qwen2"), backbone=options)
+    path = fit(model, data, tmp_path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0.0, 0.2)
+    model.trainer.save_checkpoint(path)
+    again = load_module(path)
+    expected = model.eval().score(None, QUESTION, [RESPONSE]).step_scores[0]
+    assert again.score(None, QUESTION, [RESPONSE]).step_scores[0] == pytest.approx(expected, abs=1e-6)
+    untrained = make(family_checkpoint("internvl_qwen2"), backbone=options).eval()
+    assert untrained.score(None, QUESTION, [RESPONSE]).step_scores[0] != pytest.approx(expected, abs=1e-3)
+    again.save_pretrained(tmp_path / "export")
+    exported = ProcessRewardModel.from_pretrained(tmp_path / "export")
+    # LLM.int8() rounds activations too, which a merged model does not.
+    found = exported.score(None, QUESTION, [RESPONSE]).step_scores[0]
+    assert found == pytest.approx(expected, abs=1e-4 if kind == "nf4" else 0.1)
+
+
+def test_adapters_of_a_policy_whose_embeddings_and_head_are_tied(sharp_checkpoint, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(sharp_checkpoint)
+    for config in (model.config, model.config.text_config):
+        config.tie_word_embeddings = True
+    model.lm_head.weight = model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path / "tied")
+    AutoProcessor.from_pretrained(sharp_checkpoint).save_pretrained(tmp_path / "tied")
+    policy = Policy(str(tmp_path / "tied"), backbone=BackboneOptions(lora=LoraOptions(rank=2))).eval()
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0.0, 0.2)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy.connect(policy)
+    trainer.save_checkpoint(tmp_path / "policy.ckpt")
+    load_module(tmp_path / "policy.ckpt").save_pretrained(tmp_path / "export")
+    exported = AutoModelForImageTextToText.from_pretrained(tmp_path / "export")
+    assert exported.lm_head.weight is exported.get_input_embeddings().weight
+    ids = torch.arange(9)[None] + 5
+    with torch.no_grad():
+        expected = policy.backbone(input_ids=ids).logits
+        torch.testing.assert_close(exported(input_ids=ids).logits, expected, atol=1e-4, rtol=0)
 
 
 # ------------------------------------------------------------------ mistakes
