@@ -154,7 +154,25 @@ def test_broken_weight_files(copy_of, tmp_path, capsys):
     assert "no such folder" in run(capsys, tmp_path / "nowhere", tmp_path / "out")[2]
 
 
-def test_pickled_objects_are_not_run(released, copy_of, tmp_path):
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    "content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", None, b""]
+)
+def test_downloads_that_are_not_whole_are_named(released, copy_of, tmp_path, capsys, suffix, content):
+    """A pointer of Git LFS, a file cut short, an empty one."""
+    if suffix == "bin":
+        for file in copy_of.glob("model*"):
+            file.unlink()
+        torch.save(released[1], copy_of / "pytorch_model.bin")
+    file = copy_of / ("pytorch_model.bin" if suffix == "bin" else "model-00002-of-00003.safetensors")
+    file.write_bytes(file.read_bytes()[:-1000] if content is None else content)
+    status, _, err = run(capsys, copy_of, tmp_path / "out")
+    assert status == 2
+    assert f"error: {file}: cannot be read as weights" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_pickled_objects_are_not_run(released, copy_of, tmp_path, capsys):
     class Malicious:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "run"),)
@@ -162,8 +180,8 @@ def test_pickled_objects_are_not_run(released, copy_of, tmp_path):
     for file in copy_of.glob("model*"):
         file.unlink()
     torch.save({**released[1], "x": Malicious()}, copy_of / "pytorch_model.bin")
-    with pytest.raises(Exception, match="weights_only"):
-        main([str(copy_of), str(tmp_path / "out")])
+    status, _, err = run(capsys, copy_of, tmp_path / "out")
+    assert (status, "pytorch_model.bin: cannot be read as weights" in err, "weights_only" in err) == (2, True, True)
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "out").exists()
 

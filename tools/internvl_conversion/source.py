@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from datamodules import fields
@@ -69,7 +70,12 @@ def _pytorch(file: Path) -> tuple[dict[str, SourceTensor], GetTensor, None]:
 
 
 def _open(file: Path) -> tuple[dict[str, SourceTensor], GetTensor, Any]:
-    return _safetensors(file) if file.suffix == ".safetensors" else _pytorch(file)
+    try:
+        return _safetensors(file) if file.suffix == ".safetensors" else _pytorch(file)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{file}: cannot be read as weights; is it a whole download, and not a pointer of Git LFS? {error}"
+        ) from error
 
 
 class SourceWeights:
