@@ -101,14 +101,30 @@ def open_image(source: Path | str | bytes, where: str) -> Image.Image:
     """
     try:
         with Image.open(_as_file(source), formats=_FORMATS) as image:
-            _check_size(image, where)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright, where)
+            return decoded(image, where)
     except ImageError:
         raise
     except _BROKEN_FILE_ERRORS as error:
         raise ImageError(f"{where}: {_describe(source)} cannot be opened as an image: {error}") from error
+
+
+def decoded(image: Image.Image, where: str) -> Image.Image:
+    """What :func:`open_image` makes of a picture that PIL has opened.
+
+    Args:
+        image: Is left as it is.
+        where: Place for error messages.
+
+    Raises:
+        TypeError: If it is no picture.
+        ImageError: See :func:`open_image`.
+        OSError: If its file is broken.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"{where} must be a PIL image, got {type(image).__name__}; open it first, with Image.open")
+    _check_size(image, where)
+    image.load()
+    return _to_rgb(ImageOps.exif_transpose(image), where)
 
 
 def _as_file(source: Path | str | bytes) -> Path | io.BytesIO:

@@ -24,7 +24,7 @@ from lightning_modules.model.backbone import (
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
-from lightning_modules.model.step_head import language_model_head
+from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 
 
@@ -91,7 +91,7 @@ class Policy(BackboneModule):
         labels = batch.labels[:, 1:]
         is_target = labels != IGNORE_INDEX
         # Vocabulary logits are computed where a target stands, not over the whole sequence.
-        logits = language_model_head(self.backbone)(hidden_states[is_target])
+        logits = vocabulary_logits(self.backbone, hidden_states[is_target])
         loss = torch.nn.functional.cross_entropy(logits.float(), labels[is_target])
         self.log(f"{split}/loss", loss, prog_bar=True, batch_size=len(batch.sample_ids), sync_dist=split != "train")
         accuracy = (logits.argmax(-1) == labels[is_target]).float().mean()

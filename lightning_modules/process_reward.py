@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from datamodules.images import decoded
 from datamodules.process.candidates import EncodedCandidates, encode_candidates
 from datamodules.process.collate import ConversationEncoder, StepBatch
 from datamodules.process.steps import response_steps
@@ -26,7 +27,12 @@ from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits, tokens_of_steps
 from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.model.scoring import score_candidates
-from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
+from lightning_modules.model.step_head import (
+    StepHead,
+    language_model_head,
+    untie_language_model_head,
+    vocabulary_logits,
+)
 from lightning_modules.objectives import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 from lightning_modules.protocol import Objective, resolve_protocol
@@ -174,7 +180,7 @@ class ProcessRewardModel(BackboneModule):
         """Next-token cross-entropy over the tokens of the right steps, ``is_right`` (B, S); 0 if there are none."""
         is_target = tokens_of_steps(batch, is_right)[:, 1:]
         targets = batch.inputs["input_ids"][:, 1:][is_target]
-        logits = language_model_head(self.backbone)(states[:, :-1][is_target])
+        logits = vocabulary_logits(self.backbone, states[:, :-1][is_target])
         return cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
 
     def validation_step(self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
@@ -240,9 +246,11 @@ class ProcessRewardModel(BackboneModule):
             Step scores, see :class:`ScoredResponses`, and one response score each.
 
         Raises:
-            ValueError: If there are no responses, or images and placeholders do not match.
+            TypeError: If a picture is not one of PIL.
+            ValueError: If there are no responses, a picture cannot be used, or images and placeholders do not match.
         """
-        opened = [images] if isinstance(images, Image.Image) else list(images or [])
+        given = [images] if isinstance(images, Image.Image | str) else list(images or [])
+        opened = [decoded(image, f"score(): picture {number}") for number, image in enumerate(given)]
         as_one_step = self.protocol.objective == "outcome"
         steps = [response_steps(text, self.protocol.max_steps, as_one_step=as_one_step) for text in responses]
         encoded = encode_candidates(self.encoder, opened, question, steps, "score()")

@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
 from lightning_modules.model.cache import continue_from
 from lightning_modules.model.positions import prompt_positions
-from lightning_modules.model.step_head import finish_logits, language_model_head
+from lightning_modules.model.step_head import vocabulary_logits
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class TransformersEngine:
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         self.model = model
-        self.head = language_model_head(model)
         self.processor = processor
         tokenizer = processor.tokenizer
         end = model.generation_config.eos_token_id
@@ -80,7 +79,7 @@ class TransformersEngine:
         keys = [key for request in requests for key in request.sample_keys]
         uniform = uniform_draws(parameters.seed, keys, parameters.max_new_tokens).to(last_hidden_states.device)
         tokens = self._decode(
-            self._logits(last_hidden_states).repeat_interleave(repeats, 0),
+            vocabulary_logits(self.model, last_hidden_states).repeat_interleave(repeats, 0),
             continue_from(prefix, repeats, parameters.max_new_tokens),
             inputs["attention_mask"].repeat_interleave(repeats, 0),
             next_position.repeat_interleave(repeats, 0),
@@ -108,9 +107,6 @@ class TransformersEngine:
         positions, next_position = prompt_positions(self.model, inputs)
         output = self.model.model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True)
         return output.last_hidden_state[:, -1], output.cache, positions, next_position
-
-    def _logits(self, hidden_states: Tensor) -> Tensor:
-        return finish_logits(self.head(hidden_states), self.model.config.get_text_config())
 
     def _decode(
         self,
@@ -150,7 +146,7 @@ class TransformersEngine:
                 use_cache=True,
             )
             next_position = next_position + 1
-            logits = self._logits(output.last_hidden_state[:, -1])
+            logits = vocabulary_logits(self.model, output.last_hidden_state[:, -1])
         return tokens
 
     def _to_text(self, tokens: Tensor) -> list[tuple[str, bool]]:

@@ -54,8 +54,13 @@ def finish_logits(logits: Tensor, text_config: Any) -> Tensor:
     return cap * torch.tanh(scaled / cap) if cap else scaled
 
 
+def vocabulary_logits(backbone: PreTrainedModel, hidden_states: Tensor) -> Tensor:
+    """Logits of the whole vocabulary, as the model itself computes them: (..., H) -> (..., V)."""
+    return finish_logits(language_model_head(backbone)(hidden_states), backbone.config.get_text_config())
+
+
 class StepHead(nn.Module):
-    """K rows of the language-model head, trained in place of the whole head.
+    """K rows of the language-model head, with their biases if it has any, trained in place of the whole head.
 
     Args:
         backbone: Model whose head rows to start from.
@@ -64,12 +69,17 @@ class StepHead(nn.Module):
 
     def __init__(self, backbone: PreTrainedModel, token_ids: Sequence[int]) -> None:
         super().__init__()
-        weight = language_model_head(backbone).weight
-        rows = weight.detach()[list(token_ids)]
+        whole = language_model_head(backbone)
+        weight = whole.weight
         self.token_ids = list(token_ids)
         self.text_config = backbone.config.get_text_config()
         # Over a frozen model the rows have no reason to share its dtype, whose steps may swallow small updates.
-        self.weight = nn.Parameter(rows.clone() if weight.requires_grad else rows.float())
+        dtype = weight.dtype if weight.requires_grad else torch.float32
+        self.weight = nn.Parameter(self._of_classes(weight, dtype))
+        self.bias = None if whole.bias is None else nn.Parameter(self._of_classes(whole.bias, dtype))
+
+    def _of_classes(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        return values.detach()[self.token_ids].to(dtype)
 
     def forward(self, hidden_states: Tensor, step_positions: Tensor) -> Tensor:
         """Class logits of every step.
@@ -82,11 +92,13 @@ class StepHead(nn.Module):
             (B, S, K) float32; meaningless where the position is -1.
         """
         index = step_positions.clamp_min(0)[..., None].expand(-1, -1, hidden_states.shape[-1])
-        products = nn.functional.linear(hidden_states.gather(1, index).to(self.weight.dtype), self.weight)
+        products = nn.functional.linear(hidden_states.gather(1, index).to(self.weight.dtype), self.weight, self.bias)
         return finish_logits(products.float(), self.text_config)
 
     @torch.no_grad()
     def write_back(self, backbone: PreTrainedModel) -> None:
         """Put the rows into the language-model head, so that plain next-token scoring agrees with this head."""
-        weight = language_model_head(backbone).weight
-        weight[self.token_ids] = self.weight.to(weight)
+        whole = language_model_head(backbone)
+        whole.weight[self.token_ids] = self.weight.to(whole.weight)
+        if self.bias is not None:
+            whole.bias[self.token_ids] = self.bias.to(whole.bias)

@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -14,8 +15,10 @@ from literal_scoring import (
     vocabulary_logits,
     write_turns,
 )
+from PIL import ExifTags, Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from datamodules.images import open_image
 from datamodules.process.collate import StepCollator
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.callbacks.process_bench import ProcessBench
@@ -293,10 +296,30 @@ def test_scoring_leaves_mode_and_gradients_alone(sharp_checkpoint):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_pictures_are_read_as_in_training(sharp_checkpoint, tmp_path):
+    """Whatever a file holds: 16-bit values, transparency, a rotation; opened by the caller or by us."""
+    model = ProcessRewardModel.from_pretrained(sharp_checkpoint)
+    values = np.random.default_rng(0).integers(0, 256, (32, 32, 4)).astype(np.uint8)
+    Image.fromarray(values[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(values, "RGBA").save(tmp_path / "transparent.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(values[..., :3]).save(tmp_path / "turned.png", exif=exif)
+    for name in ("deep.png", "transparent.png", "turned.png"):
+        decoded = open_image(tmp_path / name, name)
+        expected = model.score(decoded, "How many?", ["So 2\n\nSo 9"]).step_scores
+        with Image.open(tmp_path / name) as image:
+            assert model.score(image, "How many?", ["So 2\n\nSo 9"]).step_scores == expected, name
+
+
 def test_wrong_arguments_of_score(sharp_checkpoint, picture):
     model = ProcessRewardModel.from_pretrained(sharp_checkpoint)
     with pytest.raises(ValueError, match=r"^score\(\): every question needs a candidate"):
         model.score(None, "How many?", [])
+    with pytest.raises(TypeError, match=r"^score\(\): picture 1 must be a PIL image, got str; open it first"):
+        model.score([picture(1), "picture.png"], "How many?", ["2"])
+    with pytest.raises(TypeError, match=r"^score\(\): picture 0 must be a PIL image, got str"):
+        model.score("picture.png", "How many?", ["2"])
     with pytest.raises(ValueError, match=r"^score\(\): the question has 1 <image> placeholders for 2 images"):
         model.score([picture(1), picture(2)], "See <image>", ["7"])
     with pytest.raises(ValueError, match=r"^score\(\): step 0: the text holds the special token"):

@@ -148,3 +148,23 @@ def test_logits_are_those_of_the_family(model_type):
         found = StepHead(model, [7, 8])(model.model(input_ids=ids).last_hidden_state, torch.tensor([[0, 2]]))[0]
     torch.testing.assert_close(found, expected)
     assert expected.abs().max() > 0.1
+
+
+def test_biases_of_the_language_model_head_are_part_of_it():
+    """Phi's head has biases."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("phi", vocab_size=20, **sizes)).eval()
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        model.get_output_embeddings().bias.normal_(0.0, 3.0)
+        head = StepHead(model, [7, 8])
+        states, positions = model.model(input_ids=ids).last_hidden_state, torch.tensor([[0, 2]])
+        expected = model(input_ids=ids).logits[0, [0, 2]][:, [7, 8]]
+        torch.testing.assert_close(head(states, positions)[0], expected)
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter))
+        head.write_back(model)
+        trained = model(input_ids=ids).logits[0, [0, 2]][:, [7, 8]]
+        torch.testing.assert_close(head(states, positions)[0], trained)
+    assert (trained - expected).abs().max() > 0.1
