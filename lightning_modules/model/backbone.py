@@ -101,6 +101,10 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
         processor.image_processor = AutoImageProcessor.from_pretrained(
             name_or_path, backend=image_backend, trust_remote_code=False
         )
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token is None:
+        # Padding is masked everywhere, so that any token does; Llama's and Mistral's tokenizers name none.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     return without_opening(processor)
 
 

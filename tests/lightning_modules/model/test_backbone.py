@@ -1,6 +1,8 @@
 """Ten model families: loading, reading batches, freezing, checkpointing, compiling."""
 
 import copy
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from lightning_modules.model.backbone import BackboneOptions, load_backbone, loa
 from lightning_modules.model.families import PARTS, part_of
 from lightning_modules.model.lora import LoraOptions
 from lightning_modules.model.step_head import StepHead
+from lightning_modules.process_reward import ProcessRewardModel
 
 SYSTEM = "You check every step."
 CLASSES = ("+", "-")
@@ -215,3 +218,22 @@ def test_options_are_checked():
     stored = {"dtype": "bfloat16", "lora": {"rank": 3, "targets": ["q_proj"]}}
     assert BackboneOptions.of(stored) == BackboneOptions(dtype="bfloat16", lora=LoraOptions(rank=3, targets=["q_proj"]))
     assert BackboneOptions.of(None) == BackboneOptions()
+
+
+@pytest.mark.parametrize("name", ["internvl_llama", "qwen3_text"])
+def test_a_tokenizer_without_padding_token(family_checkpoint, tmp_path, name):
+    """As Llama's and Mistral's: what is padded is masked, so any token does."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(family_checkpoint(name), folder)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    del config["pad_token"]
+    file.write_text(json.dumps(config))
+    responses = ["2 + 3 = 5.\n\nSo 5.", "7"]
+    found = ProcessRewardModel.from_pretrained(folder).score(None, "2 + 3?", responses)
+    expected = ProcessRewardModel.from_pretrained(family_checkpoint(name)).score(None, "2 + 3?", responses)
+    assert found.step_scores == expected.step_scores
+    encoder = ProcessRewardModel.from_pretrained(folder).encoder
+    inputs, positions = encoder.encode([Conversation([], "2", [step], step) for step in ("2", "2 and 3")])
+    assert inputs["attention_mask"].sum(-1).unique().numel() == 2
+    assert (positions >= 0).all()
