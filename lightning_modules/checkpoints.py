@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
@@ -177,7 +177,10 @@ def _build(
         return module_class(**{name: value for name, value in arguments.items() if name in known})
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(BackboneModule, "model")
-    parsed = parser.parse_object({"model": {"class_path": section["class_path"], "init_args": arguments}})
+    try:
+        parsed = parser.parse_object({"model": {"class_path": section["class_path"], "init_args": arguments}})
+    except ArgumentError as error:
+        raise ValueError(f"{config}: is not the configuration of a model of this version: {error}") from error
     module: BackboneModule = parser.instantiate_classes(parsed)["model"]
     return module
 

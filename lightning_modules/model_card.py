@@ -184,19 +184,26 @@ def plain_scorer(facts: CardFacts) -> str:
     tokens = protocol.class_tokens or []
     model_class = "AutoModelForImageTextToText" if facts.reads_images else "AutoModelForCausalLM"
     reader = "AutoProcessor" if facts.reads_images else "AutoTokenizer"
+    # What resizes pictures is no part of the processor's files: `transformers` would choose by what is installed.
+    backend = protocol.image_backend if facts.reads_images else None
     answer = ["First, 2 + 3 = 5.", "So the answer is 5."]
     steps = json.dumps(["\n\n".join(answer)] if is_outcome else answer)
     pictures = 'images = [Image.open("picture.png").convert("RGB")]'
     lines = [
         "import torch",
         *(["from PIL import Image"] if facts.reads_images else []),
-        f"from transformers import {model_class}, {reader}",
+        f"from transformers import {', '.join([*(['AutoImageProcessor'] if backend else []), model_class, reader])}",
         "",
         'folder, question = ".", "How much is 2 + 3?"',
         *([pictures] if facts.reads_images else []),
         f"steps = {steps}",
         "",
         f"processor = {reader}.from_pretrained(folder)",
+        *(
+            [f'processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="{backend}")']
+            if backend
+            else []
+        ),
         f"model = {model_class}.from_pretrained(folder).eval()",
         f"class_ids, worth = {list(facts.class_token_ids)}, torch.tensor({list(protocol.class_values)})  # of {tokens}",
         f"messages, scores = {_opening_turn(facts)}, []",

@@ -20,8 +20,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from datamodules.files import parse_json_line
 from lightning_modules.model.chat_template import without_opening
-from lightning_modules.model.families import language_model_of, parameters_of
+from lightning_modules.model.families import ORIGINAL_INTERNVL, language_model_of, parameters_of
 from lightning_modules.model.lora import LoraOptions, add_lora
 from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
 from lightning_modules.model.text_processor import TextProcessor
@@ -93,7 +94,11 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
         name_or_path: Folder, or a name on the hub.
         image_backend: What resizes images; None leaves the choice to `transformers` (torchvision). ``pil`` resizes as
             most released code does, at about a third of the speed; some pixels differ by a few of 256 levels.
+
+    Raises:
+        ValueError: If it is a folder in the original layout of InternVL.
     """
+    _refuse_original_layout(Path(name_or_path))
     loaded = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     processor = loaded if isinstance(loaded, ProcessorMixin) else TextProcessor(loaded)
     if image_backend is not None and not isinstance(processor, TextProcessor):
@@ -116,8 +121,9 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
         options: The defaults if None.
 
     Raises:
-        ValueError: If the options do not suit the model.
+        ValueError: If the options do not suit the model, or it is a folder in the original layout of InternVL.
     """
+    _refuse_original_layout(Path(name_or_path))
     options = options or BackboneOptions()
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     is_multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -138,6 +144,17 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
     prepare_backbone(backbone, options)
     # `from_pretrained` leaves it in evaluation mode; Lightning switches modes by itself from here on.
     return backbone.train()
+
+
+def _refuse_original_layout(folder: Path) -> None:
+    file = folder / "config.json"
+    if not file.is_file():
+        return
+    architectures = parse_json_line(file.read_bytes(), str(file)).get("architectures") or []
+    if set(architectures) & set(ORIGINAL_INTERNVL):
+        raise ValueError(
+            f"{folder} is of the original InternVL layout; convert it first: visualprm-convert {folder} FOLDER"
+        )
 
 
 def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> None:

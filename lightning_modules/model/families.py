@@ -25,6 +25,9 @@ PROJECTORS: dict[str, tuple[str, ...]] = {
 """Model type to the modules and parameters between vision tower and language model. The tower and the language model
 themselves are found through the accessors of `transformers` (`get_encoder("image")`, `get_decoder()`)."""
 
+ORIGINAL_INTERNVL = ("InternVLChatModel", "InternVLRewardModel")
+"""Architectures that come with code of their own, which is never run; ``tools/convert_internvl.py`` converts them."""
+
 
 def language_model_of(backbone: PreTrainedModel) -> PreTrainedModel:
     """The text decoder: embeddings, layers and last norm, without the language-model head."""

@@ -236,6 +236,22 @@ def changed(path, tmp_path, change):
     return tmp_path / "changed.ckpt"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_args": {"learningrate": 1}}, "Option 'learningrate' is not accepted"),
+        ({"class_path": "lightning_modules.nowhere.Model"}, "lightning_modules.nowhere"),
+        ({"init_args": {"backbone": {"lora": {"rnk": 2}}}}, "rnk"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_named(trained, sharp_checkpoint, tmp_path, changes, message):
+    section = {"class_path": "lightning_modules.process_reward.ProcessRewardModel"} | changes
+    section["init_args"] = {"model_name_or_path": str(sharp_checkpoint)} | section.get("init_args", {})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": section}))
+    with pytest.raises(ValueError, match=rf"(?s)config\.yaml: .*{message}"):
+        load_module(trained[1], tmp_path / "config.yaml")
+
+
 def test_weights_that_do_not_fit_are_named(trained, tmp_path):
     _, file, _ = trained
 

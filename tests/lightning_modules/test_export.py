@@ -5,8 +5,10 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from tiny_families import FAMILIES
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -129,6 +131,17 @@ def test_images_in_the_question(sharp_checkpoint, picture, tmp_path, monkeypatch
     assert found == pytest.approx(ours, abs=1e-4)
     first = trained(sharp_checkpoint).score(pictures, QUESTION, [RESPONSE]).step_scores[0]
     assert (first == pytest.approx(ours, abs=1e-5)) == (count == 0)
+
+
+def test_the_program_of_the_card_resizes_as_the_model_does(sharp_checkpoint, tmp_path, monkeypatch):
+    """Converted VisualPRM checkpoints resize with Pillow, whose pixels differ from torchvision's."""
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 97, 3)).astype(np.uint8))
+    model = trained(sharp_checkpoint, image_backend="pil")
+    model.save_pretrained(tmp_path)
+    ours = model.score(wide, QUESTION, [RESPONSE]).step_scores[0]
+    assert run_card(tmp_path, monkeypatch, wide) == pytest.approx(ours, abs=1e-6)
+    other = ProcessRewardModel.from_pretrained(tmp_path, image_backend="torchvision")
+    assert other.score(wide, QUESTION, [RESPONSE]).step_scores[0] != pytest.approx(ours, abs=1e-6)
 
 
 def test_shards_and_what_else_is_in_the_folder(sharp_checkpoint, tmp_path):

@@ -15,9 +15,10 @@ import torch
 from transformers import InternVLConfig
 
 from datamodules import fields
+from lightning_modules.model.families import ORIGINAL_INTERNVL
 from tools.internvl_conversion.source import read_json
 
-CHAT_MODEL, REWARD_MODEL = "InternVLChatModel", "InternVLRewardModel"
+CHAT_MODEL, REWARD_MODEL = ORIGINAL_INTERNVL
 INTERNLM2 = "InternLM2ForCausalLM"
 LANGUAGE_MODELS = {
     INTERNLM2: "llama",

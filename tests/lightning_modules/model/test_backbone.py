@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from original_internvl import write_checkpoint
 from PIL import Image
 from tiny_families import FAMILIES, MULTIMODAL
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
@@ -237,3 +238,10 @@ def test_a_tokenizer_without_padding_token(family_checkpoint, tmp_path, name):
     inputs, positions = encoder.encode([Conversation([], "2", [step], step) for step in ("2", "2 and 3")])
     assert inputs["attention_mask"].sum(-1).unique().numel() == 2
     assert (positions >= 0).all()
+
+
+@pytest.mark.parametrize("load", [load_processor, load_backbone, ProcessRewardModel.from_pretrained])
+def test_a_released_folder_that_is_not_converted_yet(tmp_path, load):
+    write_checkpoint(tmp_path, architecture="InternVLRewardModel")
+    with pytest.raises(ValueError, match=r"is of the original InternVL layout; convert it first: visualprm-convert"):
+        load(tmp_path)
