@@ -87,7 +87,7 @@ class Policy(BackboneModule):
         self._step(batch, "validation")
 
     def _step(self, batch: SupervisedBatch, split: str) -> Tensor:
-        hidden_states = self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state[:, :-1]
+        hidden_states = self.backbone.base_model(**batch.inputs, use_cache=False).last_hidden_state[:, :-1]
         labels = batch.labels[:, 1:]
         is_target = labels != IGNORE_INDEX
         # Vocabulary logits are computed where a target stands, not over the whole sequence.

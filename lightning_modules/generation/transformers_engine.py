@@ -105,7 +105,7 @@ class TransformersEngine:
     def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         """Run the prompts once: last hidden states (B, H), the filled cache, positions, and the next position (B,)."""
         positions, next_position = prompt_positions(self.model, inputs)
-        output = self.model.model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True)
+        output = self.model.base_model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True)
         return output.last_hidden_state[:, -1], output.cache, positions, next_position
 
     def _decode(
@@ -138,7 +138,7 @@ class TransformersEngine:
                 alive, chosen, finished = alive[keep], chosen[keep], finished[keep]
                 attention_mask, next_position = attention_mask[keep], next_position[keep]
             attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(alive), 1)], -1)
-            output = self.model.model(
+            output = self.model.base_model(
                 input_ids=chosen[:, None],
                 attention_mask=attention_mask,
                 position_ids=next_position[:, None].expand(*position_dimensions, -1, -1),

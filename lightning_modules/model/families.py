@@ -75,8 +75,13 @@ def part_of(backbone: PreTrainedModel) -> dict[str, Part]:
     return {name: find(name) for name, _ in backbone.named_parameters()}
 
 
-def parameters_of(backbone: PreTrainedModel, part: str) -> Iterator[nn.Parameter]:
+def parameters_of(backbone: PreTrainedModel, part: str, key: str = "freeze") -> Iterator[nn.Parameter]:
     """Parameters of a part, or below a module path such as ``model.language_model.layers.0``.
+
+    Args:
+        backbone: The model.
+        part: One of :data:`PARTS`, or a path.
+        key: Named in errors: the setting that asks for it.
 
     Raises:
         ValueError: If the model has no such part or module, or it is not known which one it is.
@@ -87,7 +92,7 @@ def parameters_of(backbone: PreTrainedModel, part: str) -> Iterator[nn.Parameter
         has_vision = set(parts.values()) != {"language_model"}
         if part != "language_model" and has_vision and model_type not in PROJECTORS:
             raise ValueError(
-                f"freeze: what is vision tower and what is projector of a {model_type!r} model is not known "
+                f"{key}: what is vision tower and what is projector of a {model_type!r} model is not known "
                 f"(known: {sorted(PROJECTORS)}); name modules instead, such as "
                 f"{sorted({name.rsplit('.', 2)[0] for name, p in parts.items() if p == 'vision'}, key=len)[0]!r}"
             )
@@ -97,7 +102,7 @@ def parameters_of(backbone: PreTrainedModel, part: str) -> Iterator[nn.Parameter
     if not names:
         paths = [path for path, _ in backbone.named_modules() if path and path.count(".") < 2]
         raise ValueError(
-            f"freeze: {part!r} is nothing that this {model_type!r} model has; it takes {list(PARTS)} or the path of a "
+            f"{key}: {part!r} is nothing that this {model_type!r} model has; it takes {list(PARTS)} or the path of a "
             f"module or parameter, such as {paths}"
         )
     yield from (parameter for name, parameter in backbone.named_parameters() if name in names)

@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685), put into a model in place, and merged for export.
 
-A model with adapters is still the same `transformers` class with the same submodules: ``backbone.model(...)`` and
+A model with adapters is still the same `transformers` class with the same submodules: ``backbone.base_model(...)`` and
 ``backbone.lm_head`` are what they were, only the adapted linear layers have an adapter around them.
 """
 
@@ -98,7 +98,7 @@ def add_lora(backbone: PreTrainedModel, options: LoraOptions) -> None:
     inject_adapter_in_model(config, backbone, ADAPTER)
     cast_adapter_dtype(backbone, ADAPTER)
     if options.train_projector:
-        for parameter in parameters_of(backbone, "projector"):
+        for parameter in parameters_of(backbone, "projector", "lora.train_projector"):
             parameter.requires_grad_(True)
 
 

@@ -81,7 +81,7 @@ def _rows(pixels: Tensor) -> int:
 
 @contextmanager
 def recording_operations(backbone: PreTrainedModel) -> Iterator[OperationCount]:
-    """Count the operations of the one forward of ``backbone.model`` that is made within.
+    """Count the operations of the one forward of ``backbone.base_model`` that is made within.
 
     Gradients must be switched on, as in training. On leaving, the count is complete. Adapters and quantized matrices
     are counted as the matrices they stand for.
@@ -107,11 +107,11 @@ class _Recorder:
         self.operations = {"text": 0, "vision": 0}
         self.has_gradient = {"text": False, "vision": False}
         text = {id(module) for module in backbone.get_decoder().modules()}
-        attention = [module for module in backbone.model.modules() if "Attention" in type(module).__name__]
+        attention = [module for module in backbone.base_model.modules() if "Attention" in type(module).__name__]
         in_attention = {id(part) for module in attention for part in module.modules()}
-        self.handles = [backbone.model.register_forward_pre_hook(self._see_inputs, with_kwargs=True)]
+        self.handles = [backbone.base_model.register_forward_pre_hook(self._see_inputs, with_kwargs=True)]
         head = backbone.get_output_embeddings()
-        for module in [*backbone.model.modules(), *([head] if head is not None else [])]:
+        for module in [*backbone.base_model.modules(), *([head] if head is not None else [])]:
             if _weights(module):
                 part = "text" if id(module) in text or module is head else "vision"
                 self.handles.append(module.register_forward_hook(self._hook(part, id(module) in in_attention)))

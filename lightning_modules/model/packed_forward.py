@@ -44,10 +44,10 @@ def packing_obstacle(backbone: PreTrainedModel) -> str | None:
 def hidden_states(backbone: PreTrainedModel, batch: StepBatch) -> Tensor:
     """Last hidden states: (B, L, H), or (1, T, H) of a packed batch."""
     if batch.boundaries is None:
-        return backbone.model(**batch.inputs, use_cache=False).last_hidden_state
+        return backbone.base_model(**batch.inputs, use_cache=False).last_hidden_state
     inputs = {**batch.inputs, "position_ids": _positions(backbone, batch)}
     with _apart(backbone, batch.boundaries):
-        return backbone.model(**inputs, use_cache=False).last_hidden_state
+        return backbone.base_model(**inputs, use_cache=False).last_hidden_state
 
 
 def step_logits(head: StepHead, states: Tensor, batch: StepBatch) -> Tensor:
@@ -72,7 +72,7 @@ def _positions(backbone: PreTrainedModel, batch: StepBatch) -> Tensor:
     rule is asked for each conversation. `transformers` tells conversations apart by the plain ones.
     """
     plain = batch.inputs["position_ids"]
-    rule = getattr(backbone.model, "get_rope_index", None)
+    rule = getattr(backbone.base_model, "get_rope_index", None)
     if rule is None:
         return plain
     if "image_grid_thw" not in batch.inputs:

@@ -26,7 +26,7 @@ def prompt_positions(backbone: PreTrainedModel, inputs: Mapping[str, Tensor]) ->
         is text: its three numbers are the same.
     """
     mask = inputs["attention_mask"]
-    rule = getattr(backbone.model, "get_rope_index", None)
+    rule = getattr(backbone.base_model, "get_rope_index", None)
     if rule is None or "image_grid_thw" not in inputs:
         return positions_of(mask), mask.sum(-1)
     known = inspect.signature(rule).parameters

@@ -106,7 +106,7 @@ def _score_with_shared_prefix(
     positions, starts = prompt_positions(backbone, inputs)
     # Padding stands to the right, where no token sees it: no mask is needed.
     lengths = inputs.pop("attention_mask").sum(-1).tolist()
-    cache = backbone.model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True).cache
+    cache = backbone.base_model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True).cache
     most_tokens = tokens_within(memory_gib, backbone, cache)
     batches = split_into_groups([len(candidate.ids) for candidate in candidates], most_tokens)
     count = len(batches) if memory_gib is None else most_on_any_rank(len(batches), device)
@@ -117,7 +117,7 @@ def _score_with_shared_prefix(
         packed = PackedCandidates.of(cache, lengths, sizes, device)
         row = torch.cat([starts[c.question].cpu() + torch.arange(len(c.ids)) for c in chosen]).to(device)
         with attending_to_prefix(backbone, packed):
-            hidden_states = backbone.model(
+            hidden_states = backbone.base_model(
                 input_ids=torch.cat([c.ids for c in chosen])[None].to(device),
                 position_ids=row.expand(*positions.shape[:-2], 1, -1),
                 use_cache=False,
@@ -146,7 +146,7 @@ def _score_one_by_one(
         question, ids, positions = candidates[index]
         prefix = groups[question].prefix
         inputs = _to_device(continue_prompt(prefix, ids), backbone, device)
-        hidden_states = backbone.model(**inputs, use_cache=False).last_hidden_state
+        hidden_states = backbone.base_model(**inputs, use_cache=False).last_hidden_state
         found = head(hidden_states, (positions + prefix["input_ids"].shape[1])[None].to(device))
         logits[index] = found[0].cpu()
     return logits

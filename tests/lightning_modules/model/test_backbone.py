@@ -9,8 +9,8 @@ import pytest
 import torch
 from original_internvl import write_checkpoint
 from PIL import Image
-from tiny_families import FAMILIES, MULTIMODAL
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from tiny_families import FAMILIES, MULTIMODAL, sharpen
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from datamodules.process.encoder import Conversation, ConversationEncoder
 from lightning_modules.model import families
@@ -245,3 +245,30 @@ def test_a_released_folder_that_is_not_converted_yet(tmp_path, load):
     write_checkpoint(tmp_path, architecture="InternVLRewardModel")
     with pytest.raises(ValueError, match=r"is of the original InternVL layout; convert it first: visualprm-convert"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "falcon"])
+def test_text_models_that_name_their_parts_otherwise(family_checkpoint, tmp_path, model_type):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(family_checkpoint("qwen3_text"), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **sizes, **ids)
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(config).eval()
+    sharpen(plain)
+    plain.save_pretrained(folder)
+    model = ProcessRewardModel.from_pretrained(folder)
+    steps = ["So 3.", "The answer is 2."]
+    inputs, positions = model.encoder.encode([Conversation([], "How many?", steps, "x")])
+    with torch.no_grad():
+        logits = plain(**inputs).logits[0, positions[0]][:, model.encoder.class_token_ids]
+    scored = model.score(None, "How many?", ["\n\n".join(steps), "2"])
+    assert scored.step_scores[0] == pytest.approx(logits.softmax(-1)[:, 0].tolist(), abs=1e-4)
+
+
+def test_a_text_model_has_no_projector_to_train(family_checkpoint):
+    options = BackboneOptions(lora=LoraOptions(rank=2, train_projector=True))
+    with pytest.raises(ValueError, match=r"^lora\.train_projector: 'projector' is nothing that this 'qwen3' model has"):
+        load_backbone(family_checkpoint("qwen3_text"), options)
