@@ -90,7 +90,8 @@ def measured(
         head = StepHead.__new__(StepHead)
         torch.nn.Module.__init__(head)
         head.weight = torch.nn.Parameter(torch.randn(NUM_CLASSES, hidden, dtype=dtype))
-        head.text_config, head.bias = PretrainedConfig(), None
+        head.text_config = PretrainedConfig()
+        head.register_parameter("bias", None)
         positions = torch.linspace(0, tokens - 1, num_steps).long()[None]
         labels = torch.zeros(1, num_steps, dtype=torch.long)
         targets = torch.full((tokens,), -100)
