@@ -11,18 +11,17 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from lightning.pytorch import LightningModule
-
 from datamodules.process.steps import merge_steps, split_into_steps
 from datamodules.prompts import Prompt, PromptBatch
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
 from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_backbone, load_processor
+from lightning_modules.model.backbone_module import BackboneModule
 
 STEP_SEPARATOR = "\n\n"
 
 
-class MonteCarloAnnotator(LightningModule):
+class MonteCarloAnnotator(BackboneModule):
     """Samples solutions and scores their steps by Monte Carlo; `predict` returns VisualPRM400K raw rows.
 
     Args:
@@ -61,7 +60,7 @@ class MonteCarloAnnotator(LightningModule):
         )
         self.max_batch_rows = max_batch_rows
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, backbone)
+        self.backbone = load_backbone(model_name_or_path, self.keep_backbone_options(backbone))
 
     @property
     def prediction_settings(self) -> dict[str, Any]:

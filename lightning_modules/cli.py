@@ -16,6 +16,7 @@ import lightning_modules.callbacks.prediction_writer
 import lightning_modules.callbacks.process_bench
 import lightning_modules.callbacks.save_pretrained
 import lightning_modules.callbacks.throughput
+import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
 

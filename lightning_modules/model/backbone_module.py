@@ -7,9 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from lightning_modules.model.backbone import BackboneOptions
+from lightning_modules.model.sharding import ShardingOptions, data_mesh, shard
 
 _PREFIX = "backbone."
 
@@ -36,6 +38,16 @@ class BackboneModule(LightningModule):
         if self.is_partial:
             self.strict_loading = False
         return self.backbone_options
+
+    def configure_model(self) -> None:
+        """Shard the weights where the strategy has a device mesh (ModelParallelStrategy); once."""
+        mesh = self.device_mesh
+        if mesh is None or isinstance(self.backbone.base_model, FSDPModule):
+            return
+        trainer = self.trainer
+        options = getattr(trainer.strategy, "sharding", None) or ShardingOptions()
+        heads = [module for name, module in self.named_children() if name == "head"]
+        shard(self.backbone, heads, data_mesh(mesh, options, trainer.num_nodes), options, trainer.precision)
 
     @property
     def is_partial(self) -> bool:

@@ -1,0 +1,174 @@
+"""Fully sharded data parallelism (FSDP2, `fully_shard`) of a backbone and the heads on top of it.
+
+Every transformer block of the decoder and of the vision tower is a unit that is gathered for itself; what is left of
+the base model (embeddings, projector, norms) is one more, and so are the language-model head and the step head. These
+last ones are roots of their own: ``backbone.base_model(...)``, the head and the step head may be called in any order,
+also outside of `training_step`, and a language-model head that a reward model never calls is never gathered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+DATA_PARALLEL = "data_parallel"
+
+
+@dataclass(frozen=True)
+class ShardingOptions:
+    """How weights, gradients and optimizer states are spread over the devices.
+
+    Attributes:
+        param_dtype: In which blocks are gathered and computed: the name of a torch dtype, or ``auto``, which is
+            ``bfloat16`` where ``trainer.precision`` is ``bf16-mixed`` and otherwise the dtype of the weights. The
+            shards, which the optimizer steps on, keep the dtype of the backbone's options.
+        reduce_dtype: In which gradients are averaged over the devices.
+        reshard_after_forward: Let go of a block's gathered weights after its forward and gather them again for its
+            backward. False keeps them in between: one third less communication for the memory of the gathered model.
+        prefetch: How many blocks ahead are gathered in a forward, beside what FSDP2 overlaps by itself.
+        cpu_offload: Keep shards, gradients and optimizer states in main memory; the optimizer steps on the CPU.
+        pin_memory: With ``cpu_offload``: in page-locked memory, which is faster to copy from and cannot be swapped.
+        replicas: Groups of devices that each hold the whole model in shards among themselves (hybrid sharding):
+            gathering stays within a group, gradients are averaged over all. ``nodes`` is one group a node.
+    """
+
+    param_dtype: str = "auto"
+    reduce_dtype: str = "float32"
+    reshard_after_forward: bool = True
+    prefetch: int = 0
+    cpu_offload: bool = False
+    pin_memory: bool = True
+    replicas: int | Literal["nodes"] = 1
+
+    def __post_init__(self) -> None:
+        for name in ("param_dtype", "reduce_dtype"):
+            if getattr(self, name) != "auto" or name == "reduce_dtype":
+                _floating_dtype(name, getattr(self, name))
+        if self.prefetch < 0:
+            raise ValueError(f"sharding.prefetch must be at least 0, got {self.prefetch}")
+        if self.replicas != "nodes" and self.replicas < 1:
+            raise ValueError(f"sharding.replicas must be at least 1, or 'nodes', got {self.replicas!r}")
+
+    def precision(self, trainer_precision: str) -> MixedPrecisionPolicy:
+        """The policy of FSDP2 that belongs to a ``trainer.precision``."""
+        if self.param_dtype != "auto":
+            computed: torch.dtype | None = _floating_dtype("param_dtype", self.param_dtype)
+        else:
+            computed = torch.bfloat16 if trainer_precision == "bf16-mixed" else None
+        return MixedPrecisionPolicy(computed, _floating_dtype("reduce_dtype", self.reduce_dtype))
+
+    def offload(self) -> OffloadPolicy:
+        """The policy of FSDP2 for where shards are kept."""
+        return CPUOffloadPolicy(self.pin_memory and torch.cuda.is_available()) if self.cpu_offload else OffloadPolicy()
+
+
+def _floating_dtype(name: str, value: str) -> torch.dtype:
+    found = getattr(torch, value, None)
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"sharding.{name} must be a floating-point torch dtype such as bfloat16, got {value!r}")
+    return found
+
+
+def data_mesh(mesh: DeviceMesh, options: ShardingOptions, num_nodes: int = 1) -> DeviceMesh:
+    """The mesh that weights are sharded over: of one dimension, or of two (replicas, shards of each) where asked for.
+
+    Args:
+        mesh: Of Lightning's ModelParallelStrategy, (data parallel, tensor parallel).
+        options: Say how many replicas.
+        num_nodes: Of the run.
+
+    Raises:
+        ValueError: If tensor parallelism is asked for, or devices cannot be grouped so.
+    """
+    names = mesh.mesh_dim_names or ()
+    if "tensor_parallel" in names and mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"the strategy splits layers over {mesh['tensor_parallel'].size()} devices (tensor parallelism), which "
+            f"these models are not made for; give tensor_parallel_size: 1 and data_parallel_size: the number of "
+            f"processes, or take lightning_modules.fully_sharded.FullyShardedStrategy, which does so itself"
+        )
+    data = mesh[DATA_PARALLEL] if DATA_PARALLEL in names else mesh
+    replicas = num_nodes if options.replicas == "nodes" else options.replicas
+    if replicas == 1:
+        return data
+    if data.size() % replicas:
+        raise ValueError(f"sharding.replicas: {data.size()} processes cannot be split into {replicas} equal groups")
+    shape = (replicas, data.size() // replicas)
+    return init_device_mesh(data.device_type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def transformer_blocks(model: nn.Module) -> list[GradientCheckpointingLayer]:
+    """Decoder layers and vision blocks, in the order of the model; blocks inside of blocks are left out."""
+    found: list[GradientCheckpointingLayer] = []
+    inside: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer) and module not in inside:
+            found.append(module)
+            inside |= set(module.modules())
+    return found
+
+
+def shard(
+    backbone: PreTrainedModel,
+    heads: list[nn.Module],
+    mesh: DeviceMesh,
+    options: ShardingOptions,
+    trainer_precision: str = "32-true",
+) -> None:
+    """Shard a backbone and what is called on its hidden states, in place.
+
+    Args:
+        backbone: On any device, also meta; adapters, freezing, checkpointing and compilation come before.
+        heads: Modules beside it, such as a step head; computed in the dtype of their weights.
+        mesh: See :func:`data_mesh`.
+        options: How.
+        trainer_precision: Decides ``param_dtype: auto``.
+    """
+    settings: dict[str, Any] = {
+        "mesh": mesh,
+        "reshard_after_forward": options.reshard_after_forward,
+        "mp_policy": options.precision(trainer_precision),
+        "offload_policy": options.offload(),
+    }
+    blocks = transformer_blocks(backbone)
+    for block in blocks:
+        _shard_unit(block, settings)
+    for block, following in zip(blocks, [blocks[i + 1 : i + 1 + options.prefetch] for i in range(len(blocks))]):
+        if following:
+            cast(FSDPModule, block).set_modules_to_forward_prefetch(cast(list[FSDPModule], following))
+    # Of these nothing is gathered twice: the backward of a root begins where its forward ends.
+    settings.pop("reshard_after_forward")
+    _shard_unit(cast(nn.Module, backbone.base_model), settings)
+    language_model_head = backbone.get_output_embeddings()
+    if language_model_head is not None:
+        _shard_unit(language_model_head, settings)
+    for head in heads:
+        _shard_unit(head, settings | {"mp_policy": MixedPrecisionPolicy()})
+
+
+def _shard_unit(unit: nn.Module, settings: dict[str, Any]) -> None:
+    """Shard a module; trained weights of another dtype than most (adapters) become units of their own in it.
+
+    FSDP2 averages all gradients of a unit in one buffer, so that they must be of one dtype.
+    """
+    trained = [
+        (module, parameter)
+        for module in unit.modules()
+        if not isinstance(module, FSDPModule)
+        for parameter in module.parameters(recurse=False)
+        if parameter.requires_grad and not hasattr(parameter, "device_mesh")
+    ]
+    dtypes = Counter(parameter.dtype for _, parameter in trained)
+    if len(dtypes) > 1:
+        usual = dtypes.most_common(1)[0][0]
+        for module in {module: None for module, parameter in trained if parameter.dtype != usual}:
+            fully_shard(module, **settings)
+    fully_shard(unit, **settings)
