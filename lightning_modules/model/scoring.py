@@ -16,7 +16,7 @@ from transformers.utils import logging
 from datamodules.process.candidates import EncodedCandidates
 from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.prompt_batch import continue_prompt, join_prompts
-from lightning_modules.model.scoring_memory import most_on_any_rank, split_into_groups, tokens_within
+from lightning_modules.model.scoring_memory import most_on_any_rank, split_into_groups, tokens_at_once
 from lightning_modules.model.shared_prefix import PackedCandidates, attending_to_prefix, shared_prefix_obstacle
 from lightning_modules.model.step_head import StepHead
 
@@ -38,12 +38,13 @@ def score_candidates(
 ) -> list[list[Tensor]]:
     """Class logits of every step of every candidate.
 
-    The prefixes of all questions are one forward, all candidates another, in one row without padding; equal candidates
-    are judged once. Models whose attention does not permit that (see :func:`shared_prefix_obstacle`) read each
+    The prefixes of all questions are one forward, all candidates another (on a CPU, a few: see
+    :func:`lightning_modules.model.scoring_memory.tokens_at_once`), in one row without padding; equal candidates are
+    judged once. Models whose attention does not permit that (see :func:`shared_prefix_obstacle`) read each
     candidate from the beginning, which is logged once, by name.
 
-    Ranks stay in step: a call is two forwards whatever the batch; with a memory budget, or where candidates are read
-    one by one, ranks agree on the number of forwards and those that need fewer repeat one.
+    Ranks stay in step: a call is two forwards whatever the batch; with a memory budget, on a CPU, or where candidates
+    are read one by one, ranks agree on the number of forwards and those that need fewer repeat one.
 
     Args:
         backbone: The model.
@@ -51,7 +52,7 @@ def score_candidates(
         groups: B questions with their candidates, in the form of the model's own processor.
         pad_id: Any valid token id.
         memory_gib: Bound, in GiB, on the cached prefixes and the activations of candidates, for which candidates are
-            split into groups; None for no bound. The forward over the prefixes is not split. At least one candidate is
+            split into groups; None for no bound but that of a CPU. The forward over the prefixes is not split. At least one candidate is
             read at a time. Step scores do not change by more than rounding: 1e-6 in float32.
 
     Returns:
@@ -107,9 +108,9 @@ def _score_with_shared_prefix(
     # Padding stands to the right, where no token sees it: no mask is needed.
     lengths = inputs.pop("attention_mask").sum(-1).tolist()
     cache = backbone.base_model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True).cache
-    most_tokens = tokens_within(memory_gib, backbone, cache)
+    most_tokens = tokens_at_once(memory_gib, backbone, cache)
     batches = split_into_groups([len(candidate.ids) for candidate in candidates], most_tokens)
-    count = len(batches) if memory_gib is None else most_on_any_rank(len(batches), device)
+    count = len(batches) if most_tokens is None else most_on_any_rank(len(batches), device)
     logits: dict[int, Tensor] = {}
     for batch in [*batches, *[batches[-1]] * (count - len(batches))]:
         chosen = [candidates[index] for index in batch]

@@ -37,6 +37,7 @@ class PackedCandidates:
         cache: Of the prefixes, (Q, key heads, longest prefix, D) in each layer, filled to the right by padding.
         prefix_lengths: Q numbers.
         tokens_of_question: Q numbers of tokens in the row; they add up to T.
+        lengths: N numbers of tokens; they add up to T, too.
         slots: (N, L) long, where in the row the tokens of each candidate are; anything at padding.
         is_token: (N, L) bool, False at padding.
     """
@@ -44,6 +45,7 @@ class PackedCandidates:
     cache: DynamicCache
     prefix_lengths: list[int]
     tokens_of_question: list[int]
+    lengths: list[int]
     slots: Tensor
     is_token: Tensor
 
@@ -52,11 +54,12 @@ class PackedCandidates:
         cls, cache: DynamicCache, prefix_lengths: list[int], lengths: Sequence[Sequence[int]], device: torch.device
     ) -> PackedCandidates:
         """Lay out candidates of the given lengths, question after question; a question may have none."""
-        flat = torch.tensor([length for of_question in lengths for length in of_question], device=device)
+        in_row = [length for of_question in lengths for length in of_question]
+        flat = torch.tensor(in_row, device=device)
         offsets = torch.arange(int(flat.max()), device=device)
         is_token = offsets < flat[:, None]
         slots = ((flat.cumsum(0) - flat)[:, None] + offsets).where(is_token, 0)
-        return cls(cache, prefix_lengths, [sum(of_question) for of_question in lengths], slots, is_token)
+        return cls(cache, prefix_lengths, [sum(of_question) for of_question in lengths], in_row, slots, is_token)
 
 
 _PACKED: ContextVar[PackedCandidates] = ContextVar(NAME)
@@ -161,6 +164,12 @@ def _attend_within_candidates(
     query: Tensor, key: Tensor, value: Tensor, packed: PackedCandidates, scale: float
 ) -> _AttentionPart:
     """Causal attention inside of each candidate: (H, T, D) and (H, T)."""
+    attend = _attend_one_by_one if query.device.type == "cpu" else _attend_padded
+    return attend(query, key, value, packed, scale)
+
+
+def _attend_padded(query: Tensor, key: Tensor, value: Tensor, packed: PackedCandidates, scale: float) -> _AttentionPart:
+    """All candidates in one call, as devices want it whose calls cost more than their arithmetic."""
     groups = query.shape[1] // key.shape[1]
     # (N, heads, L, D); padding stands behind the tokens, which do not see it.
     queries, keys, values = (states[0][:, packed.slots].transpose(0, 1) for states in (query, key, value))
@@ -168,6 +177,21 @@ def _attend_within_candidates(
     attended, log_sum = _attend(queries, keys, values, scale, is_causal=True)
     # Tokens are in the order of the row: candidate after candidate.
     return attended.transpose(1, 2)[packed.is_token].transpose(0, 1), log_sum.transpose(1, 2)[packed.is_token].T
+
+
+def _attend_one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, packed: PackedCandidates, scale: float
+) -> _AttentionPart:
+    """A call for each candidate, where calls cost little: these are views, and nothing is padded, copied, repeated."""
+    key_heads = key.shape[1]
+    groups = query.shape[1] // key_heads
+    # (G, key heads, T, D): query heads that share keys stand in the batch, where the keys expand without a copy.
+    queries = query[0].unflatten(0, (key_heads, groups)).transpose(0, 1)
+    keys, values = (states.expand(groups, -1, -1, -1) for states in (key, value))
+    pieces = zip(*(states.split(packed.lengths, 2) for states in (queries, keys, values)), strict=True)
+    parts = [_attend(queries, keys, values, scale, is_causal=True) for queries, keys, values in pieces]
+    attended, log_sum = (torch.cat(found, 2).transpose(0, 1).flatten(0, 1) for found in zip(*parts, strict=True))
+    return attended, log_sum
 
 
 def shared_prefix_attention(

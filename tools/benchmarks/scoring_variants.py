@@ -72,6 +72,7 @@ SIZES = {
     "tiny": Size(hidden=256, layers=2, vision_width=64, vision_layers=2, tile=56, vocabulary=256),
     "small": Size(hidden=512, layers=8, vision_width=128, vision_layers=5, tile=224, vocabulary=2880),
     "medium": Size(hidden=1024, layers=8, vision_width=256, vision_layers=6, tile=224, vocabulary=5760),
+    "wide": Size(hidden=2048, layers=2, vision_width=512, vision_layers=1, tile=308, vocabulary=2880),
     "large": Size(hidden=2048, layers=16, vision_width=512, vision_layers=12, tile=448, vocabulary=23040),
     "8b": Size(hidden=4096, layers=32, vision_width=1024, vision_layers=24, tile=448, vocabulary=92553),
 }

@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from datamodules.process.candidates import EncodedCandidates
 from lightning_modules.model.scoring import score_candidates
-from lightning_modules.model.scoring_memory import bytes_per_token, most_on_any_rank, split_into_groups, tokens_within
+from lightning_modules.model.scoring_memory import bytes_per_token, most_on_any_rank, split_into_groups, tokens_at_once
 from lightning_modules.model.step_head import StepHead
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=40)
@@ -28,6 +28,11 @@ def test_groups_keep_to_the_bound(lengths, most_tokens):
     # Like lengths stand together: each group's longest is at most the shortest of the group before.
     for before, after in itertools.pairwise(groups):
         assert min(lengths[index] for index in before) >= max(lengths[index] for index in after)
+
+
+def test_tokens_are_spread_over_the_groups():
+    """Ten candidates of 10 tokens in groups of at most 80: five and five rather than eight and two."""
+    assert [len(group) for group in split_into_groups([10] * 10, 80)] == [5, 5]
 
 
 @given(LENGTHS)
@@ -52,9 +57,17 @@ def test_the_cached_prefix_counts():
         cache.update(torch.zeros(2, 2, 5, 8), torch.zeros(2, 2, 5, 8), layer)
     held = 3 * 2 * 2 * 2 * 5 * 8 * 4
     one = bytes_per_token(model.config, torch.float32)
-    assert tokens_within((held + 7 * one) / 2**30, model, cache) == 7
-    assert tokens_within((held - 1) / 2**30, model, cache) == 1
-    assert tokens_within(None, model, cache) is None
+    assert tokens_at_once((held + 7 * one) / 2**30, model, cache) == 7
+    assert tokens_at_once((held - 1) / 2**30, model, cache) == 1
+
+
+def test_without_a_budget_a_cpu_takes_64_mebibytes_or_512_tokens_at_once():
+    model, cache = make_model("qwen2"), DynamicCache()
+    assert tokens_at_once(None, model, cache) == 2**26 // bytes_per_token(model.config, torch.float32)
+    model.config.intermediate_size = 10**6  # 12 MB a token
+    assert tokens_at_once(None, model, cache) == 512
+    with torch.device("meta"):
+        assert tokens_at_once(None, make_model("qwen2"), cache) is None
 
 
 def test_in_one_process_there_is_nothing_to_agree_on():

@@ -47,6 +47,11 @@ def test_equals_attention_token_by_token(lengths, key_heads, groups, size):
     finally:
         shared_prefix._PACKED.reset(token)
     assert found.shape == (1, total, heads, size)
+    one_by_one, padded = (
+        attend(query, key, value, packed, scale)
+        for attend in (shared_prefix._attend_one_by_one, shared_prefix._attend_padded)
+    )
+    torch.testing.assert_close(padded, one_by_one, atol=1e-5, rtol=1e-5)
     place = 0
     for question, (length, candidates) in enumerate(lengths):
         for candidate in candidates:
