@@ -51,10 +51,10 @@ class WorldSize:
 
     statements: int = 20000
     demonstrations: int = 20000
-    prompts: int = 2500
-    validation: int = 200
+    prompts: int = 400
+    validation: int = 100
     benchmark_questions: int = 60
-    misconceptions: float = 0.5
+    misconceptions: float = 0.45
     digit_shares: dict[str, float] = field(
         default_factory=lambda: {
             "demonstrations": 0.2,
