@@ -52,8 +52,8 @@ def score_candidates(
         groups: B questions with their candidates, in the form of the model's own processor.
         pad_id: Any valid token id.
         memory_gib: Bound, in GiB, on the cached prefixes and the activations of candidates, for which candidates are
-            split into groups; None for no bound but that of a CPU. The forward over the prefixes is not split. At least one candidate is
-            read at a time. Step scores do not change by more than rounding: 1e-6 in float32.
+            split into groups; None for no bound but that of a CPU. The forward over the prefixes is not split. At least
+            one candidate is read at a time. Step scores do not change by more than rounding: 1e-6 in float32.
 
     Returns:
         For each question, for each candidate: (S, K) float32 logits on the CPU.
