@@ -1,17 +1,19 @@
-"""What every Lightning module with a backbone does about its options and its checkpoints."""
+"""What every Lightning module with a backbone does about its options, its weights and its checkpoints."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 from lightning.pytorch import LightningModule
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from lightning_modules.model.backbone import BackboneOptions
-from lightning_modules.model.sharding import ShardingOptions, data_mesh, shard
+from lightning_modules.model.backbone import BackboneOptions, load_backbone
+from lightning_modules.model.meta_loading import lacks_weights, read_sharded, structure_only
+from lightning_modules.model.sharded_weights import fill, gather_into, take_dtypes
+from lightning_modules.model.sharding import ShardingOptions, data_mesh, is_sharded, shard
 
 _PREFIX = "backbone."
 
@@ -39,15 +41,65 @@ class BackboneModule(LightningModule):
             self.strict_loading = False
         return self.backbone_options
 
+    def build(self) -> None:
+        """Make the backbone, and in subclasses what sits on it."""
+        self.backbone = load_backbone(self.hparams["model_name_or_path"], self.backbone_options)
+
     def configure_model(self) -> None:
-        """Shard the weights where the strategy has a device mesh (ModelParallelStrategy); once."""
-        mesh = self.device_mesh
-        if mesh is None or isinstance(self.backbone.base_model, FSDPModule):
-            return
+        """Load the weights of a module that was made without, and shard them where the strategy has a device mesh.
+
+        Raises:
+            ValueError: If they cannot be sharded.
+        """
+        if self.device_mesh is not None and not is_sharded(self):
+            self._shard()
+        elif lacks_weights(self):
+            self.build()
+
+    def _shard(self) -> None:
+        options = self.backbone_options
+        if options.quantization:
+            raise ValueError(
+                f"backbone.quantization: {options.quantization} weights of bitsandbytes cannot be sharded; take "
+                f"experiments/strategies/ddp.yaml, where every device holds them all, or leave quantization out"
+            )
         trainer = self.trainer
-        options = getattr(trainer.strategy, "sharding", None) or ShardingOptions()
+        sharding = getattr(trainer.strategy, "sharding", None) or ShardingOptions()
+        assert self.device_mesh is not None
+        mesh = data_mesh(self.device_mesh, sharding, trainer.num_nodes)
         heads = [module for name, module in self.named_children() if name == "head"]
-        shard(self.backbone, heads, data_mesh(mesh, options, trainer.num_nodes), options, trainer.precision)
+        if not lacks_weights(self):
+            shard(self.backbone, heads, mesh, sharding, trainer.precision)
+            return
+        source = read_sharded(
+            self.hparams["model_name_or_path"],
+            mesh,
+            options.torch_dtype or "auto",
+            attn_implementation=options.attention_implementation,
+        )
+        with structure_only(source.dtype):
+            self.build()
+        take_dtypes(self.backbone, source)
+        heads = [module for name, module in self.named_children() if name == "head"]
+        shard(self.backbone, heads, mesh, sharding, trainer.precision)
+        fill(self.backbone, heads, source)
+
+    def unsharded(self) -> Self | None:
+        """This module with whole weights: itself, or where they are sharded a copy on the CPU of rank zero.
+
+        Where they are sharded, all ranks must call it together; one tensor is gathered at a time.
+
+        Returns:
+            None on the other ranks.
+        """
+        if not is_sharded(self):
+            return self
+        whole = copy.copy(self)
+        whole._trainer = self._trainer
+        whole._modules = dict(self._modules)
+        with structure_only(self.backbone.dtype):
+            whole.build()
+        return whole if gather_into(whole, self) else None
 
     @property
     def is_partial(self) -> bool:
