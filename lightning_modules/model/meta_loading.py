@@ -107,8 +107,8 @@ def read_sharded(
             _spread(model, mesh)
             return model
 
-    # Conversions of weights may be registered by the name of the class.
-    Spread.__name__ = Spread.__qualname__ = model_class.__name__
+    # Conversions of weights are found by the name of the class, for classes of `transformers` alone.
+    Spread.__name__, Spread.__module__ = model_class.__name__, model_class.__module__
     with torch.device("cpu"):
         model: PreTrainedModel = Spread.from_pretrained(
             name_or_path, dtype=dtype, distributed_config=DistributedConfig(), trust_remote_code=False, **arguments
