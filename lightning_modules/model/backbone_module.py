@@ -8,12 +8,14 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from lightning.pytorch import LightningModule
-from transformers import PreTrainedModel
+from lightning.pytorch.strategies import DDPStrategy
+from transformers import PreTrainedModel, ProcessorMixin
 
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
 from lightning_modules.model.meta_loading import lacks_weights, read_sharded, structure_only
+from lightning_modules.model.ranks_in_step import VisionInStep, vision_in_step
 from lightning_modules.model.sharded_weights import fill, gather_into, take_dtypes
-from lightning_modules.model.sharding import ShardingOptions, data_mesh, is_sharded, shard
+from lightning_modules.model.sharding import ShardingOptions, data_mesh, gather_all, is_sharded, let_go, shard
 
 _PREFIX = "backbone."
 
@@ -28,6 +30,8 @@ class BackboneModule(LightningModule):
 
     backbone: PreTrainedModel
     backbone_options: BackboneOptions
+    processor: ProcessorMixin
+    _vision_in_step: VisionInStep | None = None
 
     def keep_backbone_options(self, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
         """Keep the options, also among the hyperparameters, as a mapping: checkpoints hold plain values only.
@@ -51,10 +55,20 @@ class BackboneModule(LightningModule):
         Raises:
             ValueError: If they cannot be sharded.
         """
-        if self.device_mesh is not None and not is_sharded(self):
+        if is_sharded(self):
+            return
+        if self.device_mesh is not None:
             self._shard()
-        elif lacks_weights(self):
+            return
+        if lacks_weights(self):
             self.build()
+        if self._vision_in_step is None and isinstance(self.trainer.strategy, DDPStrategy):
+            self._vision_in_step = vision_in_step(self.backbone, self.processor, is_sharded=False)
+
+    @property
+    def sharding(self) -> ShardingOptions:
+        """How the strategy wants weights to be sharded."""
+        return getattr(self.trainer.strategy, "sharding", None) or ShardingOptions()
 
     def _shard(self) -> None:
         options = self.backbone_options
@@ -63,26 +77,47 @@ class BackboneModule(LightningModule):
                 f"backbone.quantization: {options.quantization} weights of bitsandbytes cannot be sharded; take "
                 f"experiments/strategies/ddp.yaml, where every device holds them all, or leave quantization out"
             )
-        trainer = self.trainer
-        sharding = getattr(trainer.strategy, "sharding", None) or ShardingOptions()
+        sharding, source = self.sharding, None
         assert self.device_mesh is not None
-        mesh = data_mesh(self.device_mesh, sharding, trainer.num_nodes)
+        mesh = data_mesh(self.device_mesh, sharding, self.trainer.num_nodes)
+        if lacks_weights(self):
+            source = read_sharded(
+                self.hparams["model_name_or_path"],
+                mesh,
+                options.torch_dtype or "auto",
+                attn_implementation=options.attention_implementation,
+            )
+            with structure_only(source.dtype):
+                self.build()
+            take_dtypes(self.backbone, source)
         heads = [module for name, module in self.named_children() if name == "head"]
-        if not lacks_weights(self):
-            shard(self.backbone, heads, mesh, sharding, trainer.precision)
-            return
-        source = read_sharded(
-            self.hparams["model_name_or_path"],
-            mesh,
-            options.torch_dtype or "auto",
-            attn_implementation=options.attention_implementation,
-        )
-        with structure_only(source.dtype):
-            self.build()
-        take_dtypes(self.backbone, source)
-        heads = [module for name, module in self.named_children() if name == "head"]
-        shard(self.backbone, heads, mesh, sharding, trainer.precision)
-        fill(self.backbone, heads, source)
+        self._vision_in_step = vision_in_step(self.backbone, self.processor, is_sharded=True)
+        shard(self.backbone, heads, mesh, sharding, self.trainer.precision)
+        if source is not None:
+            fill(self.backbone, heads, source)
+
+    def on_predict_start(self) -> None:
+        """Hold whole weights while texts are sampled: ranks decode different numbers of tokens."""
+        if is_sharded(self):
+            gather_all(self)
+        if self._vision_in_step is not None:
+            self._vision_in_step.is_active = False
+
+    def on_predict_end(self) -> None:
+        """Go back to shards."""
+        self._let_go()
+        if self._vision_in_step is not None:
+            self._vision_in_step.is_active = True
+
+    def on_validation_end(self) -> None:
+        """Go back to shards, which an optimizer or a checkpoint may ask for next."""
+        self._let_go()
+
+    on_test_end = on_validation_end
+
+    def _let_go(self) -> None:
+        if is_sharded(self):
+            let_go(self, self.sharding)
 
     def unsharded(self) -> Self | None:
         """This module with whole weights: itself, or where they are sharded a copy on the CPU of rank zero.
@@ -94,6 +129,7 @@ class BackboneModule(LightningModule):
         """
         if not is_sharded(self):
             return self
+        self._let_go()
         whole = copy.copy(self)
         whole._trainer = self._trainer
         whole._modules = dict(self._modules)

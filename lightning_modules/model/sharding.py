@@ -9,6 +9,7 @@ also outside of `training_step`, and a language-model head that a reward model n
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -107,7 +108,7 @@ def data_mesh(mesh: DeviceMesh, options: ShardingOptions, num_nodes: int = 1) ->
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether weights of a module are sharded."""
-    return any(isinstance(part, FSDPModule) for part in module.modules())
+    return any(True for _ in _units(module))
 
 
 def transformer_blocks(model: nn.Module) -> list[GradientCheckpointingLayer]:
@@ -157,6 +158,26 @@ def shard(
         _shard_unit(language_model_head, settings)
     for head in heads:
         _shard_unit(head, settings | {"mp_policy": MixedPrecisionPolicy()})
+
+
+def gather_all(module: nn.Module) -> None:
+    """Hold all weights on every device until :func:`let_go`, so that ranks can run forwards on their own."""
+    for part in _units(module):
+        if isinstance(part, GradientCheckpointingLayer):
+            part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+
+
+def let_go(module: nn.Module, options: ShardingOptions) -> None:
+    """Free all gathered weights; a module's parameters are its shards again. Needs no other rank."""
+    for part in _units(module):
+        if isinstance(part, GradientCheckpointingLayer):
+            part.set_reshard_after_forward(options.reshard_after_forward, recurse=False)
+        part.reshard()
+
+
+def _units(module: nn.Module) -> Iterator[FSDPModule]:
+    yield from (part for part in module.modules() if isinstance(part, FSDPModule))
 
 
 def _shard_unit(unit: nn.Module, settings: dict[str, Any]) -> None:

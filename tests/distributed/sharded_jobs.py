@@ -4,22 +4,36 @@ Every scenario compares with a model that was loaded as always, and writes what 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch.distributed.tensor import DTensor
 
+from lightning_modules.cli import run
 from lightning_modules.fully_sharded import FullyShardedStrategy
 from lightning_modules.model.meta_loading import structure_only
 from lightning_modules.model.sharding import ShardingOptions, is_sharded
 from lightning_modules.process_reward import ProcessRewardModel
 
+REPOSITORY = Path(__file__).parents[2]
+STRATEGIES = REPOSITORY / "experiments" / "strategies"
 QUESTION = "How many digits are larger than 4?"
 RESPONSES = ["The digits are 3, 7 and 9.\n\nSo the answer is 2.", "So 3 + 4 = 7.", "The digits are 3.\n\nSo 7.\n\nYes."]
+
+
+def rank():
+    return int(os.environ["RANK"])
+
+
+def same_time():
+    """Wait for the other rank."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def sharded(make, precision="32-true", **options):
@@ -78,6 +92,128 @@ def families(folder):
     return found
 
 
+SMALL_RUN = """
+model:
+  class_path: lightning_modules.process_reward.ProcessRewardModel
+  init_args: {{model_name_or_path: {folder}/families/internvl_qwen2, learning_rate: 1.0e-3, warmup_share: 0.0}}
+data:
+  class_path: datamodules.visual_prm_400k.VisualPRM400KDataModule
+  init_args:
+    train_annotations: [{folder}/rows.jsonl]
+    validation_annotations: [{folder}/rows.jsonl]
+    batch_size: 1
+    cache_dir: {folder}/cache
+trainer:
+  accelerator: cpu
+  devices: 2
+  max_steps: 6
+  num_sanity_val_steps: 0
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  default_root_dir: {folder}
+"""
+
+
+class Watch(Callback):
+    """Notes the losses of this rank, and dtypes of the first decoder layer: computed with, stepped on, gradients."""
+
+    def __init__(self):
+        self.losses, self.dtypes = [], []
+
+    def on_fit_start(self, trainer, pl_module):
+        layer = pl_module.backbone.get_decoder().layers[0].mlp.down_proj
+        layer.register_forward_hook(lambda module, *_: self.dtypes.append(str(module.weight.dtype)))
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        layer = pl_module.backbone.get_decoder().layers[0].mlp.down_proj
+        gradient = layer.weight.grad
+        self.dtypes += [str(layer.weight.dtype), str(None if gradient is None else gradient.dtype)]
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(outputs["loss"].item())
+
+
+def fit(folder, name, *arguments, strategy="fsdp2"):
+    """Train for six steps through the `visualprm` command and export; rank zero gives what came out."""
+    torch.manual_seed(0)
+    config = folder / "run.yaml"
+    config.write_text(SMALL_RUN.format(folder=folder)) if rank() == 0 else None
+    same_time()
+    cli = run(
+        [
+            "fit",
+            f"--config={config}",
+            f"--config={STRATEGIES / strategy}.yaml",
+            "--trainer.callbacks+=sharded_jobs.Watch",
+            "--trainer.callbacks+=lightning_modules.callbacks.save_pretrained.SavePretrained",
+            f"--trainer.callbacks.folder={folder}/models/{name}",
+            *arguments,
+        ]
+    )
+    watch = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Watch))
+    validation = cli.trainer.callback_metrics["validation/loss"].item()
+    return {"losses": watch.losses, "dtypes": sorted(set(watch.dtypes)), "validation": validation}
+
+
+LORA = [
+    "--model.backbone.lora.rank=2",
+    "--model.backbone.lora.dropout=0",
+    "--model.backbone.lora.include_vision=true",
+    "--model.backbone.lora.train_projector=true",
+]
+
+
+def strategies(folder):
+    """The same training under every strategy: of all weights, and of adapters, with and without a frozen tower."""
+    offload = ["--trainer.strategy.process_group_backend=gloo"]
+    hybrid = ["--trainer.strategy.sharding.replicas=2"]
+    several = ["--model.backbone.gradient_checkpointing=true", "--model.language_model_weight=0.5"]
+    compiled = ["--model.backbone.compile=true", "--model.backbone.compile_backend=eager"]
+    frozen = ["--model.backbone.freeze=[vision]", "--trainer.strategy.sharding.reshard_after_forward=false"]
+    return {
+        "ddp": fit(folder, "ddp", strategy="ddp"),
+        "fsdp2": fit(folder, "fsdp2", "--trainer.strategy.sharding.prefetch=1"),
+        "hybrid": fit(folder, "hybrid", *hybrid, strategy="fsdp2_hybrid"),
+        "offload": fit(folder, "offload", *offload, strategy="fsdp2_cpu_offload"),
+        "ddp_several": fit(folder, "ddp_several", *several, strategy="ddp"),
+        "fsdp2_several": fit(folder, "fsdp2_several", *several, *compiled),
+        "ddp_frozen": fit(folder, "ddp_frozen", frozen[0], strategy="ddp"),
+        "fsdp2_frozen": fit(folder, "fsdp2_frozen", *frozen),
+        "ddp_lora": fit(folder, "ddp_lora", *LORA, strategy="ddp"),
+        "fsdp2_lora": fit(folder, "fsdp2_lora", *LORA),
+        "mixed": fit(folder, "mixed", "--trainer.precision=bf16-mixed"),
+        "mixed_lora": fit(
+            folder, "mixed_lora", *LORA, "--model.backbone.dtype=bfloat16", "--trainer.precision=bf16-mixed"
+        ),
+    }
+
+
+def quantized(folder):
+    """What is said about weights that cannot be sharded."""
+    path = folder / "families" / "internvl_qwen2"
+    try:
+        sharded(lambda: ProcessRewardModel(str(path), backbone={"quantization": "nf4", "lora": {"rank": 2}}))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def annotation(folder):
+    """Monte Carlo annotation with a sharded policy, whose ranks decode different numbers of tokens."""
+    run(
+        [
+            "predict",
+            f"--config={REPOSITORY}/experiments/quickstart/annotation.yaml",
+            f"--config={STRATEGIES}/fsdp2.yaml",
+            *(folder / "annotation.txt").read_text().splitlines(),
+            f"--trainer.callbacks.output={folder}/sharded.jsonl",
+            "--trainer.devices=2",
+        ]
+    )
+
+
 def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     for name in names:
@@ -88,4 +224,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    dist.init_process_group("gloo")
     main()
