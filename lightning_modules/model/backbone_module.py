@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import DDPStrategy
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
@@ -55,15 +54,10 @@ class BackboneModule(LightningModule):
         Raises:
             ValueError: If they cannot be sharded.
         """
-        if is_sharded(self):
-            return
-        if self.device_mesh is not None:
+        if self.device_mesh is not None and not is_sharded(self):
             self._shard()
-            return
-        if lacks_weights(self):
+        elif lacks_weights(self):
             self.build()
-        if self._vision_in_step is None and isinstance(self.trainer.strategy, DDPStrategy):
-            self._vision_in_step = vision_in_step(self.backbone, self.processor, is_sharded=False)
 
     @property
     def sharding(self) -> ShardingOptions:
@@ -91,17 +85,17 @@ class BackboneModule(LightningModule):
                 self.build()
             take_dtypes(self.backbone, source)
         heads = [module for name, module in self.named_children() if name == "head"]
-        self._vision_in_step = vision_in_step(self.backbone, self.processor, is_sharded=True)
+        self._vision_in_step = vision_in_step(self.backbone, self.processor)
         shard(self.backbone, heads, mesh, sharding, self.trainer.precision)
         if source is not None:
             fill(self.backbone, heads, source)
 
     def on_predict_start(self) -> None:
-        """Hold whole weights while texts are sampled: ranks decode different numbers of tokens."""
-        if is_sharded(self):
+        """Hold whole weights while texts are sampled, unless the strategy says otherwise."""
+        if is_sharded(self) and self.sharding.whole_to_predict:
             gather_all(self)
         if self._vision_in_step is not None:
-            self._vision_in_step.is_active = False
+            self._vision_in_step.is_active = not self.sharding.whole_to_predict
 
     def on_predict_end(self) -> None:
         """Go back to shards."""

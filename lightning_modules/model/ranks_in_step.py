@@ -25,27 +25,27 @@ _BLANK_PICTURE = (64, 64)
 class VisionInStep:
     """Lets the vision tower read a blank picture where a batch has none, so that this rank does what others do.
 
-    Its features are multiplied by zero, and nothing else changes.
+    Its features are multiplied by zero, and nothing else changes. Every forward of the base model, also one without
+    gradients, asks by a small message whether another rank has pictures; all ranks must run equally many. (DDP can do
+    without: it finds out by itself which parameters had no part in a loss.)
 
     Args:
-        backbone: Whose base model is watched from now on.
+        backbone: Whose base model is watched from now on; to be sharded.
         processor: Makes the blank picture.
-        is_sharded: Every forward, also one without gradients, asks by a small message whether another rank has
-            pictures; all ranks must run equally many forwards. Otherwise (DDP) every forward with gradients sees to it
-            that there are some of the vision tower.
 
     Attributes:
         is_active: Switch it off where ranks run as many forwards as each of them needs.
     """
 
-    def __init__(self, backbone: PreTrainedModel, processor: ProcessorMixin, *, is_sharded: bool) -> None:
+    def __init__(self, backbone: PreTrainedModel, processor: ProcessorMixin) -> None:
         self.is_active = True
-        self._is_sharded = is_sharded
         self._processor: Any = processor
         self._features: list[Tensor] = []
         base: Any = backbone.base_model
         base.register_forward_pre_hook(self._before, with_kwargs=True)
-        base.register_forward_hook(self._after)
+        # Not at the output: FSDP2 averages gradients in the order in which inputs of blocks get theirs, so that the first
+        # decoder layer must have an input that needs one here as well.
+        backbone.get_input_embeddings().register_forward_hook(self._add)
 
     def _before(self, base: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         self._features = []
@@ -53,8 +53,6 @@ class VisionInStep:
             self._features = list(_used_features(base.get_image_features(**self._blank_inputs(base))))
 
     def _is_wanted(self, has_pictures: bool, device: torch.device) -> bool:
-        if not self._is_sharded:
-            return torch.is_grad_enabled() and not has_pictures
         anywhere = torch.tensor(int(has_pictures), device=device)
         dist.all_reduce(anywhere, dist.ReduceOp.MAX)
         return bool(anywhere) and not has_pictures
@@ -65,11 +63,12 @@ class VisionInStep:
         known = inspect.signature(base.get_image_features).parameters
         return {name: value for name, value in inputs.items() if name in known}
 
-    def _after(self, base: Any, args: tuple[Any, ...], output: Any) -> None:
+    def _add(self, embeddings: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
         features, self._features = self._features, []
         for feature in features:
             if feature.requires_grad:
-                output.last_hidden_state = output.last_hidden_state + 0 * feature.sum().to(output.last_hidden_state)
+                output = output + 0 * feature.sum().to(output)
+        return output
 
 
 def _used_features(output: Any) -> Iterator[Tensor]:
@@ -78,11 +77,7 @@ def _used_features(output: Any) -> Iterator[Tensor]:
         yield from (leaf for leaf in tree_leaves(getattr(output, name, None)) if isinstance(leaf, Tensor))
 
 
-def vision_in_step(
-    backbone: PreTrainedModel, processor: ProcessorMixin, *, is_sharded: bool
-) -> VisionInStep | None:
+def vision_in_step(backbone: PreTrainedModel, processor: ProcessorMixin) -> VisionInStep | None:
     """Watch a model that reads pictures, in a run of several processes; None otherwise."""
-    is_alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
-    if is_alone or isinstance(processor, TextProcessor) or not hasattr(backbone.base_model, "get_image_features"):
-        return None
-    return VisionInStep(backbone, processor, is_sharded=is_sharded)
+    reads_pictures = not isinstance(processor, TextProcessor) and hasattr(backbone.base_model, "get_image_features")
+    return VisionInStep(backbone, processor) if reads_pictures and dist.get_world_size() > 1 else None

@@ -39,6 +39,8 @@ class ShardingOptions:
         pin_memory: With ``cpu_offload``: in page-locked memory, which is faster to copy from and cannot be swapped.
         replicas: Groups of devices that each hold the whole model in shards among themselves (hybrid sharding):
             gathering stays within a group, gradients are averaged over all. ``nodes`` is one group a node.
+        whole_to_predict: Hold all weights on every device during `predict`, where texts are sampled token by token.
+            False gathers every block for every token: for models that do not fit on one device.
     """
 
     param_dtype: str = "auto"
@@ -48,6 +50,7 @@ class ShardingOptions:
     cpu_offload: bool = False
     pin_memory: bool = True
     replicas: int | Literal["nodes"] = 1
+    whole_to_predict: bool = True
 
     def __post_init__(self) -> None:
         for name in ("param_dtype", "reduce_dtype"):

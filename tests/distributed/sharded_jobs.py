@@ -3,9 +3,9 @@
 Every scenario compares with a model that was loaded as always, and writes what it found for the test to judge.
 """
 
+import faulthandler
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -89,6 +89,12 @@ def families(folder):
         scores = [m.score(pictures, QUESTION, RESPONSES).step_scores for m in (plain, module)]
         entry["scores"] = scores
         found[path.name] = entry
+    path = folder / "families" / "internvl_qwen2"
+    adapters = {"lora": {"rank": 2, "include_vision": True, "train_projector": True}, "freeze": ["model.vision_tower"]}
+    for name, options in (("with adapters", adapters), ("in bfloat16", {"dtype": "bfloat16"})):
+        plain = ProcessRewardModel(str(path), backbone=options)
+        module = sharded(lambda options=options: ProcessRewardModel(str(path), backbone=options))
+        found[name] = {"differences": differences(module, plain)}
     return found
 
 
@@ -106,7 +112,7 @@ data:
 trainer:
   accelerator: cpu
   devices: 2
-  max_steps: 6
+  max_steps: 4
   num_sanity_val_steps: 0
   logger: false
   enable_checkpointing: false
@@ -120,23 +126,23 @@ class Watch(Callback):
     """Notes the losses of this rank, and dtypes of the first decoder layer: computed with, stepped on, gradients."""
 
     def __init__(self):
-        self.losses, self.dtypes = [], []
+        self.losses, self.dtypes = [], [set(), set(), set()]
 
     def on_fit_start(self, trainer, pl_module):
         layer = pl_module.backbone.get_decoder().layers[0].mlp.down_proj
-        layer.register_forward_hook(lambda module, *_: self.dtypes.append(str(module.weight.dtype)))
+        layer.register_forward_hook(lambda module, *_: self.dtypes[0].add(str(module.weight.dtype)))
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         layer = pl_module.backbone.get_decoder().layers[0].mlp.down_proj
-        gradient = layer.weight.grad
-        self.dtypes += [str(layer.weight.dtype), str(None if gradient is None else gradient.dtype)]
+        self.dtypes[1].add(str(layer.weight.dtype))
+        self.dtypes[2].add(str(getattr(layer.weight.grad, "dtype", None)))
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(outputs["loss"].item())
 
 
 def fit(folder, name, *arguments, strategy="fsdp2"):
-    """Train for six steps through the `visualprm` command and export; rank zero gives what came out."""
+    """Train for four steps through the `visualprm` command and export; rank zero gives what came out."""
     torch.manual_seed(0)
     config = folder / "run.yaml"
     config.write_text(SMALL_RUN.format(folder=folder)) if rank() == 0 else None
@@ -154,7 +160,7 @@ def fit(folder, name, *arguments, strategy="fsdp2"):
     )
     watch = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Watch))
     validation = cli.trainer.callback_metrics["validation/loss"].item()
-    return {"losses": watch.losses, "dtypes": sorted(set(watch.dtypes)), "validation": validation}
+    return {"losses": watch.losses, "dtypes": [sorted(dtypes) for dtypes in watch.dtypes], "validation": validation}
 
 
 LORA = [
@@ -166,27 +172,28 @@ LORA = [
 
 
 def strategies(folder):
-    """The same training under every strategy: of all weights, and of adapters, with and without a frozen tower."""
+    """The same training under every strategy: of all weights, of some, of adapters, and in mixed precision."""
     offload = ["--trainer.strategy.process_group_backend=gloo"]
     hybrid = ["--trainer.strategy.sharding.replicas=2"]
-    several = ["--model.backbone.gradient_checkpointing=true", "--model.language_model_weight=0.5"]
+    some = [
+        "--model.backbone.freeze=[vision]",
+        "--model.backbone.gradient_checkpointing=true",
+        "--model.language_model_weight=0.5",
+    ]
     compiled = ["--model.backbone.compile=true", "--model.backbone.compile_backend=eager"]
-    frozen = ["--model.backbone.freeze=[vision]", "--trainer.strategy.sharding.reshard_after_forward=false"]
+    kept = ["--trainer.strategy.sharding.reshard_after_forward=false"]
+    mixed = ["--trainer.precision=bf16-mixed"]
     return {
         "ddp": fit(folder, "ddp", strategy="ddp"),
         "fsdp2": fit(folder, "fsdp2", "--trainer.strategy.sharding.prefetch=1"),
         "hybrid": fit(folder, "hybrid", *hybrid, strategy="fsdp2_hybrid"),
         "offload": fit(folder, "offload", *offload, strategy="fsdp2_cpu_offload"),
-        "ddp_several": fit(folder, "ddp_several", *several, strategy="ddp"),
-        "fsdp2_several": fit(folder, "fsdp2_several", *several, *compiled),
-        "ddp_frozen": fit(folder, "ddp_frozen", frozen[0], strategy="ddp"),
-        "fsdp2_frozen": fit(folder, "fsdp2_frozen", *frozen),
+        "ddp_some": fit(folder, "ddp_some", *some, strategy="ddp"),
+        "fsdp2_some": fit(folder, "fsdp2_some", *some, *compiled, *kept),
         "ddp_lora": fit(folder, "ddp_lora", *LORA, strategy="ddp"),
         "fsdp2_lora": fit(folder, "fsdp2_lora", *LORA),
-        "mixed": fit(folder, "mixed", "--trainer.precision=bf16-mixed"),
-        "mixed_lora": fit(
-            folder, "mixed_lora", *LORA, "--model.backbone.dtype=bfloat16", "--trainer.precision=bf16-mixed"
-        ),
+        "mixed": fit(folder, "mixed", *mixed),
+        "mixed_lora": fit(folder, "mixed_lora", *LORA, *mixed, "--model.backbone.dtype=bfloat16"),
     }
 
 
@@ -202,27 +209,26 @@ def quantized(folder):
 
 def annotation(folder):
     """Monte Carlo annotation with a sharded policy, whose ranks decode different numbers of tokens."""
-    run(
-        [
-            "predict",
-            f"--config={REPOSITORY}/experiments/quickstart/annotation.yaml",
-            f"--config={STRATEGIES}/fsdp2.yaml",
-            *(folder / "annotation.txt").read_text().splitlines(),
-            f"--trainer.callbacks.output={folder}/sharded.jsonl",
-            "--trainer.devices=2",
-        ]
-    )
+    for name, whole in (("whole", "true"),):
+        run(
+            [
+                "predict",
+                f"--config={REPOSITORY}/experiments/quickstart/annotation.yaml",
+                f"--config={STRATEGIES}/fsdp2.yaml",
+                *(folder / "annotation.txt").read_text().splitlines(),
+                f"--trainer.callbacks.output={folder}/{name}.jsonl",
+                f"--trainer.strategy.sharding.whole_to_predict={whole}",
+                "--trainer.devices=2",
+            ]
+        )
 
 
-def main() -> None:
-    folder, names = Path(sys.argv[1]), sys.argv[2:]
-    for name in names:
-        result = globals()[name](folder)
-        if dist.get_rank() == 0:
-            (folder / f"{name}.json").write_text(json.dumps(result))
-
-
-if __name__ == "__main__":
+def main(folder, names):
+    """Run scenarios by name, one after another."""
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(float(os.environ.get("DUMP", "200")))
     dist.init_process_group("gloo")
-    main()
+    for name in names:
+        result = globals()[name](Path(folder))
+        if rank() == 0:
+            (Path(folder) / f"{name}.json").write_text(json.dumps(result))
