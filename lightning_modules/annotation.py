@@ -15,7 +15,7 @@ from datamodules.process.steps import merge_steps, split_into_steps
 from datamodules.prompts import Prompt, PromptBatch
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
-from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 
 STEP_SEPARATOR = "\n\n"
@@ -48,6 +48,8 @@ class MonteCarloAnnotator(BackboneModule):
         backbone: BackboneOptions | None = None,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters("model_name_or_path")
+        self.keep_backbone_options(backbone)
         if max_batch_rows < max(num_solutions, num_continuations):
             raise ValueError(f"max_batch_rows ({max_batch_rows}) must hold the samples of one prompt")
         self.model_name_or_path = model_name_or_path
@@ -60,7 +62,7 @@ class MonteCarloAnnotator(BackboneModule):
         )
         self.max_batch_rows = max_batch_rows
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, self.keep_backbone_options(backbone))
+        self.build()
 
     @property
     def prediction_settings(self) -> dict[str, Any]:

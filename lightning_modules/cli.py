@@ -19,10 +19,20 @@ import lightning_modules.callbacks.throughput
 import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
+from lightning_modules.model.meta_loading import structure_only
 
 
 class VisualPRMCLI(LightningCLI):
-    """A LightningCLI where the configuration alone says how a model is set up, also with `--ckpt_path`."""
+    """A LightningCLI where the configuration alone says how a model is set up, also with `--ckpt_path`.
+
+    Models are made without weights; these are loaded once the trainer's strategy knows where to, see
+    :meth:`lightning_modules.model.backbone_module.BackboneModule.configure_model`.
+    """
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer."""
+        with structure_only():
+            super().instantiate_classes()
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""

@@ -18,7 +18,6 @@ from lightning_modules.generation.transformers_engine import GenerationRequest, 
 from lightning_modules.model.backbone import (
     BackboneOptions,
     connect_processor,
-    load_backbone,
     load_processor,
 )
 from lightning_modules.model.backbone_module import BackboneModule
@@ -62,7 +61,7 @@ class Policy(BackboneModule):
         self.num_samples = num_samples
         self.sampling = sampling
         self.processor = load_processor(model_name_or_path)
-        self.backbone = load_backbone(model_name_or_path, self.backbone_options)
+        self.build()
 
     def setup(self, stage: str) -> None:
         """Give the data module the processor."""
@@ -147,6 +146,11 @@ class Policy(BackboneModule):
         )
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
-        """Write a checkpoint folder that `transformers` loads by itself, adapters merged."""
-        merged_backbone(self.backbone).save_pretrained(folder, max_shard_size=max_shard_size)
-        self.processor.save_pretrained(folder)
+        """Write a checkpoint folder that `transformers` loads by itself, adapters merged.
+
+        Where weights are sharded, all ranks must call it together; rank zero writes.
+        """
+        whole = self.unsharded()
+        if whole is not None:
+            merged_backbone(whole.backbone).save_pretrained(folder, max_shard_size=max_shard_size)
+            self.processor.save_pretrained(folder)

@@ -116,19 +116,22 @@ class ProcessRewardModel(BackboneModule):
         }
         self.protocol = resolve_protocol(model_name_or_path, given)
         self.processor = load_processor(model_name_or_path, self.protocol.image_backend)
-        self.backbone = load_backbone(model_name_or_path, self.backbone_options)
-        untie_language_model_head(self.backbone)
         self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, LossOptions.of(loss))
         self.save_hyperparameters({"loss": asdict(self.step_loss.options)})  # checkpoints hold plain values only
         self.encoder = ConversationEncoder(
             self.processor, self.protocol.system_prompt, self.protocol.class_tokens or [], self.protocol.image_layout
         )
-        self.head = StepHead(self.backbone, self.encoder.class_token_ids)
-        # The step head stands in for the language-model head, which gets its rows at export.
-        if not language_model_weight:
-            language_model_head(self.backbone).requires_grad_(False)
+        self.build()
         self.step_validation = StepValidation(self.protocol)
         self.training_record: TrainingRecord | None = None
+
+    def build(self) -> None:
+        """Make the backbone and the step head, which stands in for the language-model head until export."""
+        self.backbone = load_backbone(self.hparams["model_name_or_path"], self.backbone_options)
+        untie_language_model_head(self.backbone)
+        self.head = StepHead(self.backbone, self.encoder.class_token_ids)
+        if not self.hparams["language_model_weight"]:
+            language_model_head(self.backbone).requires_grad_(False)
 
     # ------------------------------------------------------------------ data
 
@@ -271,8 +274,13 @@ class ProcessRewardModel(BackboneModule):
         return cls(str(folder), **options).eval()
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
-        """Write an ordinary checkpoint folder with a model card; see :func:`write_reward_model`."""
-        write_reward_model(self, folder, max_shard_size)
+        """Write an ordinary checkpoint folder with a model card; see :func:`write_reward_model`.
+
+        Where weights are sharded, all ranks must call it together; rank zero writes.
+        """
+        whole = self.unsharded()
+        if whole is not None:
+            write_reward_model(whole, folder, max_shard_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep with the weights what was chosen for them and what they were trained on."""

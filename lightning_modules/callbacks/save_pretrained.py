@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.files import atomic_folder
+from lightning_modules.model.sharding import is_sharded
 
 
 class SavePretrained(Callback):
@@ -20,8 +22,8 @@ class SavePretrained(Callback):
         self.folder = Path(folder)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the folder, on rank zero."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Write the folder, on rank zero; all ranks take part where weights are sharded."""
+        if trainer.fast_dev_run or not (trainer.is_global_zero or is_sharded(pl_module)):  # type: ignore[attr-defined]
             return
-        with atomic_folder(self.folder) as folder:
+        with atomic_folder(self.folder) if trainer.is_global_zero else nullcontext(self.folder) as folder:
             pl_module.save_pretrained(folder)  # type: ignore[operator]

@@ -12,18 +12,16 @@ from lightning.pytorch import LightningModule
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     AutoProcessor,
     PreTrainedModel,
     ProcessorMixin,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from datamodules.files import parse_json_line
 from lightning_modules.model.chat_template import without_opening
 from lightning_modules.model.families import ORIGINAL_INTERNVL, language_model_of, parameters_of
 from lightning_modules.model.lora import LoraOptions, add_lora
+from lightning_modules.model.meta_loading import auto_class, is_structure_only, structure_of
 from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
 from lightning_modules.model.text_processor import TextProcessor
 
@@ -116,6 +114,8 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:
     """Load any image-text-to-text or causal language model of `transformers`; never runs remote code.
 
+    Within :func:`lightning_modules.model.meta_loading.structure_only` it has no weights yet.
+
     Args:
         name_or_path: Folder, or a name on the hub.
         options: The defaults if None.
@@ -126,8 +126,11 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
     _refuse_original_layout(Path(name_or_path))
     options = options or BackboneOptions()
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    is_multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    model_class = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
+    if is_structure_only():
+        structure = structure_of(config, options.torch_dtype, options.attention_implementation)
+        prepare_backbone(structure, options)
+        return structure.train()
+    model_class = auto_class(config)
     dtype: torch.dtype | str = options.torch_dtype or "auto"
     arguments: dict[str, Any] = {}
     if options.quantization:

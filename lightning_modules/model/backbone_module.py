@@ -1,17 +1,20 @@
-"""What every Lightning module with a backbone does about its options and its checkpoints."""
+"""What every Lightning module with a backbone does about its options, its weights and its checkpoints."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 from lightning.pytorch import LightningModule
-from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 
-from lightning_modules.model.backbone import BackboneOptions
-from lightning_modules.model.sharding import ShardingOptions, data_mesh, shard
+from lightning_modules.model.backbone import BackboneOptions, load_backbone
+from lightning_modules.model.meta_loading import lacks_weights, read_sharded, structure_only
+from lightning_modules.model.ranks_in_step import VisionInStep, vision_in_step
+from lightning_modules.model.sharded_weights import fill, gather_into, take_dtypes
+from lightning_modules.model.sharding import ShardingOptions, data_mesh, gather_all, is_sharded, let_go, shard
 
 _PREFIX = "backbone."
 
@@ -26,6 +29,8 @@ class BackboneModule(LightningModule):
 
     backbone: PreTrainedModel
     backbone_options: BackboneOptions
+    processor: ProcessorMixin
+    _vision_in_step: VisionInStep | None = None
 
     def keep_backbone_options(self, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
         """Keep the options, also among the hyperparameters, as a mapping: checkpoints hold plain values only.
@@ -39,15 +44,92 @@ class BackboneModule(LightningModule):
             self.strict_loading = False
         return self.backbone_options
 
+    def build(self) -> None:
+        """Make the backbone, and in subclasses what sits on it."""
+        self.backbone = load_backbone(self.hparams["model_name_or_path"], self.backbone_options)
+
     def configure_model(self) -> None:
-        """Shard the weights where the strategy has a device mesh (ModelParallelStrategy); once."""
-        mesh = self.device_mesh
-        if mesh is None or isinstance(self.backbone.base_model, FSDPModule):
-            return
-        trainer = self.trainer
-        options = getattr(trainer.strategy, "sharding", None) or ShardingOptions()
+        """Load the weights of a module that was made without, and shard them where the strategy has a device mesh.
+
+        Raises:
+            ValueError: If they cannot be sharded.
+        """
+        if self.device_mesh is not None and not is_sharded(self):
+            self._shard()
+        elif lacks_weights(self):
+            self.build()
+
+    @property
+    def sharding(self) -> ShardingOptions:
+        """How the strategy wants weights to be sharded."""
+        return getattr(self.trainer.strategy, "sharding", None) or ShardingOptions()
+
+    def _shard(self) -> None:
+        options = self.backbone_options
+        if options.quantization:
+            raise ValueError(
+                f"backbone.quantization: {options.quantization} weights of bitsandbytes cannot be sharded; take "
+                f"experiments/strategies/ddp.yaml, where every device holds them all, or leave quantization out"
+            )
+        sharding, source = self.sharding, None
+        assert self.device_mesh is not None
+        mesh = data_mesh(self.device_mesh, sharding, self.trainer.num_nodes)
+        if lacks_weights(self):
+            source = read_sharded(
+                self.hparams["model_name_or_path"],
+                mesh,
+                options.torch_dtype or "auto",
+                attn_implementation=options.attention_implementation,
+            )
+            with structure_only(source.dtype):
+                self.build()
+            take_dtypes(self.backbone, source)
         heads = [module for name, module in self.named_children() if name == "head"]
-        shard(self.backbone, heads, data_mesh(mesh, options, trainer.num_nodes), options, trainer.precision)
+        self._vision_in_step = vision_in_step(self.backbone, self.processor)
+        shard(self.backbone, heads, mesh, sharding, self.trainer.precision)
+        if source is not None:
+            fill(self.backbone, heads, source)
+
+    def on_predict_start(self) -> None:
+        """Hold whole weights while texts are sampled, unless the strategy says otherwise."""
+        if is_sharded(self) and self.sharding.whole_to_predict:
+            gather_all(self)
+        if self._vision_in_step is not None:
+            self._vision_in_step.is_active = not self.sharding.whole_to_predict
+
+    def on_predict_end(self) -> None:
+        """Go back to shards."""
+        self._let_go()
+        if self._vision_in_step is not None:
+            self._vision_in_step.is_active = True
+
+    def on_validation_end(self) -> None:
+        """Go back to shards, which an optimizer or a checkpoint may ask for next."""
+        self._let_go()
+
+    on_test_end = on_validation_end
+
+    def _let_go(self) -> None:
+        if is_sharded(self):
+            let_go(self, self.sharding)
+
+    def unsharded(self) -> Self | None:
+        """This module with whole weights: itself, or where they are sharded a copy on the CPU of rank zero.
+
+        Where they are sharded, all ranks must call it together; one tensor is gathered at a time.
+
+        Returns:
+            None on the other ranks.
+        """
+        if not is_sharded(self):
+            return self
+        self._let_go()
+        whole = copy.copy(self)
+        whole._trainer = self._trainer
+        whole._modules = dict(self._modules)
+        with structure_only(self.backbone.dtype):
+            whole.build()
+        return whole if gather_into(whole, self) else None
 
     @property
     def is_partial(self) -> bool:

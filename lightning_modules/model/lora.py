@@ -7,6 +7,8 @@ A model with adapters is still the same `transformers` class with the same submo
 from __future__ import annotations
 
 import copy
+import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lightning_modules.model.families import is_below, language_model_paths, parameters_of
+from lightning_modules.model.meta_loading import lacks_weights
 from lightning_modules.model.quantization import floating_weight, forget_quantization, is_quantized
 
 ADAPTER = "default"
@@ -95,11 +98,38 @@ def add_lora(backbone: PreTrainedModel, options: LoraOptions) -> None:
         target_modules=target_paths(backbone, options),
         use_rslora=options.rank_stabilized,
     )
-    inject_adapter_in_model(config, backbone, ADAPTER)
+    with torch.device("meta") if lacks_weights(backbone) else nullcontext():
+        inject_adapter_in_model(config, backbone, ADAPTER)
     cast_adapter_dtype(backbone, ADAPTER)
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if is_adapter(name) and not parameter.is_meta:
+                parameter.copy_(initial_adapter(name, parameter.shape, torch.initial_seed()))
     if options.train_projector:
         for parameter in parameters_of(backbone, "projector", "lora.train_projector"):
             parameter.requires_grad_(True)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter is of an adapter, by its name."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def initial_adapter(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
+    """What an adapter's matrix begins with, the same for all strategies and on all devices: (out, in) float32.
+
+    As in peft: A is uniform between plus and minus 1 / sqrt(in), B is 0.
+
+    Args:
+        name: Of the parameter in the backbone; every one has numbers of its own.
+        shape: (out, in).
+        seed: Of the run.
+    """
+    if ".lora_B." in name:
+        return torch.zeros(shape)
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return (2 * torch.rand(shape, generator=generator) - 1) / shape[1] ** 0.5
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ also outside of `training_step`, and a language-model head that a reward model n
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -38,6 +39,8 @@ class ShardingOptions:
         pin_memory: With ``cpu_offload``: in page-locked memory, which is faster to copy from and cannot be swapped.
         replicas: Groups of devices that each hold the whole model in shards among themselves (hybrid sharding):
             gathering stays within a group, gradients are averaged over all. ``nodes`` is one group a node.
+        whole_to_predict: Hold all weights on every device during `predict`, where texts are sampled token by token.
+            False gathers every block for every token: for models that do not fit on one device.
     """
 
     param_dtype: str = "auto"
@@ -47,6 +50,7 @@ class ShardingOptions:
     cpu_offload: bool = False
     pin_memory: bool = True
     replicas: int | Literal["nodes"] = 1
+    whole_to_predict: bool = True
 
     def __post_init__(self) -> None:
         for name in ("param_dtype", "reduce_dtype"):
@@ -105,6 +109,11 @@ def data_mesh(mesh: DeviceMesh, options: ShardingOptions, num_nodes: int = 1) ->
     return init_device_mesh(data.device_type, shape, mesh_dim_names=("replicate", "shard"))
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether weights of a module are sharded."""
+    return any(True for _ in _units(module))
+
+
 def transformer_blocks(model: nn.Module) -> list[GradientCheckpointingLayer]:
     """Decoder layers and vision blocks, in the order of the model; blocks inside of blocks are left out."""
     found: list[GradientCheckpointingLayer] = []
@@ -152,6 +161,26 @@ def shard(
         _shard_unit(language_model_head, settings)
     for head in heads:
         _shard_unit(head, settings | {"mp_policy": MixedPrecisionPolicy()})
+
+
+def gather_all(module: nn.Module) -> None:
+    """Hold all weights on every device until :func:`let_go`, so that ranks can run forwards on their own."""
+    for part in _units(module):
+        if isinstance(part, GradientCheckpointingLayer):
+            part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+
+
+def let_go(module: nn.Module, options: ShardingOptions) -> None:
+    """Free all gathered weights; a module's parameters are its shards again. Needs no other rank."""
+    for part in _units(module):
+        if isinstance(part, GradientCheckpointingLayer):
+            part.set_reshard_after_forward(options.reshard_after_forward, recurse=False)
+        part.reshard()
+
+
+def _units(module: nn.Module) -> Iterator[FSDPModule]:
+    yield from (part for part in module.modules() if isinstance(part, FSDPModule))
 
 
 def _shard_unit(unit: nn.Module, settings: dict[str, Any]) -> None:

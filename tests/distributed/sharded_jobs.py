@@ -1,0 +1,234 @@
+"""What tests/distributed/test_sharding.py runs in two processes: models under FSDP2, beside the same in one process.
+
+Every scenario compares with a model that was loaded as always, and writes what it found for the test to judge.
+"""
+
+import faulthandler
+import json
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, Trainer
+from PIL import Image
+from torch.distributed.tensor import DTensor
+
+from lightning_modules.cli import run
+from lightning_modules.fully_sharded import FullyShardedStrategy
+from lightning_modules.model.meta_loading import structure_only
+from lightning_modules.model.sharding import ShardingOptions, is_sharded
+from lightning_modules.process_reward import ProcessRewardModel
+
+REPOSITORY = Path(__file__).parents[2]
+STRATEGIES = REPOSITORY / "experiments" / "strategies"
+QUESTION = "How many digits are larger than 4?"
+RESPONSES = ["The digits are 3, 7 and 9.\n\nSo the answer is 2.", "So 3 + 4 = 7.", "The digits are 3.\n\nSo 7.\n\nYes."]
+
+
+def rank():
+    return int(os.environ["RANK"])
+
+
+def same_time():
+    """Wait for the other rank."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sharded(make, precision="32-true", **options):
+    """A module of a Trainer with the strategy, its weights loaded by `configure_model` as a run does it."""
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=dist.get_world_size() if dist.is_initialized() else 2,
+        strategy=FullyShardedStrategy(ShardingOptions(**options)),
+        precision=precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with structure_only():
+        module = make()
+    trainer.strategy.connect(module)
+    module.trainer = trainer
+    trainer.strategy.setup_environment()
+    module.configure_model()
+    assert is_sharded(module)
+    return module
+
+
+def differences(module, plain):
+    """Names of weights and buffers that are not the same to the last bit, and those that one has alone."""
+    named = [
+        dict(m.named_parameters(remove_duplicate=False)) | dict(m.named_buffers()) for m in (module, plain)
+    ]
+    different = sorted(named[0].keys() ^ named[1].keys())
+    for name in sorted(named[0].keys() & named[1].keys()):
+        mine, other = named[0][name].detach(), named[1][name].detach()
+        whole = mine.full_tensor() if isinstance(mine, DTensor) else mine
+        same_flags = named[0][name].requires_grad == named[1][name].requires_grad
+        if not (same_flags and whole.dtype == other.dtype and torch.equal(whole, other)):
+            different.append(name)
+    return different
+
+
+def families(folder):
+    """Every family: the same weights, the same scores, and half of them on each rank."""
+    found = {}
+    picture = Image.effect_noise((32, 32), 90).convert("RGB")
+    for path in sorted((folder / "families").iterdir()):
+        plain = ProcessRewardModel(str(path)).eval()
+        module = sharded(lambda path=path: ProcessRewardModel(str(path))).eval()
+        held = sum(p.to_local().numel() for p in module.parameters())
+        entry = {
+            "differences": differences(module, plain),
+            "share": held / sum(p.numel() for p in plain.parameters()),
+        }
+        pictures = picture if hasattr(plain.processor, "image_processor") else None
+        scores = [m.score(pictures, QUESTION, RESPONSES).step_scores for m in (plain, module)]
+        entry["scores"] = scores
+        found[path.name] = entry
+    path = folder / "families" / "internvl_qwen2"
+    adapters = {"lora": {"rank": 2, "include_vision": True, "train_projector": True}, "freeze": ["model.vision_tower"]}
+    for name, options in (("with adapters", adapters), ("in bfloat16", {"dtype": "bfloat16"})):
+        plain = ProcessRewardModel(str(path), backbone=options)
+        module = sharded(lambda options=options: ProcessRewardModel(str(path), backbone=options))
+        found[name] = {"differences": differences(module, plain)}
+    return found
+
+
+SMALL_RUN = """
+model:
+  class_path: lightning_modules.process_reward.ProcessRewardModel
+  init_args: {{model_name_or_path: {folder}/families/internvl_qwen2, learning_rate: 1.0e-3, warmup_share: 0.0}}
+data:
+  class_path: datamodules.visual_prm_400k.VisualPRM400KDataModule
+  init_args:
+    train_annotations: [{folder}/rows.jsonl]
+    validation_annotations: [{folder}/rows.jsonl]
+    batch_size: 1
+    cache_dir: {folder}/cache
+trainer:
+  accelerator: cpu
+  devices: 2
+  max_steps: 4
+  num_sanity_val_steps: 0
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  default_root_dir: {folder}
+"""
+
+
+class Watch(Callback):
+    """Notes the losses of this rank, and dtypes of the first decoder layer: computed with, stepped on, gradients."""
+
+    def __init__(self):
+        self.losses, self.dtypes = [], [set(), set(), set()]
+
+    def on_fit_start(self, trainer, pl_module):
+        layer = pl_module.backbone.get_decoder().layers[0].mlp.down_proj
+        layer.register_forward_hook(lambda module, *_: self.dtypes[0].add(str(module.weight.dtype)))
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        layer = pl_module.backbone.get_decoder().layers[0].mlp.down_proj
+        self.dtypes[1].add(str(layer.weight.dtype))
+        self.dtypes[2].add(str(getattr(layer.weight.grad, "dtype", None)))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(outputs["loss"].item())
+
+
+def fit(folder, name, *arguments, strategy="fsdp2"):
+    """Train for four steps through the `visualprm` command and export; rank zero gives what came out."""
+    torch.manual_seed(0)
+    config = folder / "run.yaml"
+    config.write_text(SMALL_RUN.format(folder=folder)) if rank() == 0 else None
+    same_time()
+    cli = run(
+        [
+            "fit",
+            f"--config={config}",
+            f"--config={STRATEGIES / strategy}.yaml",
+            "--trainer.callbacks+=sharded_jobs.Watch",
+            "--trainer.callbacks+=lightning_modules.callbacks.save_pretrained.SavePretrained",
+            f"--trainer.callbacks.folder={folder}/models/{name}",
+            *arguments,
+        ]
+    )
+    watch = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Watch))
+    validation = cli.trainer.callback_metrics["validation/loss"].item()
+    return {"losses": watch.losses, "dtypes": [sorted(dtypes) for dtypes in watch.dtypes], "validation": validation}
+
+
+LORA = [
+    "--model.backbone.lora.rank=2",
+    "--model.backbone.lora.dropout=0",
+    "--model.backbone.lora.include_vision=true",
+    "--model.backbone.lora.train_projector=true",
+]
+
+
+def strategies(folder):
+    """The same training under every strategy: of all weights, of some, of adapters, and in mixed precision."""
+    offload = ["--trainer.strategy.process_group_backend=gloo"]
+    hybrid = ["--trainer.strategy.sharding.replicas=2"]
+    some = [
+        "--model.backbone.freeze=[vision]",
+        "--model.backbone.gradient_checkpointing=true",
+        "--model.language_model_weight=0.5",
+    ]
+    compiled = ["--model.backbone.compile=true", "--model.backbone.compile_backend=eager"]
+    kept = ["--trainer.strategy.sharding.reshard_after_forward=false"]
+    mixed = ["--trainer.precision=bf16-mixed"]
+    return {
+        "ddp": fit(folder, "ddp", strategy="ddp"),
+        "fsdp2": fit(folder, "fsdp2", "--trainer.strategy.sharding.prefetch=1"),
+        "hybrid": fit(folder, "hybrid", *hybrid, strategy="fsdp2_hybrid"),
+        "offload": fit(folder, "offload", *offload, strategy="fsdp2_cpu_offload"),
+        "ddp_some": fit(folder, "ddp_some", *some, strategy="ddp"),
+        "fsdp2_some": fit(folder, "fsdp2_some", *some, *compiled, *kept),
+        "ddp_lora": fit(folder, "ddp_lora", *LORA, strategy="ddp"),
+        "fsdp2_lora": fit(folder, "fsdp2_lora", *LORA),
+        "mixed": fit(folder, "mixed", *mixed),
+        "mixed_lora": fit(folder, "mixed_lora", *LORA, *mixed, "--model.backbone.dtype=bfloat16"),
+    }
+
+
+def quantized(folder):
+    """What is said about weights that cannot be sharded."""
+    path = folder / "families" / "internvl_qwen2"
+    try:
+        sharded(lambda: ProcessRewardModel(str(path), backbone={"quantization": "nf4", "lora": {"rank": 2}}))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def annotation(folder):
+    """Monte Carlo annotation with a sharded policy, whose ranks decode different numbers of tokens."""
+    for name, whole in (("whole", "true"),):
+        run(
+            [
+                "predict",
+                f"--config={REPOSITORY}/experiments/quickstart/annotation.yaml",
+                f"--config={STRATEGIES}/fsdp2.yaml",
+                *(folder / "annotation.txt").read_text().splitlines(),
+                f"--trainer.callbacks.output={folder}/{name}.jsonl",
+                f"--trainer.strategy.sharding.whole_to_predict={whole}",
+                "--trainer.devices=2",
+            ]
+        )
+
+
+def main(folder, names):
+    """Run scenarios by name, one after another."""
+    torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(float(os.environ.get("DUMP", "200")))
+    dist.init_process_group("gloo")
+    for name in names:
+        result = globals()[name](Path(folder))
+        if rank() == 0:
+            (Path(folder) / f"{name}.json").write_text(json.dumps(result))
