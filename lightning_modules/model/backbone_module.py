@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
-from lightning.pytorch import LightningModule
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lightning_modules.global_mean import GlobalMeanModule
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
+from lightning_modules.model.blank_picture import BlankPicture
 from lightning_modules.model.meta_loading import lacks_weights, read_sharded, structure_only
-from lightning_modules.model.ranks_in_step import VisionInStep, vision_in_step
 from lightning_modules.model.sharded_weights import fill, gather_into, take_dtypes
 from lightning_modules.model.sharding import ShardingOptions, data_mesh, gather_all, is_sharded, let_go, shard
 
 _PREFIX = "backbone."
 
 
-class BackboneModule(LightningModule):
+class BackboneModule(GlobalMeanModule):
     """A module whose checkpoints hold no base weights that never change.
 
     With adapters or a quantized base, a checkpoint holds what is trained (adapters, projector, step head) and not the
@@ -30,7 +30,19 @@ class BackboneModule(LightningModule):
     backbone: PreTrainedModel
     backbone_options: BackboneOptions
     processor: ProcessorMixin
-    _vision_in_step: VisionInStep | None = None
+    _blank_picture: BlankPicture | None = None
+
+    def on_fit_start(self) -> None:
+        """See :meth:`on_validation_start`."""
+        super().on_fit_start()
+        self.on_validation_start()
+
+    def on_validation_start(self) -> None:
+        """In a distributed run, let ranks without pictures keep in step with those that have some."""
+        if self.trainer.world_size > 1 and self._blank_picture is None:
+            self._blank_picture = BlankPicture(self.backbone, self.processor)
+
+    on_test_start = on_validation_start
 
     def keep_backbone_options(self, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
         """Keep the options, also among the hyperparameters, as a mapping: checkpoints hold plain values only.
@@ -85,23 +97,19 @@ class BackboneModule(LightningModule):
                 self.build()
             take_dtypes(self.backbone, source)
         heads = [module for name, module in self.named_children() if name == "head"]
-        self._vision_in_step = vision_in_step(self.backbone, self.processor)
         shard(self.backbone, heads, mesh, sharding, self.trainer.precision)
         if source is not None:
             fill(self.backbone, heads, source)
 
     def on_predict_start(self) -> None:
         """Hold whole weights while texts are sampled, unless the strategy says otherwise."""
+        self.on_validation_start()
         if is_sharded(self) and self.sharding.whole_to_predict:
             gather_all(self)
-        if self._vision_in_step is not None:
-            self._vision_in_step.is_active = not self.sharding.whole_to_predict
 
     def on_predict_end(self) -> None:
         """Go back to shards."""
         self._let_go()
-        if self._vision_in_step is not None:
-            self._vision_in_step.is_active = True
 
     def on_validation_end(self) -> None:
         """Go back to shards, which an optimizer or a checkpoint may ask for next."""
