@@ -15,7 +15,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from datamodules.fields import first_of
-from lightning_modules.checkpoint_folder import STATE, plain_file, read_folder
+from lightning_modules.checkpoint_folder import STATE
+from lightning_modules.checkpoint_reading import plain_file, read_folder
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel

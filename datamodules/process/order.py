@@ -82,7 +82,8 @@ class TrainingSampler(DistributedSampler[Any]):
         block, left = self.batch_size * self.num_replicas, self.length - start.done
         if not start.done:
             return self.num_samples * self.num_replicas
-        return left // block * block
+        # Less than a batch of other ranks than before is a smaller one.
+        return left // block * block or left // self.num_replicas * self.num_replicas
 
     def batches_left(self, start: EpochStart) -> int:
         """Batches of this rank from there to the end of the epoch."""

@@ -65,14 +65,13 @@ class TrainingPosition:
 
     # ------------------------------------------------------------ checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
-        """The order, and what of it is done."""
+    def state_dict(self, undone: int = 0) -> dict[str, Any]:
+        """The order, and what of it is done, but for the last ``undone`` batches."""
         order = dict(self._order())
         state: dict[str, Any] = {"order": order}
         if self.trainer is not None and self.trainer.state.fn == "fit":
-            batches = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.processed)
-            start = self._start(self._epoch)
-            begun = self._begun[1] if self._begun is not None and self._begun[0] == self._epoch else 0
+            batches = self._processed() - undone
+            start, begun = self._start(self._epoch), self._batches_before()
             state["position"] = {
                 "epoch": self._epoch,
                 "batches": batches,
@@ -80,6 +79,19 @@ class TrainingPosition:
                 "made_for": start.made_for or _made_for(order),
             }
         return state
+
+    def step_back(self, batches: int) -> int:
+        """How many of the last batches can be taken back: none of those before this run has begun to train."""
+        return min(batches, self._processed() - self._batches_before())
+
+    def _processed(self) -> int:
+        assert self.trainer is not None
+        current: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return int(current.processed)
+
+    def _batches_before(self) -> int:
+        """Batches of the current epoch that Lightning counts and this run has not trained on itself."""
+        return self._begun[1] if self._begun is not None and self._begun[0] == self._epoch else 0
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember where the checkpoint stood; used when the epoch goes on."""
@@ -101,7 +113,8 @@ class TrainingPosition:
             return None
         state, self._resumed = self._resumed, None
         loop = self.trainer.fit_loop
-        epoch, batches = loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed
+        progress: Any = loop.epoch_progress.current
+        epoch, batches = int(progress.processed), self._processed()
         before, now = state["order"], dict(self._order())
         position = state.get("position") or {
             "epoch": epoch,
@@ -123,7 +136,8 @@ class TrainingPosition:
             return None
         assert self.sampler is not None
         self.sampler.set_epoch(epoch)
-        whole, left = self.sampler.batches_of_epoch, self.sampler.batches_left(start)
+        whole = self.sampler.batches_of_epoch
+        left = 0 if loop.epoch_loop.batch_progress.is_last_batch else self.sampler.batches_left(start)
         if left > whole:
             raise ValueError(
                 f"the checkpoint stands at {start.done} of an epoch of {before}; {left} batches of this run's are "

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from lightning_modules.callbacks.resumable_training import ResumableTraining
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.sharding import ShardingOptions, data_mesh, shard
+from lightning_modules.optimizer_states import named_optimizer_state
 
 _PREFIX = "backbone."
 
@@ -54,11 +56,20 @@ class BackboneModule(LightningModule):
         """Whether checkpoints hold trained weights alone."""
         return self.backbone_options.lora is not None or self.backbone_options.quantization is not None
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Make checkpoints complete and resuming exact, in every run."""
+        return [ResumableTraining()]
+
     def _trained_names(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen weights of the base out; see the class."""
+        """Leave the frozen weights of the base out, see the class, and name what optimizers keep by parameters."""
+        if "optimizer_states" in checkpoint:
+            checkpoint["optimizer_states"] = [
+                named_optimizer_state(state, self, optimizer)
+                for state, optimizer in zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
+            ]
         if self.is_partial:
             trained = self._trained_names()
             checkpoint["state_dict"] = {
@@ -73,11 +84,19 @@ class BackboneModule(LightningModule):
         Raises:
             ValueError: If it lacks a trained weight, or holds one that this module does not have.
         """
-        if not self.is_partial or "state_dict" not in checkpoint:
+        if "state_dict" in checkpoint:
+            self.check_stored(set(checkpoint["state_dict"]))
+
+    def check_stored(self, stored: set[str]) -> None:
+        """Check that the weights of a partial checkpoint, by name, fit.
+
+        Raises:
+            ValueError: See :meth:`on_load_checkpoint`.
+        """
+        if not self.is_partial:
             return
-        stored = checkpoint["state_dict"]
         known = dict(self.named_parameters()) | dict(self.named_buffers())
-        missing, extra = sorted(self._trained_names() - set(stored)), sorted(set(stored) - set(known))
+        missing, extra = sorted(self._trained_names() - stored), sorted(stored - set(known))
         if missing or extra:
             raise ValueError(
                 f"the checkpoint was made with other backbone options: it lacks {len(missing)} trained weights "
