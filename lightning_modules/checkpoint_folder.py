@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch.distributed.checkpoint import FileSystemWriter, save
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from datamodules.files import atomic_file
 
