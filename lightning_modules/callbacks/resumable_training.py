@@ -10,7 +10,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_modules.checkpoint_io import FolderCheckpointIO
-from lightning_modules.optimizer_states import check_groups, parameter_names
+from lightning_modules.optimizer_states import check_groups, named_optimizer_state, parameter_names
 from lightning_modules.random_states import random_states, seed_from, set_random_states
 
 _RANDOM = "random_states"
@@ -27,6 +27,7 @@ class ResumableTraining(Callback):
     - A checkpoint made between two optimizer steps stands at the first of them: gradients are not saved, so the batches
       since are run again.
     - A checkpoint made before an evaluation has ended runs it when the run goes on; Lightning would leave it out.
+    - States of optimizers are kept by the names of parameters.
     - Folders of :mod:`lightning_modules.checkpoint_folder` can be read whatever the strategy.
     """
 
@@ -47,6 +48,10 @@ class ResumableTraining(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add random states, and let the checkpoint stand where it can be gone on from; called on all ranks."""
+        checkpoint["optimizer_states"] = [
+            named_optimizer_state(state, pl_module, optimizer)
+            for state, optimizer in zip(checkpoint["optimizer_states"], trainer.optimizers, strict=True)
+        ]
         if trainer.state.fn != TrainerFn.FITTING:
             return
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress

@@ -240,8 +240,12 @@ class RunCheckpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / _name_of(step), weights_only=False)
         self._last_time = time.monotonic()
         if trainer.is_global_zero:
-            self._point(LATEST, _name_of(step))
-            self._prune(step)
+            self.take_up(step)
+
+    def take_up(self, step: int) -> None:
+        """Point to a checkpoint that has been written, and remove what is not kept."""
+        self._point(LATEST, _name_of(step))
+        self._prune(step)
 
     # ------------------------------------------------------------------- keep
 

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from lightning_modules.callbacks.resumable_training import ResumableTraining
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.sharding import ShardingOptions, data_mesh, shard
-from lightning_modules.optimizer_states import named_optimizer_state
 
 _PREFIX = "backbone."
 
@@ -64,12 +63,7 @@ class BackboneModule(LightningModule):
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen weights of the base out, see the class, and name what optimizers keep by parameters."""
-        if "optimizer_states" in checkpoint:
-            checkpoint["optimizer_states"] = [
-                named_optimizer_state(state, self, optimizer)
-                for state, optimizer in zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
-            ]
+        """Leave the frozen weights of the base out; see the class."""
         if self.is_partial:
             trained = self._trained_names()
             checkpoint["state_dict"] = {

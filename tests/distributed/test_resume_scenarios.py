@@ -185,7 +185,7 @@ def test_adapters_go_on_with_other_processes(scenarios, name):
 
 def test_batches_of_another_size_go_on(scenarios):
     """From batches of two to batches of three, two of them a step: the rest of the epoch's order, each row once."""
-    first, second = runs_of(scenarios / "other_batches")
+    _, second = runs_of(scenarios / "other_batches")
     course = course_of(scenarios / "other_batches")
     begun = min(second)
     seen = Counter(name for (_, epoch), step in course.items() if epoch == 1 for name in step.samples)
