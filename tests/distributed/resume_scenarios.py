@@ -104,7 +104,6 @@ class Run:
     strategy: str = "auto"
     kind: str = "full"
     layout: str = "padded"
-    batch_size: int | None = None
     more: tuple[str, ...] = ()
 
 
@@ -113,7 +112,6 @@ def arguments(world: Path, folder: Path, how: Run) -> list[str]:
     processes, strategy, kind, layout = how.processes, how.strategy, how.kind, how.layout
     lora = ["--model.backbone.lora.rank=4", "--model.backbone.lora.dropout=0.2"] if kind == "lora" else []
     packed = ["--data.packed_tokens=200"] if layout == "packed" else []
-    grouped = ["--data.group_by_length=true"] if layout == "grouped" else []
     return [
         "fit",
         "--model=lightning_modules.process_reward.ProcessRewardModel",
@@ -124,10 +122,9 @@ def arguments(world: Path, folder: Path, how: Run) -> list[str]:
         "--data=datamodules.visual_prm_400k.VisualPRM400KDataModule",
         f"--data.train_annotations={world / 'train.jsonl'}",
         f"--data.validation_annotations={world / 'validation.jsonl'}",
-        f"--data.batch_size={how.batch_size or (2 if processes == 1 else 1)}",
+        f"--data.batch_size={2 if processes == 1 else 1}",
         f"--data.cache_dir={world / 'cache'}",
         *packed,
-        *grouped,
         "--trainer.accelerator=cpu",
         f"--trainer.devices={processes}",
         *([f"--config={REPOSITORY / strategy}"] if strategy == SHARDED else [f"--trainer.strategy={strategy}"]),
@@ -313,10 +310,8 @@ SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "sharded_to_one": (moved, (SHARDED_2, ONE)),
     "one_to_sharded": (moved, (ONE, SHARDED_2)),
     "lora_ddp_to_sharded": (moved, (replace(DDP, kind="lora"), replace(SHARDED_2, kind="lora"))),
-    "other_batches": (moved, (ONE, replace(ONE, batch_size=3))),
     "packed": (whole, (replace(ONE, layout="packed"),)),
     "packed_one_to_ddp": (moved, (replace(ONE, layout="packed"), PACKED_DDP)),
-    "grouped_ddp_to_one": (moved, (replace(DDP, layout="grouped"), replace(ONE, layout="grouped"))),
     "killed_in_validation": (killed_in_validation, (ONE, STEPS_OF_EPOCH)),
     "killed_in_unaligned_validation": (killed_in_validation, (UNALIGNED, 3)),
 }

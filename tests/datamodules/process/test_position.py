@@ -67,7 +67,7 @@ def test_with_batches_of_another_size(fit):
     found = fit(3, batch_size=4, trainer={"max_epochs": 1})
     assert {len(batch) for batch in found} == {4}
     assert rows(found) == rows(whole[3:8])
-    # And back, so that the place is not one of whole batches of either: after 3 x 8 and 3 x 4 rows, 28 are left (v1: of the second run).
+    # And back, from the second run's sixth step: after 3 x 8 and 3 x 4 rows, 28 are left.
     again = fit("6-v1", trainer={"max_epochs": 1})
     assert [len(batch) for batch in again] == [8, 8, 8]
     assert rows(again) == rows(whole)[36:60]
