@@ -7,9 +7,10 @@ questions of the benchmarks, and turns both into batches for :class:`lightning_m
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,15 @@ class PromptDataset(Dataset[Prompt]):
 
     def __getitem__(self, index: int) -> Prompt:
         return self.prompts[index]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of which prompts these are, with their solutions, in which order."""
+        digest = hashlib.blake2b(digest_size=8)
+        for prompt in self.prompts:
+            for text in (prompt.prompt_id, prompt.policy_text, prompt.response or ""):
+                digest.update(f"{len(text)}:{text}".encode())
+        return digest.hexdigest()
 
 
 @dataclass

@@ -13,6 +13,8 @@ from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
 from datamodules.evaluation_order import evaluation_sampler
 from datamodules.process.order import LazyLoader, TrainingSampler
+from datamodules.process.position import TrainingPosition
+from datamodules.process.ranks import same_on_all_ranks
 from datamodules.prompts import (
     ChatRenderer,
     Prompt,
@@ -77,6 +79,8 @@ class PromptDataModule(LightningDataModule):
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
         self._renderer: ChatRenderer | None = None
+        self._train = PromptDataset([])
+        self.training_position = TrainingPosition(self._order)
 
     def connect(self, processor: ProcessorMixin) -> None:
         """Take the processor of the policy; called by the policy before any dataloader is asked for."""
@@ -139,11 +143,13 @@ class PromptDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Prompt]:
         """Demonstrations as :class:`SupervisedBatch`, in an order of their own each epoch; resumes exactly."""
         batch_size, trainer = self.hparams["batch_size"], self.trainer
-        sampler = TrainingSampler(
+        same_on_all_ranks(self._train.fingerprint, "demonstrations")
+        self.training_position.trainer = trainer
+        self.training_position.sampler = sampler = TrainingSampler(
             self._train,
             batch_size,
             self.hparams["seed"],
-            self._batches_done,
+            self.training_position.start,
             trainer.world_size if trainer else 1,
             trainer.global_rank if trainer else 0,
         )
@@ -155,10 +161,24 @@ class PromptDataModule(LightningDataModule):
             num_workers=self.hparams["num_workers"],
         )
 
-    def _batches_done(self) -> int:
-        if self.trainer is None or not self.trainer.training:
-            return 0
-        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+    def _order(self) -> dict[str, Any]:
+        """What the order of training samples depends on."""
+        return {
+            "rows": len(self._train),
+            "fingerprint": self._train.fingerprint,
+            "layout": "padded",
+            "batch_size": self.hparams["batch_size"],
+            "ranks": self.trainer.world_size if self.trainer else 1,
+            "seed": self.hparams["seed"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands in the order of its samples, and what that depends on."""
+        return self.training_position.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember that, for a run that resumes."""
+        self.training_position.load_state_dict(state_dict)
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
         """Validation demonstrations as :class:`SupervisedBatch`; no loader where there are none."""
@@ -173,9 +193,7 @@ class PromptDataModule(LightningDataModule):
         batch_size = self.hparams["batch_size"]
         sampler = evaluation_sampler(dataset, batch_size, self.trainer)
         workers = self.hparams["num_workers"]
-        return DataLoader(
-            dataset, batch_size=batch_size, sampler=sampler, collate_fn=collator, num_workers=workers
-        )
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
         """Leave prompts where they are: the engine moves what it encodes."""

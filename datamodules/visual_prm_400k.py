@@ -19,6 +19,7 @@ from datamodules.evaluation_order import evaluation_sampler
 from datamodules.process.collate import StepCollator
 from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.encoder import ConversationEncoder
+from datamodules.process.position import TrainingPosition
 from datamodules.process.ranks import same_on_all_ranks
 from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows
 from datamodules.process.sources import ProcessSource, process_sources
@@ -144,7 +145,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._process_bench: VisualProcessBenchDataset | None = None
         self._benchmarks: dict[str, BestOfNDataset] = {}
         self._unchecked: set[str] = set()
-        self._resumed_order: dict[str, Any] | None = None
+        self.training_position = TrainingPosition(self._order)
         self._measured: MeasuredRows | None = None
 
     # ---------------------------------------------------------------- set up
@@ -341,6 +342,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         if "train" not in self._process:
             raise ValueError("VisualPRM400KDataModule needs train_annotations to fit, or sources")
         self._check_texts("train")
+        self.training_position.trainer = self.trainer
         options = self.hparams
         collator = StepCollator(self.encoder, self._max_steps, self._as_one_step, self._mark_step_tokens)
         chosen = self._chosen = self._chosen or self._layout.chosen(self._packing_obstacle)
@@ -363,24 +365,10 @@ class VisualPRM400KDataModule(LightningDataModule):
             self._layout,
             chosen,
             seed=options["seed"],
-            batches_done=self._batches_done,
+            position=self.training_position,
             num_workers=options["num_workers"],
             trainer=self.trainer,
         )
-
-    def _batches_done(self) -> int:
-        """Batches of the current epoch that are done; asked when the first batch of a (resumed) epoch is fetched."""
-        if self.trainer is None or not self.trainer.training:
-            return 0
-        done = int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready)
-        order = self._order()
-        resumed = {name: order.get(name) for name in self._resumed_order or {}}  # older checkpoints say less
-        if done and resumed != (self._resumed_order or {}):
-            raise ValueError(
-                f"the checkpoint stands inside of an epoch of {self._resumed_order}, but this run has {order}; "
-                f"resume with the same data and settings, or from a checkpoint at the end of an epoch"
-            )
-        return done
 
     def _order(self) -> dict[str, Any]:
         """What the order of training samples depends on."""
@@ -390,15 +378,16 @@ class VisualPRM400KDataModule(LightningDataModule):
             "batch_size": self.hparams["batch_size"],
             "packed_tokens": self.hparams["packed_tokens"],
             "group_by_length": self.hparams["group_by_length"],
+            "layout": self._chosen or "padded",
             "lengths": self._measured.digest if self._measured else "",
             "ranks": self.trainer.world_size if self.trainer else 1,
             "seed": self.hparams["seed"],
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order of training samples depends on, to be compared when a run resumes."""
-        return {"order": self._order()}
+        """Where training stands in the order of its samples, and what that depends on."""
+        return self.training_position.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the order that the checkpoint was made with."""
-        self._resumed_order = state_dict["order"]
+        """Remember that, for a run that resumes."""
+        self.training_position.load_state_dict(state_dict)

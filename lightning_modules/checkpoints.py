@@ -7,40 +7,19 @@ only the classes that PyTorch's format is made of.
 from __future__ import annotations
 
 import inspect
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from datamodules.fields import first_of
+from lightning_modules.checkpoint_folder import STATE
+from lightning_modules.checkpoint_reading import plain_file, read_folder
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel
-
-_INDEX, _REST = ".metadata", "meta.pt"
-_STATE = "state_dict"
-_SAFE_MODULES = {
-    "torch.distributed.checkpoint.metadata",
-    "torch.distributed.checkpoint.filesystem",
-    "torch.distributed.checkpoint.planner",
-}
-_SAFE_NAMES = {
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("collections", "OrderedDict"),
-    ("pathlib", "PosixPath"),
-    ("pathlib", "WindowsPath"),
-    ("pathlib._local", "PosixPath"),
-    ("pathlib._local", "WindowsPath"),
-}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -54,67 +33,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: If it is no Lightning checkpoint, or holds more than plain values.
     """
     if path.is_dir():
-        checkpoint = _read_folder(path)
+        checkpoint = read_folder(path)
     elif path.is_file():
-        checkpoint = _plain(path)
+        checkpoint = plain_file(path)
     else:
         raise FileNotFoundError(f"{path}: there is no such checkpoint file or folder")
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(_STATE), Mapping):
-        raise ValueError(f"{path}: is not a Lightning checkpoint: it has no {_STATE!r}")
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(STATE), Mapping):
+        raise ValueError(f"{path}: is not a Lightning checkpoint: it has no {STATE!r}")
     return checkpoint
-
-
-def _plain(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: cannot be read as a checkpoint of plain values: {error}") from error
-
-
-def _read_folder(folder: Path) -> dict[str, Any]:
-    for name in (_INDEX, _REST):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder}: is not a checkpoint folder of Lightning: {name!r} is missing")
-    reader = _PlainReader(folder)
-    entries = reader.read_metadata().state_dict_metadata
-    prefix = f"{_STATE}."
-    weights: dict[str, Tensor] = {}
-    for name, entry in entries.items():
-        if name.startswith(prefix):
-            if not isinstance(entry, TensorStorageMetadata):
-                raise ValueError(f"{folder}: {name!r} is not a tensor")
-            weights[name.removeprefix(prefix)] = torch.empty(entry.size, dtype=entry.properties.dtype)
-    load({_STATE: weights}, storage_reader=reader, no_dist=True)
-    return _plain(folder / _REST) | {_STATE: weights}
-
-
-class _PlainReader(FileSystemReader):
-    """A reader whose index can hold the classes of its format alone."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The index; raises ValueError if it asks for anything else."""
-        path = Path(self.path) / _INDEX
-        with path.open("rb") as file:
-            try:
-                metadata = _PlainUnpickler(file).load()
-            except (pickle.UnpicklingError, EOFError, AttributeError) as error:
-                raise ValueError(f"{path}: cannot be read as the index of a checkpoint: {error}") from error
-        if not isinstance(metadata, Metadata):
-            raise ValueError(f"{path}: is not the index of a checkpoint, but {type(metadata).__name__}")
-        if getattr(metadata, "storage_meta", None) is None:
-            metadata.storage_meta = StorageMeta()
-        metadata.storage_meta.load_id = self.load_id  # type: ignore[union-attr]
-        return metadata
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Classes of the format, and torch's dtypes; raises UnpicklingError for all others."""
-        found = super().find_class(module, name) if module == "torch" and "." not in name else None
-        is_known = module in _SAFE_MODULES and "." not in name and not name.startswith("__")
-        if isinstance(found, torch.dtype) or is_known or (module, name) in _SAFE_NAMES:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no part of the format")
 
 
 def load_module(path: Path, config: Path | None = None, model_name_or_path: str | None = None) -> BackboneModule:
@@ -132,7 +58,7 @@ def load_module(path: Path, config: Path | None = None, model_name_or_path: str 
     checkpoint = read_checkpoint(path)
     module = _build(checkpoint, path, config, model_name_or_path)
     module.on_load_checkpoint(checkpoint)
-    stored, own = checkpoint[_STATE], module.state_dict()
+    stored, own = checkpoint[STATE], module.state_dict()
     if module.is_partial:
         # That nothing is missing was checked just now; frozen weights are there, quantized or tied as they may be.
         own = {name: value for name, value in own.items() if name in stored}
@@ -171,7 +97,7 @@ def _build(
     # It takes no part in what is exported, and may need a device that is not here.
     arguments.pop("optimizer", None)
     if config is None:
-        is_reward_model = "head.weight" in checkpoint[_STATE]
+        is_reward_model = "head.weight" in checkpoint[STATE]
         module_class: type[BackboneModule] = ProcessRewardModel if is_reward_model else Policy
         known = inspect.signature(module_class).parameters
         return module_class(**{name: value for name, value in arguments.items() if name in known})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningCLI
@@ -14,11 +15,13 @@ import lightning_modules.annotation
 import lightning_modules.callbacks.best_of_n
 import lightning_modules.callbacks.prediction_writer
 import lightning_modules.callbacks.process_bench
+import lightning_modules.callbacks.run_checkpoints
 import lightning_modules.callbacks.save_pretrained
 import lightning_modules.callbacks.throughput
 import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
+from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.model.meta_loading import structure_only
 
 
@@ -36,6 +39,13 @@ class VisualPRMCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Find the checkpoint that ``--ckpt_path`` stands for, or that a run goes on from by itself."""
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        if "ckpt_path" in kwargs:
+            kwargs["ckpt_path"] = checkpoint_to_load(self.trainer, subcommand == "fit", kwargs["ckpt_path"])
+        return kwargs
 
 
 def run(args: Sequence[str] | None = None) -> LightningCLI:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from lightning_modules.checkpoint_folder import write_folder
+from lightning_modules.checkpoint_reading import load_shards
 from lightning_modules.model.sharding import ShardingOptions
 
 
@@ -25,3 +28,19 @@ class FullyShardedStrategy(ModelParallelStrategy):
         """Connect the processes; Lightning itself would take `auto` for the number of nodes."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write a folder, whole or not at all; every process writes its shards."""
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        write_folder(Path(self.broadcast(filepath)), checkpoint, together=True)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a folder that any number of processes has written into the shards; a file as Lightning does."""
+        path = Path(self.broadcast(checkpoint_path))
+        if not path.is_dir():
+            return super().load_checkpoint(path, weights_only=True)
+        module: Any = self.lightning_module
+        check = getattr(module, "check_stored", None)
+        return load_shards(path, module, self.optimizers, strict=module.strict_loading, check=check)

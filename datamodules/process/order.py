@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from datamodules.process.position import EpochStart
 from datamodules.process.split import Stratum
 
 BLOCKS_OF_WINDOW = 32
@@ -17,7 +18,7 @@ BLOCKS_OF_WINDOW = 32
 
 
 class TrainingSampler(DistributedSampler[Any]):
-    """Indices of this rank for the current epoch, from the batch at which the epoch stands.
+    """Indices of this rank for the current epoch, from the place at which the epoch stands.
 
     The order depends on seed and epoch alone; batch number b of all ranks together is the b-th block of it. Only whole
     batches are served when there is at least one. A row of weight 2.5 is seen twice or three times an epoch; which rows
@@ -28,7 +29,7 @@ class TrainingSampler(DistributedSampler[Any]):
         dataset: Anything with a length.
         batch_size: Of one rank.
         seed: Of the order.
-        batches_done: How many batches of the epoch are done; asked when iteration begins.
+        start: Of an epoch, where its iteration begins; asked when it does.
         num_replicas: Number of ranks.
         rank: Of this process.
         strata: How often rows are seen; each once by default.
@@ -40,7 +41,7 @@ class TrainingSampler(DistributedSampler[Any]):
         dataset: Sized,
         batch_size: int,
         seed: int = 0,
-        batches_done: Callable[[], int] = lambda: 0,
+        start: Callable[[int], EpochStart] = lambda epoch: EpochStart(),
         num_replicas: int = 1,
         rank: int = 0,
         strata: Sequence[Stratum] | None = None,
@@ -48,7 +49,7 @@ class TrainingSampler(DistributedSampler[Any]):
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.batch_size = batch_size
-        self.batches_done = batches_done
+        self.start = start
         self.strata = strata
         self.lengths = lengths
         self.length = len(dataset) if strata is None else sum(stratum.samples for stratum in strata)
@@ -58,16 +59,40 @@ class TrainingSampler(DistributedSampler[Any]):
         if not self.num_samples:
             raise ValueError(f"{self.length} training samples are too few for {num_replicas} ranks")
 
-    def __iter__(self) -> Iterator[int]:
+    def order(self, made_for: int | None = None) -> np.ndarray:
+        """All samples of the epoch, of all ranks; in groups for batches of ``made_for`` rows of all ranks."""
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(self.length)
         if self.strata is not None:
             order = rows_of_epoch(self.length, self.strata, self.seed, self.epoch)[order]
-        order = order[: self.num_samples * self.num_replicas]
-        if self.lengths is not None:
-            order = grouped_by_length(order, self.lengths, self.batch_size * self.num_replicas, random)
-        mine = order[self.rank :: self.num_replicas]
-        yield from mine[self.batches_done() * self.batch_size :].tolist()
+        if self.lengths is None:
+            return order
+        block = made_for or self.batch_size * self.num_replicas
+        whole = self.length // block * block or self.length
+        grouped = grouped_by_length(order[:whole], self.lengths, block, random)
+        return np.concatenate([grouped, order[whole:]])
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.start(self.epoch)
+        end = start.done + self._samples_left(start)
+        yield from self.order(start.made_for)[start.done : end][self.rank :: self.num_replicas].tolist()
+
+    def _samples_left(self, start: EpochStart) -> int:
+        """Of all ranks together."""
+        block, left = self.batch_size * self.num_replicas, self.length - start.done
+        if not start.done:
+            return self.num_samples * self.num_replicas
+        # Less than a batch of other ranks than before is a smaller one.
+        return left // block * block or left // self.num_replicas * self.num_replicas
+
+    def batches_left(self, start: EpochStart) -> int:
+        """Batches of this rank from there to the end of the epoch."""
+        return -(-self._samples_left(start) // (self.batch_size * self.num_replicas))
+
+    @property
+    def batches_of_epoch(self) -> int:
+        """Batches of this rank in a whole epoch."""
+        return self.batches_left(EpochStart())
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch."""

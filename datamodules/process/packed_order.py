@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.process.order import rows_of_epoch
+from datamodules.process.position import EpochStart
 from datamodules.process.split import Stratum
 
 _LENGTH_CLASSES = 256
@@ -41,7 +42,7 @@ class PackedRows(Dataset[list[dict[str, Any]]]):
 
 
 class PackedSampler(DistributedSampler[Any]):
-    """Packed batches of this rank for the current epoch, as lists of rows, from the batch at which the epoch stands.
+    """Packed batches of this rank for the current epoch, as lists of rows, from the place at which the epoch stands.
 
     Batches depend on seed and epoch alone, and step number b of all ranks together is the b-th block of them. An epoch
     has every row as often as its weight says, see :class:`datamodules.process.order.TrainingSampler`. Only where ranks
@@ -52,7 +53,7 @@ class PackedSampler(DistributedSampler[Any]):
         lengths: (n,) tokens of each row of the table.
         max_tokens: Most tokens of a batch; no row has more.
         seed: Of the order.
-        batches_done: How many batches of the epoch are done; asked when iteration begins.
+        start: Of an epoch, where its iteration begins; asked when it does.
         num_replicas: Number of ranks.
         rank: Of this process.
         strata: How often rows are seen; each once by default.
@@ -66,7 +67,7 @@ class PackedSampler(DistributedSampler[Any]):
         lengths: np.ndarray,
         max_tokens: int,
         seed: int = 0,
-        batches_done: Callable[[], int] = lambda: 0,
+        start: Callable[[int], EpochStart] = lambda epoch: EpochStart(),
         num_replicas: int = 1,
         rank: int = 0,
         strata: Sequence[Stratum] | None = None,
@@ -76,29 +77,60 @@ class PackedSampler(DistributedSampler[Any]):
         capacity = max_tokens // unit
         # What is rounded up beyond the capacity fills a batch alone.
         self.classes = np.minimum(-(-lengths // unit), capacity)
-        self.batches_done = batches_done
+        self.start = start
         self.strata = strata
-        self.batch_of_place = _deal(_largest_classes(self.classes, strata), capacity, num_replicas)
+        self.capacity = capacity
+        self.batch_of_place = self._places(num_replicas)
         self.num_samples = int(self.batch_of_place.max()) + 1
 
-    def batches(self) -> list[np.ndarray]:
-        """All batches of the epoch, of all ranks, in their order."""
+    def _places(self, ranks: int) -> np.ndarray:
+        return _deal(_largest_classes(self.classes, self.strata), self.capacity, ranks)
+
+    def batches(self, made_for: int | None = None) -> list[np.ndarray]:
+        """All batches of the epoch, of all ranks, in their order, as they are on ``made_for`` ranks."""
+        places = self.batch_of_place if made_for in (None, self.num_replicas) else self._places(made_for or 1)
         random = np.random.default_rng([self.seed, self.epoch])
         rows = random.permutation(rows_of_epoch(len(self.classes), self.strata, self.seed, self.epoch))
-        rows = rows[: len(self.batch_of_place)]
+        rows = rows[: len(places)]
         longest_first = rows[np.argsort(-self.classes[rows], kind="stable")]
-        by_batch = longest_first[np.argsort(self.batch_of_place, kind="stable")]
-        ends = np.bincount(self.batch_of_place).cumsum()[:-1]
+        by_batch = longest_first[np.argsort(places, kind="stable")]
+        ends = np.bincount(places).cumsum()[:-1]
         found = np.split(by_batch, ends)
         return [found[number] for number in random.permutation(len(found))]
 
+    def _left(self, start: EpochStart) -> list[np.ndarray]:
+        """Batches of all ranks from there to the end of the epoch, equally many of each rank."""
+        return _evened(self.batches(start.made_for)[start.done :], self.num_replicas)
+
     def __iter__(self) -> Iterator[list[int]]:
-        mine = self.batches()[self.rank :: self.num_replicas]
-        yield from (batch.tolist() for batch in mine[self.batches_done() :])
+        yield from (batch.tolist() for batch in self._left(self.start(self.epoch))[self.rank :: self.num_replicas])
+
+    def batches_left(self, start: EpochStart) -> int:
+        """Batches of this rank from there to the end of the epoch."""
+        return len(self._left(start)) // self.num_replicas
+
+    @property
+    def batches_of_epoch(self) -> int:
+        """Batches of this rank in a whole epoch."""
+        return len(self)
 
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch."""
         return self.num_samples // self.num_replicas
+
+
+def _evened(batches: list[np.ndarray], ranks: int) -> list[np.ndarray]:
+    """The batches, some split in two, so that their number is a multiple of the ranks.
+
+    Only where all hold one row, those that are too many for that are left out.
+    """
+    evened = list(batches)
+    while len(evened) % ranks:
+        largest = max(range(len(evened)), key=lambda number: len(evened[number]))
+        if len(evened[largest]) < 2:
+            return evened[: len(evened) // ranks * ranks]
+        evened[largest : largest + 1] = np.array_split(evened[largest], 2)
+    return evened
 
 
 def _largest_classes(classes: np.ndarray, strata: Sequence[Stratum] | None) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from datamodules.process.lengths import TokenCounter, token_lengths, too_long
 from datamodules.process.order import LazyLoader, TrainingSampler
 from datamodules.process.packed_order import PackedRows, PackedSampler
 from datamodules.process.packing import PackingCollator
+from datamodules.process.position import TrainingPosition
 from datamodules.process.ranks import same_on_all_ranks
 from datamodules.process.rows import OnBadRow, drop_bad_rows
 from datamodules.process.split import strata
@@ -126,7 +126,7 @@ def training_loader(
     chosen: Layout,
     *,
     seed: int,
-    batches_done: Callable[[], int],
+    position: TrainingPosition,
     num_workers: int,
     trainer: Trainer | None,
 ) -> LazyLoader:
@@ -142,7 +142,7 @@ def training_loader(
         layout: Batch sizes.
         chosen: See :meth:`BatchLayout.chosen`.
         seed: Of the order.
-        batches_done: See :class:`datamodules.process.order.TrainingSampler`.
+        position: Tells where in the epoch training stands.
         num_workers: Processes.
         trainer: Says which rank this is, and on what device; one process on a CPU without.
     """
@@ -155,10 +155,19 @@ def training_loader(
     if chosen == "packed":
         assert lengths is not None
         assert layout.packed_tokens is not None
-        packed = PackedSampler(lengths, layout.packed_tokens, seed, batches_done, ranks, rank, strata(rows))
+        packed = PackedSampler(lengths, layout.packed_tokens, seed, position.start, ranks, rank, strata(rows))
+        position.sampler = packed
         collate = PackingCollator(collator, layout.packed_tokens)
         return LazyLoader(PackedRows(rows), batch_size=None, sampler=packed, collate_fn=collate, **options)
     sampler = TrainingSampler(
-        rows, layout.batch_size, seed, batches_done, ranks, rank, strata(rows), lengths if chosen == "grouped" else None
+        rows,
+        layout.batch_size,
+        seed,
+        position.start,
+        ranks,
+        rank,
+        strata(rows),
+        lengths if chosen == "grouped" else None,
     )
+    position.sampler = sampler
     return LazyLoader(rows, layout.batch_size, sampler=sampler, collate_fn=collator, **options)

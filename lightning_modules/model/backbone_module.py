@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
+from lightning.pytorch import Callback
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lightning_modules.callbacks.resumable_training import ResumableTraining
 from lightning_modules.global_mean import GlobalMeanModule
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
 from lightning_modules.model.blank_picture import BlankPicture
@@ -144,6 +146,10 @@ class BackboneModule(GlobalMeanModule):
         """Whether checkpoints hold trained weights alone."""
         return self.backbone_options.lora is not None or self.backbone_options.quantization is not None
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Make checkpoints complete and resuming exact, in every run."""
+        return [ResumableTraining()]
+
     def _trained_names(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
@@ -163,11 +169,19 @@ class BackboneModule(GlobalMeanModule):
         Raises:
             ValueError: If it lacks a trained weight, or holds one that this module does not have.
         """
-        if not self.is_partial or "state_dict" not in checkpoint:
+        if "state_dict" in checkpoint:
+            self.check_stored(set(checkpoint["state_dict"]))
+
+    def check_stored(self, stored: set[str]) -> None:
+        """Check that the weights of a partial checkpoint, by name, fit.
+
+        Raises:
+            ValueError: See :meth:`on_load_checkpoint`.
+        """
+        if not self.is_partial:
             return
-        stored = checkpoint["state_dict"]
         known = dict(self.named_parameters()) | dict(self.named_buffers())
-        missing, extra = sorted(self._trained_names() - set(stored)), sorted(set(stored) - set(known))
+        missing, extra = sorted(self._trained_names() - stored), sorted(stored - set(known))
         if missing or extra:
             raise ValueError(
                 f"the checkpoint was made with other backbone options: it lacks {len(missing)} trained weights "

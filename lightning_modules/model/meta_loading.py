@@ -133,9 +133,7 @@ def _spread(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def _like(whole: Tensor, local: Tensor, mesh: DeviceMesh) -> DTensor:
-    return DTensor.from_local(
-        local, mesh, _placements(mesh), run_check=False, shape=whole.shape, stride=whole.stride()
-    )
+    return DTensor.from_local(local, mesh, _placements(mesh), run_check=False, shape=whole.shape, stride=whole.stride())
 
 
 def part_of_this_rank(whole: Tensor, mesh: DeviceMesh) -> Tensor:

@@ -105,7 +105,9 @@ def _assign(model: nn.Module, values: Iterator[tuple[str, Tensor]]) -> None:
 
 def _home(parameter: DTensor) -> torch.device:
     mesh = parameter.device_mesh
-    return torch.device(mesh.device_type, torch.accelerator.current_device_index() if mesh.device_type != "cpu" else None)
+    return torch.device(
+        mesh.device_type, torch.accelerator.current_device_index() if mesh.device_type != "cpu" else None
+    )
 
 
 def gather_into(whole: nn.Module, sharded: nn.Module) -> bool:

@@ -60,9 +60,7 @@ def sharded(make, precision="32-true", **options):
 
 def differences(module, plain):
     """Names of weights and buffers that are not the same to the last bit, and those that one has alone."""
-    named = [
-        dict(m.named_parameters(remove_duplicate=False)) | dict(m.named_buffers()) for m in (module, plain)
-    ]
+    named = [dict(m.named_parameters(remove_duplicate=False)) | dict(m.named_buffers()) for m in (module, plain)]
     different = sorted(named[0].keys() ^ named[1].keys())
     for name in sorted(named[0].keys() & named[1].keys()):
         mine, other = named[0][name].detach(), named[1][name].detach()

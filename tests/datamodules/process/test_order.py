@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.process.order import LazyLoader, TrainingSampler
+from datamodules.process.position import EpochStart
 from datamodules.process.split import Stratum
 
 
@@ -35,7 +36,7 @@ def test_only_whole_batches():
 
 @pytest.mark.parametrize("done", [0, 1, 2, 3])
 def test_it_goes_on_after_the_batches_that_are_done(done):
-    assert order(12, 4, batches_done=lambda: done) == order(12, 4)[done * 4 :]
+    assert order(12, 4, start=lambda epoch: EpochStart(done * 4)) == order(12, 4)[done * 4 :]
 
 
 def test_ranks_share_each_batch():
@@ -44,7 +45,7 @@ def test_ranks_share_each_batch():
     for batch in range(3):
         together = {index for part in parts for index in part[batch * 4 : batch * 4 + 4]}
         assert together == set(whole[batch * 8 : batch * 8 + 8])
-    resumed = [order(24, 4, num_replicas=2, rank=rank, batches_done=lambda: 2) for rank in range(2)]
+    resumed = [order(24, 4, num_replicas=2, rank=rank, start=lambda epoch: EpochStart(16)) for rank in range(2)]
     assert resumed == [part[8:] for part in parts]
 
 
@@ -56,16 +57,17 @@ def test_too_few_samples():
 def test_the_loader_asks_for_nothing_before_its_first_batch():
     asked = []
 
-    def done():
-        asked.append(True)
-        return 1
+    def start(epoch):
+        asked.append(epoch)
+        return EpochStart(4)
 
-    sampler = TrainingSampler(range(12), 4, batches_done=done)
+    sampler = TrainingSampler(range(12), 4, start=start)
     iterator = iter(LazyLoader(range(12), 4, sampler=sampler, num_workers=1))
     assert not asked
     sampler.set_epoch(3)
     batches = [batch.tolist() for batch in iterator]
     assert [index for batch in batches for index in batch] == order(12, 4, epoch=3)[4:]
+    assert asked == [3]
 
 
 def halves(first_weight, second_weight):
@@ -126,10 +128,61 @@ def test_ranks_and_resuming_with_weights(sizes, batch_size, ranks, epoch, done):
         assert sum(seen[row] for row in rows.tolist()) == max(1, round(weight * len(rows)))
         assert all(int(weight) <= seen[row] + 1 and seen[row] <= int(weight) + 1 for row in rows.tolist())
     parts = [
-        order(int(starts[-1]), batch_size, num_replicas=ranks, rank=rank, batches_done=lambda: done, **options)
+        order(
+            int(starts[-1]),
+            batch_size,
+            num_replicas=ranks,
+            rank=rank,
+            start=lambda _: EpochStart(done * batch_size * ranks),
+            **options,
+        )
         for rank in range(ranks)
     ]
     block = batch_size * ranks
     for number, batch in enumerate(range(done, len(whole) // block)):
         together = Counter(row for part in parts for row in part[number * batch_size : (number + 1) * batch_size])
         assert together == Counter(whole[batch * block : (batch + 1) * block])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 60),
+    st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    st.integers(0, 8),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_an_epoch_goes_on_with_other_ranks_and_batches(length, before, now, batches, grouped, epoch):
+    """Each row is seen once, but for less than a batch of all ranks; and in the order that the epoch was begun in."""
+    if length < before[0] * before[1] or length < now[0] * now[1]:
+        return
+    lengths = np.random.default_rng(length).integers(1, 500, length) if grouped else None
+
+    def of_all_ranks(batch_size, ranks, start):
+        parts = []
+        for rank in range(ranks):
+            sampler = TrainingSampler(
+                range(length), batch_size, num_replicas=ranks, rank=rank, lengths=lengths, start=lambda _: start
+            )
+            sampler.set_epoch(epoch)
+            parts.append(np.array(list(sampler), int).reshape(-1, batch_size))
+            assert len(parts[-1]) == sampler.batches_left(start)
+        return np.stack(parts, axis=-1)
+
+    whole = of_all_ranks(*before, EpochStart())
+    batches = min(batches, len(whole))
+    first = whole[:batches].reshape(-1)
+    done = EpochStart(first.size, before[0] * before[1])
+    rest = of_all_ranks(*now, done)
+    seen = Counter([*first.ravel().tolist(), *rest.ravel().tolist()])
+    block = now[0] * now[1]
+    if batches:
+        assert max(seen.values()) == 1
+        assert length - len(seen) < block
+    # Blocks of the old order are taken one after another.
+    sampler = TrainingSampler(range(length), before[0], num_replicas=before[1], lengths=lengths)
+    sampler.set_epoch(epoch)
+    expected = sampler.order()[done.done : done.done + rest.size]
+    found = rest.reshape(-1, block)
+    assert [set(row) for row in found.tolist()] == [set(row) for row in expected.reshape(-1, block).tolist()]

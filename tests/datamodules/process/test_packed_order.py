@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.process.packed_order import PackedRows, PackedSampler
+from datamodules.process.position import EpochStart
 from datamodules.process.split import Stratum
 
 
@@ -13,7 +14,7 @@ def batches(lengths, max_tokens, epoch=0, **options):
     sampler = PackedSampler(np.array(lengths), max_tokens, **options)
     sampler.set_epoch(epoch)
     found = list(sampler)
-    if "batches_done" not in options:
+    if "start" not in options:
         assert len(found) == len(sampler)
     return found
 
@@ -86,7 +87,13 @@ def test_properties(sizes, ranks, max_tokens, done, seed):
             assert all(abs(seen[row] - stratum.weight) <= 1 + missing for row in stratum.rows.tolist())
         for rank, found in enumerate(of_ranks):
             resumed = batches(
-                lengths, max_tokens, epoch, num_replicas=ranks, rank=rank, batches_done=lambda: done, **options
+                lengths,
+                max_tokens,
+                epoch,
+                num_replicas=ranks,
+                rank=rank,
+                start=lambda _: EpochStart(done * ranks),
+                **options,
             )
             assert resumed == found[done:]
     assert len(numbers) == 1
@@ -111,3 +118,31 @@ def test_rows_by_lists():
     rows = PackedRows(Table())
     assert len(rows) == 3
     assert rows[[2, 0]] == [{"row": 2}, {"row": 0}]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(4, 60), st.integers(1, 4), st.integers(1, 4), st.integers(1, 8), st.integers(0, 2))
+def test_an_epoch_goes_on_with_other_ranks(length, before, now, done, epoch):
+    """Each row is seen once; only where batches hold one row, fewer rows than there are ranks may be left out."""
+    lengths = np.random.default_rng(length).integers(1, 400, length)
+
+    def of_all_ranks(ranks, start):
+        parts = []
+        for rank in range(ranks):
+            sampler = PackedSampler(lengths, 500, num_replicas=ranks, rank=rank, start=lambda _: start)
+            sampler.set_epoch(epoch)
+            parts.append(list(sampler))
+            assert len(parts[-1]) == sampler.batches_left(start)
+        return [batch for step in zip(*parts, strict=True) for batch in step]
+
+    whole = of_all_ranks(before, EpochStart())
+    done = min(done, len(whole) // before) * before
+    rest = of_all_ranks(now, EpochStart(done, before))
+    assert all(lengths[batch].sum() <= 500 for batch in rest)
+    seen = Counter(row for batch in whole[:done] + rest for row in batch)
+    assert max(seen.values()) == 1
+    missing = sum(map(len, whole)) - len(seen)
+    assert missing == 0 or (missing < now and set(map(len, rest)) <= {1})
+    if before % now == 0:
+        # Nothing is split: the very batches of before, in their order.
+        assert rest == whole[done:]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.process.order import BLOCKS_OF_WINDOW, TrainingSampler, grouped_by_length
+from datamodules.process.position import EpochStart
 from datamodules.process.training_loader import BatchLayout
 
 
@@ -69,7 +70,7 @@ def test_groups_go_round_with_the_epoch_and_ranks_share_each_block():
         assert (blocks.max(1) - blocks.min(1)).tolist() == [7] * 12
         orders.append(blocks.min(1).tolist())
     assert orders[0] != orders[1]
-    resumed = TrainingSampler(range(96), 4, num_replicas=2, rank=1, lengths=lengths, batches_done=lambda: 5)
+    resumed = TrainingSampler(range(96), 4, num_replicas=2, rank=1, lengths=lengths, start=lambda _: EpochStart(40))
     whole = TrainingSampler(range(96), 4, num_replicas=2, rank=1, lengths=lengths)
     assert list(resumed) == list(whole)[20:]
 

@@ -1,0 +1,165 @@
+"""What makes a run that goes on from a checkpoint the run that it would have been."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lightning_modules.checkpoint_io import FolderCheckpointIO
+from lightning_modules.optimizer_states import check_groups, named_optimizer_state, parameter_names
+from lightning_modules.random_states import random_states, seed_from, set_random_states
+
+_RANDOM = "random_states"
+_BATCHES, _EVALUATED = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
+
+
+class ResumableTraining(Callback):
+    """Makes checkpoints complete and resuming exact; :class:`BackboneModule` brings it to every run.
+
+    - Training draws its random numbers (dropout) from a stream of its own, which evaluations and data loaders between
+      the batches do not touch; a checkpoint holds where it stands on each rank. With another number of ranks than
+      before, and at the start of a run of several ranks, it is seeded from (seed, optimizer step, rank).
+    - The place in the epoch is kept in samples, see :class:`datamodules.process.position.TrainingPosition`.
+    - A checkpoint made between two optimizer steps stands at the first of them: gradients are not saved, so the batches
+      since are run again.
+    - A checkpoint made before an evaluation has ended runs it when the run goes on; Lightning would leave it out.
+    - States of optimizers are kept by the names of parameters.
+    - Folders of :mod:`lightning_modules.checkpoint_folder` can be read whatever the strategy.
+    """
+
+    def __init__(self) -> None:
+        self._now: dict[str, Any] | None = None  # where the stream of random numbers stands
+        self._at_last_step: dict[str, Any] | None = None  # where it stood after the last optimizer step
+        self._saved: list[dict[str, Any]] | None = None  # of each rank, in the checkpoint that is resumed
+        self._groups: list[Any] | None = None
+        self._has_evaluated = True
+        self._own_interval: int | float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Teach the strategy to read checkpoint folders."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = FolderCheckpointIO(lambda: trainer.state.fn == TrainerFn.FITTING)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add random states, and let the checkpoint stand where it can be gone on from; called on all ranks."""
+        checkpoint["optimizer_states"] = [
+            named_optimizer_state(state, pl_module, optimizer)
+            for state, optimizer in zip(checkpoint["optimizer_states"], trainer.optimizers, strict=True)
+        ]
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        undone = 0
+        if progress.current.processed != trainer.num_training_batches and not progress.is_last_batch:
+            undone = progress.current.processed % trainer.accumulate_grad_batches
+        state = self._at_last_step if undone else self._now
+        own = state or random_states(trainer.strategy.root_device)
+        states: list[Any] = [own]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, own)
+        checkpoint[_RANDOM] = states
+        loops = checkpoint["loops"]["fit_loop"]
+        if undone:
+            self._step_back(trainer, checkpoint, undone)
+        elif trainer.validating and not self._has_evaluated:
+            finished = loops[_BATCHES]
+            for part in ("total", "current"):
+                finished[part]["completed"] = finished[part]["processed"]
+            evaluated = loops[_EVALUATED]
+            # The state in which Lightning goes back into an evaluation, at its first batch.
+            done = evaluated["total"]["completed"]
+            evaluated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+            evaluated["current"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+    def _step_back(self, trainer: Trainer, checkpoint: dict[str, Any], undone: int) -> None:
+        position = getattr(getattr(trainer, "datamodule", None), "training_position", None)
+        if position is not None:
+            undone = position.step_back(undone)
+            checkpoint[type(trainer.datamodule).__qualname__] |= position.state_dict(undone)  # type: ignore[attr-defined]
+        progress = checkpoint["loops"]["fit_loop"][_BATCHES]
+        progress["is_last_batch"] = False
+        for part in ("total", "current"):
+            done = progress[part]["processed"] - undone
+            progress[part] = dict.fromkeys(progress[part], done)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what is needed when training begins."""
+        self._saved = checkpoint.get(_RANDOM)
+        states = checkpoint.get("optimizer_states") or []
+        self._groups = [state["param_groups"] for state in states]
+
+    # --------------------------------------------------------------- training
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the place in the epoch, and the random numbers to go on with."""
+        if self._groups and isinstance(self._groups[0][0]["params"][:1], list):
+            self._check_groups(trainer, pl_module)
+        loop = trainer.fit_loop.epoch_loop
+        position = getattr(getattr(trainer, "datamodule", None), "training_position", None)
+        batches = position.resume() if position is not None else None
+        if batches is not None:
+            current: Any = loop.batch_progress.current
+            batches = min(batches, int(trainer.num_training_batches))
+            current.ready = current.started = current.processed = batches
+            current.completed = batches - 1 if loop.restarted_on_train_batch_end else batches
+        if loop.val_loop.restarted_mid_evaluation:
+            total: Any = loop.val_loop.batch_progress.total
+            total.ready = total.started = total.completed
+            count = (
+                loop.batch_progress.total if trainer.check_val_every_n_epoch is None else loop.batch_progress.current
+            )
+            if trainer.val_check_batch not in (None, float("inf")) and count.ready:
+                # Due now, also where batches are counted otherwise than before.
+                self._own_interval, trainer.val_check_batch = trainer.val_check_batch, count.ready
+        self._at_last_step = self._now = self._stream(trainer)
+
+    def _check_groups(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        own = parameter_names(pl_module, trainer.optimizers)
+        for groups, names in zip(self._groups or [], own, strict=False):
+            if all(isinstance(name, str) for group in groups for name in group["params"]):
+                check_groups(str(trainer.ckpt_path), groups, names)
+        self._groups = None
+
+    def _stream(self, trainer: Trainer) -> dict[str, Any] | None:
+        """Where the stream of random numbers begins; None goes on with what is."""
+        saved, self._saved = self._saved, None
+        device = trainer.strategy.root_device
+        if saved is not None and len(saved) == trainer.world_size:
+            return saved[trainer.global_rank]
+        if saved is None and trainer.world_size == 1:
+            return None
+        before = random_states(device)
+        seed_from(trainer.global_step, trainer.global_rank)
+        drawn = random_states(device)
+        set_random_states(before, device)
+        return drawn
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Go on with the stream of random numbers."""
+        if self._now is not None:
+            set_random_states(self._now, trainer.strategy.root_device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep where the stream stands."""
+        self._now = random_states(trainer.strategy.root_device)
+        if not trainer.fit_loop._should_accumulate():
+            self._at_last_step = self._now
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a checkpoint is one before the end of an evaluation."""
+        self._has_evaluated = trainer.sanity_checking
+        if self._own_interval is not None and not trainer.sanity_checking:
+            trainer.val_check_batch, self._own_interval = self._own_interval, None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on it is one after it."""
+        self._has_evaluated = True

@@ -1,0 +1,329 @@
+"""The checkpoints of a run: when they are written, which are kept, and how the run finds its own again."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from datamodules.fields import first_of
+from datamodules.process.ranks import same_on_all_ranks
+from lightning_modules.checkpoint_folder import (
+    force_to_disk,
+    is_checkpoint_folder,
+    remove_folder,
+    remove_leftovers,
+    rewrite_rest,
+)
+from lightning_modules.fully_sharded import FullyShardedStrategy
+
+logger = logging.getLogger(__name__)
+
+LATEST, BEST = "latest", "best"
+_NAME = re.compile(r"step_(\d{8,})")
+
+
+class RunCheckpoints(Checkpoint):
+    """Keeps the last and the best checkpoints of a run in a folder that is the run's own.
+
+    Each is a folder ``step_00001200`` (see :mod:`lightning_modules.checkpoint_folder`). ``latest`` and ``best`` are
+    symbolic links to whole ones, also after a kill at any moment. A checkpoint is written before every evaluation, at
+    the end of every epoch and of training, when the run is told to terminate (SIGTERM), and as often as is asked for.
+    One from before an evaluation runs it when the run goes on; after the evaluation its scores are added to it. What
+    killed runs leave half written is removed by the next start.
+
+    Args:
+        folder: Of the checkpoints of this run alone.
+        every_n_steps: Optimizer steps between two checkpoints.
+        every_n_minutes: Minutes between two checkpoints, by the clock of rank zero.
+        keep_last: How many of the last ones are kept.
+        monitor: Name of a metric that evaluations log, such as ``best_of_n/overall`` or ``process_bench/macro_f1``;
+            None keeps no best one.
+        mode: Whether more or less of it is better.
+        keep_best: How many of the best ones are kept.
+        resume: `visualprm fit` without ``--ckpt_path`` goes on from ``latest`` where there is one, so the same command
+            starts a run and continues it. If False, checkpoints of an earlier run in the folder are an error.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = None,
+        keep_last: int = 2,
+        monitor: str | None = None,
+        mode: Literal["max", "min"] = "max",
+        keep_best: int = 1,
+        resume: bool = True,
+    ) -> None:
+        for name, value, least in (
+            ("every_n_steps", every_n_steps, 1),
+            ("every_n_minutes", every_n_minutes, 0),
+            ("keep_last", keep_last, 1),
+            ("keep_best", keep_best, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
+        self.folder = Path(folder)
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.keep_last = keep_last
+        self.monitor = monitor
+        self.mode = mode
+        self.keep_best = keep_best
+        self.resume = resume
+        self.scores: dict[str, float] = {}
+        self._last_step = 0
+        self._last_time = time.monotonic()
+
+    # ------------------------------------------------------------------- find
+
+    @property
+    def best_model_path(self) -> str:
+        """The best checkpoint, else the latest one; empty if there is none. Lightning asks for it by this name."""
+        for name in (BEST, LATEST):
+            if is_checkpoint_folder(self.folder / name):
+                return str((self.folder / name).resolve())
+        return ""
+
+    def named_checkpoint(self, name: str) -> Path | None:
+        """The checkpoint that ``latest`` or ``best`` points to; None if there is none.
+
+        Raises:
+            ValueError: If there are checkpoints, but none by that name.
+        """
+        link = self.folder / name
+        if is_checkpoint_folder(link):
+            return link.resolve()
+        if found := self._existing():
+            raise ValueError(
+                f"{self.folder} holds {len(found)} checkpoints ({first_of(found)}), but {name!r} points to none of "
+                f"them; give one with --ckpt_path"
+            )
+        return None
+
+    def _existing(self) -> list[str]:
+        """Names of whole checkpoints, by step."""
+        if not self.folder.is_dir():
+            return []
+        names = [path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted((n for n in names if is_checkpoint_folder(self.folder / n)), key=_step_of)
+
+    # ------------------------------------------------------------------ start
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remove what killed runs have left.
+
+        Raises:
+            TypeError: If the strategy would write its checkpoints in a way of its own.
+        """
+        if isinstance(trainer.strategy, ModelParallelStrategy) and not isinstance(
+            trainer.strategy, FullyShardedStrategy
+        ):
+            raise TypeError(
+                "RunCheckpoints: ModelParallelStrategy writes checkpoints that a kill may leave half written; take "
+                "lightning_modules.fully_sharded.FullyShardedStrategy (experiments/strategies/fsdp2.yaml)"
+            )
+        if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for path in remove_leftovers(self.folder):
+                logger.warning("removed %s, which a run that was killed has left", path)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make sure that the folder is this run's own.
+
+        Raises:
+            FileExistsError: If it holds checkpoints that this run does not go on from.
+        """
+        self._last_step, self._last_time = 0, time.monotonic()
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        same_on_all_ranks(str(trainer.ckpt_path), "checkpoint to go on from")
+        existing = self._existing()
+        same_on_all_ranks(" ".join(existing), f"checkpoints in {self.folder}")
+        origin = Path(trainer.ckpt_path).resolve() if trainer.ckpt_path else None
+        is_own = origin is not None and origin.parent == self.folder.resolve()
+        if existing and not is_own:
+            raise FileExistsError(
+                f"{self.folder} holds checkpoints of another run ({first_of(existing)}), and this run begins "
+                f"{'with ' + str(origin) if origin else 'anew'}; give it a folder of its own, or go on with "
+                f"--ckpt_path {self.folder / LATEST}"
+            )
+        if is_own and origin is not None:
+            self._last_step = _step_of(origin.name)
+        if is_own and origin is not None and trainer.is_global_zero:
+            self._point(LATEST, origin.name)
+            self._point_to_best()
+
+    # ------------------------------------------------------------------- save
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save what is due, unless an evaluation follows, which saves before it begins."""
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.fast_dev_run or loop._should_accumulate():  # type: ignore[attr-defined]
+            return
+        step = trainer.global_step
+        is_due = (
+            loop.batch_progress.is_last_batch
+            or trainer.should_stop
+            or (trainer.max_steps != -1 and step >= trainer.max_steps)
+            or (self.every_n_steps is not None and step % self.every_n_steps == 0)
+        )
+        if self.every_n_minutes is not None:
+            is_time = time.monotonic() - self._last_time >= 60 * self.every_n_minutes
+            is_due = bool(trainer.strategy.broadcast(is_time)) or is_due
+        fetcher: Any = trainer.fit_loop._data_fetcher
+        if is_due and (loop.val_loop.skip or not loop._should_check_val_fx(fetcher)):
+            self._save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before an evaluation, which may take long."""
+        if self._is_part_of_training(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add what the evaluation found to the checkpoint.
+
+        Raises:
+            ValueError: If it has not logged the metric that the best one is chosen by.
+        """
+        if not self._is_part_of_training(trainer) or not trainer.global_step:
+            return
+        path = self.folder / _name_of(trainer.global_step)
+        if self.monitor is not None:
+            value = trainer.callback_metrics.get(self.monitor)
+            if value is None:
+                raise ValueError(
+                    f"RunCheckpoints: the evaluation has logged no {self.monitor!r} (monitor), but "
+                    f"{sorted(trainer.callback_metrics)}; name one of these"
+                )
+            if math.isfinite(float(value)):
+                self.scores[path.name] = float(value)
+            else:
+                logger.warning("%s is %s: %s takes no part in the choice of the best", self.monitor, value, path.name)
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        if trainer.is_global_zero:
+            rewrite_rest(path, checkpoint)
+            self._point_to_best()
+            self._prune(trainer.global_step)
+        trainer.strategy.barrier("RunCheckpoints")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save when the run is told to terminate, as by a preempted job."""
+        if isinstance(exception, SIGTERMException) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer)
+
+    def _is_part_of_training(self, trainer: Trainer) -> bool:
+        return trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+    def _save(self, trainer: Trainer) -> None:
+        """Save the state of a step, once."""
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        self._last_step = step
+        trainer.save_checkpoint(self.folder / _name_of(step), weights_only=False)
+        self._last_time = time.monotonic()
+        if trainer.is_global_zero:
+            self.take_up(step)
+
+    def take_up(self, step: int) -> None:
+        """Point to a checkpoint that has been written, and remove what is not kept."""
+        self._point(LATEST, _name_of(step))
+        self._prune(step)
+
+    # ------------------------------------------------------------------- keep
+
+    def _point(self, name: str, target: str) -> None:
+        """Let a link point to a checkpoint, at once."""
+        new = self.folder / f".{name}.new"
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        os.replace(new, self.folder / name)
+        force_to_disk(self.folder)
+
+    def _best(self) -> list[str]:
+        """Names of checkpoints with a score, the best first; the later one of two that are equal."""
+        scored = [name for name in self._existing() if name in self.scores]
+        sign = -1 if self.mode == "max" else 1
+        return sorted(scored, key=lambda name: (sign * self.scores[name], -_step_of(name)))
+
+    def _point_to_best(self) -> None:
+        if best := self._best():
+            self._point(BEST, best[0])
+
+    def _prune(self, step: int) -> None:
+        """Remove what is neither among the last, nor among the best, nor pointed to."""
+        existing = self._existing()
+        abandoned = [name for name in existing if _step_of(name) > step]
+        past = [name for name in existing if name not in abandoned]
+        keep = {*past[-self.keep_last :], *self._best()[: self.keep_best if self.monitor is not None else 0]}
+        keep |= {os.readlink(link) for link in (self.folder / LATEST, self.folder / BEST) if link.is_symlink()}
+        for name in existing:
+            if name not in keep:
+                if name in abandoned:
+                    logger.warning("%s is removed: the run has gone back before it", self.folder / name)
+                remove_folder(self.folder / name)
+        self.scores = {name: score for name, score in self.scores.items() if name in keep}
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores of the checkpoints that are kept."""
+        return {"monitor": self.monitor, "scores": dict(self.scores)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them up, if they are of the same metric."""
+        if state_dict["monitor"] == self.monitor:
+            self.scores = dict(state_dict["scores"])
+
+
+def _name_of(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _step_of(name: str) -> int:
+    return int(name.removeprefix("step_"))
+
+
+def checkpoint_to_load(trainer: Trainer, is_fit: bool, given: str | None) -> str | None:
+    """The path that ``--ckpt_path`` stands for.
+
+    Args:
+        trainer: Its callbacks may know checkpoints.
+        is_fit: Whether it is for `fit`, which goes on by itself.
+        given: A path, ``latest`` (also ``last``), ``best``, or nothing.
+
+    Raises:
+        ValueError: If there is no such checkpoint and it was asked for by `test` or `validate`, or no
+            :class:`RunCheckpoints` is configured that would know it.
+    """
+    keepers = [callback for callback in trainer.callbacks if isinstance(callback, RunCheckpoints)]  # type: ignore[attr-defined]
+    if given is None:
+        if not is_fit or not keepers or not keepers[0].resume or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return None
+        found = keepers[0].named_checkpoint(LATEST)
+        if found is not None:
+            logger.warning("the run goes on from %s; `resume: false` or another folder begins a new one", found)
+        return str(found) if found is not None else None
+    if given not in (LATEST, "last", BEST) or not keepers:
+        return given
+    found = keepers[0].named_checkpoint(BEST if given == BEST else LATEST)
+    if found is None and not is_fit:
+        raise ValueError(f"--ckpt_path {given}: there is no checkpoint in {keepers[0].folder}")
+    return str(found) if found is not None else None

@@ -1,0 +1,336 @@
+"""Runs of `visualprm fit` that are killed and go on, of one process and of two; a program: FOLDER.
+
+All processes are forked from this one, which has imported everything, so that each starts in a moment. What they have
+trained on is written to logs, which test_resume_scenarios.py reads.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from PIL import Image
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from lightning_modules.cli import run
+from tools.make_tiny_model import make_tiny_model
+
+ROWS, EPOCHS, KILLS = 24, 2, 10
+STEPS_OF_EPOCH = 6
+TIME_LIMIT = 120
+TEXTS = [
+    "How many digits are larger than 4 ?",
+    "The digits are 3 , 7 and 9 .",
+    "So the answer is \\boxed{2} .",
+    "+ - =",
+]
+SHARDED = "experiments/strategies/fsdp2.yaml"
+REPOSITORY = Path(__file__).parents[2]
+
+
+class StepLog(Callback):
+    """Writes a line for every training batch of this rank: step, place, samples, loss; and the weights at the end.
+
+    Args:
+        folder: Lines are added to what is there.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.begin = [trainer.global_step, trainer.current_epoch]
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        loss = trainer.callback_metrics["train/loss"].item()
+        line = json.dumps([*self.begin, batch.sample_ids, loss]) + "\n"
+        with (self.folder / f"batches_{os.environ['RUN']}_{trainer.global_rank}.jsonl").open("a") as file:
+            file.write(line)
+
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if trainer.global_step == int(os.environ.get("KILLED_IN_VALIDATION", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if trainer.is_global_zero:
+            with (self.folder / "validations.jsonl").open("a") as file:
+                metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+                file.write(json.dumps([trainer.global_step, trainer.current_epoch, metrics]) + "\n")
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(pl_module, options=options)
+        if trainer.is_global_zero:
+            save_file(
+                {name: value.clone().contiguous() for name, value in weights.items()}, self.folder / "end.safetensors"
+            )
+
+
+def write_world(folder: Path) -> None:
+    """A tiny model, and rows with two labelled steps each, so that means over batches are means over labels."""
+    size = {"vision_hidden_size": 16, "vision_layers": 1, "text_hidden_size": 32, "text_layers": 2, "heads": 2}
+    make_tiny_model(folder / "base", iter(TEXTS), **size)
+    Image.effect_noise((32, 32), 50).convert("RGB").save(folder / "a.png")
+    draw = random.Random(0)
+    for name, count in (("train", ROWS), ("validation", 6)):
+        with (folder / f"{name}.jsonl").open("w") as file:
+            for number in range(count):
+                texts = [f"The digits are {draw.randint(1, 9)}" + " , 7" * draw.randint(0, 4) for _ in range(2)]
+                steps = [{"step": text, "score": float(draw.random() > 0.4)} for text in texts]
+                row = {
+                    "image": "a.png",
+                    "question": f"How many digits are larger than {number} ?",
+                    "steps_with_score": steps,
+                }
+                file.write(json.dumps(row) + "\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How `visualprm fit` is run, always with four rows an optimizer step."""
+
+    processes: int = 1
+    strategy: str = "auto"
+    kind: str = "full"
+    layout: str = "padded"
+    more: tuple[str, ...] = ()
+
+
+def arguments(world: Path, folder: Path, how: Run) -> list[str]:
+    """Of `visualprm fit`."""
+    processes, strategy, kind, layout = how.processes, how.strategy, how.kind, how.layout
+    lora = ["--model.backbone.lora.rank=4", "--model.backbone.lora.dropout=0.2"] if kind == "lora" else []
+    packed = ["--data.packed_tokens=200"] if layout == "packed" else []
+    return [
+        "fit",
+        "--model=lightning_modules.process_reward.ProcessRewardModel",
+        f"--model.model_name_or_path={world / 'base'}",
+        "--model.system_prompt=",
+        "--model.learning_rate=3e-3",
+        *lora,
+        "--data=datamodules.visual_prm_400k.VisualPRM400KDataModule",
+        f"--data.train_annotations={world / 'train.jsonl'}",
+        f"--data.validation_annotations={world / 'validation.jsonl'}",
+        f"--data.batch_size={2 if processes == 1 else 1}",
+        f"--data.cache_dir={world / 'cache'}",
+        *packed,
+        "--trainer.accelerator=cpu",
+        f"--trainer.devices={processes}",
+        *([f"--config={REPOSITORY / strategy}"] if strategy == SHARDED else [f"--trainer.strategy={strategy}"]),
+        "--trainer.accumulate_grad_batches=2",
+        f"--trainer.max_epochs={EPOCHS}",
+        "--trainer.num_sanity_val_steps=0",
+        "--trainer.use_distributed_sampler=false",
+        "--trainer.inference_mode=false",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+        "--trainer.callbacks+=lightning_modules.callbacks.run_checkpoints.RunCheckpoints",
+        f"--trainer.callbacks.folder={folder / 'checkpoints'}",
+        "--trainer.callbacks.every_n_steps=2",
+        "--trainer.callbacks.monitor=validation/loss",
+        "--trainer.callbacks.mode=min",
+        "--trainer.callbacks+=resume_scenarios.StepLog",
+        f"--trainer.callbacks.folder={folder}",
+        f"--trainer.default_root_dir={folder}",
+        *how.more,
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def start(world: Path, folder: Path, how: Run, **environment: str) -> list[int]:
+    """Fork the processes of a run; returns their ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = len(list(folder.glob("log_*_0.txt")))
+    processes = how.processes
+    port, found = free_port(), []
+    for rank in range(processes):
+        child = os.fork()
+        if child:
+            found.append(child)
+            continue
+        log = os.open(folder / f"log_{number}_{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ |= {"RUN": str(number), **environment}
+        if processes > 1:
+            names = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": processes,
+                "LOCAL_WORLD_SIZE": processes,
+                "GROUP_RANK": 0,
+            }
+            os.environ |= {name: str(value) for name, value in names.items()}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "scenario"}
+        code = 1
+        try:
+            run(arguments(world, folder, how))
+            code = 0
+        except BaseException:  # noqa: BLE001 - it is told, and the process ends
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return found
+
+
+def ended(folder: Path, children: list[int], *, killed: bool = False) -> bool:
+    """Whether all have ended; raises an error if one has ended otherwise than it should."""
+    for child in list(children):
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            children.remove(child)
+            if status != (signal.SIGKILL if killed else 0):
+                kill(children)
+                log = sorted(folder.glob("log_*_0.txt"))[-1].read_text()[-3000:]
+                raise SystemExit(f"{folder}: a process ended with {status}: {log}")
+    return not children
+
+
+def wait(folder: Path, children: list[int], *, killed: bool = False) -> None:
+    """Until all have ended well (or were killed)."""
+    deadline = time.monotonic() + TIME_LIMIT
+    while not ended(folder, children, killed=killed):
+        if time.monotonic() > deadline:
+            kill(children)
+            raise SystemExit(f"{folder}: has not ended in {TIME_LIMIT} s")
+        time.sleep(0.005)
+
+
+def kill(children) -> None:
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def kill_when(folder: Path, children: list[int], is_time: Callable[[], bool]) -> bool:
+    """Kill all when it is time; returns False if they have ended before."""
+    deadline = time.monotonic() + TIME_LIMIT
+    while not is_time():
+        if ended(folder, children):
+            return False
+        if time.monotonic() > deadline:
+            kill(children)
+            raise SystemExit(f"{folder}: it was not time to kill for {TIME_LIMIT} s")
+        time.sleep(0.0002)
+    kill(children)
+    return True
+
+
+def batches_done(folder: Path) -> int:
+    """Batches that the first rank has logged in the last of its runs."""
+    logs = sorted(folder.glob("batches_*_0.jsonl"), key=lambda path: int(path.name.split("_")[1]))
+    return logs[-1].read_bytes().count(b"\n") if logs else 0
+
+
+def saving(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob(".saving-*"))
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """What a killed run has left: what is there, and where `latest` points to."""
+    checkpoints = folder / "checkpoints"
+    names = sorted(path.name for path in checkpoints.iterdir()) if checkpoints.is_dir() else []
+    latest = checkpoints / "latest"
+    return {"names": names, "latest": os.readlink(latest) if latest.is_symlink() else None}
+
+
+def whole(world: Path, folder: Path, how: Run) -> None:
+    """A run that nobody disturbs."""
+    wait(folder, start(world, folder, how))
+
+
+def killed_again_and_again(world: Path, folder: Path, how: Run) -> None:
+    """Kills at random moments, every second one while a checkpoint is written; then to the end."""
+    draw = random.Random(5)
+    states = []
+    for number in range(KILLS):
+        run_number = len(list(folder.glob("log_*_0.txt")))
+        children = start(world, folder, how)
+        due, first = [float("inf")], draw.randint(1, 6)
+        pause = draw.uniform(0, 0.02) if number % 2 else draw.uniform(0, 0.05)
+
+        def is_time(
+            log=folder / f"batches_{run_number}_0.jsonl", first=first, pause=pause, due=due, at_saving=bool(number % 2)
+        ) -> bool:
+            has_begun = log.exists() and batches_done(folder) >= first
+            if due[0] == float("inf") and has_begun and (saving(folder) or not at_saving):
+                due[0] = time.monotonic() + pause
+            return time.monotonic() >= due[0]
+
+        happened = kill_when(folder, children, is_time)
+        states.append({"happened": happened, "saving": bool(number % 2)} | state_of(folder))
+    wait(folder, start(world, folder, how))
+    (folder / "states.json").write_text(json.dumps(states))
+
+
+def moved(world: Path, folder: Path, before: Run, after: Run) -> None:
+    """A run that is killed inside of the second epoch and goes on in another way."""
+    children = start(world, folder, before)
+    batches = (STEPS_OF_EPOCH + 3) * 2 + 1
+    if not kill_when(folder, children, lambda: batches_done(folder) >= batches):
+        raise SystemExit(f"{folder}: ended before it was killed")
+    (folder / "states.json").write_text(json.dumps([state_of(folder)]))
+    wait(folder, start(world, folder, after))
+
+
+def killed_in_validation(world: Path, folder: Path, how: Run, step: int) -> None:
+    """A run that is killed in the first batch of an evaluation, and goes on."""
+    wait(folder, start(world, folder, how, KILLED_IN_VALIDATION=str(step)), killed=True)
+    (folder / "states.json").write_text(json.dumps([state_of(folder)]))
+    wait(folder, start(world, folder, how))
+
+
+ONE, DDP, SHARDED_2 = Run(), Run(2, "ddp"), Run(2, SHARDED)
+# Two packed batches a step, as one process takes them.
+PACKED_DDP = replace(DDP, layout="packed", more=("--trainer.accumulate_grad_batches=1",))
+UNALIGNED = Run(more=("--trainer.val_check_interval=7",))
+SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
+    "one_lora": (whole, (replace(ONE, kind="lora"),)),
+    "killed_lora": (killed_again_and_again, (replace(ONE, kind="lora"),)),
+    "one": (whole, (ONE,)),
+    "sharded": (whole, (SHARDED_2,)),
+    "sharded_to_one": (moved, (SHARDED_2, ONE)),
+    "one_to_sharded": (moved, (ONE, SHARDED_2)),
+    "lora_ddp_to_sharded": (moved, (replace(DDP, kind="lora"), replace(SHARDED_2, kind="lora"))),
+    "packed": (whole, (replace(ONE, layout="packed"),)),
+    "packed_one_to_ddp": (moved, (replace(ONE, layout="packed"), PACKED_DDP)),
+    "killed_in_validation": (killed_in_validation, (ONE, STEPS_OF_EPOCH)),
+    "killed_in_unaligned_validation": (killed_in_validation, (UNALIGNED, 3)),
+}
+
+
+def main(folder: Path, names: list[str]) -> None:
+    """Run scenarios, all by default, each in a folder of its own."""
+    torch.set_num_threads(1)
+    sys.argv = ["visualprm"]
+    os.chdir(REPOSITORY)
+    write_world(folder)
+    timings = {}
+    for name in names or SCENARIOS:
+        action, options = SCENARIOS[name]
+        began = time.monotonic()
+        action(folder, folder / name, *options)
+        timings[name] = round(time.monotonic() - began, 1)
+    (folder / "timings.json").write_text(json.dumps(timings))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

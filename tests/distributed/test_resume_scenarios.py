@@ -1,0 +1,215 @@
+"""Runs that were killed and went on, against those that nobody disturbed; see resume_scenarios.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from resume_scenarios import EPOCHS, KILLS, REPOSITORY, ROWS, STEPS_OF_EPOCH
+from safetensors.torch import load_file
+
+from lightning_modules.checkpoint_folder import is_checkpoint_folder
+from lightning_modules.checkpoints import read_checkpoint
+from lightning_modules.process_reward import ProcessRewardModel
+from tools.export import export
+
+STEPS = EPOCHS * STEPS_OF_EPOCH
+
+
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory):
+    """Folder of all scenarios, run once in a process of its own."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    here = Path(__file__)
+    path = os.pathsep.join(map(str, [REPOSITORY, here.parents[1], here.parent]))
+    program = subprocess.Popen(
+        [sys.executable, str(here.with_name("resume_scenarios.py")), str(folder)],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = program.communicate(timeout=900)
+    finally:
+        try:
+            os.killpg(program.pid, signal.SIGKILL)  # what may be left of it
+        except ProcessLookupError:
+            pass
+    assert program.returncode == 0, output[-4000:]
+    return folder
+
+
+@dataclass
+class Step:
+    """An optimizer step of all ranks."""
+
+    samples: list[str]
+    loss: float
+
+
+def runs_of(folder):
+    """For each time that a run was started, by step: all batches of all ranks."""
+    runs = []
+    for number in range(len(list(folder.glob("log_*_0.txt")))):
+        steps = {}
+        for path in sorted(folder.glob(f"batches_{number}_*.jsonl")):
+            for line in path.read_text().splitlines():
+                step, epoch, samples, loss = json.loads(line)
+                steps.setdefault((step, epoch), []).append((samples, loss))
+        runs.append(steps)
+    return runs
+
+
+def joined(batches):
+    """Steps of batches; every row has as many labels, so a mean over rows is one over labels."""
+    return {
+        step: Step(
+            sorted(name for samples, _ in found for name in samples),
+            sum(len(samples) * loss for samples, loss in found) / sum(len(samples) for samples, _ in found),
+        )
+        for step, found in batches.items()
+    }
+
+
+def course_of(folder):
+    """The steps that led to the end: those of a killed run up to the checkpoint from which the next went on."""
+    course = {}
+    for batches in runs_of(folder):
+        begun = min(batches, default=(STEPS, EPOCHS))
+        course = {step: found for step, found in course.items() if step < begun} | batches
+    return joined(course)
+
+
+def end_of(folder):
+    return load_file(folder / "end.safetensors")
+
+
+def largest_difference(one, other):
+    assert one.keys() == other.keys()
+    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
+
+
+def validations(folder):
+    return [json.loads(line) for line in (folder / "validations.jsonl").read_text().splitlines()]
+
+
+def states(folder):
+    return json.loads((folder / "states.json").read_text())
+
+
+def assert_seen_once(course, rows=ROWS):
+    for epoch in range(EPOCHS):
+        seen = Counter(name for (_, e), step in course.items() if e == epoch for name in step.samples)
+        assert set(seen.values()) == {1}
+        assert len(seen) == rows
+
+
+def test_killed_ten_times_on_one_process(scenarios):
+    """Adapters with dropout, so the random states count: every batch and loss, bit for bit."""
+    whole, killed = scenarios / "one_lora", scenarios / "killed_lora"
+    (expected,) = runs_of(whole)
+    runs = runs_of(killed)
+    assert len(runs) == KILLS + 1
+    assert sum(state["happened"] for state in states(killed)) >= KILLS - 2
+    half_written = [s for s in states(killed) if any(name.startswith(".saving-") for name in s["names"])]
+    assert half_written, "no kill has hit a checkpoint that was being written"
+    for batches in runs:
+        for step, found in batches.items():
+            assert found == expected[step][: len(found)]
+    course = course_of(killed)
+    assert_seen_once(course)
+    assert course == joined(expected)
+    assert largest_difference(end_of(killed), end_of(whole)) == 0
+    last = {(step, epoch): metrics for step, epoch, metrics in validations(killed)}
+    assert last == {(step, epoch): metrics for step, epoch, metrics in validations(whole)}
+
+
+def test_what_killed_runs_leave(scenarios):
+    """`latest` points to a whole checkpoint at all times; what is half written is gone after the next start."""
+    for state in states(scenarios / "killed_lora"):
+        assert state["latest"] is None or state["latest"] in state["names"]
+    checkpoints = scenarios / "killed_lora" / "checkpoints"
+    names = {path.name for path in checkpoints.iterdir()}
+    assert names == {"latest", "best", f"step_{STEPS - 2:08d}", f"step_{STEPS:08d}"} | {
+        os.readlink(checkpoints / "best")
+    }
+    assert all(is_checkpoint_folder(checkpoints / name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "tolerance"),
+    [
+        ("sharded", "one", 1e-6),
+        ("sharded_to_one", "one", 1e-6),
+        ("one_to_sharded", "one", 1e-6),
+        ("packed_one_to_ddp", "packed", 1e-6),
+    ],
+)
+def test_other_processes_go_on(scenarios, name, reference, tolerance):
+    """The same samples in every step, and losses and weights within rounding of those of one process."""
+    course, expected = course_of(scenarios / name), course_of(scenarios / reference)
+    assert course.keys() == expected.keys()
+    for step, found in course.items():
+        assert found.samples == expected[step].samples, step
+        assert found.loss == pytest.approx(expected[step].loss, abs=tolerance), step
+    assert largest_difference(end_of(scenarios / name), end_of(scenarios / reference)) < 2e-5
+    assert_seen_once(course)
+
+
+def test_adapters_go_on_with_other_processes(scenarios):
+    """Dropout differs with the processes, but the samples do not, and the checkpoints hold trained weights alone."""
+    name = "lora_ddp_to_sharded"
+    course = course_of(scenarios / name)
+    expected = course_of(scenarios / "one_lora")
+    assert {step: found.samples for step, found in course.items()} == {s: f.samples for s, f in expected.items()}
+    assert all(abs(found.loss - expected[step].loss) < 0.2 for step, found in course.items())
+    frozen = "backbone.model.language_model.embed_tokens.weight"
+    begun = ProcessRewardModel.from_pretrained(scenarios / "base").state_dict()
+    assert torch.equal(end_of(scenarios / name)[frozen], begun[frozen])
+    stored = read_checkpoint(scenarios / name / "checkpoints" / "latest")["state_dict"]
+    assert stored
+    assert frozen not in stored
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("killed_in_validation", STEPS_OF_EPOCH), ("killed_in_unaligned_validation", 3)]
+)
+def test_an_evaluation_that_was_killed_is_run(scenarios, name, step):
+    """At the end of an epoch, and between two batches of one optimizer step, which are trained on again then."""
+    (state,) = states(scenarios / name)
+    assert state["latest"] == f"step_{step:08d}"
+    assert course_of(scenarios / name) == course_of(scenarios / "one")
+    assert largest_difference(end_of(scenarios / name), end_of(scenarios / "one")) == 0
+    found = [(s, epoch) for s, epoch, _ in validations(scenarios / name)]
+    assert found == [(step, 0), (STEPS_OF_EPOCH + step, 1)] if step == 3 else [(step, 0), (2 * step, 1)]
+    if step == STEPS_OF_EPOCH:
+        assert [m["validation/loss"] for *_, m in validations(scenarios / name)] == [
+            m["validation/loss"] for *_, m in validations(scenarios / "one")
+        ]
+
+
+def test_export_of_a_folder_of_two_processes(scenarios, tmp_path):
+    """Equal to the weights that the two processes gathered at the end of their run."""
+    folder = scenarios / "sharded" / "checkpoints" / "latest"
+    assert len(list(folder.glob("*.distcp"))) == 2
+    export(folder, tmp_path / "export")
+    exported = ProcessRewardModel.from_pretrained(tmp_path / "export").state_dict()
+    gathered = end_of(scenarios / "sharded")
+    # The language-model head takes over the class rows of the step head.
+    ours = {name: value for name, value in exported.items() if name not in ("backbone.lm_head.weight",)}
+    assert largest_difference(ours, {name: gathered[name] for name in ours}) == 0
+    assert exported.keys() == gathered.keys()
+
+
+def test_export_of_adapters_of_two_processes(scenarios, tmp_path):
+    """Adapters trained by one process after two, merged."""
+    export(scenarios / "lora_ddp_to_sharded" / "checkpoints" / "latest", tmp_path / "export")
+    assert (tmp_path / "export" / "model.safetensors").is_file()

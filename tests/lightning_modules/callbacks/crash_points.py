@@ -1,0 +1,61 @@
+"""Kills a process before each of the things that it does to files while it saves checkpoints; a program: FOLDER."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from lightning_modules.callbacks.run_checkpoints import RunCheckpoints
+from lightning_modules.checkpoint_folder import write_folder
+
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink"}
+
+
+def checkpoint_of(step: int) -> dict:
+    """A checkpoint that says by its weights of which step it is."""
+    state = {"weight": {"momentum_buffer": torch.full((3,), float(step))}}
+    groups = [{"params": ["weight"], "lr": 1.0}]
+    weights = {"weight": torch.full((3,), float(step))}
+    return {
+        "global_step": step,
+        "state_dict": weights,
+        "optimizer_states": [{"state": state, "param_groups": groups}],
+        "pytorch-lightning_version": "2.6.0",
+    }
+
+
+def run_until(folder: Path, change: int) -> bool:
+    """Two checkpoints, of which the last is kept; killed before a change. Whether it was."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == signal.SIGKILL
+    left = change
+
+    def count(event: str, arguments: tuple) -> None:
+        nonlocal left
+        if event in CHANGES or (event == "open" and str(arguments[0]).startswith(str(folder))):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    try:
+        keeper = RunCheckpoints(str(folder), keep_last=1)
+        for step in (1, 2):
+            write_folder(folder / f"step_{step:08d}", checkpoint_of(step), together=False)
+            keeper.take_up(step)
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    number = 0
+    while True:
+        folder = Path(sys.argv[1]) / f"{number:03d}"
+        folder.mkdir()
+        if not run_until(folder, number):
+            break
+        number += 1

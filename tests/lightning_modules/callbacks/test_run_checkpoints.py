@@ -1,0 +1,201 @@
+"""Which checkpoints are written, kept and found; and that no kill leaves one that is wrong."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from counting import Counting, fit
+
+from lightning_modules.callbacks.run_checkpoints import RunCheckpoints, checkpoint_to_load
+from lightning_modules.checkpoint_folder import is_checkpoint_folder, remove_leftovers
+from lightning_modules.checkpoint_reading import read_folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.is_symlink())
+
+
+def steps(folder):
+    return [int(name.removeprefix("step_")) for name in names(folder)]
+
+
+def target(folder, link):
+    return int(os.readlink(folder / link).removeprefix("step_"))
+
+
+def weight(path):
+    return read_folder(path)["state_dict"]["weight"].tolist()
+
+
+def test_a_kill_at_any_moment_of_saving(tmp_path):
+    """Before every single change of a file or folder: what has a checkpoint's name is whole and of its own step."""
+    here = Path(__file__).parent
+    subprocess.run(
+        [sys.executable, str(here / "crash_points.py"), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": f"{here.parents[2]}:{here}", "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    runs = sorted(tmp_path.iterdir())
+    assert len(runs) > 25
+    latest = []
+    for folder in runs:
+        for path in folder.glob("step_*"):
+            assert is_checkpoint_folder(path)
+            found = read_folder(path, with_optimizers=True)
+            assert found["state_dict"]["weight"].tolist() == [found["global_step"]] * 3
+            assert path.name == f"step_{found['global_step']:08d}"
+            assert (
+                found["optimizer_states"][0]["state"]["weight"]["momentum_buffer"].tolist()
+                == [found["global_step"]] * 3
+            )
+        link = folder / "latest"
+        latest.append(target(folder, "latest") if link.is_symlink() else 0)
+        assert not link.is_symlink() or is_checkpoint_folder(link)
+        remove_leftovers(folder)
+        assert all(name.startswith("step_") for name in names(folder))
+    # It never goes back, and comes to the end.
+    assert latest == sorted(latest)
+    assert set(latest) == {0, 1, 2}
+    assert steps(runs[-1]) == [2]
+
+
+def test_the_last_ones_are_kept(tmp_path):
+    fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c"), every_n_steps=1, keep_last=3))
+    assert steps(tmp_path / "c") == [6, 7, 8]
+    assert target(tmp_path / "c", "latest") == 8
+    assert not (tmp_path / "c" / "best").exists()
+
+
+def test_ends_of_epochs_and_of_training(tmp_path):
+    fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c"), keep_last=9), max_epochs=2)
+    assert steps(tmp_path / "c") == [4, 8]
+    fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "d"), keep_last=9), max_steps=6)
+    assert steps(tmp_path / "d") == [4, 6]
+
+
+def test_the_best_ones_are_kept(tmp_path):
+    """By hand: of the scores of four evaluations, those of steps 2 and 6 are the highest; NaN is not one."""
+    scores = {2: 0.7, 4: 0.2, 6: 0.9, 8: math.nan}
+    keeper = RunCheckpoints(str(tmp_path / "c"), keep_last=1, monitor="score", keep_best=2)
+    trainer = fit(tmp_path, Counting(scores), keeper, val_check_interval=2)
+    assert steps(tmp_path / "c") == [2, 6, 8]
+    assert target(tmp_path / "c", "best") == 6
+    assert target(tmp_path / "c", "latest") == 8
+    assert trainer.checkpoint_callback.best_model_path == str((tmp_path / "c" / "step_00000006").resolve())
+    keeper = RunCheckpoints(str(tmp_path / "d"), keep_last=1, monitor="score", mode="min")
+    fit(tmp_path, Counting(scores | {8: 0.5}), keeper, val_check_interval=2)
+    assert steps(tmp_path / "d") == [4, 8]
+    assert target(tmp_path / "d", "best") == 4
+
+
+def test_scores_survive_a_restart(tmp_path):
+    scores = {2: 0.7, 4: 0.2, 6: 0.3, 8: 0.4}
+    make = lambda: RunCheckpoints(str(tmp_path / "c"), keep_last=1, monitor="score")  # noqa: E731
+    fit(tmp_path, Counting(scores), make(), val_check_interval=2, max_steps=4)
+    assert steps(tmp_path / "c") == [2, 4]
+    again = Counting(scores)
+    fit(tmp_path, again, make(), tmp_path / "c" / "latest", val_check_interval=2)
+    assert again.evaluated == [6, 8]
+    assert again.weight.tolist() == [8.0] * 3
+    assert steps(tmp_path / "c") == [2, 8]
+    assert target(tmp_path / "c", "best") == 2
+
+
+def test_a_metric_that_is_not_there(tmp_path):
+    keeper = RunCheckpoints(str(tmp_path / "c"), monitor="best_of_n/overall")
+    with pytest.raises(ValueError, match=r"has logged no 'best_of_n/overall' \(monitor\), but \['score'\]"):
+        fit(tmp_path, Counting(dict.fromkeys(range(9), 1.0)), keeper)
+
+
+def test_going_back(tmp_path):
+    """From step 3 again: what was saved later is of a run that is no more."""
+    fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c"), every_n_steps=1, keep_last=9))
+    keeper = RunCheckpoints(str(tmp_path / "c"), every_n_steps=2, keep_last=9)
+    fit(tmp_path, Counting(), keeper, tmp_path / "c" / "step_00000003", max_steps=6)
+    assert steps(tmp_path / "c") == [1, 2, 3, 4, 6]
+    assert target(tmp_path / "c", "latest") == 6
+    assert all(weight(path) == [float(path.name[5:])] * 3 for path in (tmp_path / "c").glob("step_*"))
+
+
+def test_a_folder_of_another_run(tmp_path):
+    fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c")))
+    with pytest.raises(FileExistsError, match=r"holds checkpoints of another run \(step_00000004.* begins anew"):
+        fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c")))
+    with pytest.raises(FileExistsError, match="give it a folder of its own, or go on with --ckpt_path"):
+        fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c")), None)
+    # A run may begin with the checkpoint of another one in a folder of its own.
+    begun = Counting()
+    fit(tmp_path, begun, RunCheckpoints(str(tmp_path / "d")), tmp_path / "c" / "step_00000004")
+    assert begun.weight.tolist() == [8.0] * 3
+    assert steps(tmp_path / "d") == [8]
+
+
+def test_which_checkpoint_is_meant(tmp_path):
+    keeper = RunCheckpoints(str(tmp_path / "c"))
+    trainer = fit(tmp_path, Counting(), keeper)
+    latest = str((tmp_path / "c" / "step_00000008").resolve())
+    assert checkpoint_to_load(trainer, True, None) == latest
+    assert checkpoint_to_load(trainer, False, None) is None
+    for name in ("latest", "last"):
+        assert checkpoint_to_load(trainer, False, name) == latest
+    assert checkpoint_to_load(trainer, True, "elsewhere.ckpt") == "elsewhere.ckpt"
+    with pytest.raises(ValueError, match=r"holds 2 checkpoints .* but 'best' points to none of them"):
+        checkpoint_to_load(trainer, False, "best")
+    keeper.resume = False
+    assert checkpoint_to_load(trainer, True, None) is None
+    keeper.folder = tmp_path / "nothing"
+    keeper.resume = True
+    assert checkpoint_to_load(trainer, True, None) is None
+    with pytest.raises(ValueError, match=r"--ckpt_path latest: there is no checkpoint in .*nothing"):
+        checkpoint_to_load(trainer, False, "latest")
+
+
+def test_a_trial_run_leaves_nothing(tmp_path):
+    fit(tmp_path, Counting({1: 0.0}), RunCheckpoints(str(tmp_path / "c"), monitor="score"), fast_dev_run=True)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
+        ({"keep_last": 0}, "keep_last must be at least 1, got 0"),
+        ({"mode": "most"}, "mode must be 'max' or 'min', got 'most'"),
+    ],
+)
+def test_wrong_use(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RunCheckpoints(str(tmp_path), **arguments)
+
+
+def test_random_states_go_on(tmp_path):
+    """What a generator draws after a restart is what it would have drawn, whatever evaluations draw in between."""
+
+    class Drawing(Counting):
+        def training_step(self, batch, batch_idx):
+            self.drawn.append(torch.rand(()).item())
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch, batch_idx):
+            torch.rand(self.trainer.global_step + int(self.noisy))
+
+    def drawn(folder, noisy, *resume, **options):
+        module = Drawing(dict.fromkeys(range(9), 0.0))
+        module.drawn, module.noisy = [], noisy
+        torch.manual_seed(5)
+        fit(tmp_path, module, RunCheckpoints(str(tmp_path / folder), every_n_steps=1, keep_last=9), *resume, **options)
+        return module.drawn
+
+    whole = drawn("c", False)
+    assert len(set(whole)) == 8
+    assert drawn("d", True, val_check_interval=1) == whole
+    for step in (3, 4, 5):
+        torch.manual_seed(1)
+        folder = tmp_path / f"from_{step}"
+        assert drawn(folder.name, True, tmp_path / "d" / f"step_{step:08d}", val_check_interval=1) == whole[step:]
