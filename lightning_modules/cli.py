@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.distributed.elastic.multiprocessing.errors import record
 
 # Importing the packages makes their classes known by short `class_path`s.
 import datamodules.prompts_datamodule
@@ -19,10 +20,18 @@ import lightning_modules.callbacks.throughput
 import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
+from lightning_modules.callbacks.lost_ranks import LostRanks
+from lightning_modules.time_limits import register_seconds
+
+register_seconds()
 
 
 class VisualPRMCLI(LightningCLI):
     """A LightningCLI where the configuration alone says how a model is set up, also with `--ckpt_path`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that every run has, also where an overlay replaces `trainer.callbacks`."""
+        parser.add_lightning_class_args(LostRanks, "lost_ranks")
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""
@@ -46,8 +55,9 @@ def run(args: Sequence[str] | None = None) -> LightningCLI:
     )
 
 
+@record
 def main() -> None:
-    """Console entry point."""
+    """Console entry point; under torchrun an error comes into its summary."""
     run()
 
 
