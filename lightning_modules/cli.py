@@ -21,6 +21,7 @@ import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
 from lightning_modules.callbacks.lost_ranks import LostRanks
+from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.time_limits import register_seconds
 
 register_seconds()
@@ -32,6 +33,7 @@ class VisualPRMCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that every run has, also where an overlay replaces `trainer.callbacks`."""
         parser.add_lightning_class_args(LostRanks, "lost_ranks")
+        parser.add_lightning_class_args(Requeue, "requeue")
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""
