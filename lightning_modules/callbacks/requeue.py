@@ -13,57 +13,71 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 log = logging.getLogger(__name__)
 
 
 class Requeue(Callback):
-    """Saves a checkpoint and requeues the job at the next optimizer step after SLURM's signal.
+    """Saves a checkpoint at the next optimizer step after SLURM's signal, and requeues the job.
 
-    It takes the place of the handler that Lightning's SLURMEnvironment installs when `auto_requeue` is on (the default),
-    with its signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`) and its checkpoint names: `hpc_ckpt_N.ckpt` in
-    `trainer.default_root_dir`. Lightning's own saves inside of the signal handler, where another rank may wait in a
-    collective for this one, and half of the weights may have been updated. Here all ranks agree on a step first. The
-    checkpoint takes its name once it is whole, and the one of an earlier requeue is removed then.
+    It takes the place of the handlers that Lightning installs for its SLURMEnvironment when `auto_requeue` is on (the
+    default), with their signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`) and names of checkpoints: `hpc_ckpt_N.ckpt`
+    in `trainer.default_root_dir`. Lightning itself saves inside of the signal handler, where another rank may wait in
+    a collective for this one, and half of the weights may have been updated. Here all ranks agree on a step first. The
+    checkpoint takes its name once it is whole, and that of an earlier requeue is removed then.
 
-    A signal during an evaluation requeues at once: what comes back goes on from the checkpoint before.
+    SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run. A SIGUSR1 during
+    an evaluation requeues at once: what comes back goes on from the checkpoint before.
     """
 
     def __init__(self) -> None:
-        self._is_asked = False
-        self._is_done = False
+        self._is_active = False
+        self._asked: set[int] = set()
+        self._is_requeued = False
         self._step = 0
+        self._signal = signal.SIGUSR1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signal over from Lightning."""
-        environment = getattr(trainer.strategy, "cluster_environment", None) or SLURMEnvironment.detect()
-        if environment is True:  # one device: its strategy knows no environment
-            environment = SLURMEnvironment()
-        self._is_active = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        """Take the signals over from Lightning."""
+        environment = trainer._accelerator_connector.cluster_environment
         self._step = trainer.global_step
-        if self._is_active:
-            signal.signal(environment.requeue_signal, self._ask)
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            self._is_active = True
+            self._signal = environment.requeue_signal or self._signal
+            for number in (self._signal, signal.SIGTERM):
+                signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._is_asked = True
+        self._asked.add(number)
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
-        """Save and requeue after an optimizer step, if any rank was asked to."""
-        if not self._is_active or self._is_done or trainer.global_step == self._step:
+        """After an optimizer step: save and requeue if any rank was asked to.
+
+        Raises:
+            SIGTERMException: After saving, where SIGTERM came.
+        """
+        if not self._is_active or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        if trainer.strategy.reduce_boolean_decision(self._is_asked, all=False):
-            self._is_done = True
+        agree = trainer.strategy.reduce_boolean_decision
+        if not self._is_requeued and agree(self._signal in self._asked, all=False):
             self._save(trainer)
-            if trainer.is_global_zero:
-                _requeue()
+            self._requeue(trainer)
+        if agree(signal.SIGTERM in self._asked, all=False):
+            if not self._is_requeued:
+                self._save(trainer)
+            raise SIGTERMException("SLURM ends this job; a checkpoint is saved")
 
     def on_validation_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
         """Requeue at once: the end of a long evaluation may come too late."""
-        if self._is_asked and not self._is_done and not trainer.sanity_checking:
-            self._is_done = True
-            if trainer.is_global_zero:
-                _requeue()
+        if self._signal in self._asked and not self._is_requeued and not trainer.sanity_checking:
+            self._requeue(trainer)
+
+    def _requeue(self, trainer: Trainer) -> None:
+        self._is_requeued = True
+        if trainer.is_global_zero:
+            requeue_job()
 
     def _save(self, trainer: Trainer) -> None:
         root = Path(trainer.default_root_dir)
@@ -88,7 +102,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _requeue() -> None:
+def requeue_job() -> None:
+    """Ask SLURM to requeue this job; a refusal is logged, and the run goes on while it may."""
     job = os.environ["SLURM_JOB_ID"]
     if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
