@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from math import isfinite
 from typing import Any
 
 from jsonargparse.typing import get_registered_type, register_type
@@ -15,10 +16,10 @@ def register_seconds() -> None:
         raise RuntimeError("jsonargparse has no reader of timedelta any more; lightning_modules/time_limits.py needs it")
 
     def read(value: Any) -> timedelta:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, str) and ":" in value:
             return clock.base_deserializer(value)
-        if value <= 0:
-            raise ValueError(f"expected a positive number of seconds, got {value}")
-        return timedelta(seconds=value)
+        if isinstance(value, bool) or (seconds := float(value)) <= 0 or not isfinite(seconds):
+            raise ValueError(f"expected a positive number of seconds, or 'h:m:s', got {value!r}")
+        return timedelta(seconds=seconds)
 
     register_type(timedelta, timedelta.total_seconds, read)

@@ -67,7 +67,7 @@ def fit_arguments(folder, hold):
         "logger": False,
         "enable_checkpointing": False,
         "callbacks": [
-            {"class_path": f"{callbacks}.save_pretrained.SavePretrained", "init_args": {"folder": str(folder / "model")}},
+            {"class_path": f"{callbacks}.save_pretrained.SavePretrained", "init_args": {"folder": str(folder / "exported")}},
             {"class_path": "cli_runs.BatchLog", "init_args": {"path": str(folder / "batches.jsonl")}},
         ],
     }
@@ -88,14 +88,11 @@ def fit_arguments(folder, hold):
 
 def test_a_preempted_training_goes_on(slurm, quickstart_run, tmp_path, monkeypatch):
     """The signal comes while one rank waits in a collective for the other: no place to save at."""
-    file = FILES / "fit.sbatch"
-    # What the file names VISUALPRM_RUN is where the run keeps its checkpoints; the small world stays where it is.
-    text = file.read_text().replace("VISUALPRM_RUN", "RUN_FOLDER")
-    moved = tmp_path / "fit.sbatch"
-    moved.write_text(text)
-    monkeypatch.setitem(slurm.environment, "RUN_FOLDER", str(tmp_path))
-    number = job_id()
-    job = slurm.sbatch(moved, *fit_arguments(tmp_path, hold=True), nodes=2, job=number)
+    for path in quickstart_run.iterdir():  # where the experiment finds its model and data
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.setitem(slurm.environment, "VISUALPRM_RUN", str(tmp_path))
+    file, number = FILES / "fit.sbatch", job_id()
+    job = slurm.sbatch(file, *fit_arguments(tmp_path, hold=True), nodes=2, job=number)
     wait_for(tmp_path / "held-1", job)
     assert not slurm.asked
     slurm.signal_steps(job)
@@ -104,10 +101,10 @@ def test_a_preempted_training_goes_on(slurm, quickstart_run, tmp_path, monkeypat
     assert job.wait(PATIENCE) != 0  # SLURM ends what it requeues
     assert slurm.asked == [f"requeue {number}"], job.log.read_text()[-6000:]
     assert [path.name for path in tmp_path.glob("*hpc*")] == ["hpc_ckpt_1.ckpt"]
-    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "exported").exists()
     before = lines(tmp_path / "batches.jsonl")
 
-    again = slurm.sbatch(moved, *fit_arguments(tmp_path, hold=False), nodes=2, job=job_id(), restarts=1)
+    again = slurm.sbatch(file, *fit_arguments(tmp_path, hold=False), nodes=2, job=job_id(), restarts=1)
     succeed(again)
     assert f"(restart 1) goes on from {tmp_path}/hpc_ckpt_1.ckpt" in again.log.read_text()
     rows = lines(tmp_path / "batches.jsonl")
@@ -115,7 +112,7 @@ def test_a_preempted_training_goes_on(slurm, quickstart_run, tmp_path, monkeypat
     assert min(step for _, _, step, *_ in rows[len(before) :]) == 3
     supervision = quickstart_run / "world" / "prompts" / "process_supervision.jsonl"
     assert sorted(name for *_, names, _ in rows for name in names) == sorted(row["id"] for row in lines(supervision))
-    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert (tmp_path / "exported" / "model.safetensors").exists()
 
 
 def predict_arguments(folder, hold=False):
