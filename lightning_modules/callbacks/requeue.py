@@ -22,10 +22,13 @@ class Requeue(Callback):
     """Saves a checkpoint at the next optimizer step after SLURM's signal, and requeues the job.
 
     It takes the place of the handlers that Lightning installs for its SLURMEnvironment when `auto_requeue` is on (the
-    default), with their signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`) and names of checkpoints: `hpc_ckpt_N.ckpt`
-    in `trainer.default_root_dir`. Lightning itself saves inside of the signal handler, where another rank may wait in
-    a collective for this one, and half of the weights may have been updated. Here all ranks agree on a step first. The
-    checkpoint takes its name once it is whole, and that of an earlier requeue is removed then.
+    default), with their signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`). Lightning itself saves inside of the
+    handler, where another rank may wait in a collective for this one, and half of the weights may have been updated.
+    Here all ranks agree on a step first.
+
+    A checkpoint callback of the run that can be asked to (`save`) saves among the run's other checkpoints. Without one
+    it is Lightning's file or folder `hpc_ckpt_N.ckpt` in `trainer.default_root_dir`, from which `fit` goes on by itself
+    under SLURM; it takes its name once it is whole, and that of an earlier requeue is removed then.
 
     SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run. A SIGUSR1 during
     an evaluation requeues at once: what comes back goes on from the checkpoint before.
@@ -80,6 +83,13 @@ class Requeue(Callback):
             requeue_job()
 
     def _save(self, trainer: Trainer) -> None:
+        savers = [callback for callback in trainer.checkpoint_callbacks if hasattr(callback, "save")]
+        for callback in savers:
+            callback.save(trainer)
+        if not savers:
+            self._save_beside(trainer)
+
+    def _save_beside(self, trainer: Trainer) -> None:
         root = Path(trainer.default_root_dir)
         path = Path(trainer.strategy.broadcast(trainer._checkpoint_connector.hpc_save_path(root)))
         partial = path.with_name(f".saving-{path.name}")

@@ -190,7 +190,7 @@ def test_the_run_goes_on_and_ends(resumed, runs, quickstart_run):
     rows = [json.loads(line) for line in (resumed.folder / "batches.jsonl").read_text().splitlines()]
     seen = [name for *_, names, _ in rows for name in names]
     supervision = quickstart_run / "world" / "prompts" / "process_supervision.jsonl"
-    expected = [json.loads(line)["id"] for line in supervision.read_text().splitlines()]
+    expected = [f"{supervision}:{line}" for line in range(1, 1 + len(supervision.read_text().splitlines()))]
     # The batch in which node b was killed was begun twice, but ended once.
     assert sorted(seen) == sorted(expected)
     assert sorted({step for _, _, step, *_ in rows}) == [0, 1, 2, 3]
