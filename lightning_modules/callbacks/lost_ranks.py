@@ -95,8 +95,11 @@ class LostRanks(Callback):
 
     def _end(self, lost: str) -> None:
         """Called by the watching thread: the main one may wait in a collective that nothing else would end."""
-        error = LostRankError(f"{lost} {self._advice()}")
-        get_error_handler().record_exception(error)  # for the summary of torchrun
+        try:
+            raise LostRankError(f"{lost} {self._advice()}")
+        except LostRankError as caught:
+            error = caught
+            get_error_handler().record_exception(error)  # for the summary of torchrun
         sys.stdout.flush()
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201
         os._exit(1)
