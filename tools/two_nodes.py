@@ -26,7 +26,7 @@ from typing import IO
 
 REPOSITORY = Path(__file__).parents[1]
 PROGRAMS = ("ip", "unshare", "nsenter", "setpriv")
-RENDEZVOUS_PORT = 29400  # in namespaces of their own no other program has it
+PORT = 29400  # in namespaces of their own no other program has it
 INTERFACE = "eth0"
 
 
@@ -181,7 +181,7 @@ class TwoHosts:
         return [
             self.start(
                 index,
-                [*torchrun(index, self._hosts[index].address, self._hosts[0].address), *arguments],
+                [*torchrun(index, self._hosts[0].address), *arguments],
                 # Gloo would take the address that the host name has elsewhere.
                 {**environment, "GLOO_SOCKET_IFNAME": INTERFACE, "PYTHONUNBUFFERED": "1"},
                 log,
@@ -194,13 +194,12 @@ class TwoHosts:
         self._ip(self._hosts[1], "link", "set", INTERFACE, "down")
 
 
-def torchrun(index: int, address: str, rendezvous: str) -> list[str]:
+def torchrun(index: int, first_address: str) -> list[str]:
     """The torchrun command of a host, up to the arguments of `visualprm`.
 
     Args:
-        index: Of the host; the first one holds the rendezvous.
-        address: Of the host.
-        rendezvous: Of the first one.
+        index: Of the host.
+        first_address: Of host 0, where the processes meet.
     """
     return [
         sys.executable,
@@ -208,12 +207,11 @@ def torchrun(index: int, address: str, rendezvous: str) -> list[str]:
         "torch.distributed.run",
         "--nnodes=2",
         "--nproc-per-node=1",
-        "--rdzv-backend=c10d",
-        "--rdzv-id=two-nodes",
-        f"--rdzv-endpoint={rendezvous}:{RENDEZVOUS_PORT}",
-        f"--rdzv-conf=is_host={1 - index},join_timeout=120,read_timeout=20",
-        # Host names are not resolved here; on a cluster they are, and neither this nor is_host is needed.
-        f"--local-addr={address}",
+        # A static rendezvous: the agent of a dynamic one (--rdzv-backend=c10d) asks its store all the time, and waits for
+        # the kernel to give up a quarter of an hour after the link to it is lost.
+        f"--node-rank={index}",
+        f"--master-addr={first_address}",
+        f"--master-port={PORT}",
         "--max-restarts=0",
         "--module",
         "lightning_modules.cli",
