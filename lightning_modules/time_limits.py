@@ -13,7 +13,9 @@ def register_seconds() -> None:
     """Let the command line read a timedelta from a number of seconds beside jsonargparse's own "h:m:s"."""
     clock = get_registered_type(timedelta)
     if clock is None:
-        raise RuntimeError("jsonargparse has no reader of timedelta any more; lightning_modules/time_limits.py needs it")
+        raise RuntimeError(
+            "jsonargparse has no reader of timedelta any more; lightning_modules/time_limits.py needs it"
+        )
 
     def read(value: Any) -> timedelta:
         if isinstance(value, str) and ":" in value:

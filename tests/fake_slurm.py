@@ -252,7 +252,7 @@ def run(command, main):
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (what the interpreter does with what main lets out)
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -45,8 +45,8 @@ class Host:
     def __init__(self, name: str, address: str) -> None:
         self.name, self.address = name, address
         # It lives as long as `cat` does, which ends when this process does: its standard input closes then.
-        self._holder = subprocess.Popen(
-            ["unshare", "--net", "--uts", "sh", "-c", f"hostname {name} && echo ready && exec cat"],
+        self._holder = subprocess.Popen(  # noqa: S603 - our own command
+            ["unshare", "--net", "--uts", "sh", "-c", f"hostname {name} && echo ready && exec cat"],  # noqa: S607
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -85,7 +85,7 @@ class Node:
     def __init__(self, host: Host, command: Sequence[str], environment: Mapping[str, str], log: IO[str]) -> None:
         alone = ["setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
         self.host = host
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 - what the caller wants to run
             host.inside([*alone, *command]),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -158,7 +158,8 @@ class TwoHosts:
         self._nodes, self._hosts = [], []
 
     def _ip(self, host: Host, *arguments: str) -> None:
-        done = subprocess.run(host.inside(["ip", *arguments]), capture_output=True, text=True, check=False)
+        command = host.inside(["ip", *arguments])
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
         if done.returncode:
             raise NoHostsError(f"`ip {' '.join(arguments)}` failed on {host.name}: {done.stderr.strip()}")
 
@@ -207,8 +208,8 @@ def torchrun(index: int, first_address: str) -> list[str]:
         "torch.distributed.run",
         "--nnodes=2",
         "--nproc-per-node=1",
-        # A static rendezvous: the agent of a dynamic one (--rdzv-backend=c10d) asks its store all the time, and waits for
-        # the kernel to give up a quarter of an hour after the link to it is lost.
+        # A static rendezvous: the agent of a dynamic one (--rdzv-backend=c10d) asks its store all the time, and where
+        # the link to it is lost, waits until the kernel gives up after a quarter of an hour.
         f"--node-rank={index}",
         f"--master-addr={first_address}",
         f"--master-port={PORT}",

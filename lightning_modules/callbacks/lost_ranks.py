@@ -25,7 +25,7 @@ class LostRanks(Callback):
     """Finds ranks that are gone, whatever the time-out of collectives; a slow rank is not a lost one.
 
     Every rank gives a sign of life through the store of the process group. If one is silent for too long (its node is
-    gone, or a link that drops packets silently), this process says which and ends with status 1, even when it waits in a
+    gone, or a link drops packets silently), this process says which and ends with status 1, even when it waits in a
     collective. If a collective fails before, because its connection was reset, the same sentence is added to its error.
     A rank that fails for a reason of its own tells it to the others, whose errors repeat it.
 

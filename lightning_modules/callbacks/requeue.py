@@ -30,8 +30,8 @@ class Requeue(Callback):
     it is Lightning's file or folder `hpc_ckpt_N.ckpt` in `trainer.default_root_dir`, from which `fit` goes on by itself
     under SLURM; it takes its name once it is whole, and that of an earlier requeue is removed then.
 
-    SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run. A SIGUSR1 during
-    an evaluation requeues at once: what comes back goes on from the checkpoint before.
+    SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run. A SIGUSR1
+    during an evaluation requeues at once: what comes back goes on from the checkpoint before.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,13 @@ def requeue_job() -> None:
     if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(  # noqa: S603 - our own job
+            ["scontrol", "requeue", job],  # noqa: S607 - where a cluster has it is its own affair
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         log.error("job %s was not requeued: %s; submit it again, it goes on from its checkpoint", job, error)
         return

@@ -55,7 +55,9 @@ def test_files_are_sound(name):
     assert text.splitlines().index(directives[-1]) < text.splitlines().index("set -euo pipefail")
     assert f"#SBATCH --job-name=visualprm-{name}" in directives  # Lightning takes `bash` and `interactive` for no job
     assert "#SBATCH --requeue" in directives
-    assert not any(flag in text for flag in ("--account=", "--partition=", "--mail")) or "\n#SBATCH --account" not in text
+    assert (
+        not any(flag in text for flag in ("--account=", "--partition=", "--mail")) or "\n#SBATCH --account" not in text
+    )
 
 
 def fit_arguments(folder, hold):
@@ -67,7 +69,10 @@ def fit_arguments(folder, hold):
         "logger": False,
         "enable_checkpointing": False,
         "callbacks": [
-            {"class_path": f"{callbacks}.save_pretrained.SavePretrained", "init_args": {"folder": str(folder / "exported")}},
+            {
+                "class_path": f"{callbacks}.save_pretrained.SavePretrained",
+                "init_args": {"folder": str(folder / "exported")},
+            },
             {"class_path": "cli_runs.BatchLog", "init_args": {"path": str(folder / "batches.jsonl")}},
         ],
     }

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,9 +85,7 @@ class Run:
     def start(self, overlay, *options):
         """Start `visualprm fit` on both hosts; ``options`` are a list for each host, or common ones."""
         self.logs = [(self.folder / f"{overlay[-1].rpartition('/')[2]}-{host}.log").open("w+") for host in "ab"]
-        self.nodes = self.hosts.start_visualprm(
-            ["fit", *overlay, *SHAPE, *QUIET, *options], self.variables, self.logs
-        )
+        self.nodes = self.hosts.start_visualprm(["fit", *overlay, *SHAPE, *QUIET, *options], self.variables, self.logs)
 
     def output(self, index):
         self.logs[index].flush()
@@ -231,14 +230,46 @@ def test_best_of_n_over_both_nodes(outcome, quickstart_run, tmp_path):
     assert both == alone
 
 
-def test_nothing_stays_behind(hosts_are_possible, tmp_path):
-    """Hosts, link and processes go when the context is left, also by an error."""
-    before = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
-    with pytest.raises(ZeroDivisionError), TwoHosts() as hosts, (tmp_path / "log").open("w") as log:
-        node = hosts.start(1, ["sh", "-c", "sleep 1000 & sleep 1000"], os.environ, log)
-        holders = [host.pid for host in hosts._hosts]
-        raise ZeroDivisionError
-    assert node.process.returncode is not None
-    for pid in holders:
-        assert not Path(f"/proc/{pid}").exists()
-    assert subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout == before
+def leave_by(how):
+    """A program that makes hosts, runs something on one, tells the processes, and leaves."""
+    return f"""
+import os, sys, time
+from pathlib import Path
+from tools.two_nodes import TwoHosts
+
+with TwoHosts() as hosts:
+    hosts.start(1, ["sh", "-c", "sleep 1000 & exec sleep 1000"], os.environ, sys.stderr)
+    time.sleep(1)
+    me, found = os.getpid(), set()
+    parents = {{int(p.name): int(p.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+               for p in Path("/proc").iterdir() if p.name.isdigit()}}
+    todo = [me]
+    while todo:
+        children = [pid for pid, parent in parents.items() if parent == todo[-1]]
+        todo.pop()
+        found.update(children)
+        todo += children
+    print(*found, flush=True)
+    {how}
+"""
+
+
+@pytest.mark.parametrize("how", ["raise SystemExit(3)", "os.kill(me, 9)"], ids=["error", "kill -9"])
+def test_nothing_stays_behind(how, hosts_are_possible):
+    """Hosts, link and processes go with the program, however it ends."""
+
+    def links():
+        return subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+
+    before = links()
+    done = subprocess.run(
+        [sys.executable, "-c", leave_by(how)], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode in (3, -9), done.stderr
+    processes = [Path("/proc") / pid for pid in done.stdout.split()]
+    assert len(processes) >= 5  # two hosts, and the command with its namespace and child
+    deadline = time.monotonic() + PATIENCE
+    while any(path.exists() for path in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert links() == before

@@ -274,7 +274,7 @@ def test_a_shard_that_starts_after_the_end_has_nothing_to_do(tmp_path, caplog):
     assert journals(output) == []
     other = Predictor("other")
     other.prediction_settings = {"seed": 1}
-    with pytest.raises(ValueError, match="a finished run with other settings is there.*delete rows.jsonl to begin"):
+    with pytest.raises(ValueError, match=r"a finished run with other settings is there.*delete rows\.jsonl to begin"):
         predict(output, other, shard(1))
 
 
