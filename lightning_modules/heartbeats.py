@@ -12,8 +12,10 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Any
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed import DistError
 
 _STORE_TIMEOUT = timedelta(seconds=10)
 
@@ -54,7 +56,7 @@ def this_peer(rank: int, main_address: str) -> Peer:
 
 def is_connection_failure(error: BaseException) -> bool:
     """Whether an error came from a collective or the store, and so may have its cause on another rank."""
-    if isinstance(error, dist.DistError):
+    if isinstance(error, DistError):
         return True
     # Gloo raises plain RuntimeErrors.
     return isinstance(error, RuntimeError) and bool(re.search(r"gloo|NCCL|[Cc]onnection|[Tt]imed out", str(error)))
@@ -78,7 +80,7 @@ class Heartbeats:
 
     def __init__(
         self,
-        store: dist.Store,
+        store: Store,
         me: Peer,
         world_size: int,
         interval: float,
@@ -87,7 +89,7 @@ class Heartbeats:
     ) -> None:
         self._me, self._interval, self._lost_after, self._on_lost = me, interval, lost_after, on_lost
         self._ranks = range(world_size)
-        self._store = dist.PrefixStore("heartbeats", store.clone())
+        self._store: Any = PrefixStore("heartbeats", store.clone())
         self._store.set_timeout(_STORE_TIMEOUT)
         self._store.set(f"peer/{me.rank}", json.dumps(asdict(me)))
         self._store.set(f"beat/{me.rank}", "0")
@@ -185,10 +187,10 @@ class Heartbeats:
         return f"Lost {_listed(lost)}: no sign of life for {silence:.0f} s. Seen from {self._me}."
 
 
-def _host_of(store: dist.Store) -> str:
-    while isinstance(store, dist.PrefixStore):
+def _host_of(store: Store) -> str:
+    while isinstance(store, PrefixStore):
         store = store.underlying_store
-    return f"{store.host}:{store.port}" if isinstance(store, dist.TCPStore) else type(store).__name__
+    return f"{store.host}:{store.port}" if isinstance(store, TCPStore) else type(store).__name__
 
 
 def _listed(peers: Collection[Peer]) -> str:

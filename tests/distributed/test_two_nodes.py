@@ -171,8 +171,8 @@ def test_the_node_that_is_left_names_the_one_that_was_killed(outcome, record_pro
     loss = outcome.loss_of_node
     record_property("seconds", loss.seconds)
     assert loss.status[0] not in (None, 0), loss.output[0][-6000:]
-    line = next(line for line in loss.output[0].splitlines() if line.startswith("Lost "))
-    assert "rank 1 on node node-b (10.77.0.2" in line
+    line = next(line for line in loss.output[0].splitlines() if "Lost rank" in line)
+    assert "Lost rank 1 on node node-b (10.77.0.2" in line
     assert "--ckpt_path" in line
     assert "last.ckpt" in line
 
