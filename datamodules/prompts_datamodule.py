@@ -15,6 +15,7 @@ from datamodules.evaluation_order import evaluation_sampler
 from datamodules.process.order import LazyLoader, TrainingSampler
 from datamodules.process.position import TrainingPosition
 from datamodules.process.ranks import same_on_all_ranks
+from datamodules.process.shards import Shard
 from datamodules.prompts import (
     ChatRenderer,
     Prompt,
@@ -45,6 +46,9 @@ class PromptDataModule(LightningDataModule):
         other_images: Give every question the images of another one; a control, see
             :func:`datamodules.prompts.with_other_images`.
         max_prompts: Only the first so many prompts of `predict`.
+        num_shards: Of how many runs of `predict` with the same output this is one; every run predicts a share of the
+            prompts on its own devices, and the last one to end writes the output.
+        shard_index: Which of them, from 0: prompts number ``shard_index``, ``shard_index + num_shards``, ...
         batch_size: Prompts or demonstrations a batch.
         num_workers: Dataloader processes.
         system_prompt: System turn; empty for none.
@@ -65,6 +69,8 @@ class PromptDataModule(LightningDataModule):
         image_root: str | None = None,
         other_images: bool = False,
         max_prompts: int | None = None,
+        num_shards: int = 1,
+        shard_index: int = 0,
         batch_size: int = 8,
         num_workers: int = 0,
         system_prompt: str = "",
@@ -74,6 +80,8 @@ class PromptDataModule(LightningDataModule):
         super().__init__()
         if prompts and benchmarks:
             raise ValueError("give either 'prompts' or 'benchmarks', not both")
+        if not 0 <= shard_index < num_shards:
+            raise ValueError(f"shard_index must be one of 0 to num_shards - 1 = {num_shards - 1}, got {shard_index}")
         self.save_hyperparameters(logger=False, ignore=["benchmark_options"])  # checkpoints hold plain values only
         self.benchmark_options = benchmark_options
         self.completed_ids: set[str] = set()
@@ -140,6 +148,11 @@ class PromptDataModule(LightningDataModule):
         """Ids of all prompts of `predict`, in order, those completed earlier included."""
         return [prompt.prompt_id for prompt in self._prompts or []]
 
+    @property
+    def shard(self) -> Shard:
+        """Which of the prompts are this run's to predict."""
+        return Shard(self.hparams["shard_index"], self.hparams["num_shards"])
+
     def train_dataloader(self) -> DataLoader[Prompt]:
         """Demonstrations as :class:`SupervisedBatch`, in an order of their own each epoch; resumes exactly."""
         batch_size, trainer = self.hparams["batch_size"], self.trainer
@@ -185,8 +198,9 @@ class PromptDataModule(LightningDataModule):
         return self._loader(self._validation, SupervisedCollator(self.renderer)) if len(self._validation) else []
 
     def predict_dataloader(self) -> DataLoader[Prompt]:
-        """Prompts not completed by an earlier run, as :class:`PromptBatch`."""
-        open_prompts = [prompt for prompt in self._prompts or [] if prompt.prompt_id not in self.completed_ids]
+        """Prompts of this run's share that no earlier run completed, as :class:`PromptBatch`."""
+        share = self.shard.of(self._prompts or [])
+        open_prompts = [prompt for prompt in share if prompt.prompt_id not in self.completed_ids]
         return self._loader(PromptDataset(open_prompts), PromptCollator(self.renderer))
 
     def _loader(self, dataset: PromptDataset, collator: PromptCollator | SupervisedCollator) -> DataLoader[Prompt]:

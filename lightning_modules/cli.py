@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.distributed.elastic.multiprocessing.errors import record
 
 # Importing the packages makes their classes known by short `class_path`s.
 import datamodules.prompts_datamodule
@@ -21,8 +22,13 @@ import lightning_modules.callbacks.throughput
 import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
+from lightning_modules.callbacks.lost_ranks import LostRanks
+from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.model.meta_loading import structure_only
+from lightning_modules.time_limits import register_seconds
+
+register_seconds()
 
 
 class VisualPRMCLI(LightningCLI):
@@ -36,6 +42,11 @@ class VisualPRMCLI(LightningCLI):
         """Make model, data and trainer."""
         with structure_only():
             super().instantiate_classes()
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that every run has, also where an overlay replaces `trainer.callbacks`."""
+        parser.add_lightning_class_args(LostRanks, "lost_ranks")
+        parser.add_lightning_class_args(Requeue, "requeue")
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""
@@ -66,8 +77,9 @@ def run(args: Sequence[str] | None = None) -> LightningCLI:
     )
 
 
+@record
 def main() -> None:
-    """Console entry point."""
+    """Console entry point; under torchrun an error comes into its summary."""
     run()
 
 

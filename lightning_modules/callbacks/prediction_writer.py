@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.files import atomic_write_text
+from datamodules.process.shards import Shard
+
+log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
@@ -21,6 +27,11 @@ class PredictionWriter(Callback):
     not predicted again. What the predictions depend on, the module's `prediction_settings` (a dict) if it has them, is
     kept beside the journals: a run with other settings is refused while there are journals.
 
+    Several runs may share an output, each with another `shard` of the data module (`num_shards` and `shard_index`),
+    at the same time or one after the other. The one that finds all prompts done joins the journals of all. Then the
+    output stands for all of them: a shard that starts again (a requeued task) has nothing to do, and the settings stay
+    beside the output to tell whether they are still the same.
+
     Args:
         output: The JSONL file to write, rows in the order of the prompts.
     """
@@ -30,6 +41,7 @@ class PredictionWriter(Callback):
         self._journal: IO[str] | None = None
         self._settings = "{}"
         self._is_joined = False
+        self._shard = Shard()
 
     @property
     def _settings_path(self) -> Path:
@@ -55,16 +67,31 @@ class PredictionWriter(Callback):
         """Tell the data module which prompts are done."""
         if stage != "predict":
             return
-        self._settings = json.dumps(getattr(pl_module, "prediction_settings", {}), sort_keys=True)
-        known = self._settings_path.read_text(encoding="utf-8") if self._settings_path.exists() else self._settings
-        if self._journals() and known != self._settings:
-            raise ValueError(
-                f"{self.output}: an unfinished run with other settings is there: {known}, now {self._settings}; "
-                f"go on with the same settings, or delete {self.output.name}.journal-* to begin anew"
-            )
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        datamodule.completed_ids = {prompt_id for prompt_id, _ in self._finished()}
+        self._shard = getattr(datamodule, "shard", Shard())
+        self._settings = json.dumps(getattr(pl_module, "prediction_settings", {}), sort_keys=True)
+        with self._other_shards_waiting():
+            is_there = self._shard.count > 1 and self.output.exists()
+            known = self._settings_path.read_text(encoding="utf-8") if self._settings_path.exists() else self._settings
+            if (self._journals() or is_there) and known != self._settings:
+                raise ValueError(
+                    f"{self.output}: {'a finished' if is_there else 'an unfinished'} run with other settings is there: "
+                    f"{known}, now {self._settings}; go on with the same settings, or delete "
+                    f"{self.output.name if is_there else f'{self.output.name}.journal-*'} to begin anew"
+                )
+            if is_there:
+                log.warning("%s is there: no shard has anything left to do. Delete it to begin anew.", self.output)
+                datamodule.completed_ids = set(datamodule.prompt_ids)
+            else:
+                datamodule.completed_ids = {prompt_id for prompt_id, _ in self._finished()}
         self._is_joined = False
+
+    def _other_shards_waiting(self) -> AbstractContextManager[Any]:
+        """No other run joins journals meanwhile."""
+        if self._shard.count == 1:
+            return nullcontext()
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.output.with_name(f".{self.output.name}.lock"))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this rank's journal, without the line that a kill cut short; a trial run leaves nothing behind."""
@@ -73,7 +100,7 @@ class PredictionWriter(Callback):
         self.output.parent.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
             atomic_write_text(self._settings_path, self._settings)
-        path = self.output.with_name(f"{self.output.name}.journal-{trainer.global_rank:05d}")
+        path = self.output.with_name(f"{self.output.name}.journal-{self._shard.label}{trainer.global_rank:05d}")
         if path.exists():
             text = path.read_bytes()
             if not text.endswith(b"\n"):
@@ -116,19 +143,32 @@ class PredictionWriter(Callback):
         self._is_joined = True
         trainer.strategy.barrier("PredictionWriter")
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            rows_of = dict(self._finished())
-            datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-            order = datamodule.prompt_ids
-            missing = [prompt_id for prompt_id in order if prompt_id not in rows_of]
-            if not missing:
-                lines = [json.dumps(row) for prompt_id in order for row in rows_of[prompt_id]]
-                atomic_write_text(self.output, "".join(f"{line}\n" for line in lines))
-                for path in self._journals():
-                    path.unlink()
-                self._settings_path.unlink(missing_ok=True)
-            elif isinstance(trainer.limit_predict_batches, float) and trainer.limit_predict_batches == 1.0:
-                # A share of 1.0 means everything, the integer 1 a single batch.
-                raise RuntimeError(
-                    f"{self.output}: no prediction for {len(missing)} prompts, the first is {missing[0]!r}"
-                )
+            with self._other_shards_waiting():
+                self._write(trainer)
         trainer.strategy.barrier("PredictionWriter")
+
+    def _write(self, trainer: Trainer) -> None:
+        if self._shard.count > 1 and self.output.exists():
+            # Joined by another shard, which may have been killed before it had removed everything.
+            for path in self._journals():
+                path.unlink()
+            return
+        rows_of = dict(self._finished())
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        order = datamodule.prompt_ids
+        missing = [prompt_id for prompt_id in order if prompt_id not in rows_of]
+        own = [prompt_id for prompt_id in self._shard.of(order) if prompt_id not in rows_of]
+        if not missing:
+            lines = [json.dumps(row) for prompt_id in order for row in rows_of[prompt_id]]
+            atomic_write_text(self.output, "".join(f"{line}\n" for line in lines))
+            for path in self._journals():
+                path.unlink()
+            if self._shard.count == 1:
+                self._settings_path.unlink(missing_ok=True)
+        elif not own:
+            log.warning(
+                "%s: this shard is done; %d of %d prompts are left to the others", self.output, len(missing), len(order)
+            )
+        # A share of 1.0 means everything, the integer 1 a single batch.
+        elif isinstance(trainer.limit_predict_batches, float) and trainer.limit_predict_batches == 1.0:
+            raise RuntimeError(f"{self.output}: no prediction for {len(own)} prompts, the first is {own[0]!r}")

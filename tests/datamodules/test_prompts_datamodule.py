@@ -42,6 +42,23 @@ def test_only_the_first(connected, tiny_world):
     assert ids(module.predict_dataloader()) == ["MMMU/1", "MMMU/2", "MMMU/3"]
 
 
+def test_shards_of_the_prompts(connected, tiny_world):
+    path = str(tiny_world / "prompts" / "annotations.jsonl")
+    whole = connected("predict", prompts=path)
+    shares = [connected("predict", prompts=path, num_shards=3, shard_index=index) for index in range(3)]
+    assert [share.prompt_ids for share in shares] == [whole.prompt_ids] * 3
+    served = [ids(share.predict_dataloader()) for share in shares]
+    assert served == [whole.prompt_ids[index::3] for index in range(3)]
+    shares[1].completed_ids = {served[1][0]}
+    assert ids(shares[1].predict_dataloader()) == served[1][1:]
+
+
+@pytest.mark.parametrize(("index", "count"), [(3, 3), (-1, 3), (0, 0)])
+def test_a_shard_that_is_none(index, count):
+    with pytest.raises(ValueError, match="shard_index must be one of 0 to"):
+        PromptDataModule(num_shards=count, shard_index=index)
+
+
 def test_rules_and_splits_from_yaml(tmp_path, tiny_processor):
     """What a configuration file says about benchmarks arrives at their reader, for both data modules."""
     mathvision_table(tmp_path)

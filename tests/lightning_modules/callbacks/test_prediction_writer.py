@@ -5,6 +5,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from datamodules.process.shards import Shard
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 
 NAMES = [f"prompt {number}" for number in range(7)]
@@ -13,9 +14,10 @@ NAMES = [f"prompt {number}" for number in range(7)]
 class Names(LightningDataModule):
     """Serves prompt ids, without those that are done."""
 
-    def __init__(self, names=NAMES):
+    def __init__(self, names=NAMES, shard=Shard()):  # noqa: B008 (it cannot change)
         super().__init__()
         self.names = list(names)
+        self.shard = shard
         self.completed_ids = set()
 
     @property
@@ -23,7 +25,8 @@ class Names(LightningDataModule):
         return self.names
 
     def predict_dataloader(self):
-        return DataLoader([name for name in self.names if name not in self.completed_ids], batch_size=2)
+        share = self.shard.of(self.names)
+        return DataLoader([name for name in share if name not in self.completed_ids], batch_size=2)
 
 
 class Killed(Exception):
@@ -212,3 +215,71 @@ def test_an_unchanged_output_of_a_finished_run_is_replaced(tmp_path):
     predict(output, Predictor("first"))
     predict(output, Predictor("second"))
     assert read(output) == expected(lambda name: "second")
+
+
+# ---------------------------------------------------------------- shards
+
+
+def shard(index, count=3):
+    return Names(shard=Shard(index, count))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_the_last_shard_writes_the_output(tmp_path, order):
+    output = tmp_path / "folder" / "rows.jsonl"
+    for index in order:
+        assert not output.exists()
+        predictor = Predictor(f"shard {index}")
+        predict(output, predictor, shard(index))
+        assert predictor.asked == NAMES[index::3]
+    assert read(output) == expected(lambda name: f"shard {NAMES.index(name) % 3}")
+    assert journals(output) == []
+
+
+def test_a_killed_shard_goes_on_beside_the_others(tmp_path):
+    output = tmp_path / "rows.jsonl"
+    with pytest.raises(Killed):
+        predict(output, Predictor("killed", 1), shard(0, 2))
+    predict(output, Predictor("other"), shard(1, 2))
+    assert not output.exists()
+    again = Predictor("again")
+    predict(output, again, shard(0, 2))
+    assert again.asked == [NAMES[4], NAMES[6]]
+    runs = dict(zip(NAMES, ["killed", "other", "killed", "other", "again", "other", "again"], strict=True))
+    assert read(output) == expected(runs.get)
+
+
+def test_another_number_of_shards_takes_over(tmp_path):
+    output = tmp_path / "rows.jsonl"
+    predict(output, Predictor("first"), shard(0))  # prompts 0, 3, 6
+    rest = Predictor("rest")
+    predict(output, rest)
+    assert rest.asked == [NAMES[1], NAMES[2], NAMES[4], NAMES[5]]
+    assert read(output) == expected(lambda name: "first" if name in NAMES[0::3] else "rest")
+    assert journals(output) == []
+
+
+def test_a_shard_that_starts_after_the_end_has_nothing_to_do(tmp_path, caplog):
+    output = tmp_path / "rows.jsonl"
+    for index in range(3):
+        predict(output, Predictor("first"), shard(index))
+    content = output.read_bytes()
+    # The one that joined was killed before it had removed all journals.
+    output.with_name("rows.jsonl.journal-left").write_text("")
+    late = Predictor("late")
+    predict(output, late, shard(1))
+    assert late.asked == []
+    assert "rows.jsonl is there" in caplog.text
+    assert output.read_bytes() == content
+    assert journals(output) == []
+    other = Predictor("other")
+    other.prediction_settings = {"seed": 1}
+    with pytest.raises(ValueError, match=r"a finished run with other settings is there.*delete rows\.jsonl to begin"):
+        predict(output, other, shard(1))
+
+
+def test_a_shard_answers_for_its_own_prompts_only(tmp_path):
+    output = tmp_path / "rows.jsonl"
+    predict(output, Predictor(forgets=(NAMES[0],)), shard(1))
+    with pytest.raises(RuntimeError, match="no prediction for 1 prompts, the first is 'prompt 0'"):
+        predict(output, Predictor(forgets=(NAMES[0],)), shard(0))

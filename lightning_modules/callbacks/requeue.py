@@ -1,0 +1,138 @@
+"""Puts a training job of SLURM back into the queue when its time ends or it is preempted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+log = logging.getLogger(__name__)
+
+
+class Requeue(Callback):
+    """Saves a checkpoint at the next optimizer step after SLURM's signal, and requeues the job.
+
+    It takes the place of the handlers that Lightning installs for its SLURMEnvironment when `auto_requeue` is on (the
+    default), with their signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`). Lightning itself saves inside of the
+    handler, where another rank may wait in a collective for this one, and half of the weights may have been updated.
+    Here all ranks agree on a step first.
+
+    A checkpoint callback of the run that can be asked to (`save`) saves among the run's other checkpoints. Without one
+    it is Lightning's file or folder `hpc_ckpt_N.ckpt` in `trainer.default_root_dir`, from which `fit` goes on by itself
+    under SLURM; it takes its name once it is whole, and that of an earlier requeue is removed then.
+
+    SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run. A SIGUSR1
+    during an evaluation requeues at once: what comes back goes on from the checkpoint before.
+    """
+
+    def __init__(self) -> None:
+        self._is_active = False
+        self._asked: set[int] = set()
+        self._is_requeued = False
+        self._step = 0
+        self._signal = signal.SIGUSR1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over from Lightning."""
+        environment = trainer._accelerator_connector.cluster_environment
+        self._step = trainer.global_step
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            self._is_active = True
+            self._signal = environment.requeue_signal or self._signal
+            for number in (self._signal, signal.SIGTERM):
+                signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked.add(number)
+
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        """After an optimizer step: save and requeue if any rank was asked to.
+
+        Raises:
+            SIGTERMException: After saving, where SIGTERM came.
+        """
+        if not self._is_active or trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        agree = trainer.strategy.reduce_boolean_decision
+        if not self._is_requeued and agree(self._signal in self._asked, all=False):
+            self._save(trainer)
+            self._requeue(trainer)
+        if agree(signal.SIGTERM in self._asked, all=False):
+            if not self._is_requeued:
+                self._save(trainer)
+            raise SIGTERMException("SLURM ends this job; a checkpoint is saved")
+
+    def on_validation_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        """Requeue at once: the end of a long evaluation may come too late."""
+        if self._signal in self._asked and not self._is_requeued and not trainer.sanity_checking:
+            self._requeue(trainer)
+
+    def _requeue(self, trainer: Trainer) -> None:
+        self._is_requeued = True
+        if trainer.is_global_zero:
+            requeue_job()
+
+    def _save(self, trainer: Trainer) -> None:
+        savers = [callback for callback in trainer.checkpoint_callbacks if hasattr(callback, "save")]
+        for callback in savers:
+            callback.save(trainer)
+        if not savers:
+            self._save_beside(trainer)
+
+    def _save_beside(self, trainer: Trainer) -> None:
+        root = Path(trainer.default_root_dir)
+        path = Path(trainer.strategy.broadcast(trainer._checkpoint_connector.hpc_save_path(root)))
+        partial = path.with_name(f".saving-{path.name}")
+        if trainer.is_global_zero:
+            _remove(partial)
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            earlier = set(root.glob("hpc_ckpt_*.ckpt"))
+            partial.rename(path)
+            for old in earlier:
+                _remove(old)
+            log.info("saved %s", path)
+        trainer.strategy.barrier("Requeue")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def requeue_job() -> None:
+    """Ask SLURM to requeue this job; a refusal is logged, and the run goes on while it may."""
+    job = os.environ["SLURM_JOB_ID"]
+    if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(  # noqa: S603 - our own job
+            ["scontrol", "requeue", job],  # noqa: S607 - where a cluster has it is its own affair
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.error("job %s was not requeued: %s; submit it again, it goes on from its checkpoint", job, error)
+        return
+    if done.returncode:
+        log.error(
+            "job %s was not requeued: scontrol says %r; submit it again, it goes on from its checkpoint",
+            job,
+            done.stderr.strip(),
+        )
+    else:
+        log.warning("requeued job %s", job)
