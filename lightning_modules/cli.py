@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.distributed.elastic.multiprocessing.errors import record
 
 # Importing the packages makes their classes known by short `class_path`s.
 import datamodules.prompts_datamodule
@@ -19,10 +21,29 @@ import lightning_modules.callbacks.throughput
 import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
+from lightning_modules.callbacks.defaults import default_callbacks
+from lightning_modules.callbacks.failure_log import failures_reported
+from lightning_modules.rank_logging import configure_logging
 
 
 class VisualPRMCLI(LightningCLI):
     """A LightningCLI where the configuration alone says how a model is set up, also with `--ckpt_path`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the switch of the default callbacks."""
+        parser.add_argument(
+            "--monitoring",
+            type=bool,
+            default=True,
+            help="Add GradientMonitor, MemoryMonitor, FailureLog and RunProgress, unless trainer.callbacks has one.",
+        )
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        if self._get(self.config_init, "monitoring"):
+            given = [*(config.get("callbacks") or []), *callbacks]
+            shows_progress = config.get("enable_progress_bar") is not False
+            callbacks = [*callbacks, *default_callbacks(given, shows_progress)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""
@@ -34,6 +55,7 @@ def run(args: Sequence[str] | None = None) -> LightningCLI:
     Args:
         args: Command-line arguments; those of the process by default.
     """
+    configure_logging()
     return VisualPRMCLI(
         LightningModule,
         LightningDataModule,
@@ -46,9 +68,11 @@ def run(args: Sequence[str] | None = None) -> LightningCLI:
     )
 
 
+@record
 def main() -> None:
-    """Console entry point."""
-    run()
+    """Console entry point; `record` lets `torchrun` say which process failed first, and why."""
+    with failures_reported():
+        run()
 
 
 if __name__ == "__main__":
