@@ -21,7 +21,7 @@ import lightning_modules.callbacks.throughput
 import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
-from lightning_modules.callbacks.defaults import default_callbacks
+from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
 from lightning_modules.callbacks.failure_log import failures_reported
 from lightning_modules.rank_logging import configure_logging
 
@@ -30,20 +30,12 @@ class VisualPRMCLI(LightningCLI):
     """A LightningCLI where the configuration alone says how a model is set up, also with `--ckpt_path`."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the switch of the default callbacks."""
-        parser.add_argument(
-            "--monitoring",
-            type=bool,
-            default=True,
-            help="Add GradientMonitor, MemoryMonitor, FailureLog and RunProgress, unless trainer.callbacks has one.",
-        )
+        """Add the settings of the callbacks that every run has."""
+        add_default_callbacks(parser)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        if self._get(self.config_init, "monitoring"):
-            given = [*(config.get("callbacks") or []), *callbacks]
-            shows_progress = config.get("enable_progress_bar") is not False
-            callbacks = [*callbacks, *default_callbacks(given, shows_progress)]
-        return super()._instantiate_trainer(config, callbacks)
+        chosen = chosen_callbacks(callbacks, config, self._get(self.config_init, "monitoring"))
+        return super()._instantiate_trainer(config, chosen)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_modules.callbacks.reporting import log_scalars
+from lightning_modules.callbacks.reporting import gather_rows, log_scalars
 
 GIB = 2**30
 _STATISTICS = Path("/proc/self/status")
@@ -52,14 +52,14 @@ class MemoryMonitor(Callback):
 
     def _log(self, trainer: Trainer, device: torch.device) -> None:
         mine = memory_of_process(device)
-        values = torch.tensor([*mine.values(), _allocation_retries(device)], device=device)
-        ranks = torch.as_tensor(trainer.strategy.all_gather(values)).reshape(trainer.world_size, -1).cpu()
+        ranks = gather_rows([(trainer.global_rank, mine, _allocation_retries(device))], key=lambda row: row[0])
         scalars: dict[str, float] = {}
-        for name, of_ranks in zip(mine, ranks.T, strict=False):
-            scalars |= {f"memory/{name}_max": of_ranks.max().item(), f"memory/{name}_mean": of_ranks.mean().item()}
+        for name in mine:
+            values = [found[name] for _, found, _ in ranks]
+            scalars |= {f"memory/{name}_max": max(values), f"memory/{name}_mean": sum(values) / len(values)}
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-            scalars["memory/allocation_retries"] = ranks[:, -1].sum().item()
+            scalars["memory/allocation_retries"] = sum(retries for *_, retries in ranks)
         log_scalars(trainer, scalars)
         self._logged_at = trainer.global_step
 

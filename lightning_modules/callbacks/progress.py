@@ -86,7 +86,7 @@ class RunProgress(TQDMProgressBar):
         """Write the last line."""
         super().on_train_end(*arguments)
         trainer = self.trainer
-        self._line_now_and_then(lambda: f"{_place(trainer)} | training has ended", at_once=True)
+        self._line_now_and_then(lambda: f"{_steps(trainer)} | training has ended", at_once=True)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar of training."""
@@ -99,7 +99,7 @@ class RunProgress(TQDMProgressBar):
         metrics = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if isinstance(v, int | float)}
         metrics.pop("v_num", None)
         parts = [
-            _place(trainer),
+            f"epoch {trainer.current_epoch}, {_steps(trainer)}",
             f"{self._times.mean or 0.0:.3g} s a step",
             f"{_duration(self._seconds_to_the_end(trainer))} to the end",
             ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
@@ -209,10 +209,10 @@ def evaluations_left(trainer: Trainer) -> int:
     return max(0, math.floor(steps * batches) - math.floor(trainer.global_step * batches))
 
 
-def _place(trainer: Trainer) -> str:
+def _steps(trainer: Trainer) -> str:
     steps, total = trainer.global_step, trainer.estimated_stepping_batches
     of = "" if math.isinf(total) else f" of {total:.0f} ({100 * steps / max(1, total):.1f} %)"
-    return f"epoch {trainer.current_epoch}, step {steps}{of}"
+    return f"step {steps}{of}"
 
 
 def _duration(seconds: float) -> str:
