@@ -41,6 +41,15 @@ COMMON = [
 ]
 
 
+FULLY_SHARDED = "--config=experiments/strategies/fsdp2.yaml"
+STRATEGIES = {
+    "ddp": ["--trainer.strategy=ddp"],
+    "fsdp2": [FULLY_SHARDED],
+    "hybrid": [FULLY_SHARDED, "--trainer.strategy.init_args.sharding.replicas=2"],
+}
+POISONED = ["ddp", "fsdp2"]
+
+
 class Witness(Callback):
     """Writes down what the callbacks under test should find, a file a rank.
 
@@ -124,24 +133,29 @@ def say(text):
     sys.stdout.flush()
 
 
-def train_and_stop(folder, checkpoint, annotations):
-    """One run each with DDP and FSDP2 that ends well, then one each that meets a NaN on rank 1."""
+def train_and_fail(folder, checkpoint, annotations):
+    """A run of each strategy that ends well, runs that meet a NaN on rank 1, and last one where rank 1 fails alone."""
     folder, rank = Path(folder), int(os.environ["RANK"])
     # Lightning reads the environment when it is imported, which was before the fork.
     rank_zero_only.rank = rank
     ballast = torch.ones(rank * 2**27)  # 512 MiB on rank 1
-    for strategy in ("ddp", "fsdp2"):
-        more = ["--trainer.strategy=ddp"] if strategy == "ddp" else ["--config=experiments/strategies/fsdp2.yaml"]
+    for strategy, more in STRATEGIES.items():
         place = folder / strategy
         place.mkdir(exist_ok=True)
         say(strategy)
-        with patch_callbacks(Witness(place)), slow_collation(SLOW if rank == 1 else 0.0):
+        with (
+            patch_callbacks(Witness(place)),
+            patch.object(sys, "argv", ["visualprm"]),
+            slow_collation(SLOW if rank == 1 else 0.0),
+        ):
             cli.run(arguments(place, checkpoint, annotations, *more))
+        if strategy not in POISONED:
+            continue
         place = folder / f"{strategy}_poisoned"
         place.mkdir(exist_ok=True)
         poison = PoisonedPicture(ACCUMULATED)
         say(f"{strategy}_poisoned")
-        with patch_callbacks(Witness(place), poison) as made:
+        with patch_callbacks(Witness(place), poison) as made, patch.object(sys, "argv", ["visualprm"]):
             try:
                 cli.run(arguments(place, checkpoint, annotations, *more))
             except NonFiniteError as error:
@@ -152,16 +166,9 @@ def train_and_stop(folder, checkpoint, annotations):
         }
         (place / f"unchanged{rank}.json").write_text(json.dumps(unchanged))
     assert len(ballast) == rank * 2**27
-
-
-def fail_alone(folder, checkpoint, annotations):
-    """A whole process of the command of which rank 1 fails and rank 0 does not."""
-    rank_zero_only.rank = int(os.environ["RANK"])
-    more = ["--trainer.strategy=ddp", "--gradient_monitor.stop_on_non_finite=false"]
-    with (
-        patch_callbacks(BrokenRank()),
-        patch.object(sys, "argv", ["visualprm", *arguments(folder, checkpoint, annotations, *more)]),
-    ):
+    say("alone")
+    command = ["visualprm", *arguments(folder / "alone", checkpoint, annotations, *STRATEGIES["ddp"])]
+    with patch_callbacks(BrokenRank()), patch.object(sys, "argv", command):
         cli.main()
 
 

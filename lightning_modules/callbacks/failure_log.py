@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from datamodules.process.ranks import rank_of_process
 from lightning_modules.callbacks.reporting import output_folder
 
-_PREFIX = "FAILED"
+_NOTE = "failed in this process: "
 
 
 class FailureLog(Callback):
@@ -25,7 +25,7 @@ class FailureLog(Callback):
 
     To stderr, beginning with ``FAILED``, so that ``grep FAILED`` over the outputs of a thousand ranks tells which of
     them failed first and over what; and, added to what is there, to ``failures/rank{N}.log`` in the folder of the run.
-    The same line ends the traceback. Nothing is asked of other ranks, which may be the ones that are gone.
+    The place ends the traceback, too. Nothing is asked of other ranks, which may be the ones that are gone.
     """
 
     def __init__(self) -> None:
@@ -88,8 +88,9 @@ def report_failure(
     of = "" if world_size is None else f" of {world_size}"
     time = datetime.now().astimezone().isoformat(timespec="seconds")
     cause = " ".join(f"{type(exception).__name__}: {exception}".split())
-    line = f"{_PREFIX} {time} rank {rank}{of} on {socket.gethostname()} (process {os.getpid()}), {where}: {cause}"
-    exception.add_note(line.rpartition(f": {cause}")[0])
+    place = f"rank {rank}{of} on {socket.gethostname()} (process {os.getpid()}), {where}"
+    line = f"FAILED {time} {place}: {cause}"
+    exception.add_note(_NOTE + place)
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
     if folder is not None:
@@ -111,6 +112,6 @@ def failures_reported() -> Iterator[None]:
     try:
         yield
     except Exception as exception:
-        if not any(note.startswith(_PREFIX) for note in getattr(exception, "__notes__", [])):
+        if not any(note.startswith(_NOTE) for note in getattr(exception, "__notes__", [])):
             report_failure(exception, rank_of_process(), None, "outside of the trainer")
         raise
