@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -144,7 +145,7 @@ def train_and_fail(folder, checkpoint, annotations):
         place.mkdir(exist_ok=True)
         say(strategy)
         with (
-            patch_callbacks(Witness(place)),
+            more_callbacks(Witness(place)),
             patch.object(sys, "argv", ["visualprm"]),
             slow_collation(SLOW if rank == 1 else 0.0),
         ):
@@ -155,7 +156,7 @@ def train_and_fail(folder, checkpoint, annotations):
         place.mkdir(exist_ok=True)
         poison = PoisonedPicture(ACCUMULATED)
         say(f"{strategy}_poisoned")
-        with patch_callbacks(Witness(place), poison) as made, patch.object(sys, "argv", ["visualprm"]):
+        with more_callbacks(Witness(place), poison) as made, patch.object(sys, "argv", ["visualprm"]):
             try:
                 cli.run(arguments(place, checkpoint, annotations, *more))
             except NonFiniteError as error:
@@ -168,29 +169,21 @@ def train_and_fail(folder, checkpoint, annotations):
     assert len(ballast) == rank * 2**27
     say("alone")
     command = ["visualprm", *arguments(folder / "alone", checkpoint, annotations, *STRATEGIES["ddp"])]
-    with patch_callbacks(BrokenRank()), patch.object(sys, "argv", command):
+    with more_callbacks(BrokenRank()), patch.object(sys, "argv", command):
         cli.main()
 
 
-class patch_callbacks:  # noqa: N801 - used as a function
+@contextmanager
+def more_callbacks(*callbacks):
     """Adds ready-made callbacks, of which a test keeps hold, to the command; gives the list of modules it makes."""
+    modules, create = [], cli.VisualPRMCLI._instantiate_trainer
 
-    def __init__(self, *callbacks: Callback) -> None:
-        self.callbacks, self.modules = list(callbacks), []
+    def with_callbacks(command, config, given):
+        modules.append(command.model)
+        return create(command, config, [*given, *callbacks])
 
-    def __enter__(self):
-        create = cli.VisualPRMCLI._instantiate_trainer
-
-        def with_callbacks(command, config, callbacks):
-            self.modules.append(command.model)
-            return create(command, config, [*callbacks, *self.callbacks])
-
-        self.patch = patch.object(cli.VisualPRMCLI, "_instantiate_trainer", with_callbacks)
-        self.patch.start()
-        return self.modules
-
-    def __exit__(self, *_):
-        self.patch.stop()
+    with patch.object(cli.VisualPRMCLI, "_instantiate_trainer", with_callbacks):
+        yield modules
 
 
 def slow_collation(seconds):

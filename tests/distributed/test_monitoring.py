@@ -39,7 +39,7 @@ def runs(annotations, tiny_checkpoint, tmp_path_factory):
     """Folder of the runs of `train_and_fail`, and what each rank printed in each of them."""
     folder = tmp_path_factory.mktemp("runs")
     places = [folder, tiny_checkpoint, annotations]
-    results = run_ranks(f"{JOBS}:train_and_fail", places, ranks=RANKS, folder=folder, timeout=240, check=False)
+    results = run_ranks(f"{JOBS}:train_and_fail", places, ranks=RANKS, folder=folder, timeout=500, check=False)
     assert all(re.search("^== alone$", r.output, re.MULTILINE) for r in results), RanksFailedError("too early", results)
     assert all(result.returncode not in (0, KILLED) for result in results), "the last run ends with a failure of both"
     parts = [re.split(r"^== (\w+)\n", result.output, flags=re.MULTILINE) for result in results]
