@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -33,15 +34,13 @@ def squared_norm_of_rank(parameters: Iterable[Tensor], world_size: int, device: 
     Raises:
         ValueError: If a gradient has not been reduced over its mesh.
     """
-    squares = list(_squares(parameters, world_size))
-    return torch.stack([square.to(device) for square in squares]).sum() if squares else torch.zeros((), device=device)
-
-
-def _squares(parameters: Iterable[Tensor], world_size: int) -> Iterator[Tensor]:
+    squares: defaultdict[torch.device, list[Tensor]] = defaultdict(list)  # shards may be kept in main memory
     for parameter in parameters:
         if (local := local_gradient(parameter)) is not None:
-            holders = _holders(parameter.grad, world_size)
-            yield torch.linalg.vector_norm(local.detach(), dtype=torch.float32).square() / holders
+            square = torch.linalg.vector_norm(local.detach(), dtype=torch.float32).square()
+            squares[local.device].append(square / _holders(parameter.grad, world_size))
+    sums = [torch.stack(of_device).sum().to(device) for of_device in squares.values()]
+    return torch.stack(sums).sum() if sums else torch.zeros((), device=device)
 
 
 def _holders(gradient: Tensor | None, world_size: int) -> float:
