@@ -84,6 +84,11 @@ class PromptBatch:
     images: list[list[Image.Image]]
     texts: list[str]
 
+    @property
+    def sample_ids(self) -> list[str]:
+        """Ids of the prompts."""
+        return [prompt.prompt_id for prompt in self.prompts]
+
 
 @dataclass
 class SupervisedBatch:

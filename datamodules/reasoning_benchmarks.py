@@ -72,6 +72,11 @@ class CandidateBatch:
 
     groups: list[CandidateGroup]
 
+    @property
+    def sample_ids(self) -> list[str]:
+        """Benchmark and id of each question."""
+        return [f"{group.benchmark}/{group.question_id}" for group in self.groups]
+
 
 class BestOfNDataset(Dataset[AnsweredQuestion]):
     """Questions of one benchmark with their candidates, which are checked against it.

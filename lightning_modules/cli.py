@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -22,10 +22,13 @@ import lightning_modules.callbacks.throughput
 import lightning_modules.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
+from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
+from lightning_modules.callbacks.failure_log import failures_reported
 from lightning_modules.callbacks.lost_ranks import LostRanks
 from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.model.meta_loading import structure_only
+from lightning_modules.rank_logging import configure_logging
 from lightning_modules.time_limits import register_seconds
 
 register_seconds()
@@ -47,6 +50,11 @@ class VisualPRMCLI(LightningCLI):
         """Add the callbacks that every run has, also where an overlay replaces `trainer.callbacks`."""
         parser.add_lightning_class_args(LostRanks, "lost_ranks")
         parser.add_lightning_class_args(Requeue, "requeue")
+        add_default_callbacks(parser)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        chosen = chosen_callbacks(callbacks, config, self._get(self.config_init, "monitoring"))
+        return super()._instantiate_trainer(config, chosen)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""
@@ -65,6 +73,7 @@ def run(args: Sequence[str] | None = None) -> LightningCLI:
     Args:
         args: Command-line arguments; those of the process by default.
     """
+    configure_logging()
     return VisualPRMCLI(
         LightningModule,
         LightningDataModule,
@@ -79,8 +88,9 @@ def run(args: Sequence[str] | None = None) -> LightningCLI:
 
 @record
 def main() -> None:
-    """Console entry point; under torchrun an error comes into its summary."""
-    run()
+    """Console entry point; `record` lets `torchrun` say which process failed first, and why."""
+    with failures_reported():
+        run()
 
 
 if __name__ == "__main__":

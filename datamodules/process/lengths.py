@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from datamodules.files import atomic_file
 from datamodules.images import ImageError, check_image
 from datamodules.process.encoder import Conversation, ConversationEncoder
+from datamodules.process.ranks import rank_of_process
 from datamodules.process.steps import merge_steps
 from datamodules.process.table import open_table
 
@@ -224,7 +225,9 @@ def _counted(
     )
     counts: list[int] = []
     problems: list[str] = []
-    with tqdm(total=len(rows), unit=" rows", desc="counting tokens", delay=2.0) as progress:
+    with tqdm(
+        total=len(rows), unit=" rows", desc="counting tokens", delay=2.0, disable=rank_of_process() > 0
+    ) as progress:
         for found, wrong in loader:
             counts += found
             problems += wrong

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import torch.distributed
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+
+def rank_of_process() -> int:
+    """Number of this process among those of the run: what Lightning knows, else the environment; 0 where it is alone.
+
+    Unlike `torch.distributed` it knows before processes have found each other.
+    """
+    return int(rank_zero_only.rank)  # type: ignore[attr-defined]
 
 
 def same_on_all_ranks(value: str, what: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
+from datamodules.process.ranks import rank_of_process
 from datamodules.process.row_reader import RowReader, bad_rows, row_readers
 from datamodules.process.sources import ProcessSource
 from datamodules.process.table import open_table, remembered_digest, table_folder, table_path, write_table
@@ -151,7 +152,7 @@ class _Progress:
         """The rows, counted as they pass."""
         if self.bar is None:
             interval = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
-            self.bar = tqdm(unit=" rows", mininterval=interval, maxinterval=interval)
+            self.bar = tqdm(unit=" rows", mininterval=interval, maxinterval=interval, disable=rank_of_process() > 0)
         self.bar.set_description(f"indexing file {self.file} of {self.files}, {name}", refresh=False)
         for row in rows:
             self.bar.update()

@@ -16,11 +16,9 @@ from lightning_modules.model.operations import OperationCount, peak_operations, 
 
 logger = logging.getLogger(__name__)
 
-_AUTOCAST = {"16": torch.float16, "bf16": torch.bfloat16}
-
 
 class Throughput(Callback):
-    """Logs the speed of training every ``log_every_n_steps`` batches.
+    """Logs the speed of training every ``log_every_n_steps`` optimizer steps.
 
     - ``throughput/samples_per_second`` and ``tokens_per_second``: of all ranks together, and with ``_per_device`` of
       one; padding is not counted. The time includes waiting for data and leaves validation out.
@@ -55,22 +53,18 @@ class Throughput(Callback):
             raise ValueError(f"peak_flops must be above 0, got {peak_flops}")
         self.peak_flops = peak_flops
         self._peak: float | None = None
+        self._peak_is_settled = False
         self._operation_count: OperationCount | None = None
         self._recording = ExitStack()
         self._samples = 0
         self._counts: Tensor | None = None
-        self._batches = 0
+        self._logged_at = 0
         self._seconds = 0.0
         self._running_since: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._peak = self.peak_flops or _peak_of(trainer, pl_module)
-        if self._peak is None and hasattr(pl_module, "backbone"):
-            logger.info(
-                "throughput/mfu is not logged: the peak rate of %s is not known; give Throughput peak_flops",
-                _device_name(pl_module.device),
-            )
+        self._peak, self._peak_is_settled = self.peak_flops, self.peak_flops is not None
         self._reset(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -82,6 +76,8 @@ class Throughput(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """The forward is done."""
         self._recording.close()
+        if not self._peak_is_settled and self._operation_count is not None:
+            self._settle_peak(pl_module.device, self._operation_count.dtype)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock while training waits for validation."""
@@ -106,19 +102,31 @@ class Throughput(Callback):
         found = torch.stack([count.to(pl_module.device) for count in counts])
         self._counts = found if self._counts is None else self._counts + found
         self._samples += len(batch.sample_ids)
-        self._batches += 1
-        if trainer.log_every_n_steps and self._batches >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step - self._logged_at >= every:
             self._log(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last window, however short."""
-        if self._batches:
+        if self._counts is not None:
             self._log(trainer, pl_module)
         self._running_since = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no hooks behind."""
         self._recording.__exit__(type(exception), exception, exception.__traceback__)
+
+    def _settle_peak(self, device: torch.device, dtype: torch.dtype | None) -> None:
+        """Find the peak of the device in the type that matrices were multiplied in, whoever asked for that type."""
+        self._peak_is_settled = True
+        is_tf32 = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"  # has a peak of its own
+        if device.type == "cuda" and dtype is not None and not is_tf32:
+            self._peak = peak_operations(torch.cuda.get_device_name(device), dtype)
+        if self._peak is None:
+            logger.info(
+                "throughput/mfu is not logged: the peak rate of %s is not known; give Throughput peak_flops",
+                _device_name(device),
+            )
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._running_since is not None:
@@ -147,7 +155,7 @@ class Throughput(Callback):
         self._reset(trainer)
 
     def _reset(self, trainer: Trainer) -> None:
-        self._samples, self._counts, self._batches, self._seconds = 0, None, 0, 0.0
+        self._samples, self._counts, self._seconds, self._logged_at = 0, None, 0.0, trainer.global_step
         loader: Any = trainer.train_dataloader
         if hasattr(loader, "seconds_waited"):
             loader.seconds_waited = 0.0
@@ -166,15 +174,3 @@ def _is_news(count: OperationCount | None, inputs: dict[str, Tensor]) -> bool:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"this {device.type}"
-
-
-def _peak_of(trainer: Trainer, pl_module: LightningModule) -> float | None:
-    """Peak of the device at the precision of matrix products; None where unknown."""
-    backbone: Any = getattr(pl_module, "backbone", None)
-    if pl_module.device.type != "cuda" or backbone is None:
-        return None
-    width, _, kind = str(trainer.precision).partition("-")
-    dtype = _AUTOCAST.get(width, torch.float32) if kind == "mixed" else backbone.dtype
-    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        return None  # TF32 has a peak of its own
-    return peak_operations(_device_name(pl_module.device), dtype)

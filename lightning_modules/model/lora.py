@@ -6,6 +6,7 @@ A model with adapters is still the same `transformers` class with the same submo
 
 from __future__ import annotations
 
+# peft imports bitsandbytes, which takes a second and may warn: both only where there are adapters.
 import copy
 import hashlib
 from contextlib import nullcontext
@@ -13,9 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import cast_adapter_dtype
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -90,6 +88,9 @@ def add_lora(backbone: PreTrainedModel, options: LoraOptions) -> None:
     Raises:
         ValueError: See :func:`target_paths`.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
     config = LoraConfig(
         r=options.rank,
         # peft computes with any number, though it declares an integer.
@@ -167,6 +168,8 @@ def merged_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
         adapter touched with ``backbone``; only those of the language-model head are its own, so that class rows can be
         written into it.
     """
+    from peft.tuners.lora import LoraLayer
+
     dtype = backbone.dtype
     replaced: dict[int, Any] = {}
     inside: set[int] = set()

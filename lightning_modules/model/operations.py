@@ -12,6 +12,7 @@ values, 2 products of all heads' width for each pair of a token and one that it 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,12 +36,14 @@ class OperationCount:
             or a patch in families whose pictures are grids of patches.
         text_per_pair: Of the attention of the language model, for each pair of a token and one that it sees.
         vision_per_pair: Likewise of the vision tower.
+        dtype: What most products were computed in, also where autocast or sharding chose it; None before a forward.
     """
 
     text_per_token: float = 0.0
     vision_per_row: float = 0.0
     text_per_pair: int = 0
     vision_per_pair: int = 0
+    dtype: torch.dtype | None = None
     _vision: dict[str, Any] = field(default_factory=dict)
 
     def of(self, inputs: Mapping[str, Tensor], lengths: Tensor) -> Tensor:
@@ -105,6 +108,7 @@ class _Recorder:
         self.backbone = backbone
         self.inputs: dict[str, Any] = {}
         self.operations = {"text": 0, "vision": 0}
+        self.dtypes: Counter[torch.dtype] = Counter()
         self.has_gradient = {"text": False, "vision": False}
         text = {id(module) for module in backbone.get_decoder().modules()}
         attention = [module for module in backbone.base_model.modules() if "Attention" in type(module).__name__]
@@ -134,6 +138,7 @@ class _Recorder:
             asks = any(isinstance(value, Tensor) and value.requires_grad for value in args)
             self.has_gradient[part] |= in_attention and (is_trained or asks)
             self.operations[part] += 2 * weights * tokens * (1 + int(is_trained) + int(asks))
+            self.dtypes[output.dtype] += 2 * weights * tokens
 
         return count
 
@@ -150,6 +155,7 @@ class _Recorder:
         text = config.get_text_config(decoder=True)
         head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         passes = {part: 3 if asks else 1 for part, asks in self.has_gradient.items()}
+        count.dtype = self.dtypes.most_common(1)[0][0]
         count.text_per_token = self.operations["text"] / ids.numel()
         count.text_per_pair = 4 * text.num_attention_heads * head_size * text.num_hidden_layers * passes["text"]
         pixels = self.inputs.get("pixel_values")

@@ -66,7 +66,7 @@ def fill(backbone: PreTrainedModel, heads: Sequence[nn.Module], source: PreTrain
         _assign(head, _rows(head, language_model_head(source)))
     buffers = dict(source.named_buffers())
     for path, module in backbone.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
+        for name, _ in module.named_buffers(recurse=False):
             value = buffers[_name_in_source(f"{path}.{name}".lstrip("."))]
             module._buffers[name] = value.to(next(iter(_parameters(backbone).values())).device)
 
@@ -104,10 +104,8 @@ def _assign(model: nn.Module, values: Iterator[tuple[str, Tensor]]) -> None:
 
 
 def _home(parameter: DTensor) -> torch.device:
-    mesh = parameter.device_mesh
-    return torch.device(
-        mesh.device_type, torch.accelerator.current_device_index() if mesh.device_type != "cpu" else None
-    )
+    kind = parameter.device_mesh.device_type
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
 
 
 def gather_into(whole: nn.Module, sharded: nn.Module) -> bool:

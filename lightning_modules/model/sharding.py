@@ -150,12 +150,12 @@ def shard(
     blocks = transformer_blocks(backbone)
     for block in blocks:
         _shard_unit(block, settings)
-    for block, following in zip(blocks, [blocks[i + 1 : i + 1 + options.prefetch] for i in range(len(blocks))]):
-        if following:
+    for number, block in enumerate(blocks):
+        if following := blocks[number + 1 : number + 1 + options.prefetch]:
             cast(FSDPModule, block).set_modules_to_forward_prefetch(cast(list[FSDPModule], following))
     # Of these nothing is gathered twice: the backward of a root begins where its forward ends.
     settings.pop("reshard_after_forward")
-    _shard_unit(cast(nn.Module, backbone.base_model), settings)
+    _shard_unit(backbone.base_model, settings)
     language_model_head = backbone.get_output_embeddings()
     if language_model_head is not None:
         _shard_unit(language_model_head, settings)

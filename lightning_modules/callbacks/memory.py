@@ -1,0 +1,87 @@
+"""Memory that training takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_modules.callbacks.reporting import gather_rows, log_scalars
+
+GIB = 2**30
+_STATISTICS = Path("/proc/self/status")
+
+
+class MemoryMonitor(Callback):
+    """Logs memory in GiB, the most of any rank (``_max``) and the mean over ranks (``_mean``).
+
+    - ``memory/resident_gib``: main memory of the process as it is, without that of its dataloader workers; where the
+      system tells (Linux).
+    - On CUDA ``memory/allocated_gib`` and ``memory/reserved_gib``: the peaks, since the last time, of what tensors took
+      and of what torch held of the device. Reserved far above allocated is fragmentation;
+      ``memory/allocation_retries``, of all ranks since the beginning, counts how often it had to give memory back in
+      order to go on, which makes steps slow.
+
+    Every ``trainer.log_every_n_steps`` optimizer steps, in one exchange of ranks. The counters of peaks of the
+    device are set back each time, so that a peak is found in the window that it was in.
+    """
+
+    def __init__(self) -> None:
+        self._logged_at = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin the first window."""
+        self._logged_at = trainer.global_step
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log when the window is full."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step - self._logged_at >= every:
+            self._log(trainer, pl_module.device)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the last window, however short."""
+        if trainer.global_step > self._logged_at:
+            self._log(trainer, pl_module.device)
+
+    def _log(self, trainer: Trainer, device: torch.device) -> None:
+        mine = memory_of_process(device)
+        ranks = gather_rows([(trainer.global_rank, mine, _allocation_retries(device))], key=lambda row: row[0])
+        scalars: dict[str, float] = {}
+        for name in mine:
+            values = [found[name] for _, found, _ in ranks]
+            scalars |= {f"memory/{name}_max": max(values), f"memory/{name}_mean": sum(values) / len(values)}
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            scalars["memory/allocation_retries"] = sum(retries for *_, retries in ranks)
+        log_scalars(trainer, scalars)
+        self._logged_at = trainer.global_step
+
+
+def memory_of_process(device: torch.device) -> dict[str, float]:
+    """GiB of this process by name, see :class:`MemoryMonitor`; the same names on all ranks of a kind of machine."""
+    found = {}
+    if (resident := resident_bytes()) is not None:
+        found["resident_gib"] = resident / GIB
+    if device.type == "cuda":
+        found["allocated_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+        found["reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
+    return found
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process now; None where the system does not tell."""
+    if not _STATISTICS.exists():
+        return None
+    line = next(line for line in _STATISTICS.read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def _allocation_retries(device: torch.device) -> float:
+    return float(torch.cuda.memory_stats(device)["num_alloc_retries"]) if device.type == "cuda" else 0.0
