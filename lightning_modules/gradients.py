@@ -6,9 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.utils import get_total_norm
+
+from lightning_modules.gradient_norm import local_gradient, squared_norm_of_rank
 
 
 def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
@@ -20,9 +22,9 @@ def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 def multiply_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
     """Multiply all gradients, in place, by a number on any device."""
     by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
-    for gradient in gradients_of(parameters):
-        mine = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-        by_device[mine.device].append(mine)
+    for parameter in parameters:
+        if (mine := local_gradient(parameter)) is not None:
+            by_device[mine.device].append(mine)
     for device, gradients in by_device.items():
         torch._foreach_mul_(gradients, factor.to(device))
 
@@ -31,24 +33,22 @@ def multiply_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> No
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The 2-norm of the gradient of all parameters together, a scalar, the same on all ranks.
 
-    Where weights are sharded, all ranks must call it together. Gradients that are sharded in different ways, and such
-    that every rank has whole, may be mixed; shards may be kept in main memory.
+    In a distributed run all ranks must call it together. Gradients that are sharded in different ways, and such that
+    every rank has whole, may be mixed; shards may be kept in main memory.
     """
-    ways: defaultdict[object, list[Tensor]] = defaultdict(list)
+    parameters = list(parameters)
+    is_distributed = dist.is_available() and dist.is_initialized()
+    square = squared_norm_of_rank(parameters, dist.get_world_size() if is_distributed else 1, _device_of(parameters))
+    if is_distributed:
+        dist.all_reduce(square)
+    return square.sqrt()
+
+
+def _device_of(parameters: Iterable[nn.Parameter]) -> torch.device:
+    """Where ranks can add up: the process group may not know how to do it in main memory."""
     for gradient in gradients_of(parameters):
-        way = (gradient.device_mesh, gradient.placements) if isinstance(gradient, DTensor) else None
-        ways[way, gradient.dtype].append(gradient)
-    norms = [_whole(get_total_norm(gradients)).float() for gradients in ways.values()]
-    if not norms:
-        return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
-
-
-def _whole(norm: Tensor) -> Tensor:
-    if not isinstance(norm, DTensor):
-        return norm
-    # Ranks add up on their devices: the process group may not know how to do it in main memory.
-    return DTensor.full_tensor(norm.to(norm.device_mesh.device_type))  # type: ignore[arg-type]
+        return torch.device(gradient.device_mesh.device_type) if isinstance(gradient, DTensor) else gradient.device
+    return torch.device("cpu")
 
 
 def clip_gradient_norm(parameters: Iterable[nn.Parameter], most: float) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.files import atomic_write_text
-from lightning_modules.callbacks.reporting import gather_rows, output_folder
+from lightning_modules.callbacks.reporting import output_folder
+from lightning_modules.gathering import gather_rows
 from lightning_modules.gradient_norm import local_gradient, squared_norm_of_rank
 
 NAMED = 8

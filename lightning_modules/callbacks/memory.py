@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_modules.callbacks.reporting import gather_rows, log_scalars
+from lightning_modules.callbacks.reporting import log_scalars
+from lightning_modules.gathering import gather_rows
 
 GIB = 2**30
 _STATISTICS = Path("/proc/self/status")
