@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from resume_scenarios import EPOCHS, KILLS, REPOSITORY, ROWS, STEPS_OF_EPOCH
+from cli_runs import visualprm
+from resume_scenarios import EPOCHS, KILLS, ONE, REPOSITORY, ROWS, STEPS_OF_EPOCH, arguments
 from safetensors.torch import load_file
 
 from lightning_modules.checkpoint_folder import is_checkpoint_folder
@@ -194,6 +195,17 @@ def test_an_evaluation_that_was_killed_is_run(scenarios, name, step):
         assert [m["validation/loss"] for *_, m in validations(scenarios / name)] == [
             m["validation/loss"] for *_, m in validations(scenarios / "one")
         ]
+
+
+def test_a_checkpoint_of_two_processes_is_evaluated_by_one(scenarios):
+    """`validate --ckpt_path latest` finds it, and finds what the run itself found."""
+    folder = scenarios / "sharded"
+    given = [
+        text for text in arguments(scenarios, folder, ONE) if "StepLog" not in text and not text.endswith(str(folder))
+    ]
+    cli = visualprm(scenarios, "validate", *given[1:], "--ckpt_path=latest")
+    found = validations(folder)[-1][-1]["validation/loss"]
+    assert cli.trainer.callback_metrics["validation/loss"].item() == pytest.approx(found, abs=1e-6)
 
 
 def test_export_of_a_folder_of_two_processes(scenarios, tmp_path):
