@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,10 +26,10 @@ STEPS = EPOCHS * STEPS_OF_EPOCH
 def scenarios(tmp_path_factory):
     """Folder of all scenarios, run once in a process of its own."""
     folder = tmp_path_factory.mktemp("scenarios")
-    here = Path(__file__)
-    path = os.pathsep.join(map(str, [REPOSITORY, here.parents[1], here.parent]))
-    program = subprocess.Popen(
-        [sys.executable, str(here.with_name("resume_scenarios.py")), str(folder)],
+    program = REPOSITORY / "tests" / "resume_scenarios.py"
+    path = os.pathsep.join(map(str, [REPOSITORY, program.parent]))
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(folder)],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -38,13 +37,13 @@ def scenarios(tmp_path_factory):
         start_new_session=True,
     )
     try:
-        output, _ = program.communicate(timeout=900)
+        output, _ = process.communicate(timeout=900)
     finally:
         try:
-            os.killpg(program.pid, signal.SIGKILL)  # what may be left of it
+            os.killpg(process.pid, signal.SIGKILL)  # what may be left of it
         except ProcessLookupError:
             pass
-    assert program.returncode == 0, output[-4000:]
+    assert process.returncode == 0, output[-4000:]
     return folder
 
 
