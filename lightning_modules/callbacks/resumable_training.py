@@ -34,6 +34,7 @@ class ResumableTraining(Callback):
     def __init__(self) -> None:
         self._now: dict[str, Any] | None = None  # where the stream of random numbers stands
         self._at_last_step: dict[str, Any] | None = None  # where it stood after the last optimizer step
+        self._followed = -1  # batches in all after which it stood there
         self._saved: list[dict[str, Any]] | None = None  # of each rank, in the checkpoint that is resumed
         self._groups: list[Any] | None = None
         self._has_evaluated = True
@@ -54,7 +55,11 @@ class ResumableTraining(Callback):
         ]
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        loop = trainer.fit_loop.epoch_loop
+        progress: Any = loop.batch_progress
+        is_batch_end = progress.total.processed != progress.total.completed
+        if is_batch_end:
+            self._follow(trainer)
         undone = 0
         if progress.current.processed != trainer.num_training_batches and not progress.is_last_batch:
             undone = progress.current.processed % trainer.accumulate_grad_batches
@@ -68,7 +73,7 @@ class ResumableTraining(Callback):
         loops = checkpoint["loops"]["fit_loop"]
         if undone:
             self._step_back(trainer, checkpoint, undone)
-        elif trainer.validating and not self._has_evaluated:
+        elif self._has_to_evaluate(trainer, is_batch_end):
             finished = loops[_BATCHES]
             for part in ("total", "current"):
                 finished[part]["completed"] = finished[part]["processed"]
@@ -77,6 +82,13 @@ class ResumableTraining(Callback):
             done = evaluated["total"]["completed"]
             evaluated["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
             evaluated["current"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+    def _has_to_evaluate(self, trainer: Trainer, is_batch_end: bool) -> bool:
+        """Whether an evaluation is to come before the next batch."""
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        if trainer.validating:
+            return not self._has_evaluated
+        return is_batch_end and fetcher is not None and loop._should_check_val_fx(fetcher) and not loop.val_loop.skip
 
     def _step_back(self, trainer: Trainer, checkpoint: dict[str, Any], undone: int) -> None:
         position = getattr(getattr(trainer, "datamodule", None), "training_position", None)
@@ -99,8 +111,7 @@ class ResumableTraining(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the place in the epoch, and the random numbers to go on with."""
-        if self._groups and isinstance(self._groups[0][0]["params"][:1], list):
-            self._check_groups(trainer, pl_module)
+        self._check_groups(trainer, pl_module)
         loop = trainer.fit_loop.epoch_loop
         position = getattr(getattr(trainer, "datamodule", None), "training_position", None)
         batches = position.resume() if position is not None else None
@@ -119,10 +130,12 @@ class ResumableTraining(Callback):
                 # Due now, also where batches are counted otherwise than before.
                 self._own_interval, trainer.val_check_batch = trainer.val_check_batch, count.ready
         self._at_last_step = self._now = self._stream(trainer)
+        self._followed = loop.batch_progress.total.processed  # type: ignore[attr-defined]
 
     def _check_groups(self, trainer: Trainer, pl_module: LightningModule) -> None:
         own = parameter_names(pl_module, trainer.optimizers)
         for groups, names in zip(self._groups or [], own, strict=False):
+            # Checkpoints of earlier versions have numbers.
             if all(isinstance(name, str) for group in groups for name in group["params"]):
                 check_groups(str(trainer.ckpt_path), groups, names)
         self._groups = None
@@ -150,6 +163,14 @@ class ResumableTraining(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep where the stream stands."""
+        self._follow(trainer)
+
+    def _follow(self, trainer: Trainer) -> None:
+        """Keep where the stream stands after a batch; once, since a callback before this one may save."""
+        processed = trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        if processed == self._followed:
+            return
+        self._followed = processed
         self._now = random_states(trainer.strategy.root_device)
         if not trainer.fit_loop._should_accumulate():
             self._at_last_step = self._now

@@ -189,12 +189,12 @@ class RunCheckpoints(Checkpoint):
             is_due = bool(trainer.strategy.broadcast(is_time)) or is_due
         fetcher: Any = trainer.fit_loop._data_fetcher
         if is_due and (loop.val_loop.skip or not loop._should_check_val_fx(fetcher)):
-            self._save(trainer)
+            self.save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before an evaluation, which may take long."""
         if self._is_part_of_training(trainer):
-            self._save(trainer)
+            self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add what the evaluation found to the checkpoint.
@@ -226,13 +226,13 @@ class RunCheckpoints(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save when the run is told to terminate, as by a preempted job."""
         if isinstance(exception, SIGTERMException) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._save(trainer)
+            self.save(trainer)
 
     def _is_part_of_training(self, trainer: Trainer) -> bool:
         return trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
-    def _save(self, trainer: Trainer) -> None:
-        """Save the state of a step, once."""
+    def save(self, trainer: Trainer) -> None:
+        """Save the state after the current optimizer step, once; all ranks call it together."""
         step = trainer.global_step
         if step == self._last_step:
             return

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
-from resume_scenarios import EPOCHS, KILLS, REPOSITORY, ROWS, STEPS_OF_EPOCH
+from cli_runs import visualprm
+from resume_scenarios import EPOCHS, KILLS, ONE, REPOSITORY, ROWS, STEPS_OF_EPOCH, arguments
 from safetensors.torch import load_file
 
 from lightning_modules.checkpoint_folder import is_checkpoint_folder
@@ -26,10 +26,10 @@ STEPS = EPOCHS * STEPS_OF_EPOCH
 def scenarios(tmp_path_factory):
     """Folder of all scenarios, run once in a process of its own."""
     folder = tmp_path_factory.mktemp("scenarios")
-    here = Path(__file__)
-    path = os.pathsep.join(map(str, [REPOSITORY, here.parents[1], here.parent]))
-    program = subprocess.Popen(
-        [sys.executable, str(here.with_name("resume_scenarios.py")), str(folder)],
+    program = REPOSITORY / "tests" / "resume_scenarios.py"
+    path = os.pathsep.join(map(str, [REPOSITORY, program.parent]))
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(folder)],
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -37,13 +37,13 @@ def scenarios(tmp_path_factory):
         start_new_session=True,
     )
     try:
-        output, _ = program.communicate(timeout=900)
+        output, _ = process.communicate(timeout=900)
     finally:
         try:
-            os.killpg(program.pid, signal.SIGKILL)  # what may be left of it
+            os.killpg(process.pid, signal.SIGKILL)  # what may be left of it
         except ProcessLookupError:
             pass
-    assert program.returncode == 0, output[-4000:]
+    assert process.returncode == 0, output[-4000:]
     return folder
 
 
@@ -194,6 +194,17 @@ def test_an_evaluation_that_was_killed_is_run(scenarios, name, step):
         assert [m["validation/loss"] for *_, m in validations(scenarios / name)] == [
             m["validation/loss"] for *_, m in validations(scenarios / "one")
         ]
+
+
+def test_a_checkpoint_of_two_processes_is_evaluated_by_one(scenarios):
+    """`validate --ckpt_path latest` finds it, and finds what the run itself found."""
+    folder = scenarios / "sharded"
+    given = [
+        text for text in arguments(scenarios, folder, ONE) if "StepLog" not in text and not text.endswith(str(folder))
+    ]
+    cli = visualprm(scenarios, "validate", *given[1:], "--ckpt_path=latest")
+    found = validations(folder)[-1][-1]["validation/loss"]
+    assert cli.trainer.callback_metrics["validation/loss"].item() == pytest.approx(found, abs=1e-6)
 
 
 def test_export_of_a_folder_of_two_processes(scenarios, tmp_path):

@@ -1,7 +1,7 @@
 """Runs of `visualprm fit` that are killed and go on, of one process and of two; a program: FOLDER.
 
 All processes are forked from this one, which has imported everything, so that each starts in a moment. What they have
-trained on is written to logs, which test_resume_scenarios.py reads.
+trained on is written to logs, which tests/distributed/test_resume_scenarios.py reads.
 """
 
 import json
@@ -36,7 +36,7 @@ TEXTS = [
     "+ - =",
 ]
 SHARDED = "experiments/strategies/fsdp2.yaml"
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 
 
 class StepLog(Callback):
