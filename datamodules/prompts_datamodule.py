@@ -11,6 +11,7 @@ from transformers import ProcessorMixin
 
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
+from datamodules.evaluation_order import evaluation_sampler
 from datamodules.process.order import LazyLoader, TrainingSampler
 from datamodules.prompts import (
     ChatRenderer,
@@ -169,9 +170,10 @@ class PromptDataModule(LightningDataModule):
         return self._loader(PromptDataset(open_prompts), PromptCollator(self.renderer))
 
     def _loader(self, dataset: PromptDataset, collator: PromptCollator | SupervisedCollator) -> DataLoader[Prompt]:
-        return DataLoader(
-            dataset, batch_size=self.hparams["batch_size"], collate_fn=collator, num_workers=self.hparams["num_workers"]
-        )
+        batch_size = self.hparams["batch_size"]
+        sampler = evaluation_sampler(dataset, batch_size, self.trainer)
+        workers = self.hparams["num_workers"]
+        return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
         """Leave prompts where they are: the engine moves what it encodes."""

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from transformers import AutoProcessor
 
 from datamodules.benchmarks import BenchmarkOptions
+from datamodules.evaluation_order import evaluation_sampler
 from datamodules.process.collate import StepCollator
 from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.encoder import ConversationEncoder
@@ -308,7 +309,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         return DataLoader(
             dataset,
             batch_size,
-            sampler=SequentialSampler(dataset),  # type: ignore[arg-type]
+            sampler=evaluation_sampler(dataset, batch_size, self.trainer),  # type: ignore[arg-type]
             collate_fn=collator,
             num_workers=self.hparams["num_workers"],
         )

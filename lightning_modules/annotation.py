@@ -17,6 +17,7 @@ from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
 from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.scoring_memory import most_on_any_rank
 
 STEP_SEPARATOR = "\n\n"
 
@@ -107,7 +108,7 @@ class MonteCarloAnnotator(BackboneModule):
             GenerationRequest(text, images, [f"{p.prompt_id}/solution/{i}" for i in range(self.num_solutions)])
             for p, images, text in zip(batch.prompts, batch.images, batch.texts, strict=True)
         ]
-        sampled = self._in_pieces(engine, requests, self.num_solutions, self.solution_sampling)
+        sampled = self._in_pieces(engine, batch, requests, self.num_solutions, self.solution_sampling)
         return [
             [merge_steps(split_into_steps(text), self.max_steps) if text.strip() else [""] for text in texts]
             for texts in sampled
@@ -137,19 +138,28 @@ class MonteCarloAnnotator(BackboneModule):
             )
             for index, prefix in prefixes
         ]
-        continued = self._in_pieces(engine, requests, self.num_continuations, self.sampling)
+        continued = self._in_pieces(engine, batch, requests, self.num_continuations, self.sampling)
         return {
             (index, prefix): sum(batch.prompts[index].grade(prefix + text).is_correct for text in texts)
             for (index, prefix), texts in zip(prefixes, continued, strict=True)
         }
 
     def _in_pieces(
-        self, engine: TransformersEngine, requests: list[GenerationRequest], repeats: int, sampling: SamplingParameters
+        self,
+        engine: TransformersEngine,
+        batch: PromptBatch,
+        requests: list[GenerationRequest],
+        repeats: int,
+        sampling: SamplingParameters,
     ) -> list[list[str]]:
         size = self.max_batch_rows // repeats
-        sampled = []
-        for start in range(0, len(requests), size):
-            sampled += engine.sample(requests[start : start + size], sampling)
+        pieces = [requests[start : start + size] for start in range(0, len(requests), size)]
+        # Where weights are sharded, every forward needs all ranks, also those that have fewer pieces.
+        rounds = most_on_any_rank(len(pieces), self.device) if engine.is_sharded else len(pieces)
+        sampled = [texts for piece in pieces for texts in engine.sample(piece, sampling)]
+        for _ in range(rounds - len(pieces)):
+            idle = GenerationRequest(batch.texts[0], batch.images[0], [batch.prompts[0].prompt_id])
+            engine.sample([idle], sampling)
         return [[text for text, _ in texts] for texts in sampled]
 
     def _row(

@@ -67,8 +67,8 @@ class LossSum(NamedTuple):
     """A weighted mean in two parts, so that parts of batches and ranks can be put together before it is taken.
 
     Attributes:
-        total: Weighted sum of losses, a scalar.
-        weight: Sum of the weights, a scalar without gradient.
+        total: Weighted sum of losses, a scalar, or one for each of B solutions.
+        weight: Sum of the weights, likewise, without gradient.
     """
 
     total: Tensor
@@ -78,6 +78,11 @@ class LossSum(NamedTuple):
     def mean(self) -> Tensor:
         """The loss; 0 with gradients of 0 where nothing has a weight."""
         return self.total / torch.where(self.weight > 0, self.weight, 1)
+
+    @property
+    def sum(self) -> LossSum:
+        """That of all solutions together, of one for each."""
+        return LossSum(self.total.sum(), self.weight.sum())
 
 
 def step_scores(logits: Tensor, values: tuple[float, ...]) -> Tensor:
@@ -172,6 +177,7 @@ class StepLoss:
         *,
         question_accuracy: Tensor | None = None,
         num_mc_total: Tensor | None = None,
+        added: Tensor | None = None,
     ) -> LossSum:
         """Compare judgements with Monte Carlo scores.
 
@@ -180,10 +186,24 @@ class StepLoss:
             mc: (B, S) Monte Carlo scores, NaN where there is none.
             question_accuracy: (B,), see :meth:`targets`.
             num_mc_total: (B, S) numbers of continuations, -1 where unknown.
+            added: (B, S) more losses, added to those of labelled steps, with their weights.
 
         Returns:
             The loss; with averaging over samples its weight is the number of solutions that have a label.
         """
+        parts = {"question_accuracy": question_accuracy, "num_mc_total": num_mc_total, "added": added}
+        return self.of_solutions(logits, mc, **parts).sum
+
+    def of_solutions(
+        self,
+        logits: Tensor,
+        mc: Tensor,
+        *,
+        question_accuracy: Tensor | None = None,
+        num_mc_total: Tensor | None = None,
+        added: Tensor | None = None,
+    ) -> LossSum:
+        """The same in B parts, which add up to it: each solution's share, (B,) totals and (B,) weights."""
         targets = self.targets(mc, question_accuracy)
         is_labelled = ~targets.isnan().any(-1)
         # Padding may hold anything, infinities too, and 0 times infinity is no number.
@@ -202,10 +222,12 @@ class StepLoss:
             # A root has no derivative at 0.
             distance = distance.clamp_min(torch.finfo(distance.dtype).tiny)
             losses = losses * distance**self.options.focal_gamma
+        if added is not None:
+            losses = losses + weights * added.masked_fill(~is_labelled, 0.0)
+        of_solutions = LossSum(losses.sum(-1), weights.sum(-1))
         if self.options.averaging == "step":
-            return LossSum(losses.sum(), weights.sum())
-        of_samples = LossSum(losses.sum(-1), weights.sum(-1))
-        return LossSum(of_samples.mean.sum(), (of_samples.weight > 0).sum().to(losses.dtype))
+            return of_solutions
+        return LossSum(of_solutions.mean, (of_solutions.weight > 0).to(losses.dtype))
 
     def _repeats(self, num_mc_total: Tensor | None, is_labelled: Tensor) -> Tensor:
         """How often each step counts; 0 where it stays out."""

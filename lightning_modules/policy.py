@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules.process.labels import IGNORE_INDEX
 from datamodules.prompts import Prompt, PromptBatch, SupervisedBatch
 from datamodules.rollouts import Rollout, rollout_row
+from lightning_modules.gathering import SampleMeans
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
 from lightning_modules.model.backbone import (
@@ -61,6 +62,7 @@ class Policy(BackboneModule):
         self.optimizer_factory = optimizer
         self.num_samples = num_samples
         self.sampling = sampling
+        self._validation = SampleMeans()
         self.processor = load_processor(model_name_or_path)
         self.backbone = load_backbone(model_name_or_path, self.backbone_options)
 
@@ -79,24 +81,40 @@ class Policy(BackboneModule):
         }
 
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy per response token."""
-        return self._step(batch, "train")
+        """Cross-entropy of the response tokens.
+
+        Returns:
+            A sum, see :meth:`sum_of_labels`.
+        """
+        losses, is_hit, row = self._judge(batch)
+        total = losses.sum()
+        return self.sum_of_labels(total, losses.new_tensor(len(row)), loss=total, token_accuracy=is_hit.sum())
 
     def validation_step(self, batch: SupervisedBatch, batch_idx: int) -> None:
-        """The same on validation demonstrations."""
-        self._step(batch, "validation")
+        """The same on validation demonstrations, and the share of tokens that are the most likely one."""
+        losses, is_hit, row = self._judge(batch)
 
-    def _step(self, batch: SupervisedBatch, split: str) -> Tensor:
+        def of_samples(values: Tensor) -> Tensor:
+            return losses.new_zeros(len(batch.sample_ids), dtype=torch.double).index_add(0, row, values.double())
+
+        sums = {"loss": of_samples(losses), "token_accuracy": of_samples(is_hit)}
+        self._validation.update(batch.sample_ids, of_samples(torch.ones_like(losses)), **sums)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log means over the response tokens of all demonstrations."""
+        means = {f"validation/{name}": value for name, value in self._validation.compute().items()}
+        # The values are the same on all ranks; sync_dist only tells Lightning so.
+        self.log_dict(means, prog_bar=True, sync_dist=True)
+
+    def _judge(self, batch: SupervisedBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each response token: its loss, whether it is the most likely one, and its row in the batch."""
         hidden_states = self.backbone.base_model(**batch.inputs, use_cache=False).last_hidden_state[:, :-1]
         labels = batch.labels[:, 1:]
         is_target = labels != IGNORE_INDEX
         # Vocabulary logits are computed where a target stands, not over the whole sequence.
         logits = vocabulary_logits(self.backbone, hidden_states[is_target])
-        loss = torch.nn.functional.cross_entropy(logits.float(), labels[is_target])
-        self.log(f"{split}/loss", loss, prog_bar=True, batch_size=len(batch.sample_ids), sync_dist=split != "train")
-        accuracy = (logits.argmax(-1) == labels[is_target]).float().mean()
-        self.log(f"{split}/token_accuracy", accuracy, batch_size=len(batch.sample_ids), sync_dist=split != "train")
-        return loss
+        losses = torch.nn.functional.cross_entropy(logits.float(), labels[is_target], reduction="none")
+        return losses, logits.argmax(-1) == labels[is_target], is_target.nonzero()[:, 0]
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[tuple[str, list[dict[str, Any]]]]:
         """Sample and grade solutions.

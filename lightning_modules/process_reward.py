@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from datamodules.images import decoded
 from datamodules.process.candidates import EncodedCandidates, encode_candidates
@@ -20,19 +19,15 @@ from datamodules.process.steps import response_steps
 from datamodules.reasoning_benchmarks import CandidateBatch
 from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.export import write_reward_model
+from lightning_modules.language_model_loss import step_text_losses
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_validation import StepValidation
 from lightning_modules.model.backbone import BackboneOptions, ImageBackend, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
-from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits, tokens_of_steps
+from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
 from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.model.scoring import score_candidates
-from lightning_modules.model.step_head import (
-    StepHead,
-    language_model_head,
-    untie_language_model_head,
-    vocabulary_logits,
-)
+from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
 from lightning_modules.objectives import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
 from lightning_modules.protocol import Objective, resolve_protocol
@@ -66,9 +61,9 @@ class ProcessRewardModel(BackboneModule):
         aggregation: Likewise; else ``mean``.
         class_tokens: Likewise; else ``+`` and ``-``, for ``advantage`` ``+``, ``=`` and ``-``.
         loss: Variants of the objective's loss, in training only.
-        language_model_weight: Weight of a second loss, in training only: the language-model loss on the text of the
-            steps labelled right. It keeps hidden states generative, after GRM (Yang et al. 2024, arXiv 2406.10216);
-            0, the paper's recipe, leaves it out.
+        language_model_weight: Weight of a second loss, in training only: of a step labelled right, the language-model
+            loss on its text; 0 of others. It keeps hidden states generative, see
+            :mod:`lightning_modules.language_model_loss`; 0, the paper's recipe, leaves it out.
         learning_rate: Peak learning rate.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
@@ -158,30 +153,28 @@ class ProcessRewardModel(BackboneModule):
         return step_scores(logits, self.protocol.class_values)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
-        """The objective over the labelled steps of the batch, and the language-model loss where it is switched on."""
+        """The objective over the labelled steps of the batch, with the language-model loss where it is switched on.
+
+        Returns:
+            A sum, see :meth:`sum_of_labels`.
+        """
         states = hidden_states(self.backbone, batch)
-        loss = self._loss_sum(batch, step_logits(self.head, states, batch)).mean
-        size = len(batch.sample_ids)
-        self.log("train/loss", loss, prog_bar=True, batch_size=size)
+        logits = step_logits(self.head, states, batch)
+        judged = self._losses(batch, logits).sum
         weight = self.hparams["language_model_weight"]
-        if weight and batch.step_tokens is not None:
-            language_model_loss = self._language_model_loss(batch, states, self.step_loss.right_steps(batch.mc))
-            self.log("train/language_model_loss", language_model_loss, batch_size=size)
-            loss = loss + weight * language_model_loss
-        return loss
+        if not weight or batch.step_tokens is None:
+            return self.sum_of_labels(*judged, loss=judged.total)
+        text = step_text_losses(self.backbone, batch, states, self.step_loss.right_steps(batch.mc))
+        total = self._losses(batch, logits, added=weight * text).sum.total
+        added = (total - judged.total) / weight
+        return self.sum_of_labels(total, judged.weight, loss=judged.total, language_model_loss=added)
 
-    def _loss_sum(self, batch: StepBatch, logits: Tensor) -> LossSum:
-        """The loss of a batch before it is divided by the weight of its labels."""
-        return self.step_loss(
-            logits, batch.mc, question_accuracy=batch.question_accuracy, num_mc_total=batch.num_mc_total
+    def _losses(self, batch: StepBatch, logits: Tensor, added: Tensor | None = None) -> LossSum:
+        """The loss of each conversation of a batch, not divided by the weight of its labels."""
+        accuracy, totals = batch.question_accuracy, batch.num_mc_total
+        return self.step_loss.of_solutions(
+            logits, batch.mc, question_accuracy=accuracy, num_mc_total=totals, added=added
         )
-
-    def _language_model_loss(self, batch: StepBatch, states: Tensor, is_right: Tensor) -> Tensor:
-        """Next-token cross-entropy over the tokens of the right steps, ``is_right`` (B, S); 0 if there are none."""
-        is_target = tokens_of_steps(batch, is_right)[:, 1:]
-        targets = batch.inputs["input_ids"][:, 1:][is_target]
-        logits = vocabulary_logits(self.backbone, states[:, :-1][is_target])
-        return cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))
 
     def validation_step(self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Score a batch of conversations or of Best-of-N candidates.
@@ -196,23 +189,16 @@ class ProcessRewardModel(BackboneModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if datamodule.validation_names[dataloader_idx] != PROCESS:
             return self._scored(batch, logits)
-        self.step_validation.update(self.scores_from_logits(logits), batch.mc)
-        self.log(
-            "validation/loss",
-            self._loss_sum(batch, logits).mean,
-            prog_bar=True,
-            batch_size=len(batch.sample_ids),
-            sync_dist=True,
-            add_dataloader_idx=False,
-        )
+        self.step_validation.update(batch, self.scores_from_logits(logits), self._losses(batch, logits))
         return self._scored(batch, logits)
 
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Log step metrics of the process validation split."""
-        self.log_dict({f"validation/{name}": value for name, value in self.step_validation.compute().items()})
-        self.step_validation.reset()
+        """Log loss and step metrics of the process validation split."""
+        metrics = self.step_validation.compute()
+        # The values are the same on all ranks; sync_dist only tells Lightning so.
+        self.log_dict({f"validation/{name}": value for name, value in metrics.items()}, sync_dist=True)
 
     on_test_epoch_end = on_validation_epoch_end
 

@@ -26,13 +26,13 @@ from lightning_modules.callbacks.candidate_scores import (
     write_candidate_scores,
 )
 from lightning_modules.callbacks.reporting import (
-    gather_rows,
     log_figure,
     log_markdown,
     log_scalars,
     output_folder,
     run_label,
 )
+from lightning_modules.gathering import gather_rows
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, best_of_n_report
 from lightning_modules.metrics.best_of_n_figure import best_of_n_figure, figure_png

@@ -19,13 +19,13 @@ from datamodules.process_bench_totals import SourceTotals, coverage_sentence, di
 from datamodules.visual_prm_400k import PROCESS
 from datamodules.visual_process_bench import ProcessBenchBatch
 from lightning_modules.callbacks.reporting import (
-    gather_rows,
     log_figure,
     log_markdown,
     log_scalars,
     output_folder,
     run_label,
 )
+from lightning_modules.gathering import gather_rows
 from lightning_modules.metrics.best_of_n_figure import figure_png
 from lightning_modules.metrics.step_report import JudgedSolution, StepMetrics, StepReport, step_report
 from lightning_modules.metrics.step_report_table import step_report_figure, step_report_markdown, step_report_tables

@@ -1,42 +1,16 @@
-"""What the reporting callbacks share: gathering over ranks, places to write, loggers."""
+"""What the reporting callbacks share: places to write, loggers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
 
-import torch.distributed
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
-
-Row = TypeVar("Row")
-
-
-def gather_rows(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> list[Row]:
-    """Rows of all ranks, rank by rank, each key once.
-
-    The distributed sampler repeats samples so that all ranks get equally many; of such copies the first is kept. Every
-    rank must call this, and every rank gets the same list.
-
-    Args:
-        rows: Of this rank; must be picklable.
-        key: What identifies a row.
-    """
-    parts: list[Sequence[Row]] = [rows]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, list(rows))
-        parts = gathered
-    by_key: dict[Hashable, Row] = {}
-    for part in parts:
-        for row in part:
-            by_key.setdefault(key(row), row)
-    return list(by_key.values())
 
 
 def run_label(trainer: Trainer) -> str:

@@ -14,6 +14,8 @@ from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
 from lightning_modules.model.cache import continue_from
 from lightning_modules.model.positions import prompt_positions
+from lightning_modules.model.scoring_memory import most_on_any_rank
+from lightning_modules.model.sharding import is_sharded
 from lightning_modules.model.step_head import vocabulary_logits
 
 
@@ -36,6 +38,9 @@ class GenerationRequest:
 class TransformersEngine:
     """Samples continuations of prompts.
 
+    Where the weights are sharded, every forward needs all ranks: they must call :meth:`sample` equally often, with the
+    same length limit, and those whose texts have ended go on until all others' have.
+
     Args:
         model: An image-text-to-text model with a language-model head.
         processor: Its processor.
@@ -44,6 +49,7 @@ class TransformersEngine:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         self.model = model
         self.processor = processor
+        self.is_sharded = is_sharded(model)
         tokenizer = processor.tokenizer
         end = model.generation_config.eos_token_id
         self.end_ids = torch.tensor(end if isinstance(end, list) else [end])
@@ -53,7 +59,7 @@ class TransformersEngine:
         # A sampled image token would have no image behind it and break every later forward.
         self.banned_ids = torch.tensor(sorted(banned - set(self.end_ids.tolist())), dtype=torch.long)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self, requests: Sequence[GenerationRequest], parameters: SamplingParameters
     ) -> list[list[tuple[str, bool]]]:
@@ -130,8 +136,11 @@ class TransformersEngine:
             tokens[alive, step] = chosen
             finished = finished | torch.isin(chosen, end_ids)
             keep = (~finished).nonzero().squeeze(-1)
-            if len(keep) == 0 or step + 1 == limit:
+            left = most_on_any_rank(len(keep), logits.device) if self.is_sharded else len(keep)
+            if left == 0 or step + 1 == limit:
                 break
+            if len(keep) == 0:
+                keep = keep.new_zeros(1)  # what follows the end of a text is cut off
             # Copying the cache to drop finished rows pays once a quarter of them is done.
             if len(keep) <= 0.75 * len(chosen):
                 cache.batch_select_indices(keep)

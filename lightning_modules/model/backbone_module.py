@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from lightning_modules.global_mean import GlobalMeanModule
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.sharding import ShardingOptions, data_mesh, shard
 
 _PREFIX = "backbone."
 
 
-class BackboneModule(LightningModule):
+class BackboneModule(GlobalMeanModule):
     """A module whose checkpoints hold no base weights that never change.
 
     With adapters or a quantized base, a checkpoint holds what is trained (adapters, projector, step head) and not the

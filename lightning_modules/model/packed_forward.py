@@ -58,13 +58,6 @@ def step_logits(head: StepHead, states: Tensor, batch: StepBatch) -> Tensor:
     return head(states, positions.flatten()[None])[0].unflatten(0, positions.shape)
 
 
-def tokens_of_steps(batch: StepBatch, chosen: Tensor) -> Tensor:
-    """Which tokens are the text of a chosen step: (B, L) bool, or (1, T) of a packed batch, for ``chosen`` (B, S)."""
-    assert batch.step_tokens is not None
-    marked = (batch.step_tokens & chosen[..., None]).any(1)
-    return marked if batch.boundaries is None else marked.any(0, keepdim=True)
-
-
 def _positions(backbone: PreTrainedModel, batch: StepBatch) -> Tensor:
     """Position ids (1, T); with multimodal rotary positions (4, 1, T), the plain ones first.
 

@@ -105,6 +105,11 @@ def data_mesh(mesh: DeviceMesh, options: ShardingOptions, num_nodes: int = 1) ->
     return init_device_mesh(data.device_type, shape, mesh_dim_names=("replicate", "shard"))
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether weights of a module are sharded."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
 def transformer_blocks(model: nn.Module) -> list[GradientCheckpointingLayer]:
     """Decoder layers and vision blocks, in the order of the model; blocks inside of blocks are left out."""
     found: list[GradientCheckpointingLayer] = []

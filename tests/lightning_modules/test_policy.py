@@ -23,5 +23,5 @@ def test_the_loss_is_that_of_the_family(family_checkpoint, name):
     batch = SupervisedBatch({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels, ["a", "b"])
     with torch.no_grad():
         expected = plain(input_ids=ids, labels=labels).loss
-        policy.log = lambda *arguments, **options: None
-        torch.testing.assert_close(policy.training_step(batch, 0), expected)
+        # 7 and 4 response tokens, whose losses are summed up to be divided by their number in the global batch.
+        torch.testing.assert_close(policy.training_step(batch, 0) / 11, expected)

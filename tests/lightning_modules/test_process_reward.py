@@ -95,7 +95,7 @@ def test_the_loss_is_the_mean_over_the_scored_steps(sharp_checkpoint, picture, c
     terms = [term for name in ROWS for term in step_terms(model, picture, name)]
     assert len(terms) == 6
     loss = model.training_step(collate(model, ROWS), 0)
-    assert loss.item() == pytest.approx(sum(terms) / len(terms), abs=1e-5)
+    assert loss.item() / len(terms) == pytest.approx(sum(terms) / len(terms), abs=1e-5)
 
 
 def test_a_batch_without_scores_teaches_nothing(sharp_checkpoint, collate):
@@ -111,7 +111,7 @@ def test_a_batch_without_scores_teaches_nothing(sharp_checkpoint, collate):
 
 
 def language_model_terms(model, picture, name):
-    """Minus log probability of every token of the right steps, found by writing the conversation out."""
+    """Of each right step, minus log probability of its tokens on average, found by writing the conversation out."""
     question, pictures, steps, mc = ROWS[name]
     tokenizer = model.processor.tokenizer
     turns = write_turns(question, len(pictures), steps, model.protocol.system_prompt)
@@ -126,7 +126,8 @@ def language_model_terms(model, picture, name):
             end = begin + length - 1  # the end token is not part of the step
             assert ids[end - len(text) : end] == text
             if mc[step] > 0:
-                terms += [-log_probabilities[at - 1, ids[at]].item() for at in range(end - len(text), end)]
+                of_tokens = [-log_probabilities[at - 1, ids[at]].item() for at in range(end - len(text), end)]
+                terms.append(sum(of_tokens) / len(of_tokens))
             step += 1
         begin += length
     assert step == len(steps)
@@ -137,10 +138,11 @@ def language_model_terms(model, picture, name):
 def test_the_language_model_loss_is_of_the_tokens_of_right_steps(sharp_checkpoint, picture, collate, system_prompt):
     model = ProcessRewardModel(str(sharp_checkpoint), language_model_weight=0.3, system_prompt=system_prompt)
     steps = [term for name in ROWS for term in step_terms(model, picture, name)]
-    tokens = [term for name in ROWS for term in language_model_terms(model, picture, name)]
-    expected = sum(steps) / len(steps) + 0.3 * sum(tokens) / len(tokens)
+    texts = [term for name in ROWS for term in language_model_terms(model, picture, name)]
+    assert (len(steps), len(texts)) == (6, 4)
     loss = model.training_step(collate(model, ROWS, mark_step_tokens=True), 0)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    # Both are means over the 6 labelled steps; a wrong one has no text to be imitated.
+    assert loss.item() / 6 == pytest.approx(sum(steps) / 6 + 0.3 * sum(texts) / 6, rel=1e-5)
 
 
 def test_marked_tokens_are_an_exact_list(sharp_checkpoint, collate):
@@ -203,8 +205,7 @@ def test_validation_through_a_trainer(sharp_checkpoint, picture, folder_of_pictu
     model.eval()
     losses, judged = [], []
     for name, (_, _, _, mc) in ROWS.items():
-        terms = step_terms(model, picture, name)
-        losses.append(sum(terms) / len(terms))
+        losses += step_terms(model, picture, name)
         judged += [pair for pair in zip(literal_scores(model, picture, name), mc, strict=True) if pair[1] == pair[1]]
     assert logged["validation/loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     right = [probability for probability, score in judged if score > 0]

@@ -3,7 +3,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_modules.callbacks.reporting import gather_rows, output_folder, run_label
+from lightning_modules.callbacks.reporting import output_folder, run_label
+from lightning_modules.gathering import gather_rows
 
 
 def trainer_with(tmp_path, **options):

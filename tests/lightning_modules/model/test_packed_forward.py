@@ -15,7 +15,7 @@ from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_p
 from datamodules.process.collate import StepBatch
 from datamodules.process.packing import pack
 from lightning_modules.model import packed_forward
-from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits, tokens_of_steps
+from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
 from lightning_modules.model.step_head import StepHead
 
 CONVERSATIONS = [
@@ -209,16 +209,3 @@ def test_who_cannot_pack(tiny_checkpoint):
     assert "'paged|eager'" in packing_obstacle(model)
     model.get_decoder().config.model_type = "falcon_mamba"
     assert "'falcon_mamba' language models" in packing_obstacle(model)
-
-
-def test_tokens_of_steps():
-    _, prompts = model_and_prompts("qwen2")
-    batch = batch_of(prompts, [ends for *_, ends in CONVERSATIONS])
-    length = batch.inputs["input_ids"].shape[1]
-    at = torch.arange(length)
-    batch.step_tokens = (at == batch.step_positions[..., None] - 1) & (batch.step_positions >= 0)[..., None]
-    chosen = torch.tensor([[True, False, False], [True, True, True], [False, True, True], [False, False, False]])
-    padded, packed = tokens_of_steps(batch, chosen), tokens_of_steps(pack(batch), chosen)
-    ids = [b.inputs["input_ids"][mask].tolist() for b, mask in ((batch, padded), (pack(batch), packed))]
-    # The tokens before the third, the last, the fourth and the second from behind.
-    assert ids == [[13, 22, 36, 38]] * 2
