@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 
 from lightning_modules.global_mean import GlobalMeanModule
 from lightning_modules.model.backbone import BackboneOptions
+from lightning_modules.model.blank_picture import BlankPicture
 from lightning_modules.model.sharding import ShardingOptions, data_mesh, shard
 
 _PREFIX = "backbone."
@@ -26,6 +27,20 @@ class BackboneModule(GlobalMeanModule):
 
     backbone: PreTrainedModel
     backbone_options: BackboneOptions
+    processor: ProcessorMixin
+    _blank_picture: BlankPicture | None = None
+
+    def on_fit_start(self) -> None:
+        """See :meth:`on_validation_start`."""
+        super().on_fit_start()
+        self.on_validation_start()
+
+    def on_validation_start(self) -> None:
+        """In a distributed run, let ranks without pictures keep in step with those that have some."""
+        if self.trainer.world_size > 1 and self._blank_picture is None:
+            self._blank_picture = BlankPicture(self.backbone, self.processor)
+
+    on_test_start = on_predict_start = on_validation_start
 
     def keep_backbone_options(self, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
         """Keep the options, also among the hyperparameters, as a mapping: checkpoints hold plain values only.

@@ -1,0 +1,75 @@
+"""What keeps ranks in step when one has a batch without pictures and another has pictures.
+
+Where weights are sharded, a vision tower runs only if all ranks run it; and in distributed training every trained
+weight must get its gradient on every rank. So a rank whose batch has no pictures looks at a small blank one, whose
+features take part in the result with a factor of 0.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel, ProcessorMixin
+
+from lightning_modules.model.shared_prefix import NAME as SHARED_PREFIX
+
+_SIDE = 32
+
+
+class BlankPicture:
+    """Lets a multimodal model look at a blank picture whenever it reads a text without pictures.
+
+    That is, in forwards of the base model over the beginning of a text: not over what continues a cache, and not over
+    candidates of a shared prefix, which no rank reads together with pictures.
+
+    Args:
+        backbone: Gets two hooks, unless it takes no pictures.
+        processor: Of the model.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, processor: ProcessorMixin) -> None:
+        self._backbone = backbone
+        self._inputs = _picture_inputs(backbone, processor)
+        self._is_due = False
+        if self._inputs:
+            backbone.base_model.register_forward_pre_hook(self._notice, with_kwargs=True)
+            backbone.get_decoder().register_forward_pre_hook(self._look, with_kwargs=True)
+
+    def _notice(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        has_pictures = any(kwargs.get(name) is not None for name in (*self._inputs, "mm_encoder_outputs"))
+        cache = kwargs.get("cache")
+        continues = cache is not None and cache.get_seq_length() > 0
+        config = self._backbone.get_decoder().config
+        self._is_due = not (has_pictures or continues or config._attn_implementation == SHARED_PREFIX)
+
+    def _look(self, decoder: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        embeddings = kwargs.get("inputs_embeds")
+        if not self._is_due or embeddings is None:
+            return None
+        self._is_due = False
+        inputs = {
+            name: value.to(embeddings.device, embeddings.dtype if value.is_floating_point() else None)
+            for name, value in self._inputs.items()
+        }
+        base_model: Any = self._backbone.base_model
+        features = base_model.get_image_features(**inputs)
+        for leaf in tree_leaves(features):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                embeddings = embeddings + 0 * leaf.flatten()[0].to(embeddings.dtype)
+        return args, kwargs | {"inputs_embeds": embeddings}
+
+
+def _picture_inputs(backbone: PreTrainedModel, processor: ProcessorMixin) -> dict[str, Tensor]:
+    """A blank picture as the model's vision tower takes it; empty if the model has none."""
+    image_processor = getattr(processor, "image_processor", None)
+    features_of = getattr(backbone.base_model, "get_image_features", None)
+    if image_processor is None or features_of is None:
+        return {}
+    processed = image_processor(images=[Image.new("RGB", (_SIDE, _SIDE), "white")], return_tensors="pt")
+    known = inspect.signature(features_of).parameters
+    return {name: value for name, value in processed.items() if name in known and isinstance(value, Tensor)}

@@ -1,0 +1,128 @@
+"""One process, DDP and FSDP2 with two train, evaluate and predict alike, on the same global batches."""
+
+import json
+
+import equivalence_runs
+import pytest
+import torch
+from distributed_ranks import run_ranks
+from equivalence_runs import CANDIDATES, JUDGED_ROWS, MODELS, PROMPTS, QUESTIONS, TRAINED_STEPS, VALIDATION_ROWS
+
+STRATEGIES = ("ddp", "fsdp2")
+LOSS_TOLERANCE = 5e-6
+"""On losses of about 0.7 and gradient norms of about 1, in float32, after up to 20 steps of AdamW."""
+
+
+@pytest.fixture(scope="module")
+def world(tiny_checkpoint, tmp_path_factory):
+    return equivalence_runs.write_world(tmp_path_factory.mktemp("world") / "files", tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def results(world, tmp_path_factory):
+    """Folder of the results of all runs: of one process with four accumulated batches, and of two with two each."""
+    folder = tmp_path_factory.mktemp("results")
+    threads = torch.get_num_threads()
+    equivalence_runs.run_all(world, folder, ["auto"], accumulate=4)
+    torch.set_num_threads(threads)
+    run_ranks("equivalence_runs:run_all", [world, folder, STRATEGIES, 2], ranks=2, folder=folder, timeout=900)
+    return folder
+
+
+def read(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", MODELS)
+def test_trajectories(results, name, strategy):
+    alone, together = read(results, f"fit-{name}-auto-0"), read(results, f"fit-{name}-{strategy}-0")
+    assert len(alone["steps"]) == len(together["steps"]) == TRAINED_STEPS
+    for number, (one, other) in enumerate(zip(alone["steps"], together["steps"], strict=True)):
+        assert one.keys() == other.keys()
+        for key in one.keys() - {"batch"}:
+            assert other[key] == pytest.approx(one[key], abs=LOSS_TOLERANCE, rel=LOSS_TOLERANCE), (number, key)
+    # Something happens, and clipping is no idle setting.
+    losses = [step["train/loss"] for step in alone["steps"]]
+    assert max(losses) - min(losses) > 0.1
+    assert 0 < sum(step["norm"] > 0.3 for step in alone["steps"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_comparison_is_of_uneven_batches(results, name):
+    """A mean of means would be another loss: ranks and windows differ in their labels, and a window is short."""
+    ranks = [read(results, f"fit-{name}-ddp-{rank}")["labels"] for rank in range(2)]
+    assert len(ranks[0]) == len(ranks[1])
+    assert sum(one != other for one, other in zip(*ranks, strict=True)) > len(ranks[0]) / 3
+    windows = [step["batch"] for step in read(results, f"fit-{name}-ddp-0")["steps"]]
+    assert any(batch % 2 == 0 for batch in windows)  # a step after the first batch of a window: the epoch's last
+    labels = read(results, f"fit-{name}-auto-0")["labels"]
+    assert sum(labels) == sum(map(sum, ranks))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_tables_are_equal_to_the_last_digit(results, strategy):
+    names = sorted(path.name for path in (results / "reports-auto").iterdir() if path.suffix != ".png")
+    assert names == [
+        "best_of_n_test.json",
+        "best_of_n_test.md",
+        "best_of_n_validate.json",
+        "best_of_n_validate.md",
+        "candidate_scores.jsonl",
+        "process_bench_test.json",
+        "process_bench_test.md",
+        "process_bench_validate.json",
+        "process_bench_validate.md",
+    ]
+    for name in names:
+        assert (results / f"reports-{strategy}" / name).read_bytes() == (results / "reports-auto" / name).read_bytes()
+    report = read(results / "reports-auto", "best_of_n_test")
+    assert report["coverage"]["LogicVista"]["questions"] == QUESTIONS
+    scores = [json.loads(line) for line in (results / "reports-auto" / "candidate_scores.jsonl").open()]
+    assert len(scores) == QUESTIONS * CANDIDATES
+    assert len({score for row in scores for score in row["step_scores"]}) > 20
+    bench = read(results / "reports-auto", "process_bench_test")
+    assert bench["overall"]["solutions"] == JUDGED_ROWS
+    assert bench["threshold"]["source"] == "validation"
+    assert f"of {VALIDATION_ROWS} solutions" in bench["threshold"]["chosen_on"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_validation_metrics_are_equal_to_the_last_digit(results, strategy):
+    alone = read(results, "validate-auto-0")
+    for rank in range(2):
+        assert read(results, f"validate-{strategy}-{rank}") == alone
+    logged = {name for metrics in alone for name in metrics}
+    assert {"validation/loss", "validation/macro_f1", "validation/auroc", "best_of_n/overall"} <= logged
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", ["rollouts", "annotation"])
+def test_predictions_are_the_same(results, name, strategy):
+    alone = (results / f"{name}-auto.jsonl").read_text()
+    assert (results / f"{name}-{strategy}.jsonl").read_text() == alone
+    rows = [json.loads(line) for line in alone.splitlines()]
+    assert len(rows) == 2 * PROMPTS
+    if name == "annotation":
+        assert len({len(row["steps_with_score"]) for row in rows}) > 1
+    else:
+        assert len({len(row["response"]) for row in rows}) > 2
+
+
+# --------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2"])
+def test_a_bad_row_ends_all_ranks(world, tmp_path, strategy):
+    """A picture that is cut short behind its header is found out by the worker of one rank, long after the start."""
+    results = run_ranks(
+        "equivalence_runs:fit_with_a_bad_row",
+        [world, tmp_path, strategy],
+        ranks=2,
+        folder=tmp_path,
+        timeout=300,
+        grace=60,
+        check=False,
+    )
+    assert all(result.returncode not in (0, -9) for result in results), results
+    assert any("train.jsonl:3: field 'image'" in result.output and "bad.png" in result.output for result in results)
