@@ -154,8 +154,8 @@ class MonteCarloAnnotator(BackboneModule):
     ) -> list[list[str]]:
         size = self.max_batch_rows // repeats
         pieces = [requests[start : start + size] for start in range(0, len(requests), size)]
-        # Where weights are sharded, every forward needs all ranks, also those that have fewer pieces.
-        rounds = most_on_any_rank(len(pieces), self.device) if engine.is_sharded else len(pieces)
+        # While weights are sharded, every forward needs all ranks, also those that have fewer pieces.
+        rounds = most_on_any_rank(len(pieces), self.device) if engine.needs_all_ranks else len(pieces)
         sampled = [texts for piece in pieces for texts in engine.sample(piece, sampling)]
         for _ in range(rounds - len(pieces)):
             idle = GenerationRequest(batch.texts[0], batch.images[0], [batch.prompts[0].prompt_id])

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
 from lightning_modules.model.cache import continue_from
 from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.scoring_memory import most_on_any_rank
-from lightning_modules.model.sharding import is_sharded
 from lightning_modules.model.step_head import vocabulary_logits
 
 
@@ -38,8 +38,8 @@ class GenerationRequest:
 class TransformersEngine:
     """Samples continuations of prompts.
 
-    Where the weights are sharded, every forward needs all ranks: they must call :meth:`sample` equally often, with the
-    same length limit, and those whose texts have ended go on until all others' have.
+    While weights are sharded, every forward needs all ranks: they must call :meth:`sample` equally often, with the same
+    length limit, and those whose texts have ended go on until all others' have.
 
     Args:
         model: An image-text-to-text model with a language-model head.
@@ -49,7 +49,7 @@ class TransformersEngine:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         self.model = model
         self.processor = processor
-        self.is_sharded = is_sharded(model)
+        self.needs_all_ranks = any(isinstance(parameter, DTensor) for parameter in model.parameters())
         tokenizer = processor.tokenizer
         end = model.generation_config.eos_token_id
         self.end_ids = torch.tensor(end if isinstance(end, list) else [end])
@@ -136,7 +136,7 @@ class TransformersEngine:
             tokens[alive, step] = chosen
             finished = finished | torch.isin(chosen, end_ids)
             keep = (~finished).nonzero().squeeze(-1)
-            left = most_on_any_rank(len(keep), logits.device) if self.is_sharded else len(keep)
+            left = most_on_any_rank(len(keep), logits.device) if self.needs_all_ranks else len(keep)
             if left == 0 or step + 1 == limit:
                 break
             if len(keep) == 0:

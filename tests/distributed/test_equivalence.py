@@ -83,8 +83,8 @@ def test_tables_are_equal_to_the_last_digit(results, strategy):
     assert len({score for row in scores for score in row["step_scores"]}) > 20
     bench = read(results / "reports-auto", "process_bench_test")
     assert bench["overall"]["solutions"] == JUDGED_ROWS
-    assert bench["threshold"]["source"] == "validation"
-    assert f"of {VALIDATION_ROWS} solutions" in bench["threshold"]["chosen_on"]
+    assert bench["threshold_source"] == "validation"
+    assert f"of {VALIDATION_ROWS} solutions" in bench["threshold_chosen_on"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -107,6 +107,16 @@ def test_predictions_are_the_same(results, name, strategy):
         assert len({len(row["steps_with_score"]) for row in rows}) > 1
     else:
         assert len({len(row["response"]) for row in rows}) > 2
+
+
+def test_clipping_is_by_the_norm_of_the_whole_gradient(results):
+    for rank in range(2):
+        found = torch.load(results / f"clipped-{rank}.pt", weights_only=True)
+        norm = torch.cat([gradient.flatten() for gradient in found["whole"]]).norm()
+        assert norm > 1
+        torch.testing.assert_close(found["norm"], norm)
+        for clipped, gradient in zip(found["clipped"], found["whole"], strict=True):
+            torch.testing.assert_close(clipped, gradient * 0.5 / norm)
 
 
 # --------------------------------------------------------------------- mistakes

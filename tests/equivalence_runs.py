@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from datamodules.benchmarks.table import encode_image, write_table
 from datamodules.prompts_datamodule import PromptDataModule
@@ -23,7 +25,7 @@ from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.fully_sharded import FullyShardedStrategy
 from lightning_modules.generation.sampling import SamplingParameters
-from lightning_modules.gradients import gradient_norm
+from lightning_modules.gradients import clip_gradient_norm, gradient_norm
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.lora import LoraOptions
 from lightning_modules.policy import Policy
@@ -193,7 +195,9 @@ def fit(world, folder, strategy, name, accumulate):
         accumulate_grad_batches=accumulate,
     )
     trainer.fit(model, data)
-    write_result(folder, f"fit-{name}-{strategy}-{trainer.global_rank}", {"steps": trajectory.steps, "labels": trajectory.labels})
+    write_result(
+        folder, f"fit-{name}-{strategy}-{trainer.global_rank}", {"steps": trajectory.steps, "labels": trajectory.labels}
+    )
 
 
 # ----------------------------------------------------------------- evaluation
@@ -231,7 +235,7 @@ def evaluate(world, folder, strategy):
 def predict(world, folder, strategy):
     """Rollouts of a policy, and Monte Carlo annotation."""
     checkpoint = (world / "checkpoint.txt").read_text()
-    sampling = SamplingParameters(temperature=1.0, max_new_tokens=12, seed=1)
+    sampling = SamplingParameters(temperature=1.0, max_new_tokens=20, seed=1)
     modules = {
         "rollouts": Policy(checkpoint, num_samples=2, sampling=sampling),
         "annotation": MonteCarloAnnotator(
@@ -253,8 +257,28 @@ def like_blank_lines(module):
     head.weight.mul_(3)
     head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
     tokenizer = module.processor.tokenizer
-    head.bias[tokenizer.convert_tokens_to_ids("Ċ")] = 3.0
-    head.bias[tokenizer.eos_token_id] = 3.0
+    head.bias[tokenizer.convert_tokens_to_ids("Ċ")] = 5.0
+    head.bias[tokenizer.eos_token_id] = 3.5
+
+
+# -------------------------------------------------------------------- gradients
+
+
+def clip_shards(folder):
+    """Gradients that are sharded evenly and unevenly, that are whole on every rank, and a plain one; clipped."""
+    mesh = init_device_mesh("cpu", (2,))
+    generator = torch.Generator().manual_seed(0)
+    whole = [torch.randn(shape, generator=generator) for shape in ((4, 3), (5, 2), (1, 2), (3,), (2, 2))]
+    ways = [Shard(0), Shard(0), Shard(0), Replicate(), None]
+    parameters = []
+    for gradient, way in zip(whole, ways, strict=True):
+        spread = gradient.clone() if way is None else distribute_tensor(gradient.clone(), mesh, [way])
+        parameters.append(torch.nn.Parameter(torch.zeros_like(spread)))
+        parameters[-1].grad = spread
+    norm = clip_gradient_norm(parameters, 0.5)
+    clipped = [parameter.grad for parameter in parameters]
+    found = [each.full_tensor() if isinstance(each, DTensor) else each for each in clipped]
+    torch.save({"norm": norm, "whole": whole, "clipped": found}, folder / f"clipped-{mesh.get_rank()}.pt")
 
 
 # ------------------------------------------------------------------- all runs
@@ -272,6 +296,8 @@ def run_all(world, folder, strategies, accumulate):
             fit(world, folder, strategy, name, accumulate)
         evaluate(world, folder, strategy)
         predict(world, folder, strategy)
+    if "fsdp2" in strategies:
+        clip_shards(folder)
 
 
 def fit_with_a_bad_row(world, folder, strategy):
