@@ -173,9 +173,7 @@ class PromptDataModule(LightningDataModule):
         batch_size = self.hparams["batch_size"]
         sampler = evaluation_sampler(dataset, batch_size, self.trainer)
         workers = self.hparams["num_workers"]
-        return DataLoader(
-            dataset, batch_size=batch_size, sampler=sampler, collate_fn=collator, num_workers=workers
-        )
+        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
         """Leave prompts where they are: the engine moves what it encodes."""
