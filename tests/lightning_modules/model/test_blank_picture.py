@@ -42,8 +42,8 @@ def test_texts_alone(family):
     assert all(before[name] is None for name in before if parts[name] == "vision")
     with torch.no_grad():
         expected = backbone.base_model(**inputs).last_hidden_state
-    calls = vision_calls(backbone)
     BlankPicture(backbone, processor)
+    calls = vision_calls(backbone)
     with torch.no_grad():
         assert torch.equal(backbone.base_model(**inputs).last_hidden_state, expected)
     assert len(calls) == 1
