@@ -21,7 +21,7 @@ from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from datamodules.files import atomic_folder
-from lightning_modules.protocol import Protocol, save_protocol
+from lightning_modules.protocol import PROTOCOL_FILE, Protocol, save_protocol
 from tools.internvl_conversion.configuration import REWARD_MODEL, read_configuration
 from tools.internvl_conversion.conversation_template import ConversationTemplate, read_template
 from tools.internvl_conversion.processor import MAX_TILES, make_processor
@@ -55,14 +55,14 @@ def convert(
         max_shard_size: Most bytes of a weight file; memory holds about one.
         system_prompt: In place of the one of the source's conversation template.
         max_tiles: Most tiles of a picture, the thumbnail not counted.
-        overwrite: Whether to replace what is in ``output``.
+        overwrite: Whether to replace a converted (or exported) model that is in ``output``.
 
     Returns:
         What was converted: architecture, numbers of tensors and parameters, files, dtype and system prompt.
 
     Raises:
         FileNotFoundError: If a file of the source is missing.
-        FileExistsError: If ``output`` holds something and is not to be overwritten.
+        FileExistsError: If ``output`` holds something and is not to be overwritten, or something else than a model.
         ValueError: If the source holds what this conversion does not know, or the disk is too small.
     """
     if max_tiles < 1:
@@ -114,8 +114,14 @@ def _check_output(source: Path, output: Path, overwrite: bool) -> None:
         raise FileNotFoundError(f"{source}: no such folder")
     if source.resolve() == output.resolve() or output.resolve() in source.resolve().parents:
         raise ValueError(f"{output}: must lie outside of the source folder {source}, which is kept")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())) and not overwrite:
-        raise FileExistsError(f"{output}: exists already; give another folder, or --overwrite to replace it")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if not overwrite:
+            raise FileExistsError(f"{output}: exists already; give another folder, or --overwrite to replace it")
+        if not all((output / name).is_file() for name in ("config.json", PROTOCOL_FILE)):
+            raise FileExistsError(
+                f"{output}: holds something else than a converted model (no config.json with a {PROTOCOL_FILE}) and is "
+                f"not replaced; remove it yourself, or give another folder"
+            )
     left_over = sorted(str(path) for path in output.parent.glob(f"{output.name}.partial-*"))
     if left_over:
         print(
@@ -178,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--max-tiles", type=int, default=MAX_TILES, help="most tiles of a picture besides its thumbnail"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the converted model in the output folder")
     parsed = parser.parse_args(arguments)
     try:
         report = convert(

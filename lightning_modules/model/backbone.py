@@ -17,12 +17,12 @@ from transformers import (
     ProcessorMixin,
 )
 
-from datamodules.files import parse_json_line
-from lightning_modules.model.chat_template import without_opening
-from lightning_modules.model.families import ORIGINAL_INTERNVL, language_model_of, parameters_of
+from lightning_modules.model.chat_template import require_template, without_opening
+from lightning_modules.model.families import language_model_of, parameters_of
 from lightning_modules.model.lora import LoraOptions, add_lora
 from lightning_modules.model.meta_loading import auto_class, is_structure_only, structure_of
 from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
+from lightning_modules.model.supported import refuse_original_layout, refuse_unsupported
 from lightning_modules.model.text_processor import TextProcessor
 
 ImageBackend = Literal["torchvision", "pil"]
@@ -94,9 +94,9 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
             most released code does, at about a third of the speed; some pixels differ by a few of 256 levels.
 
     Raises:
-        ValueError: If it is a folder in the original layout of InternVL.
+        ValueError: If there is no chat template, or it is a folder in the original layout of InternVL.
     """
-    _refuse_original_layout(Path(name_or_path))
+    refuse_original_layout(Path(name_or_path))
     loaded = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     processor = loaded if isinstance(loaded, ProcessorMixin) else TextProcessor(loaded)
     if image_backend is not None and not isinstance(processor, TextProcessor):
@@ -108,7 +108,7 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
     if tokenizer.pad_token is None:
         # Padding is masked everywhere, so that any token does; Llama's and Mistral's tokenizers name none.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    return without_opening(processor)
+    return without_opening(require_template(processor, name_or_path))
 
 
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:
@@ -121,9 +121,9 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
         options: The defaults if None.
 
     Raises:
-        ValueError: If the options do not suit the model, or it is a folder in the original layout of InternVL.
+        ValueError: If the options do not suit the model, or :func:`refuse_unsupported` refuses it.
     """
-    _refuse_original_layout(Path(name_or_path))
+    refuse_unsupported(name_or_path)
     options = options or BackboneOptions()
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if is_structure_only():
@@ -147,17 +147,6 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
     prepare_backbone(backbone, options)
     # `from_pretrained` leaves it in evaluation mode; Lightning switches modes by itself from here on.
     return backbone.train()
-
-
-def _refuse_original_layout(folder: Path) -> None:
-    file = folder / "config.json"
-    if not file.is_file():
-        return
-    architectures = parse_json_line(file.read_bytes(), str(file)).get("architectures") or []
-    if set(architectures) & set(ORIGINAL_INTERNVL):
-        raise ValueError(
-            f"{folder} is of the original InternVL layout; convert it first: visualprm-convert {folder} FOLDER"
-        )
 
 
 def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> None:

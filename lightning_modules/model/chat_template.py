@@ -13,6 +13,7 @@ from transformers import ProcessorMixin
 
 from datamodules.process.chat_layout import ChatLayout
 from datamodules.process.conversation import build_messages
+from lightning_modules.model.text_processor import TextProcessor
 
 # The plus keeps the newline that may follow.
 _BEGIN = "{# The system prompt of this reward model, where a conversation has none. +#}"
@@ -51,6 +52,22 @@ def without_opening(processor: ProcessorMixin) -> ProcessorMixin:
         template = getattr(holder, "chat_template", None)
         if isinstance(template, str) and template.startswith(_BEGIN):
             holder.chat_template = template.partition(_END)[2]  # type: ignore[union-attr]
+    return processor
+
+
+def require_template(processor: ProcessorMixin, name: object) -> ProcessorMixin:
+    """The processor, if it can write conversations.
+
+    Raises:
+        ValueError: If it has no chat template; names the checkpoint ``name``.
+    """
+    # A multimodal processor does not fall back on the template of its tokenizer, which would know no images.
+    holder: Any = processor.tokenizer if isinstance(processor, TextProcessor) else processor
+    if not holder.chat_template:
+        raise ValueError(
+            f"{name}: the checkpoint has no chat template, so that it cannot be told how conversations are written; "
+            f"take one that was tuned for conversations, or put its template into the folder as chat_template.jinja"
+        )
     return processor
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -32,6 +32,12 @@ ORIGINAL_INTERNVL = ("InternVLChatModel", "InternVLRewardModel")
 def language_model_of(backbone: PreTrainedModel) -> PreTrainedModel:
     """The text decoder: embeddings, layers and last norm, without the language-model head."""
     return backbone.get_decoder()
+
+
+def attention_layers(backbone: PreTrainedModel) -> list[Any]:
+    """The self-attention modules of the text decoder."""
+    modules = language_model_of(backbone).modules()
+    return [module for module in modules if "Attention" in type(module).__name__ and hasattr(module, "layer_idx")]
 
 
 def path_of(backbone: nn.Module, module: nn.Module) -> str:

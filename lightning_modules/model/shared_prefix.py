@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from lightning_modules.model.families import attention_layers
+
 NAME = "shared_prefix"
 _PLAIN_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
 _QUERIES_AT_ONCE = 128  # bounds the score matrix of the plain computation
@@ -82,7 +84,7 @@ def shared_prefix_obstacle(backbone: PreTrainedModel) -> str | None:
     for name in ("attn_logit_softcapping", "attention_sinks"):
         if getattr(config, name, None):
             return f"its attention has {name}"
-    layers = _attention_layers(backbone)
+    layers = attention_layers(backbone)
     if len(layers) != config.num_hidden_layers:
         return f"{len(layers)} of its {config.num_hidden_layers} layers have attention that was recognised"
     if any(hasattr(layer, "sinks") for layer in layers):
@@ -93,15 +95,10 @@ def shared_prefix_obstacle(backbone: PreTrainedModel) -> str | None:
     return None if implementation in _PLAIN_ATTENTION else f"its attention implementation is {implementation!r}"
 
 
-def _attention_layers(backbone: PreTrainedModel) -> list[Any]:
-    modules = backbone.get_decoder().modules()
-    return [module for module in modules if "Attention" in type(module).__name__ and hasattr(module, "layer_idx")]
-
-
 @contextmanager
 def attending_to_prefix(backbone: PreTrainedModel, packed: PackedCandidates) -> Iterator[None]:
     """Within, a forward of the model over a (1, T) row, without cache or mask, is one of ``packed`` candidates."""
-    configs = {id(layer.config): layer.config for layer in _attention_layers(backbone)}.values()
+    configs = {id(layer.config): layer.config for layer in attention_layers(backbone)}.values()
     before = [config._attn_implementation for config in configs]
     token = _PACKED.set(packed)
     try:

@@ -31,8 +31,8 @@ class TextProcessor(ProcessorMixin):
 
     def _no_images(self) -> str:
         return (
-            f"the checkpoint {self.tokenizer.name_or_path!r} is a text-only model and reads no images; leave image "
-            f"samples out or take an image-text-to-text checkpoint"
+            f"the checkpoint {self.tokenizer.name_or_path!r} reads no images: it is a text-only model, or its folder "
+            f"lacks the files of an image processor; leave image samples out or take an image-text-to-text checkpoint"
         )
 
     def apply_chat_template(  # type: ignore[override]

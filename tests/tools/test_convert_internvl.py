@@ -119,17 +119,33 @@ def test_fewer_tiles(released, tmp_path, capsys):
 
 
 def test_an_output_that_exists(released, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "kept.txt").write_text("kept")
-    status, _, err = run(capsys, released[0], tmp_path / "out")
-    assert (status, (tmp_path / "out" / "kept.txt").read_text()) == (2, "kept")
+    output = tmp_path / "out"
+    assert run(capsys, released[0], output)[0] == 0
+    (output / "old.txt").write_text("of the old one")
+    status, _, err = run(capsys, released[0], output)
+    assert (status, (output / "old.txt").exists()) == (2, True)
     assert "--overwrite" in err
-    assert run(capsys, released[0], tmp_path / "out", "--overwrite")[0] == 0
-    assert not (tmp_path / "out" / "kept.txt").exists()
-    for output in (released[0], released[0].parent):
-        status, _, err = run(capsys, released[0], output, "--overwrite")
+    assert run(capsys, released[0], output, "--overwrite")[0] == 0
+    assert not (output / "old.txt").exists()
+    for wrong in (released[0], released[0].parent):
+        status, _, err = run(capsys, released[0], wrong, "--overwrite")
         assert (status, "must lie outside" in err) == (2, True)
     assert (released[0] / "config.json").is_file()
+
+
+@pytest.mark.parametrize("names", [["thesis.txt"], ["config.json", "thesis.txt"], ["process_reward_model.json"]])
+def test_what_is_no_model_is_never_replaced(released, tmp_path, capsys, names):
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in names:
+        (output / name).write_text("{}")
+    status, _, err = run(capsys, released[0], output, "--overwrite")
+    assert status == 2
+    assert "something else than a converted model" in err
+    assert sorted(path.name for path in output.iterdir()) == sorted(names)
+    (tmp_path / "file").write_text("kept")
+    assert run(capsys, released[0], tmp_path / "file", "--overwrite")[0] == 2
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_weights_that_do_not_fit_leave_nothing(released, copy_of, tmp_path, capsys):

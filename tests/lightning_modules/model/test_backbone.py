@@ -206,7 +206,7 @@ def test_a_text_only_checkpoint_stays_one(family_checkpoint, tmp_path):
     assert tokenizer.chat_template == processor.tokenizer.chat_template
     assert tokenizer("So 3.")["input_ids"] == processor(text=["So 3."])["input_ids"][0]
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path)).__name__ == "Qwen3ForCausalLM"
-    with pytest.raises(ValueError, match="is a text-only model and reads no images"):
+    with pytest.raises(ValueError, match="reads no images: it is a text-only model"):
         processor(text=["So 3."], images=[[picture(1)]])
 
 

@@ -1,5 +1,8 @@
+import functools
+
 import pytest
 import torch
+from bitsandbytes.nn import Linear8bitLt
 from tiny_families import FAMILIES
 
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
@@ -73,9 +76,18 @@ def test_int8_weights_are_within_half_a_step(family_checkpoint):
         assert ((floating_weight(layer) - original).abs() <= 0.5 * step + original.abs() * 2**-10).all()
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("nf4", 1e-4), ("int8", 0.3)])
-def test_adapters_train_over_a_quantized_model_and_merge_into_a_plain_one(family_checkpoint, kind, tolerance):
-    """LLM.int8() rounds activations to 8 bits too, which a merged model does not."""
+def keep_activations(backbone, monkeypatch):
+    """Let quantized layers multiply by their weights without rounding activations to 8 bits, as LLM.int8() does."""
+    layers = [module for module in backbone.modules() if isinstance(module, Linear8bitLt)]
+    assert len(layers) == 2 * 7
+    for layer in layers:
+        exact = functools.partial(torch.nn.functional.linear, weight=floating_weight(layer), bias=layer.bias)
+        monkeypatch.setattr(layer, "forward", exact)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_adapters_train_over_a_quantized_model_and_merge_into_a_plain_one(family_checkpoint, kind, monkeypatch):
+    torch.manual_seed(0)
     folder = family_checkpoint("internvl_qwen2")
     lora = LoraOptions(rank=4, dropout=0.0)
     backbone = load_backbone(folder, BackboneOptions(quantization=kind, lora=lora, gradient_checkpointing=True))
@@ -102,9 +114,14 @@ def test_adapters_train_over_a_quantized_model_and_merge_into_a_plain_one(family
     assert layers_of(backbone)
     assert not layers_of(merged)
     assert not hasattr(merged.config, "quantization_config")
+    plain = logits(load_backbone(folder).eval())
+    if kind == "int8":
+        # A merged model does not round activations. What that changes depends on the weights, but is not all.
+        assert (logits(merged) - logits(backbone.eval())).norm() < 0.2 * (logits(merged) - plain).norm()
+        keep_activations(backbone, monkeypatch)
     expected = logits(backbone.eval())
-    assert (expected - logits(load_backbone(folder).eval())).abs().max() > 1
-    assert (logits(merged) - expected).abs().max() < tolerance
+    assert (expected - plain).abs().max() > 1
+    assert (logits(merged) - expected).abs().max() < 1e-4
 
 
 @pytest.mark.gpu
