@@ -51,8 +51,8 @@ class WorldSize:
 
     statements: int = 20000
     demonstrations: int = 20000
-    prompts: int = 400
-    validation: int = 100
+    prompts: int = 1600
+    validation: int = 200
     benchmark_questions: int = 60
     misconceptions: float = 0.45
     digit_shares: dict[str, float] = field(
