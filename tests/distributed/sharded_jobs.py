@@ -6,14 +6,19 @@ Every scenario compares with a model that was loaded as always, and writes what 
 import faulthandler
 import json
 import os
+import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, Trainer
+import yaml
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from torch.distributed.tensor import DTensor
 
+from datamodules.visual_prm_400k import VisualPRM400KDataModule
+from lightning_modules.callbacks.save_pretrained import SavePretrained
 from lightning_modules.cli import run
 from lightning_modules.fully_sharded import FullyShardedStrategy
 from lightning_modules.model.meta_loading import structure_only
@@ -28,12 +33,6 @@ RESPONSES = ["The digits are 3, 7 and 9.\n\nSo the answer is 2.", "So 3 + 4 = 7.
 
 def rank():
     return int(os.environ["RANK"])
-
-
-def same_time():
-    """Wait for the other rank."""
-    if dist.is_initialized():
-        dist.barrier()
 
 
 def sharded(make, precision="32-true", **options):
@@ -99,7 +98,7 @@ def families(folder):
 SMALL_RUN = """
 model:
   class_path: lightning_modules.process_reward.ProcessRewardModel
-  init_args: {{model_name_or_path: {folder}/families/internvl_qwen2, learning_rate: 1.0e-3, warmup_share: 0.0}}
+  init_args: {{model_name_or_path: {folder}/families/internvl_qwen2, learning_rate: 1.0e-3, warmup_share: 0}}
 data:
   class_path: datamodules.visual_prm_400k.VisualPRM400KDataModule
   init_args:
@@ -110,7 +109,9 @@ data:
 trainer:
   accelerator: cpu
   devices: 2
-  max_steps: 4
+  max_epochs: 1
+  limit_train_batches: 4
+  limit_val_batches: 3
   num_sanity_val_steps: 0
   logger: false
   enable_checkpointing: false
@@ -139,59 +140,74 @@ class Watch(Callback):
         self.losses.append(outputs["loss"].item())
 
 
-def fit(folder, name, *arguments, strategy="fsdp2"):
-    """Train for four steps through the `visualprm` command and export; rank zero gives what came out."""
-    torch.manual_seed(0)
-    config = folder / "run.yaml"
-    config.write_text(SMALL_RUN.format(folder=folder)) if rank() == 0 else None
-    same_time()
+def finish(trainer):
+    """What a training came to, on this rank."""
+    watch = next(callback for callback in trainer.callbacks if isinstance(callback, Watch))
+    validation = trainer.callback_metrics["validation/loss"].item()
+    return {"losses": watch.losses, "dtypes": [sorted(dtypes) for dtypes in watch.dtypes], "validation": validation}
+
+
+def fit_by_command(folder, name, *arguments):
+    """Train and export through the `visualprm` command with experiments/strategies/fsdp2.yaml."""
+    if rank() == 0:
+        (folder / "run.yaml").write_text(SMALL_RUN.format(folder=folder))
+    dist.barrier()
     cli = run(
         [
             "fit",
-            f"--config={config}",
-            f"--config={STRATEGIES / strategy}.yaml",
+            f"--config={folder}/run.yaml",
+            f"--config={STRATEGIES}/fsdp2.yaml",
             "--trainer.callbacks+=sharded_jobs.Watch",
             "--trainer.callbacks+=lightning_modules.callbacks.save_pretrained.SavePretrained",
             f"--trainer.callbacks.folder={folder}/models/{name}",
             *arguments,
         ]
     )
-    watch = next(callback for callback in cli.trainer.callbacks if isinstance(callback, Watch))
-    validation = cli.trainer.callback_metrics["validation/loss"].item()
-    return {"losses": watch.losses, "dtypes": [sorted(dtypes) for dtypes in watch.dtypes], "validation": validation}
+    return finish(cli.trainer)
 
 
-LORA = [
-    "--model.backbone.lora.rank=2",
-    "--model.backbone.lora.dropout=0",
-    "--model.backbone.lora.include_vision=true",
-    "--model.backbone.lora.train_projector=true",
-]
+def fit(folder, name, strategy, precision="32-true", **options):
+    """The same without the command, which takes seconds to read what it may be given."""
+    settings = yaml.safe_load(SMALL_RUN.format(folder=folder))
+    seed_everything(0)
+    with structure_only():
+        module = ProcessRewardModel(**settings["model"]["init_args"], **options)
+    exported = SavePretrained(f"{folder}/models/{name}")
+    trainer = Trainer(**settings["trainer"], strategy=strategy, precision=precision, callbacks=[Watch(), exported])
+    trainer.fit(module, datamodule=VisualPRM400KDataModule(**settings["data"]["init_args"]))
+    return finish(trainer)
+
+
+def ddp():
+    return DDPStrategy(find_unused_parameters=True)
+
+
+def fsdp2(**options):
+    return FullyShardedStrategy(ShardingOptions(**options))
 
 
 def strategies(folder):
     """The same training under every strategy: of all weights, of some, of adapters, and in mixed precision."""
-    offload = ["--trainer.strategy.process_group_backend=gloo"]
-    hybrid = ["--trainer.strategy.sharding.replicas=2"]
-    some = [
-        "--model.backbone.freeze=[vision]",
-        "--model.backbone.gradient_checkpointing=true",
-        "--model.language_model_weight=0.5",
-    ]
-    compiled = ["--model.backbone.compile=true", "--model.backbone.compile_backend=eager"]
-    kept = ["--trainer.strategy.sharding.reshard_after_forward=false"]
-    mixed = ["--trainer.precision=bf16-mixed"]
+    some = {"freeze": ["vision"], "gradient_checkpointing": True}
+    compiled = {"compile": True, "compile_backend": "eager"}
+    lora = {"lora": {"rank": 2, "dropout": 0.0, "include_vision": True, "train_projector": True}}
     return {
-        "ddp": fit(folder, "ddp", strategy="ddp"),
-        "fsdp2": fit(folder, "fsdp2", "--trainer.strategy.sharding.prefetch=1"),
-        "hybrid": fit(folder, "hybrid", *hybrid, strategy="fsdp2_hybrid"),
-        "offload": fit(folder, "offload", *offload, strategy="fsdp2_cpu_offload"),
-        "ddp_some": fit(folder, "ddp_some", *some, strategy="ddp"),
-        "fsdp2_some": fit(folder, "fsdp2_some", *some, *compiled, *kept),
-        "ddp_lora": fit(folder, "ddp_lora", *LORA, strategy="ddp"),
-        "fsdp2_lora": fit(folder, "fsdp2_lora", *LORA),
-        "mixed": fit(folder, "mixed", *mixed),
-        "mixed_lora": fit(folder, "mixed_lora", *LORA, *mixed, "--model.backbone.dtype=bfloat16"),
+        "ddp": fit(folder, "ddp", ddp()),
+        "fsdp2": fit_by_command(folder, "fsdp2", "--trainer.strategy.sharding.prefetch=1"),
+        "hybrid": fit(folder, "hybrid", fsdp2(replicas=2)),
+        "offload": fit(folder, "offload", fsdp2(cpu_offload=True)),
+        "ddp_some": fit(folder, "ddp_some", ddp(), backbone=some, language_model_weight=0.5),
+        "fsdp2_some": fit(
+            folder,
+            "fsdp2_some",
+            fsdp2(reshard_after_forward=False),
+            backbone=some | compiled,
+            language_model_weight=0.5,
+        ),
+        "ddp_lora": fit(folder, "ddp_lora", ddp(), backbone=lora),
+        "fsdp2_lora": fit(folder, "fsdp2_lora", fsdp2(), backbone=lora),
+        "mixed": fit(folder, "mixed", fsdp2(), "bf16-mixed"),
+        "mixed_lora": fit(folder, "mixed_lora", fsdp2(), "bf16-mixed", backbone=lora | {"dtype": "bfloat16"}),
     }
 
 
@@ -227,6 +243,8 @@ def main(folder, names):
     faulthandler.dump_traceback_later(float(os.environ.get("DUMP", "200")))
     dist.init_process_group("gloo")
     for name in names:
+        began = time.monotonic()
         result = globals()[name](Path(folder))
+        print(name, round(time.monotonic() - began, 1), "s,", round(time.process_time(), 1), "s of the processor so far")
         if rank() == 0:
             (Path(folder) / f"{name}.json").write_text(json.dumps(result))

@@ -74,7 +74,7 @@ def results(folder, annotation_arguments):
     """What the scenarios of sharded_jobs.py found, all in one pair of processes."""
     (folder / "annotation.txt").write_text("\n".join(annotation_arguments))
     names = ["families", "quantized", "strategies", "annotation"]
-    run_ranks("sharded_jobs:main", [folder, names], ranks=2, folder=folder)
+    run_ranks("sharded_jobs:main", [folder, names], ranks=2, folder=folder, timeout=450)
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 

@@ -33,6 +33,7 @@ class Size:
         vision_layers: Of the vision tower.
         tile: Side of a tile in pixels; a patch has 14, four patches are a token.
         vocabulary: Rows of the head, so that it takes 5 % of the operations.
+        head_size: Of the attention of the language model.
     """
 
     hidden: int
@@ -41,6 +42,7 @@ class Size:
     vision_layers: int
     tile: int
     vocabulary: int
+    head_size: int = 64
 
     @property
     def tile_tokens(self) -> int:
@@ -74,8 +76,8 @@ class Size:
                 "hidden_size": self.hidden,
                 "intermediate_size": self.hidden * 7 // 2,
                 "num_hidden_layers": self.layers,
-                "num_attention_heads": self.hidden // 64,
-                "num_key_value_heads": self.hidden // 256,
+                "num_attention_heads": self.hidden // self.head_size,
+                "num_key_value_heads": self.hidden // (4 * self.head_size),
                 "max_position_embeddings": 8192,
                 "pad_token_id": PAD_ID,
             },
@@ -90,6 +92,10 @@ SIZES = {
     "small": Size(hidden=512, layers=6, vision_width=128, vision_layers=5, tile=168, vocabulary=2120),
     "medium": Size(hidden=1024, layers=8, vision_width=256, vision_layers=6, tile=224, vocabulary=5760),
     "large": Size(hidden=2048, layers=16, vision_width=512, vision_layers=12, tile=448, vocabulary=23040),
+    # InternVL2.5-8B itself: InternViT-300M and InternLM2.5-7B, which is a Llama with other names.
+    "8b": Size(
+        hidden=4096, layers=32, vision_width=1024, vision_layers=24, tile=448, vocabulary=92553, head_size=128
+    ),
 }
 
 
