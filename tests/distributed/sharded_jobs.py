@@ -245,6 +245,8 @@ def main(folder, names):
     for name in names:
         began = time.monotonic()
         result = globals()[name](Path(folder))
-        print(name, round(time.monotonic() - began, 1), "s,", round(time.process_time(), 1), "s of the processor so far")
+        print(
+            name, round(time.monotonic() - began, 1), "s,", round(time.process_time(), 1), "s of the processor so far"
+        )
         if rank() == 0:
             (Path(folder) / f"{name}.json").write_text(json.dumps(result))

@@ -36,8 +36,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from datamodules.files import atomic_write_text
+from tools.benchmarks.models import Size, make_model
 from tools.benchmarks.operations import VISUALPRM_8B, ModelShape, Workload, usual_workload
-from tools.benchmarks.scoring_variants import SIZES, Size, make_candidates, make_model, variants
+from tools.benchmarks.scoring_variants import SIZES, make_candidates, variants
 
 VARIANTS = ("soft", "soft_v2", "ours")
 TOLERANCE = 1e-4

@@ -1,72 +1,19 @@
-"""A model in the proportions of VisualPRM-8B, candidates for it, and three ways to score them."""
+"""Candidates for a model in the proportions of VisualPRM-8B, and three ways to score them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
+from transformers import PreTrainedModel
 
 from datamodules.process.candidates import EncodedCandidates
 from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead
+from tools.benchmarks.models import CLASS_IDS, FIRST_TEXT_ID, IMAGE_ID, PAD_ID, Size
 from tools.benchmarks.operations import Workload
-
-CLASS_IDS = (10, 11)
-FIRST_TEXT_ID, IMAGE_ID, PAD_ID = 20, 1, 0
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model in the 8B's proportions.
-
-    Attributes:
-        hidden: Of the language model; its MLP is 3.5 times as wide, a head has 64, four query heads share a key head.
-        layers: Of the language model.
-        vision_width: Of the vision tower.
-        vision_layers: Of the vision tower.
-        tile: Side of a tile in pixels; a patch has 14, four patches are a token.
-        vocabulary: Rows of the head.
-    """
-
-    hidden: int
-    layers: int
-    vision_width: int
-    vision_layers: int
-    tile: int
-    vocabulary: int
-
-    def config(self) -> InternVLConfig:
-        """The configuration of the model."""
-        tokens = (self.tile // 14) ** 2 // 4
-        return InternVLConfig(
-            vision_config={
-                "hidden_size": self.vision_width,
-                "num_hidden_layers": self.vision_layers,
-                "num_attention_heads": max(1, self.vision_width // 64),
-                "intermediate_size": 4 * self.vision_width,
-                "image_size": [self.tile, self.tile],
-                "patch_size": [14, 14],
-            },
-            text_config={
-                "model_type": "llama",
-                "vocab_size": self.vocabulary,
-                "hidden_size": self.hidden,
-                "intermediate_size": self.hidden * 7 // 2,
-                "num_hidden_layers": self.layers,
-                "num_attention_heads": self.hidden // 64,
-                "num_key_value_heads": self.hidden // 256,
-                "max_position_embeddings": 8192,
-                "pad_token_id": PAD_ID,
-            },
-            image_token_id=IMAGE_ID,
-            image_seq_length=tokens,
-            tie_word_embeddings=False,
-        )
-
 
 SIZES = {
     "tiny": Size(hidden=256, layers=2, vision_width=64, vision_layers=2, tile=56, vocabulary=256),
@@ -76,20 +23,6 @@ SIZES = {
     "large": Size(hidden=2048, layers=16, vision_width=512, vision_layers=12, tile=448, vocabulary=23040),
     "8b": Size(hidden=4096, layers=32, vision_width=1024, vision_layers=24, tile=448, vocabulary=92553),
 }
-
-
-def make_model(size: Size, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with random weights, larger where fresh ones would hardly look at their context."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = InternVLForConditionalGeneration._from_config(size.config(), dtype=dtype).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "q_proj" in name or "k_proj" in name:
-                weight.mul_(3)
-        model.get_input_embeddings().weight.mul_(20)
-        model.get_output_embeddings().weight[list(CLASS_IDS)] *= 5
-    return model
 
 
 def make_candidates(model: PreTrainedModel, work: Workload) -> EncodedCandidates:

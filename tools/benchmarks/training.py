@@ -44,7 +44,8 @@ from lightning_modules.model.operations import recording_operations
 from lightning_modules.model.packed_forward import hidden_states, step_logits
 from lightning_modules.model.step_head import StepHead
 from tools.benchmarks.head_memory import VOCABULARY_8B, by_formula, measured, peak_bytes
-from tools.benchmarks.training_workload import CLASS_IDS, SIZES, Row, Size, make_model, make_rows, padded_batch
+from tools.benchmarks.models import CLASS_IDS, Size, make_model
+from tools.benchmarks.training_workload import SIZES, Row, make_rows, padded_batch
 
 TOLERANCE = 1e-5
 IGNORED = -100
@@ -173,7 +174,7 @@ class Result:
 def measure(size: Size, arguments: argparse.Namespace) -> Result:
     """Interleaved rounds, each of one optimizer step of both variants on rows of its own."""
     device, dtype = arguments.device, getattr(torch, arguments.dtype)
-    model = make_model(size, device, dtype)
+    model = make_model(size, device, dtype).train()
     ways: dict[str, Padded | Packed] = {"padded": Padded(model), "packed": Packed(model, size.packed_tokens)}
     optimizers = {name: torch.optim.AdamW(way.parameters(), lr=0.0, weight_decay=0.0) for name, way in ways.items()}
     make = partial(padded_batch, size, device=device, dtype=dtype)

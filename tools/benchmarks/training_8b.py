@@ -33,8 +33,9 @@ from lightning_modules.model.backbone import BackboneOptions, prepare_backbone
 from lightning_modules.model.operations import peak_operations, recording_operations
 from lightning_modules.model.packed_forward import hidden_states
 from lightning_modules.model.step_head import language_model_head
+from tools.benchmarks.models import make_model
 from tools.benchmarks.training import Packed, optimizer_step
-from tools.benchmarks.training_workload import SIZES, make_model, make_rows, padded_batch
+from tools.benchmarks.training_workload import SIZES, make_rows, padded_batch
 
 GOAL = 0.45
 
@@ -69,7 +70,7 @@ class Result:
 def measure(arguments: argparse.Namespace) -> Result:
     """Train for some steps and time those after the first ones."""
     size, device, dtype = SIZES[arguments.size], arguments.device, getattr(torch, arguments.dtype)
-    model = make_model(size, device, dtype)
+    model = make_model(size, device, dtype).train()
     if arguments.attention:
         model.set_attn_implementation(arguments.attention)
     language_model_head(model).requires_grad_(False)

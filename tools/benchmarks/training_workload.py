@@ -1,4 +1,4 @@
-"""Conversations with the lengths of VisualPRM400K, and a model in the proportions of VisualPRM-8B to train on them."""
+"""Conversations with the lengths of VisualPRM400K, for a model in the proportions of VisualPRM-8B."""
 
 from __future__ import annotations
 
@@ -9,83 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GotOcr2ImageProcessor, InternVLConfig, InternVLForConditionalGeneration, PreTrainedModel
+from transformers import GotOcr2ImageProcessor
 
 from datamodules.process.collate import StepBatch
 from tools.benchmarks.indexing import STEPS, WORDS_PER_STEP
+from tools.benchmarks.models import FIRST_TEXT_ID, IMAGE_ID, PAD_ID, Size
 
-CLASS_IDS = (10, 11)
-FIRST_TEXT_ID, IMAGE_ID, PAD_ID = 20, 1, 0
-TILE_TOKENS_8B, PACKED_TOKENS_8B = 256, 8192
 _TOKENS_PER_WORD = 1.35
 _TOKENS_OF_TURNS, _TOKENS_OF_PROMPT, _TOKENS_OF_QUESTION = 8, 125, 60
 _MOST_STEPS, _MOST_TILES = 12, 12
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model in the 8B's proportions: width to tokens of a tile, vision tower and vocabulary head to language model.
-
-    Attributes:
-        hidden: Of the language model; its MLP is 3.5 times as wide, four query heads share a key head.
-        layers: Of the language model.
-        vision_width: Of the vision tower.
-        vision_layers: Of the vision tower.
-        tile: Side of a tile in pixels; a patch has 14, four patches are a token.
-        vocabulary: Rows of the head, so that it takes 5 % of the operations.
-        head_size: Of the attention of the language model.
-    """
-
-    hidden: int
-    layers: int
-    vision_width: int
-    vision_layers: int
-    tile: int
-    vocabulary: int
-    head_size: int = 64
-
-    @property
-    def tile_tokens(self) -> int:
-        """Tokens of a tile in the language model."""
-        return (self.tile // 14) ** 2 // 4
-
-    @property
-    def share(self) -> float:
-        """Length of a conversation over its length with the 8B."""
-        return self.tile_tokens / TILE_TOKENS_8B
-
-    @property
-    def packed_tokens(self) -> int:
-        """As many as 8,192 are with the 8B."""
-        return round(PACKED_TOKENS_8B * self.share)
-
-    def config(self) -> InternVLConfig:
-        """The configuration of the model."""
-        return InternVLConfig(
-            vision_config={
-                "hidden_size": self.vision_width,
-                "num_hidden_layers": self.vision_layers,
-                "num_attention_heads": max(1, self.vision_width // 64),
-                "intermediate_size": 4 * self.vision_width,
-                "image_size": [self.tile, self.tile],
-                "patch_size": [14, 14],
-            },
-            text_config={
-                "model_type": "llama",
-                "vocab_size": self.vocabulary,
-                "hidden_size": self.hidden,
-                "intermediate_size": self.hidden * 7 // 2,
-                "num_hidden_layers": self.layers,
-                "num_attention_heads": self.hidden // self.head_size,
-                "num_key_value_heads": self.hidden // (4 * self.head_size),
-                "max_position_embeddings": 8192,
-                "pad_token_id": PAD_ID,
-            },
-            image_token_id=IMAGE_ID,
-            image_seq_length=self.tile_tokens,
-            tie_word_embeddings=False,
-        )
-
 
 SIZES = {
     "tiny": Size(hidden=256, layers=1, vision_width=64, vision_layers=1, tile=56, vocabulary=256),
@@ -93,24 +25,8 @@ SIZES = {
     "medium": Size(hidden=1024, layers=8, vision_width=256, vision_layers=6, tile=224, vocabulary=5760),
     "large": Size(hidden=2048, layers=16, vision_width=512, vision_layers=12, tile=448, vocabulary=23040),
     # InternVL2.5-8B itself: InternViT-300M and InternLM2.5-7B, which is a Llama with other names.
-    "8b": Size(
-        hidden=4096, layers=32, vision_width=1024, vision_layers=24, tile=448, vocabulary=92553, head_size=128
-    ),
+    "8b": Size(hidden=4096, layers=32, vision_width=1024, vision_layers=24, tile=448, vocabulary=92553, head_size=128),
 }
-
-
-def make_model(size: Size, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with random weights, larger where fresh ones would hardly look at their context."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = InternVLForConditionalGeneration._from_config(size.config(), dtype=dtype).train()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "q_proj" in name or "k_proj" in name:
-                weight.mul_(3)
-        model.get_input_embeddings().weight.mul_(20)
-        model.get_output_embeddings().weight[list(CLASS_IDS)] *= 5
-    return model
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tools.benchmarks.models import make_model
 from tools.benchmarks.operations import VISUALPRM_8B, ModelShape, Workload, usual_workload
-from tools.benchmarks.scoring_variants import SIZES, make_candidates, make_model
+from tools.benchmarks.scoring_variants import SIZES, make_candidates
 
 SHAPE = ModelShape(
     vision_width=8,

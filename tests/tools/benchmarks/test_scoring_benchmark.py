@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tools.benchmarks import scoring
+from tools.benchmarks.models import make_model
 from tools.benchmarks.operations import VISUALPRM_8B, ModelShape, usual_workload
-from tools.benchmarks.scoring_variants import SIZES, make_candidates, make_model, variants
+from tools.benchmarks.scoring_variants import SIZES, make_candidates, variants
 
 
 def test_the_smallest_run(tmp_path, capsys):

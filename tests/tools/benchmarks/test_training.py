@@ -6,8 +6,9 @@ import torch
 
 from tools.benchmarks.head_memory import VOCABULARY_8B, by_formula, measured, peak_bytes
 from tools.benchmarks.indexing import STEPS
+from tools.benchmarks.models import IMAGE_ID, make_model
 from tools.benchmarks.training import main
-from tools.benchmarks.training_workload import IMAGE_ID, SIZES, make_model, make_rows
+from tools.benchmarks.training_workload import SIZES, make_rows
 
 
 def test_a_small_run(tmp_path, capsys):
