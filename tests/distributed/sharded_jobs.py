@@ -6,7 +6,6 @@ Every scenario compares with a model that was loaded as always, and writes what 
 import faulthandler
 import json
 import os
-import time
 from pathlib import Path
 
 import torch
@@ -243,10 +242,6 @@ def main(folder, names):
     faulthandler.dump_traceback_later(float(os.environ.get("DUMP", "200")))
     dist.init_process_group("gloo")
     for name in names:
-        began = time.monotonic()
         result = globals()[name](Path(folder))
-        print(
-            name, round(time.monotonic() - began, 1), "s,", round(time.process_time(), 1), "s of the processor so far"
-        )
         if rank() == 0:
             (Path(folder) / f"{name}.json").write_text(json.dumps(result))

@@ -5,8 +5,8 @@
 The model has the shape of InternVL2.5-8B and random weights, made on the device. It is trained in bfloat16 with
 activation checkpointing and bitsandbytes' AdamW with states of 8 bits, on packed rows of at most 8,192 tokens, as
 :class:`lightning_modules.process_reward.ProcessRewardModel` trains: the step head on hidden states, the vision tower
-included. Conversations have the lengths, steps and pictures of :mod:`tools.benchmarks.training_workload`. Batches are on
-the device before the clock starts. The goal is an MFU of 0.45 on an H100.
+included. Conversations have the lengths, steps and pictures of :mod:`tools.benchmarks.training_workload`. Batches are
+on the device before the clock starts. The goal is an MFU of 0.45 on an H100.
 
 MFU is that of :class:`lightning_modules.callbacks.throughput.Throughput`: what is computed a second time because of
 checkpointing does not count, nor does the attention between conversations of a row. On a CPU, ``--size small`` shows
@@ -25,10 +25,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import bitsandbytes
 import torch
+from bitsandbytes.optim.adamw import AdamW8bit
 
 from datamodules.files import atomic_write_text
+from datamodules.process.collate import StepBatch
 from lightning_modules.model.backbone import BackboneOptions, prepare_backbone
 from lightning_modules.model.operations import peak_operations, recording_operations
 from lightning_modules.model.packed_forward import hidden_states
@@ -79,10 +80,10 @@ def measure(arguments: argparse.Namespace) -> Result:
     packed = Packed(model, size.packed_tokens)
     trained = packed.parameters()
     # The learning rate changes nothing about the speed, and random weights would go astray.
-    optimizer = bitsandbytes.optim.AdamW8bit(trained, lr=1e-8)
+    optimizer = AdamW8bit(trained, lr=1e-8)
     steps = arguments.warmup + arguments.steps
     make = partial(padded_batch, size, device=device, dtype=dtype)
-    batches = []
+    batches: list[StepBatch] = []
     number = 0
     while len(batches) < steps * arguments.rows:
         rows = make_rows(size, 8 * arguments.rows * steps, seed=number)
@@ -134,7 +135,8 @@ def report(result: Result, arguments: argparse.Namespace) -> str:
     mfu = "not known, give --peak-flops" if result.mfu is None else f"{result.mfu:.3f} (the goal on an H100: {GOAL})"
     return "\n".join(
         [
-            f"{arguments.size}: {result.parameters / 1e9:.3f}G parameters, {result.trained_parameters / 1e9:.3f}G trained, "
+            f"{arguments.size}: {result.parameters / 1e9:.3f}G parameters, "
+            f"{result.trained_parameters / 1e9:.3f}G trained, "
             f"{arguments.dtype}, AdamW with 8-bit states, "
             f"{'no' if arguments.keep_activations else 'with'} activation checkpointing"
             f"{', compiled layers' if arguments.compile else ''}, on {result.device}",
@@ -144,7 +146,7 @@ def report(result: Result, arguments: argparse.Namespace) -> str:
             f"tokens/s: {result.tokens_per_second:.0f}",
             f"10^12 useful operations/s: {result.operations_per_second / 1e12:.3f}",
             f"MFU: {mfu}",
-            f"peak memory: {result.peak_gib:.2f} GiB of {'the device' if arguments.device == 'cuda' else 'the process'}",
+            f"peak memory: {result.peak_gib:.2f} GiB of the {'device' if arguments.device == 'cuda' else 'process'}",
         ]
     )
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from transformers import InternVLForConditionalGeneration
 
+from tools.benchmarks.models import make_model
 from tools.benchmarks.training_8b import main
-from tools.benchmarks.training_workload import SIZES, make_model
+from tools.benchmarks.training_workload import SIZES
 
 
 def test_a_small_run(tmp_path, capsys):
