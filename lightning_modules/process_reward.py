@@ -229,15 +229,17 @@ class ProcessRewardModel(BackboneModule):
         Args:
             images: One image, several (``<image>`` in the question says where), or None.
             question: Its text, without chain-of-thought instruction.
-            responses: Solutions whose steps are separated by blank lines.
+            responses: Solutions whose steps are separated by blank lines; a blank one is one empty step, as released.
 
         Returns:
             Step scores, see :class:`ScoredResponses`, and one response score each.
 
         Raises:
-            TypeError: If a picture is not one of PIL.
+            TypeError: If a picture is not one of PIL, or the responses are a single text.
             ValueError: If there are no responses, a picture cannot be used, or images and placeholders do not match.
         """
+        if isinstance(responses, str):
+            raise TypeError("score(): responses must be a list of texts, got a text; put it into a list")
         given = [images] if isinstance(images, Image.Image | str) else list(images or [])
         opened = [decoded(image, f"score(): picture {number}") for number, image in enumerate(given)]
         as_one_step = self.protocol.objective == "outcome"

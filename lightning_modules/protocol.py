@@ -140,5 +140,5 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
         changed |= {"step_threshold": None, "step_threshold_chosen_on": None}
     if _label_kind(changed.get("objective", settings["objective"])) != kind:
         # Labels of another kind have other tokens.
-        changed.setdefault("class_tokens", None)
+        changed["class_tokens"] = given.get("class_tokens")
     return Protocol(**settings | changed)

@@ -18,6 +18,9 @@ from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.scoring_memory import most_on_any_rank
 from lightning_modules.model.step_head import vocabulary_logits
 
+# Sliding windows are kept whole here, and masked.
+_GROWING_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}
+
 
 @dataclass(frozen=True)
 class GenerationRequest:
@@ -44,6 +47,9 @@ class TransformersEngine:
     Args:
         model: An image-text-to-text model with a language-model head.
         processor: Its processor.
+
+    Raises:
+        ValueError: If the model's cache cannot be continued several times, or no token ends a text.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
@@ -51,7 +57,19 @@ class TransformersEngine:
         self.processor = processor
         self.needs_all_ranks = any(isinstance(parameter, DTensor) for parameter in model.parameters())
         tokenizer = processor.tokenizer
+        layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+        if others := {type(layer).__name__ for layer in layers} - _GROWING_LAYERS:
+            raise ValueError(
+                f"cannot sample from a {model.config.model_type!r} model here: its cache has layers of type "
+                f"{', '.join(sorted(others))}, which carry a state and cannot be continued several times"
+            )
         end = model.generation_config.eos_token_id
+        end = tokenizer.eos_token_id if end is None else end
+        if end is None:
+            raise ValueError(
+                "neither the generation configuration nor the tokenizer says which token ends a text; put "
+                "eos_token_id into the generation_config.json of the checkpoint"
+            )
         self.end_ids = torch.tensor(end if isinstance(end, list) else [end])
         self.pad_id = tokenizer.pad_token_id
         image_ids = {getattr(processor, "image_token_id", None), getattr(model.config, "image_token_id", None)}

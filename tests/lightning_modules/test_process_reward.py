@@ -317,6 +317,8 @@ def test_wrong_arguments_of_score(sharp_checkpoint, picture):
     model = ProcessRewardModel.from_pretrained(sharp_checkpoint)
     with pytest.raises(ValueError, match=r"^score\(\): every question needs a candidate"):
         model.score(None, "How many?", [])
+    with pytest.raises(TypeError, match=r"score\(\): responses must be a list of texts"):
+        model.score(None, "How many?", "So 3")
     with pytest.raises(TypeError, match=r"^score\(\): picture 1 must be a PIL image, got str; open it first"):
         model.score([picture(1), "picture.png"], "How many?", ["2"])
     with pytest.raises(TypeError, match=r"^score\(\): picture 0 must be a PIL image, got str"):

@@ -59,6 +59,9 @@ def test_class_tokens_follow_the_kind_of_labels(tmp_path):
     assert resolve_protocol(str(tmp_path), {"class_tokens": ["Yes", "No"]}).step_threshold == 0.75
     same = resolve_protocol(str(tmp_path), {"objective": "soft"})
     assert (same.class_tokens, same.step_threshold) == (["Yes", "No"], None)
+    stored = {"objective": "advantage", "class_tokens": ["Yes", "No"]}
+    with pytest.raises(ValueError, match="objective 'advantage' needs 3 class_tokens"):
+        resolve_protocol(str(tmp_path), stored)
     other = resolve_protocol(str(tmp_path), {"objective": "advantage"})
     assert other.class_tokens == ["+", "=", "-"]
     given = resolve_protocol(str(tmp_path), {"objective": "advantage", "class_tokens": ["A", "B", "C"]})

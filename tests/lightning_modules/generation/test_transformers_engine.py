@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
 from lightning_modules.generation.sampling import SamplingParameters, uniform_draws
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
@@ -173,3 +173,22 @@ def test_requests(engine, requests):
     assert engine.sample([], SamplingParameters()) == []
     with pytest.raises(ValueError, match="must ask for the same number of samples"):
         engine.sample([*requests(2), *requests(3)], SamplingParameters())
+
+
+def test_the_tokenizer_says_what_ends_a_text_where_the_generation_configuration_does_not(sharp_model, processor):
+    sharp_model.generation_config.eos_token_id = None
+    assert TransformersEngine(sharp_model, processor).end_ids.tolist() == [processor.tokenizer.eos_token_id]
+    processor.tokenizer.eos_token = None
+    with pytest.raises(ValueError, match=r"put eos_token_id into the generation_config\.json"):
+        TransformersEngine(sharp_model, processor)
+
+
+def test_models_that_carry_a_state_are_refused_by_name(processor):
+    text = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    layers = {"num_attention_heads": 2, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
+    config = AutoConfig.for_model("lfm2", **text, **layers)
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(
+        ValueError, match=r"cannot sample from a 'lfm2' model here: its cache has layers of type Linear"
+    ):
+        TransformersEngine(model, processor)
