@@ -27,7 +27,7 @@ def files_of(folder):
 @pytest.fixture
 def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
     """Overrides with which an experiment made for large machines runs here: a tiny checkpoint, a few rows, the CPU."""
-    if path.parent.name != "visualprm_8b":
+    if path.parent.name not in ("visualprm_8b", "strategies"):
         return []
     monkeypatch.setenv("VISUALPRM_BASE", str(tiny_checkpoint))
     monkeypatch.setenv("VISUALPRM_DATA", str(quickstart_run / "world/prompts/process_supervision.jsonl"))

@@ -3,6 +3,7 @@
 Example::
 
     python -m tools.quickstart --seed 0
+    python -m tools.quickstart --seed 0 --reproduce  # with a larger budget: see experiments/reproduce
 """
 
 from __future__ import annotations
@@ -46,14 +47,16 @@ def visualprm(subcommand: str, *configs: str, **overrides: object) -> list[str]:
     return arguments + [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()]
 
 
-def stages(run: Path, seed: int) -> list[Stage]:
+def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
     """The stages of the recipe, in order.
 
     Args:
         run: Folder of the run.
         seed: Of the world and of everything sampled or initialised.
+        reproduce: Whether to take the larger budget of experiments/reproduce.
     """
-    annotation, reward_model = "quickstart/annotation", "quickstart/process_reward_model"
+    annotation = ["quickstart/annotation"] + ["reproduce/annotation"] * reproduce
+    reward_model = ["quickstart/process_reward_model"] + ["reproduce/process_reward_model"] * reproduce
     world = run / "world"
     texts = [world / split / "annotations.jsonl" for split in ("demonstrations", "statements")]
     supervision = [world / split / "process_supervision.jsonl" for split in ("prompts", "validation")]
@@ -82,13 +85,13 @@ def stages(run: Path, seed: int) -> list[Stage]:
             bench / "test.jsonl",
             tool("build_process_bench", "--world", world, "--rollouts", run / "rollouts.jsonl", "--output", bench),
         ),
-        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", annotation)),
+        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", *annotation)),
         Stage(
             "annotate validation solutions by Monte Carlo",
             supervision[1],
             visualprm(
                 "predict",
-                annotation,
+                *annotation,
                 data__prompts=world / "validation" / "annotations.jsonl",
                 trainer__callbacks__output=supervision[1],
             ),
@@ -96,23 +99,23 @@ def stages(run: Path, seed: int) -> list[Stage]:
         Stage(
             "train the outcome reward model",
             run / "outcome_reward_model",
-            visualprm("fit", reward_model, "quickstart/outcome_reward_model"),
+            visualprm("fit", *reward_model, "quickstart/outcome_reward_model"),
         ),
         Stage(
             "score the solutions with it",
             outcome,
-            visualprm("test", reward_model, "quickstart/outcome_reward_model_test"),
+            visualprm("test", *reward_model, "quickstart/outcome_reward_model_test"),
         ),
-        Stage("train the process reward model", run / "process_reward_model", visualprm("fit", reward_model)),
+        Stage("train the process reward model", run / "process_reward_model", visualprm("fit", *reward_model)),
         Stage(
             "compare the ways to choose a solution",
             run / "process_reward_model_test" / "best_of_n_test.json",
-            visualprm("test", reward_model, "quickstart/process_reward_model_test"),
+            visualprm("test", *reward_model, "quickstart/process_reward_model_test"),
         ),
     ]
 
 
-def run_stages(run: Path, seed: int, threads: int) -> None:
+def run_stages(run: Path, seed: int, threads: int, reproduce: bool = False) -> None:
     """Run the stages that are not done; raises `subprocess.CalledProcessError` where one fails."""
     environment = os.environ | {
         "VISUALPRM_RUN": str(run),
@@ -121,7 +124,7 @@ def run_stages(run: Path, seed: int, threads: int) -> None:
         "HF_HUB_OFFLINE": "1",
     }
     begin = time.monotonic()
-    todo = stages(run, seed)
+    todo = stages(run, seed, reproduce)
     for number, stage in enumerate(todo, start=1):
         heading = f"[{number}/{len(todo)}] {stage.title}"
         if stage.result.exists():
@@ -138,11 +141,15 @@ def main() -> None:
     """Command line of the tool."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run", type=Path, help="folder of the run, runs/quickstart/seedN by default")
+    parser.add_argument("--reproduce", action="store_true", help="the larger budget of experiments/reproduce")
+    parser.add_argument(
+        "--run", type=Path, help="folder of the run, runs/quickstart/seedN or runs/reproduce/seedN by default"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to use")
     arguments = parser.parse_args()
-    run = arguments.run or Path("runs/quickstart") / f"seed{arguments.seed}"
-    run_stages(run, arguments.seed, arguments.threads)
+    name = "reproduce" if arguments.reproduce else "quickstart"
+    run = arguments.run or Path("runs") / name / f"seed{arguments.seed}"
+    run_stages(run, arguments.seed, arguments.threads, arguments.reproduce)
 
 
 if __name__ == "__main__":

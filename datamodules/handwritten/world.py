@@ -51,10 +51,10 @@ class WorldSize:
 
     statements: int = 20000
     demonstrations: int = 20000
-    prompts: int = 1600
+    prompts: int = 2500
     validation: int = 200
     benchmark_questions: int = 60
-    misconceptions: float = 0.45
+    misconceptions: float = 0.5
     digit_shares: dict[str, float] = field(
         default_factory=lambda: {
             "demonstrations": 0.2,
