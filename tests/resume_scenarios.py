@@ -28,7 +28,7 @@ from tools.make_tiny_model import make_tiny_model
 
 ROWS, EPOCHS, KILLS = 24, 2, 10
 STEPS_OF_EPOCH = 6
-TIME_LIMIT = 120
+TIME_LIMIT = 300
 TEXTS = [
     "How many digits are larger than 4 ?",
     "The digits are 3 , 7 and 9 .",
@@ -40,7 +40,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 class StepLog(Callback):
-    """Writes a line for every training batch of this rank: step, place, samples, loss; and the weights at the end.
+    """Writes a line for every training batch of this rank: step, epoch, samples, and the loss of the whole step where it
+    ends with this batch; and the weights at the end.
 
     Args:
         folder: Lines are added to what is there.
@@ -53,7 +54,8 @@ class StepLog(Callback):
         self.begin = [trainer.global_step, trainer.current_epoch]
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        loss = trainer.callback_metrics["train/loss"].item()
+        is_step = not trainer.fit_loop._should_accumulate()
+        loss = trainer.callback_metrics["train/loss"].item() if is_step else None
         line = json.dumps([*self.begin, batch.sample_ids, loss]) + "\n"
         with (self.folder / f"batches_{os.environ['RUN']}_{trainer.global_rank}.jsonl").open("a") as file:
             file.write(line)

@@ -37,7 +37,7 @@ def scenarios(tmp_path_factory):
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=900)
+        output, _ = process.communicate(timeout=1500)
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)  # what may be left of it
@@ -69,14 +69,14 @@ def runs_of(folder):
 
 
 def joined(batches):
-    """Steps of batches; every row has as many labels, so a mean over rows is one over labels."""
-    return {
-        step: Step(
-            sorted(name for samples, _ in found for name in samples),
-            sum(len(samples) * loss for samples, loss in found) / sum(len(samples) for samples, _ in found),
-        )
-        for step, found in batches.items()
-    }
+    """Samples and loss of steps; the loss of a step is that of all ranks."""
+    steps = {}
+    for step, found in batches.items():
+        losses = {loss for _, loss in found if loss is not None}
+        if losses:  # else it was killed inside of the step
+            (loss,) = losses
+            steps[step] = Step(sorted(name for samples, _ in found for name in samples), loss)
+    return steps
 
 
 def course_of(folder):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from counting import Counting, fit
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_modules.callbacks.run_checkpoints import RunCheckpoints, checkpoint_to_load
 from lightning_modules.checkpoint_folder import is_checkpoint_folder, remove_leftovers
@@ -199,3 +203,32 @@ def test_random_states_go_on(tmp_path):
         torch.manual_seed(1)
         folder = tmp_path / f"from_{step}"
         assert drawn(folder.name, True, tmp_path / "d" / f"step_{step:08d}", val_check_interval=1) == whole[step:]
+
+
+def test_a_run_that_is_told_to_terminate(tmp_path):
+    """It saves after the step, and what is started next goes on from there."""
+
+    class Terminated(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    keeper = RunCheckpoints(str(tmp_path / "c"))
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, Counting(), keeper, callbacks=[keeper, Terminated()])
+    assert steps(tmp_path / "c") == [3]
+    begun = Counting()
+    fit(tmp_path, begun, RunCheckpoints(str(tmp_path / "c")), tmp_path / "c" / "latest")
+    assert begun.weight.tolist() == [8.0] * 3
+
+
+def test_a_checkpoint_of_another_callback_before_an_evaluation(tmp_path):
+    """Lightning's own callback saves at the end of a batch; the evaluation after it is not lost."""
+    scores = dict.fromkeys(range(9), 0.0)
+    saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(tmp_path, Counting(scores), saver, val_check_interval=2)
+    for step, expected in ((3, [4, 6, 8]), (4, [4, 6, 8]), (6, [6, 8]), (8, [8])):
+        again = Counting(scores)
+        fit(tmp_path, again, None, tmp_path / f"step={step}.ckpt", val_check_interval=2, callbacks=[])
+        assert again.evaluated == expected
+        assert again.weight.tolist() == [8.0] * 3
