@@ -65,9 +65,9 @@ class LostRanks(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
         """Remember where the run can be resumed from."""
-        self._checkpoint = getattr(trainer.checkpoint_callback, "last_model_path", "") or getattr(
-            trainer.checkpoint_callback, "best_model_path", ""
-        )
+        callback = trainer.checkpoint_callback
+        folder = getattr(callback, "folder", None)
+        self._checkpoint = f"{folder}/latest" if folder else getattr(callback, "last_model_path", "")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Add the cause to an error of a collective, or tell the others about an error of this rank's own."""

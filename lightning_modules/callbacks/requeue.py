@@ -92,7 +92,8 @@ class Requeue(Callback):
     def _save_beside(self, trainer: Trainer) -> None:
         root = Path(trainer.default_root_dir)
         path = Path(trainer.strategy.broadcast(trainer._checkpoint_connector.hpc_save_path(root)))
-        partial = path.with_name(f".saving-{path.name}")
+        # Lightning would take any name with hpc_ckpt_ in it for a checkpoint.
+        partial = root / ".saving-requeue.ckpt"
         if trainer.is_global_zero:
             _remove(partial)
         trainer.save_checkpoint(partial)

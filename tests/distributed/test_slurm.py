@@ -67,8 +67,11 @@ def fit_arguments(folder, hold):
         "accelerator": "cpu",
         "default_root_dir": str(folder),
         "logger": False,
-        "enable_checkpointing": False,
         "callbacks": [
+            {
+                "class_path": f"{callbacks}.run_checkpoints.RunCheckpoints",
+                "init_args": {"folder": str(folder / "checkpoints")},
+            },
             {
                 "class_path": f"{callbacks}.save_pretrained.SavePretrained",
                 "init_args": {"folder": str(folder / "exported")},
@@ -105,7 +108,9 @@ def test_a_preempted_training_goes_on(slurm, quickstart_run, tmp_path, monkeypat
     (tmp_path / "go").touch()
     assert job.wait(PATIENCE) != 0  # SLURM ends what it requeues
     assert slurm.asked == [f"requeue {number}"], job.log.read_text()[-6000:]
-    assert [path.name for path in tmp_path.glob("*hpc*")] == ["hpc_ckpt_1.ckpt"]
+    # The only checkpoint so far is that of the step after the signal.
+    assert (tmp_path / "checkpoints" / "latest").resolve().name == "step_00000003"
+    assert not list(tmp_path.glob("*hpc*"))
     assert not (tmp_path / "exported").exists()
     before = lines(tmp_path / "batches.jsonl")
 

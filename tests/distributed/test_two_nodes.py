@@ -45,13 +45,8 @@ class Run:
         callbacks = [
             {"class_path": f"{path}.best_of_n.BestOfN"},
             {
-                "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                "init_args": {
-                    "dirpath": str(self.folder / "checkpoints"),
-                    "every_n_train_steps": 1,
-                    "save_top_k": 0,
-                    "save_last": True,
-                },
+                "class_path": f"{path}.run_checkpoints.RunCheckpoints",
+                "init_args": {"folder": str(self.folder / "checkpoints"), "every_n_steps": 1},
             },
             {
                 "class_path": f"{path}.save_pretrained.SavePretrained",
@@ -72,6 +67,7 @@ class Run:
             },
             "trainer": {
                 "max_epochs": 1,
+                "check_val_every_n_epoch": 1,
                 "enable_checkpointing": True,
                 "default_root_dir": str(self.folder),
                 "logger": logger,
@@ -160,7 +156,7 @@ def outcome(hosts_are_possible, quickstart_run, tmp_path_factory):
         cut_at = time.monotonic()
         (cut.folder / "go").touch()
         loss_of_node = killed.ends([0], killed_at)
-        killed.start(killed.overlay("again.yaml"), f"--ckpt_path={killed.folder / 'checkpoints' / 'last.ckpt'}")
+        killed.start(killed.overlay("again.yaml"))  # it finds its last checkpoint by itself
         loss_of_link = cut.ends([0, 1], cut_at)
         for node in killed.nodes:
             node.process.wait(PATIENCE)
@@ -174,7 +170,7 @@ def test_the_node_that_is_left_names_the_one_that_was_killed(outcome, record_pro
     line = next(line for line in loss.output[0].splitlines() if "Lost rank" in line)
     assert "Lost rank 1 on node node-b (10.77.0.2" in line
     assert "--ckpt_path" in line
-    assert "last.ckpt" in line
+    assert "checkpoints/latest" in line
 
 
 def test_a_link_that_is_lost_silently(outcome, record_property):
