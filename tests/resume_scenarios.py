@@ -40,8 +40,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 class StepLog(Callback):
-    """Writes a line for every training batch of this rank: step, epoch, samples, and the loss of the whole step where it
-    ends with this batch; and the weights at the end.
+    """Writes a line for every training batch of this rank, with the loss of the whole step where it ends there; and the
+    weights at the end.
 
     Args:
         folder: Lines are added to what is there.
