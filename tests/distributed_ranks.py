@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 REPOSITORY = Path(__file__).parents[1]
 KILLED = -signal.SIGKILL
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
@@ -150,6 +152,8 @@ def _run_rank(job: Mapping[str, Any], rank: int, port: int) -> None:
     """Be one rank; never returns."""
     code = 1
     try:
+        # The pool of threads does not survive a fork; two threads of a backward that renew it at once abort.
+        torch.set_num_threads(torch.get_num_threads())
         output = os.open(f"{job['outputs']}/rank{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)

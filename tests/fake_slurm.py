@@ -223,6 +223,10 @@ def keep(connection, main):
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
+        import torch
+
+        # The pool of threads does not survive a fork; two threads of a backward that renew it at once abort.
+        torch.set_num_threads(torch.get_num_threads())
         run(command, main)
     connection.sendall(f"{pid}\n".encode())
     connection.settimeout(0.05)

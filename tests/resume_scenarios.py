@@ -170,6 +170,8 @@ def start(world: Path, folder: Path, how: Run, **environment: str) -> list[int]:
         log = os.open(folder / f"log_{number}_{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        # The pool of threads does not survive a fork; two threads of a backward that renew it at once abort.
+        torch.set_num_threads(torch.get_num_threads())
         os.environ |= {"RUN": str(number), **environment}
         if processes > 1:
             names = {
