@@ -216,7 +216,10 @@ class BestOfN(Callback):
         report = self._evaluate(scored, datasets)
         folder = output_folder(trainer, self.output_dir)
         if report is None:
-            rank_zero_warn("BestOfN has nothing to report: no dataloader gave candidates of whole units of a benchmark")
+            rank_zero_warn(
+                "BestOfN has nothing to report: no dataloader gave candidates of whole units of a benchmark; they come "
+                "from data.benchmarks and data.rollouts"
+            )
             return scored
         self.report = report
         n = report.ns[-1]
