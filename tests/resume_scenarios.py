@@ -63,8 +63,13 @@ class StepLog(Callback):
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if trainer.global_step == int(os.environ.get("KILLED_IN_VALIDATION", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
+        if "SLURM_NTASKS" in os.environ and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     def on_validation_end(self, trainer, pl_module) -> None:
+        # Sent to all at the same time: rank 0 waits for rank 1 then, and its handler runs when that is over.
+        if "SLURM_NTASKS" in os.environ and trainer.global_rank == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)
         if trainer.is_global_zero:
             with (self.folder / "validations.jsonl").open("a") as file:
                 metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
@@ -182,7 +187,11 @@ def start(world: Path, folder: Path, how: Run, **environment: str) -> list[int]:
                 "GROUP_RANK": 0,
             }
             os.environ |= {name: str(value) for name, value in names.items()}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "scenario"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            if "SLURM_NTASKS" in os.environ:
+                os.environ |= {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"}
+            else:
+                os.environ["TORCHELASTIC_RUN_ID"] = "scenario"
         code = 1
         try:
             run(arguments(world, folder, how))
@@ -302,6 +311,29 @@ def killed_in_validation(world: Path, folder: Path, how: Run, step: int) -> None
     wait(folder, start(world, folder, how))
 
 
+SLURM = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "visualprm"}
+
+
+def told_to_end(world: Path, folder: Path, how: Run) -> None:
+    """SIGTERM comes to rank 1 alone, at whatever it does then; then a SIGUSR1 of SLURM, which refuses to requeue."""
+    children = start(world, folder, how)
+    deadline = time.monotonic() + TIME_LIMIT
+    while batches_done(folder) < 3 and not ended(folder, children) and time.monotonic() < deadline:
+        time.sleep(0.0002)
+    os.kill(children[1], signal.SIGTERM)
+    statuses = []
+    while children and time.monotonic() < deadline:
+        for child in list(children):
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                children.remove(child)
+                statuses.append(os.waitstatus_to_exitcode(status))
+        time.sleep(0.005)
+    kill(children)
+    (folder / "states.json").write_text(json.dumps([state_of(folder) | {"statuses": statuses}]))
+    wait(folder, start(world, folder, how, PATH=str(folder), **SLURM))  # there is no scontrol
+
+
 ONE, DDP, SHARDED_2 = Run(), Run(2, "ddp"), Run(2, SHARDED)
 # Two packed batches a step, as one process takes them.
 PACKED_DDP = replace(DDP, layout="packed", more=("--trainer.accumulate_grad_batches=1",))
@@ -316,6 +348,7 @@ SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "lora_ddp_to_sharded": (moved, (replace(DDP, kind="lora"), replace(SHARDED_2, kind="lora"))),
     "packed": (whole, (replace(ONE, layout="packed"),)),
     "packed_one_to_ddp": (moved, (replace(ONE, layout="packed"), PACKED_DDP)),
+    "told_to_end": (told_to_end, (SHARDED_2,)),
     "killed_in_validation": (killed_in_validation, (ONE, STEPS_OF_EPOCH)),
     "killed_in_unaligned_validation": (killed_in_validation, (UNALIGNED, 3)),
 }

@@ -1,4 +1,4 @@
-"""Puts a training job of SLURM back into the queue when its time ends or it is preempted."""
+"""Lets all ranks save at one step when a run is told to end, and puts a job of SLURM back into the queue."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -24,32 +25,43 @@ class Requeue(Callback):
     It takes the place of the handlers that Lightning installs for its SLURMEnvironment when `auto_requeue` is on (the
     default), with their signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`). Lightning itself saves inside of the
     handler, where another rank may wait in a collective for this one, and half of the weights may have been updated.
-    Here all ranks agree on a step first.
+    Here all ranks agree on a step first. It does the same for SIGTERM in every run of several processes, whoever has
+    started them: Lightning's handler would begin a collective wherever a rank stands, in the midst of others.
 
     A checkpoint callback of the run that can be asked to (`save`) saves among the run's other checkpoints. Without one
     it is Lightning's file or folder `hpc_ckpt_N.ckpt` in `trainer.default_root_dir`, from which `fit` goes on by itself
     under SLURM; it takes its name once it is whole, and that of an earlier requeue is removed then.
 
-    SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run. A SIGUSR1
-    during an evaluation requeues at once: what comes back goes on from the checkpoint before.
+    SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run, whichever
+    ranks it has reached. A SIGUSR1 during an evaluation requeues at once: what comes back goes on from the checkpoint
+    before.
     """
 
     def __init__(self) -> None:
-        self._is_active = False
+        self._signals: set[int] = set()
         self._asked: set[int] = set()
         self._is_requeued = False
         self._step = 0
         self._signal = signal.SIGUSR1
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over from Lightning, which has just installed its handlers."""
+        self._take_over(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over from Lightning."""
-        environment = trainer._accelerator_connector.cluster_environment
         self._step = trainer.global_step
+        self._take_over(trainer)
+
+    def _take_over(self, trainer: Trainer) -> None:
+        environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-            self._is_active = True
             self._signal = environment.requeue_signal or self._signal
-            for number in (self._signal, signal.SIGTERM):
-                signal.signal(number, self._ask)
+            self._signals = {self._signal, signal.SIGTERM}
+        elif trainer.world_size > 1:
+            self._signals = {signal.SIGTERM}
+        for number in self._signals:
+            signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked.add(number)
@@ -60,27 +72,30 @@ class Requeue(Callback):
         Raises:
             SIGTERMException: After saving, where SIGTERM came.
         """
-        if not self._is_active or trainer.global_step == self._step:
+        if not self._signals or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        agree = trainer.strategy.reduce_boolean_decision
-        if not self._is_requeued and agree(self._signal in self._asked, all=False):
+        # One exchange about everything: what ranks know apart must not decide who takes part in the next one.
+        mine = [self._signal in self._asked, signal.SIGTERM in self._asked, self._is_requeued]
+        found = torch.tensor(mine, dtype=torch.float32, device=trainer.strategy.root_device)
+        must_requeue, must_end, is_requeued = (trainer.strategy.reduce(found, reduce_op="sum") > 0).tolist()
+        must_requeue &= not is_requeued
+        if must_requeue or must_end:
             self._save(trainer)
+        if must_requeue:
             self._requeue(trainer)
-        if agree(signal.SIGTERM in self._asked, all=False):
-            if not self._is_requeued:
-                self._save(trainer)
-            raise SIGTERMException("SLURM ends this job; a checkpoint is saved")
+        if must_end:
+            raise SIGTERMException("this run was told to end (SIGTERM); a checkpoint is saved")
 
     def on_validation_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
         """Requeue at once: the end of a long evaluation may come too late."""
-        if self._signal in self._asked and not self._is_requeued and not trainer.sanity_checking:
+        if trainer.is_global_zero and self._signal in self._asked and not trainer.sanity_checking:
             self._requeue(trainer)
 
     def _requeue(self, trainer: Trainer) -> None:
-        self._is_requeued = True
-        if trainer.is_global_zero:
+        if not self._is_requeued and trainer.is_global_zero:
             requeue_job()
+        self._is_requeued = True
 
     def _save(self, trainer: Trainer) -> None:
         savers = [callback for callback in trainer.checkpoint_callbacks if hasattr(callback, "save")]

@@ -164,6 +164,21 @@ def test_other_processes_go_on(scenarios, name, reference, tolerance):
     assert_seen_once(course)
 
 
+def test_all_ranks_end_together_when_one_is_told_to(scenarios):
+    """They save at the next step, and no step is made again; nor does a SIGUSR1 that SLURM makes nothing of hurt."""
+    folder = scenarios / "told_to_end"
+    (state,) = states(folder)
+    assert state["statuses"] == [1, 1]
+    before, after = runs_of(folder)
+    assert not before.keys() & after.keys()
+    assert state["latest"] == f"step_{max(before)[0] + 1:08d}"
+    assert all("SIGTERMException" in (folder / f"log_0_{rank}.txt").read_text() for rank in range(2))
+    assert "job 7 was not requeued" in (folder / "log_1_0.txt").read_text()
+    course, expected = course_of(folder), course_of(scenarios / "one")
+    assert {step: found.samples for step, found in course.items()} == {s: f.samples for s, f in expected.items()}
+    assert largest_difference(end_of(folder), end_of(scenarios / "one")) < 2e-5
+
+
 def test_adapters_go_on_with_other_processes(scenarios):
     """Dropout differs with the processes, but the samples do not, and the checkpoints hold trained weights alone."""
     name = "lora_ddp_to_sharded"
