@@ -9,14 +9,17 @@ number has written.
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -44,28 +47,43 @@ def write_folder(path: Path, checkpoint: Mapping[str, Any], *, together: bool) -
     """
     is_first = not together or torch.distributed.get_rank() == 0
     partial = path.with_name(SAVING + path.name)
-    if is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    _agree(None, together)
+    _agree(_problem_of(path, lambda: _make_empty(partial)) if is_first else None, together)
     sharded = {STATE: checkpoint[STATE]}
     sharded |= {f"optimizer_{number}": state for number, state in enumerate(checkpoint.get(OPTIMIZERS, []))}
-    with warnings.catch_warnings():
-        # That there is no process group, or that it takes no part, is meant.
-        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
-        save(sharded, storage_writer=FileSystemWriter(partial), no_dist=not together)
-    problem = None
-    if is_first:
-        try:
-            _write_rest(partial, checkpoint)
-            force_to_disk(partial)
-            if path.exists():
-                remove_folder(path)
-            partial.rename(path)
-            force_to_disk(path.parent)
-        except OSError as error:
-            problem = f"{path}: the checkpoint cannot be written: {error}"
-    _agree(problem, together)
+    try:
+        with warnings.catch_warnings():
+            # That there is no process group, or that it takes no part, is meant.
+            warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+            save(sharded, storage_writer=FileSystemWriter(partial), no_dist=not together)
+    except CheckpointException as error:  # no Exception, so nobody would catch it; raised on all processes
+        causes = [f"rank {rank}: {type(cause).__name__}: {cause}" for rank, (cause, _) in error.failures.items()]
+        if is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise RuntimeError(f"{path}: the checkpoint cannot be written: {'; '.join(causes)}") from error
+
+    def finish() -> None:
+        _write_rest(partial, checkpoint)
+        force_to_disk(partial)
+        if path.exists():
+            remove_folder(path)
+        partial.rename(path)
+        force_to_disk(path.parent)
+
+    _agree(_problem_of(path, finish) if is_first else None, together)
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _problem_of(path: Path, action: Callable[[], None]) -> str | None:
+    """What went wrong, in words that every process can repeat."""
+    try:
+        action()
+    except (OSError, ValueError, RuntimeError) as error:  # the last one is what torch.save makes of a full disk
+        return f"{path}: the checkpoint cannot be written: {error}"
+    return None
 
 
 def rewrite_rest(path: Path, checkpoint: Mapping[str, Any]) -> None:
@@ -76,8 +94,36 @@ def rewrite_rest(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
 def _write_rest(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     rest = {name: value for name, value in checkpoint.items() if name not in (STATE, OPTIMIZERS)}
+    if why := _why_not_plain(rest):
+        found = [name for name, value in _parts(rest) if _why_not_plain(value)]
+        raise ValueError(
+            f"{', '.join(found)} of it must be plain values (numbers, texts, tensors; lists and dicts of them), as no "
+            f"run would read anything else: {why}"
+        )
     with atomic_file(folder / REST) as file:
         torch.save(rest, file)
+
+
+def _why_not_plain(value: Any) -> str | None:
+    """Why a value could be written but not read again; None for plain ones."""
+    try:
+        file = BytesIO()
+        torch.save(value, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except (pickle.PickleError, AttributeError, TypeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        return next((line.strip() for line in lines if "WeightsUnpickler" in line), lines[0])
+    return None
+
+
+def _parts(rest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a checkpoint is made of by name, callbacks and the like one by one."""
+    for name, value in rest.items():
+        if isinstance(value, dict) and value:
+            yield from ((f"{name}[{key!r}]", part) for key, part in value.items())
+        else:
+            yield name, value
 
 
 def _agree(problem: str | None, together: bool) -> None:

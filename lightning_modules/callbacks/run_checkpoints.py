@@ -25,6 +25,7 @@ from lightning_modules.checkpoint_folder import (
     rewrite_rest,
 )
 from lightning_modules.fully_sharded import FullyShardedStrategy
+from lightning_modules.run_lock import RunLock
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class RunCheckpoints(Checkpoint):
         self.scores: dict[str, float] = {}
         self._last_step = 0
         self._last_time = time.monotonic()
+        self._lock = RunLock(self.folder)
 
     # ------------------------------------------------------------------- find
 
@@ -103,13 +105,17 @@ class RunCheckpoints(Checkpoint):
     def named_checkpoint(self, name: str) -> Path | None:
         """The checkpoint that ``latest`` or ``best`` points to; None if there is none.
 
+        A run that was killed between its first checkpoint and the link to it has no ``latest``: that checkpoint is it.
+
         Raises:
             ValueError: If there are checkpoints, but none by that name.
         """
-        link = self.folder / name
+        link, found = self.folder / name, self._existing()
         if is_checkpoint_folder(link):
             return link.resolve()
-        if found := self._existing():
+        if found and name == LATEST:
+            return (self.folder / found[-1]).resolve()
+        if found:
             raise ValueError(
                 f"{self.folder} holds {len(found)} checkpoints ({first_of(found)}), but {name!r} points to none of "
                 f"them; give one with --ckpt_path"
@@ -126,10 +132,11 @@ class RunCheckpoints(Checkpoint):
     # ------------------------------------------------------------------ start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remove what killed runs have left.
+        """Keep other runs out of the folder, and remove what killed ones have left.
 
         Raises:
             TypeError: If the strategy would write its checkpoints in a way of its own.
+            RuntimeError: If another run writes to the folder.
         """
         if isinstance(trainer.strategy, ModelParallelStrategy) and not isinstance(
             trainer.strategy, FullyShardedStrategy
@@ -139,6 +146,7 @@ class RunCheckpoints(Checkpoint):
                 "lightning_modules.fully_sharded.FullyShardedStrategy (experiments/strategies/fsdp2.yaml)"
             )
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._lock.take()
             for path in remove_leftovers(self.folder):
                 logger.warning("removed %s, which a run that was killed has left", path)
 
@@ -155,7 +163,7 @@ class RunCheckpoints(Checkpoint):
         existing = self._existing()
         same_on_all_ranks(" ".join(existing), f"checkpoints in {self.folder}")
         origin = Path(trainer.ckpt_path).resolve() if trainer.ckpt_path else None
-        is_own = origin is not None and origin.parent == self.folder.resolve()
+        is_own = origin is not None and origin.parent == self.folder.resolve() and bool(_NAME.fullmatch(origin.name))
         if existing and not is_own:
             raise FileExistsError(
                 f"{self.folder} holds checkpoints of another run ({first_of(existing)}), and this run begins "
@@ -227,6 +235,11 @@ class RunCheckpoints(Checkpoint):
         """Save when the run is told to terminate, as by a preempted job."""
         if isinstance(exception, SIGTERMException) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.save(trainer)
+        self._lock.release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let other runs into the folder."""
+        self._lock.release()
 
     def _is_part_of_training(self, trainer: Trainer) -> bool:
         return trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run  # type: ignore[attr-defined]

@@ -2,9 +2,11 @@
 
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_modules import run_lock
 from lightning_modules.callbacks.run_checkpoints import RunCheckpoints, checkpoint_to_load
-from lightning_modules.checkpoint_folder import is_checkpoint_folder, remove_leftovers
+from lightning_modules.checkpoint_folder import is_checkpoint_folder, remove_leftovers, write_folder
 from lightning_modules.checkpoint_reading import read_folder
 
 
@@ -158,6 +161,88 @@ def test_which_checkpoint_is_meant(tmp_path):
     assert checkpoint_to_load(trainer, True, None) is None
     with pytest.raises(ValueError, match=r"--ckpt_path latest: there is no checkpoint in .*nothing"):
         checkpoint_to_load(trainer, False, "latest")
+
+
+def test_a_run_that_was_killed_before_its_first_link(tmp_path):
+    """The checkpoint is whole, so the same command goes on from it."""
+    keeper = RunCheckpoints(str(tmp_path / "c"), every_n_steps=1)
+    trainer = fit(tmp_path, Counting(), keeper, max_steps=1)
+    (tmp_path / "c" / "latest").unlink()
+    found = checkpoint_to_load(trainer, True, None)
+    assert found == str((tmp_path / "c" / "step_00000001").resolve())
+    begun = Counting()
+    fit(tmp_path, begun, RunCheckpoints(str(tmp_path / "c")), found)
+    assert begun.weight.tolist() == [8.0] * 3
+    assert target(tmp_path / "c", "latest") == 8
+
+
+def test_two_runs_at_once(tmp_path, monkeypatch):
+    """The second one would remove what the first one is writing."""
+    monkeypatch.setattr(run_lock, "PATIENCE", 0.2)
+    half_written = tmp_path / "c" / ".saving-step_00000001"
+    half_written.mkdir(parents=True)
+    program = (
+        "import sys, pathlib; from lightning_modules.run_lock import RunLock;"
+        "lock = RunLock(pathlib.Path(sys.argv[1])); lock.take(); print('taken', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "c")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "taken\n"
+        with pytest.raises(RuntimeError, match=f'another run writes to this folder now: .*"process": {other.pid},'):
+            fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c")))
+        assert half_written.exists()
+        other.kill()
+    fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c")))
+    assert steps(tmp_path / "c") == [4, 8]
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    class Odd(Callback):
+        def state_dict(self):
+            return {"since": timedelta(seconds=1)}
+
+    keeper = RunCheckpoints(str(tmp_path / "c"))
+    with pytest.raises(RuntimeError, match=r"step_00000004: .* callbacks\['.*Odd'\] of it must be plain .*timedelta"):
+        fit(tmp_path, Counting(), keeper, callbacks=[keeper, Odd()])
+    assert not list((tmp_path / "c").glob("step_*"))
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond 2,000 bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("what", ["state_dict", "more"])
+def test_a_full_disk(what, tmp_path, full_disk):
+    """An error that names the checkpoint, which is not there, and nothing that looks like one."""
+    checkpoint = {"state_dict": {"weight": torch.zeros(3)}, what: {"weight": torch.zeros(3000)}}
+    with pytest.raises(RuntimeError, match="step_00000001: the checkpoint cannot be written: "):
+        write_folder(tmp_path / "step_00000001", checkpoint, together=False)
+    assert not (tmp_path / "step_00000001").exists()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "c").touch()
+    with pytest.raises(RuntimeError, match=r"step_00000001: the checkpoint cannot be written: .*Not a directory"):
+        write_folder(tmp_path / "c" / "step_00000001", {"state_dict": {}}, together=False)
+
+
+def test_a_file_of_another_callback_in_the_folder(tmp_path):
+    saver = ModelCheckpoint(tmp_path / "c", "{step}", every_n_train_steps=4, save_top_k=-1)
+    fit(tmp_path, Counting(), saver)
+    begun = Counting()
+    fit(tmp_path, begun, RunCheckpoints(str(tmp_path / "c")), tmp_path / "c" / "step=4.ckpt")
+    assert begun.weight.tolist() == [8.0] * 3
+    assert target(tmp_path / "c", "latest") == 8
 
 
 def test_a_trial_run_leaves_nothing(tmp_path):
