@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -18,6 +19,8 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
 
 _STORE_TIMEOUT = timedelta(seconds=10)
+_PATIENCE = 4
+"""Intervals that a rank has to find out, or to end by itself once another one has said that it ends."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,16 @@ def this_peer(rank: int, main_address: str) -> Peer:
 
     Args:
         rank: Of this process.
-        main_address: Of the node of rank 0; the address of this node is that of the way to there.
+        main_address: Of the node of rank 0; the address of this node is that of the way to there, where there is one.
     """
-    family, kind, protocol, _, target = socket.getaddrinfo(main_address, 9, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(target)  # sends nothing
-        address = probe.getsockname()[0]
+    address = "address unknown"
+    # It only goes into messages. A name may stand for several addresses, not all of which can be reached (IPv6).
+    with suppress(OSError):
+        for family, kind, protocol, _, target in socket.getaddrinfo(main_address, 9, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, kind, protocol) as probe:
+                probe.connect(target)  # sends nothing
+                address = probe.getsockname()[0]
+                break
     return Peer(rank, socket.gethostname(), address, os.getpid())
 
 
@@ -75,7 +82,7 @@ class Heartbeats:
         world_size: Number of ranks.
         interval: Seconds between signs of life.
         lost_after: Seconds of silence after which a rank counts as lost.
-        on_lost: Called once, from a thread, with the sentence that says who is lost.
+        on_lost: Called once, from a thread, with the sentence that says who is lost, or why another rank has ended.
     """
 
     def __init__(
@@ -135,9 +142,9 @@ class Heartbeats:
             error: What the collective raised; gloo names the address of the peer.
         """
         began = time.monotonic()
-        while time.monotonic() - began < 4 * self._interval:
-            if others := {rank: text for rank, text in self._failed.items() if rank != self._me.rank}:
-                return " ".join(f"{self._peers[rank]} ended with {text}." for rank, text in sorted(others.items()))
+        while time.monotonic() - began < _PATIENCE * self._interval:
+            if told := self._told():
+                return told
             if lost := self._lost(2 * self._interval):
                 return lost
             time.sleep(self._interval / 10)
@@ -165,10 +172,20 @@ class Heartbeats:
             self._stopping.wait(self._interval)
 
     def _watch(self) -> None:
+        told_at = math.inf
         while not self._stopping.wait(self._interval):
-            if lost := self._lost(self._lost_after):
+            # A rank that has said why it ends will not come back; on a GPU nothing else may end a wait for it.
+            told = self._told()
+            told_at = min(told_at, time.monotonic()) if told else math.inf
+            is_waiting = time.monotonic() - told_at > min(self._lost_after, _PATIENCE * self._interval)
+            if lost := told if is_waiting else self._lost(self._lost_after):
                 self._on_lost(lost)
                 return
+
+    def _told(self) -> str | None:
+        """What other ranks have said about why they end."""
+        others = {rank: text for rank, text in self._failed.items() if rank != self._me.rank}
+        return " ".join(f"{self._peers[rank]} ended with {text}." for rank, text in sorted(others.items())) or None
 
     def _lost(self, seconds: float) -> str | None:
         """The sentence about ranks, or the store, without a sign of life for so long."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
@@ -27,7 +28,8 @@ class LostRanks(Callback):
     Every rank gives a sign of life through the store of the process group. If one is silent for too long (its node is
     gone, or a link drops packets silently), this process says which and ends with status 1, even when it waits in a
     collective. If a collective fails before, because its connection was reset, the same sentence is added to its error.
-    A rank that fails for a reason of its own tells it to the others, whose errors repeat it.
+    A rank that fails for a reason of its own tells it to the others, whose errors repeat it; those that still wait for
+    it four intervals later end, too.
 
     The time-out of collectives themselves, for ranks that live and hang, is `timeout` of the strategy, in seconds.
 
@@ -75,7 +77,7 @@ class LostRanks(Callback):
             return
         if is_connection_failure(exception):
             exception.add_note(f"{self._heartbeats.explain(exception)} {self._advice()}")
-        else:
+        elif not isinstance(exception, SIGTERMException):  # all ranks have agreed on that; some may still be on the way
             self._heartbeats.tell_failure(exception)
         self._heartbeats.stop()
 

@@ -101,6 +101,18 @@ def test_the_failure_of_another_rank_comes_first(ranks):
     )
 
 
+def test_a_rank_that_waits_for_one_that_has_said_why_it_ends(ranks):
+    """Nothing else may end its wait on a GPU; it does not take the whole time of a rank that is lost without a word."""
+    beats, reports = ranks(2, lost_after=60)
+    beats[1].tell_failure(OSError("No space left on device"))
+    beats[1].stop()
+    until(lambda: reports[0])
+    assert reports == [
+        ["rank 1 on node node-1 (10.0.0.2, process 101) ended with OSError: No space left on device."],
+        [],
+    ]
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -119,3 +131,8 @@ def test_errors_that_may_come_from_elsewhere(error, expected):
 def test_where_this_process_runs():
     assert this_peer(3, "127.0.0.1").address == "127.0.0.1"
     assert this_peer(3, "localhost").rank == 3
+
+
+@pytest.mark.parametrize("address", ["no-such-host.invalid", "255.255.255.255"])
+def test_an_address_that_cannot_be_found_out_does_not_end_the_run(address):
+    assert this_peer(3, address).address == "address unknown"
