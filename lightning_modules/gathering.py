@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 import torch.distributed
 from torch import Tensor
 
+from datamodules.fields import first_of
+from lightning_modules.non_finite import NonFiniteError
+
 Row = TypeVar("Row")
 
 
@@ -63,9 +66,23 @@ class SampleMeans:
         ]
 
     def compute(self) -> dict[str, float]:
-        """The means by name, of nothing before the first update; all ranks must call it together, and it forgets."""
+        """The means by name, of nothing before the first update; all ranks must call it together, and it forgets.
+
+        Raises:
+            NonFiniteError: If a sum of a sample is NaN or infinite; names the samples, on all ranks.
+        """
         rows = gather_rows(self._rows, key=lambda row: row.sample_id)
         self._rows = []
+        if bad := {row.sample_id: sum(row.totals.values()) for row in rows if not _is_finite(row)}:
+            raise NonFiniteError(
+                f"the loss of {len(bad)} of {len(rows)} samples of this evaluation is not finite: "
+                f"{first_of(sorted(bad))}; look at these samples, and at the weights: is a step before it to blame?",
+                bad,
+            )
         # Exact sums have no order.
         weight = math.fsum(row.weight for row in rows) or 1.0
         return {name: math.fsum(row.totals[name] for row in rows) / weight for name in (rows[0].totals if rows else ())}
+
+
+def _is_finite(row: _Sums) -> bool:
+    return all(map(math.isfinite, row.totals.values()))

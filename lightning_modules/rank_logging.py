@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 
@@ -18,9 +19,11 @@ def configure_logging() -> None:
 
     That is log records below ERROR of all libraries, warnings, and progress bars of loading and indexing; exceptions
     and errors still come from every rank. The rank is what `torchrun`, SLURM or Lightning have put into the
-    environment.
+    environment; where Lightning itself starts the processes of every node, the first one of a node is known by
+    ``NODE_RANK``.
     """
-    if rank_of_process() == 0:
+    node = int(os.environ.get("NODE_RANK", "0"))
+    if rank_of_process() == 0 and node == 0:
         # Nothing happens where the root logger is configured already.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
         for name in ("lightning_modules", "datamodules"):

@@ -18,13 +18,10 @@ from datamodules.files import atomic_write_text
 from lightning_modules.callbacks.reporting import output_folder
 from lightning_modules.gathering import gather_rows
 from lightning_modules.gradient_norm import local_gradient, squared_norm_of_rank
+from lightning_modules.non_finite import NonFiniteError
 
 NAMED = 8
 """How many batches or parameters an error names; the file has all of them."""
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or a gradient is NaN or infinite."""
 
 
 @dataclass
@@ -58,6 +55,9 @@ class GradientMonitor(Callback):
     other twice, and accumulated batches are not held up one by one; what is computed in vain after a NaN is the rest of
     the window. With float16 and its loss scaling, gradients that overflow are usual, and the scaler leaves such steps
     out; then only losses stop a run.
+
+    Losses of an evaluation are looked at where they are summed up, by :class:`lightning_modules.gathering.SampleMeans`.
+    That ends the run, too; ``non_finite_{stage}_step{N}.json`` has the samples.
 
     The hook `on_before_optimizer_step` of callbacks comes before that of the module and before clipping. Whatever else
     changes the gradient must do so before (in `training_step` or `on_after_backward`) to be part of the norm.
@@ -108,6 +108,18 @@ class GradientMonitor(Callback):
                 self._stop(trainer, pl_module, optimizer, math.sqrt(norm_square))
         self._window.clear()
         pl_module.log("train/gradient_norm", found[0].sqrt(), batch_size=1)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the samples of an evaluation whose losses are not finite to a file; all ranks have the same."""
+        stage = trainer.state.stage
+        if not isinstance(exception, NonFiniteError) or not exception.losses or self._folder is None or stage is None:
+            return
+        path = self._folder / f"non_finite_{stage.value}_step{trainer.global_step}.json"
+        if trainer.is_global_zero:
+            losses = {sample_id: _json_number(loss) for sample_id, loss in exception.losses.items()}
+            report = {"what": "loss", "stage": stage.value, "step": trainer.global_step, "losses": losses}
+            atomic_write_text(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        exception.add_note(f"all samples whose loss is not finite are in {path}")
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, norm: float) -> None:
         rank, host = trainer.global_rank, socket.gethostname()

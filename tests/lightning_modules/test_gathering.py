@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lightning_modules.gathering import SampleMeans
+from lightning_modules.non_finite import NonFiniteError
 
 ROWS = [("a", 2.0, 1.0), ("b", 3.0, 0.1), ("c", 0.0, 0.0), ("d", 1.0, 1e-9), ("e", 7.0, 1e9)]
 
@@ -36,3 +37,12 @@ def test_nothing_and_nothing_twice():
     means.update(["a"], torch.zeros(1), loss=torch.zeros(1))
     assert means.compute() == {"loss": 0.0}
     assert means.compute() == {}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_names_its_sample(loss):
+    with pytest.raises(
+        NonFiniteError, match="the loss of 1 of 6 samples of this evaluation is not finite: rows:9;"
+    ) as e:
+        means_of([*ROWS, ("rows:9", 1.0, loss)])
+    assert str(e.value.losses["rows:9"]) == str(loss)

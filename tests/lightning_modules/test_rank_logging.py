@@ -24,9 +24,14 @@ def restored():
     enable_progress_bars()
 
 
-@pytest.mark.parametrize(("rank", "heard"), [(0, ["news", "oddity", "failure"]), (3, ["failure"])])
-def test_what_is_heard_of_a_rank(rank, heard, restored, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("rank", "node", "heard"),
+    [(0, 0, ["news", "oddity", "failure"]), (3, 0, ["failure"]), (0, 1, ["failure"])],  # last: Lightning's own launcher
+)
+def test_what_is_heard_of_a_rank(rank, node, heard, restored, monkeypatch, caplog):
     monkeypatch.setattr(rank_zero_only, "rank", rank)
+    monkeypatch.setenv("NODE_RANK", str(node))
+    is_first = (rank, node) == (0, 0)
     configure_logging()
     log = logging.getLogger("lightning_modules.somewhere")
     log.info("news")
@@ -34,9 +39,9 @@ def test_what_is_heard_of_a_rank(rank, heard, restored, monkeypatch, caplog):
     log.error("failure")
     assert [record.message for record in caplog.records] == heard
     with warnings.catch_warnings(record=True) as caught:
-        if rank == 0:
+        if is_first:
             warnings.simplefilter("always")  # pytest has a filter of its own
         warnings.warn("careful", UserWarning, stacklevel=1)
-    assert len(caught) == (rank == 0)
-    assert are_progress_bars_disabled() == (rank > 0)
-    assert datasets.are_progress_bars_disabled() == (rank > 0)
+    assert len(caught) == is_first
+    assert are_progress_bars_disabled() != is_first
+    assert datasets.are_progress_bars_disabled() != is_first

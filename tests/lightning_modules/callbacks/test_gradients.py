@@ -8,7 +8,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
-from lightning_modules.callbacks.gradients import GradientMonitor, NonFiniteError
+from lightning_modules.callbacks.gradients import GradientMonitor
+from lightning_modules.gathering import SampleMeans
+from lightning_modules.non_finite import NonFiniteError
 
 
 @dataclass
@@ -43,6 +45,19 @@ class Root(Line):
         return self.weight.sqrt()
 
 
+class Judged(Line):
+    """Loses 1 / x in an evaluation of x."""
+
+    def on_validation_epoch_start(self):
+        self.means = SampleMeans()
+
+    def validation_step(self, batch, batch_idx):
+        self.means.update(batch.sample_ids, torch.ones(1), loss=1 / batch.values)
+
+    def on_validation_epoch_end(self):
+        self.log("validation/loss", self.means.compute()["loss"])
+
+
 def fit(folder, module, rows=(1.0, 2.0, 3.0, 4.0), monitor=None, **options):
     trainer = Trainer(
         accelerator="cpu",
@@ -55,7 +70,8 @@ def fit(folder, module, rows=(1.0, 2.0, 3.0, 4.0), monitor=None, **options):
         log_every_n_steps=1,
         **{"max_epochs": 1} | options,
     )
-    trainer.fit(module, DataLoader(list(rows), batch_size=1, collate_fn=collate))
+    rows = DataLoader(list(rows), batch_size=1, collate_fn=collate)
+    trainer.fit(module, rows, rows if isinstance(module, Judged) else None)
     return trainer
 
 
@@ -147,3 +163,11 @@ def test_a_trial_run_writes_no_file(tmp_path):
     with pytest.raises(NonFiniteError, match=r"samples row1\. .*fast_dev_run writes no file"):
         fit(tmp_path, Root(), fast_dev_run=True)
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_an_evaluation(tmp_path):
+    with pytest.raises(NonFiniteError, match="the loss of 1 of 4 samples of this evaluation is not finite: row0;") as e:
+        fit(tmp_path, Judged(), rows=[1.0, 2.0, 0.0, 4.0], num_sanity_val_steps=0)
+    path = tmp_path / "non_finite_validate_step4.json"
+    assert str(path) in e.value.__notes__[0]
+    assert json.loads(path.read_text()) == {"what": "loss", "stage": "validate", "step": 4, "losses": {"row0": "inf"}}
