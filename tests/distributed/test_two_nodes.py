@@ -166,8 +166,10 @@ def outcome(hosts_are_possible, quickstart_run, tmp_path_factory):
 def test_the_node_that_is_left_names_the_one_that_was_killed(outcome, record_property):
     loss = outcome.loss_of_node
     record_property("seconds", loss.seconds)
+    sys.stdout.write(f"seconds from the kill to the end of the node that is left: {loss.seconds[0]:.1f}\n")
     assert loss.status[0] not in (None, 0), loss.output[0][-6000:]
     line = next(line for line in loss.output[0].splitlines() if "Lost rank" in line)
+    sys.stdout.write(f"{line}\n")
     assert "Lost rank 1 on node node-b (10.77.0.2" in line
     assert "--ckpt_path" in line
     assert "checkpoints/latest" in line
@@ -177,6 +179,7 @@ def test_a_link_that_is_lost_silently(outcome, record_property):
     """No connection is reset, and collectives may take ten minutes here: signs of life are what is missing."""
     loss = outcome.loss_of_link
     record_property("seconds", loss.seconds)
+    sys.stdout.write(f"seconds from the cut to the end of each node: {loss.seconds[0]:.1f}, {loss.seconds[1]:.1f}\n")
     for status, output in zip(loss.status, loss.output, strict=True):
         assert status not in (None, 0), output[-6000:]
     assert "LostRankError: Lost rank 1 on node node-b (10.77.0.2" in loss.output[0]
