@@ -17,6 +17,7 @@ from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
+from torch.distributed.distributed_c10d import default_pg_timeout
 
 _STORE_TIMEOUT = timedelta(seconds=10)
 _PATIENCE = 4
@@ -83,6 +84,8 @@ class Heartbeats:
         interval: Seconds between signs of life.
         lost_after: Seconds of silence after which a rank counts as lost.
         on_lost: Called once, from a thread, with the sentence that says who is lost, or why another rank has ended.
+        run: Of those that use this store one after the other, such as a `test` after a `fit`: what one has left there
+            must not be taken for news by the next.
     """
 
     def __init__(
@@ -93,28 +96,51 @@ class Heartbeats:
         interval: float,
         lost_after: float,
         on_lost: Callable[[str], None],
+        run: int = 0,
     ) -> None:
         self._me, self._interval, self._lost_after, self._on_lost = me, interval, lost_after, on_lost
         self._ranks = range(world_size)
-        self._store: Any = PrefixStore("heartbeats", store.clone())
+        self._store: Any = PrefixStore(f"heartbeats/{run}", store.clone())
         self._store.set_timeout(_STORE_TIMEOUT)
         self._store.set(f"peer/{me.rank}", json.dumps(asdict(me)))
         self._store.set(f"beat/{me.rank}", "0")
         self._store_host = _host_of(store)
         self._stopping = threading.Event()
-        self._changed: dict[int, float] = {}
         self._answered = time.monotonic()
+        self._changed = dict.fromkeys(self._ranks, self._answered)
         self._failed: dict[int, str] = {}
-        self._peers: dict[int, Peer] = {}
+        self._peers = {me.rank: me}
 
-    def start(self) -> None:
-        """Begin to beat and to watch; every rank must have made its :class:`Heartbeats` before (a barrier)."""
-        told = self._store.multi_get([f"peer/{rank}" for rank in self._ranks])
-        self._peers = {rank: Peer(**json.loads(text)) for rank, text in zip(self._ranks, told, strict=True)}
+    def start(self, patience: timedelta = default_pg_timeout) -> str | None:
+        """Wait until all ranks have made their :class:`Heartbeats`; then begin to beat and to watch.
+
+        Until then nobody can tell a rank that is gone from one that reads its data, but one that has failed says so.
+
+        Args:
+            patience: How long to wait.
+
+        Returns:
+            Why that will not happen; None if all are there.
+        """
+        deadline = time.monotonic() + patience.total_seconds()
+        keys = [f"peer/{rank}" for rank in self._ranks]
+        while True:
+            self._read_failures()
+            if told := self._told():
+                return told
+            if self._store.check(keys):
+                break
+            if time.monotonic() > deadline:
+                missing = [rank for rank, key in zip(self._ranks, keys, strict=True) if not self._store.check([key])]
+                return f"Ranks {missing} have not come so far within {patience}."
+            time.sleep(self._interval / 10)
+        told_peers = self._store.multi_get(keys)
+        self._peers = {rank: Peer(**json.loads(text)) for rank, text in zip(self._ranks, told_peers, strict=True)}
         self._answered = time.monotonic()
         self._changed = dict.fromkeys(self._ranks, self._answered)
         for work in (self._beat, self._watch):
             threading.Thread(target=work, name=f"heartbeats{work.__name__}", daemon=True).start()
+        return None
 
     def stop(self) -> None:
         """End both threads; they may take an interval for it."""
@@ -163,8 +189,7 @@ class Heartbeats:
             with suppress(RuntimeError):
                 self._store.set(f"beat/{self._me.rank}", str(count))
                 told = self._store.multi_get([f"beat/{rank}" for rank in self._ranks])
-                if self._store.check(["failed"]):
-                    self._failed = dict(json.loads(line) for line in self._store.get("failed").decode().splitlines())
+                self._read_failures()
                 self._answered = time.monotonic()
                 for rank, beat in zip(self._ranks, told, strict=True):
                     if beats.get(rank) != beat:
@@ -182,10 +207,19 @@ class Heartbeats:
                 self._on_lost(lost)
                 return
 
+    def _read_failures(self) -> None:
+        if self._store.check(["failed"]):
+            self._failed = dict(json.loads(line) for line in self._store.get("failed").decode().splitlines())
+
     def _told(self) -> str | None:
         """What other ranks have said about why they end."""
         others = {rank: text for rank, text in self._failed.items() if rank != self._me.rank}
-        return " ".join(f"{self._peers[rank]} ended with {text}." for rank, text in sorted(others.items())) or None
+        return " ".join(f"{self._named(rank)} ended with {text}." for rank, text in sorted(others.items())) or None
+
+    def _named(self, rank: int) -> str:
+        if rank not in self._peers:  # it has failed before all had found each other
+            self._peers[rank] = Peer(**json.loads(self._store.get(f"peer/{rank}")))
+        return str(self._peers[rank])
 
     def _lost(self, seconds: float) -> str | None:
         """The sentence about ranks, or the store, without a sign of life for so long."""

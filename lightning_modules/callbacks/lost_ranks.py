@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from itertools import count
 from typing import Any
 
 import torch.distributed as dist
@@ -38,6 +39,8 @@ class LostRanks(Callback):
         lost_after_seconds: Of silence after which a rank counts as lost.
     """
 
+    _runs = count()  # in this process; the same on all ranks
+
     def __init__(self, interval_seconds: float = 5.0, lost_after_seconds: float = 60.0) -> None:
         if not 0 < 2 * interval_seconds <= lost_after_seconds:
             raise ValueError(
@@ -53,17 +56,21 @@ class LostRanks(Callback):
         """Begin to give signs of life and to watch those of the others."""
         if trainer.world_size == 1 or not dist.is_initialized():
             return
+        self._heartbeats = self._made(trainer)
+        if problem := self._heartbeats.start():
+            raise LostRankError(f"{problem} {self._advice()}")
+
+    def _made(self, trainer: Trainer) -> Heartbeats:
         environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
-        self._heartbeats = Heartbeats(
+        return Heartbeats(
             _get_default_store(),  # the only way to it, see init_process_group
             this_peer(trainer.global_rank, environment.main_address),
             trainer.world_size,
             self.interval_seconds,
             self.lost_after_seconds,
             self._end,
+            next(self._runs),
         )
-        trainer.strategy.barrier("LostRanks")
-        self._heartbeats.start()
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
         """Remember where the run can be resumed from."""
@@ -74,8 +81,16 @@ class LostRanks(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Add the cause to an error of a collective, or tell the others about an error of this rank's own."""
         if self._heartbeats is None:
-            return
-        if is_connection_failure(exception):
+            # Such as data that one rank cannot read: the others wait for it in `setup`, or will.
+            if trainer.world_size == 1 or not dist.is_initialized():
+                return
+            try:
+                self._heartbeats = self._made(trainer)
+            except RuntimeError:  # of the store: its process has ended, and so will all that wait for this one
+                return
+        if isinstance(exception, LostRankError):
+            pass
+        elif is_connection_failure(exception):
             exception.add_note(f"{self._heartbeats.explain(exception)} {self._advice()}")
         elif not isinstance(exception, SIGTERMException):  # all ranks have agreed on that; some may still be on the way
             self._heartbeats.tell_failure(exception)

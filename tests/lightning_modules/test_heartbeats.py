@@ -28,7 +28,7 @@ def ranks(server):
             peer = Peer(rank, f"node-{rank}", f"10.0.0.{rank + 1}", 100 + rank)
             made.append(Heartbeats(client, peer, count, INTERVAL, lost_after, reports[rank].append))
         for each in made:
-            each.start()
+            assert each.start() is None
         return made, reports
 
     yield make
@@ -99,6 +99,21 @@ def test_the_failure_of_another_rank_comes_first(ranks):
     assert told == (
         "rank 1 on node node-1 (10.0.0.2, process 101) ended with ValueError: rows.jsonl:7: field 'answer' is missing."
     )
+
+
+def test_a_rank_that_fails_before_all_have_found_each_other(server):
+    """Such as one whose node lacks a file of the data: the others wait for it, and repeat what it says."""
+
+    def make(rank):
+        client = dist.TCPStore("127.0.0.1", server.port, is_master=False, timeout=timedelta(seconds=10))
+        return Heartbeats(client, Peer(rank, f"node-{rank}", f"10.0.0.{rank + 1}", 100 + rank), 3, INTERVAL, 60, print)
+
+    one = make(0)
+    assert one.start(timedelta(seconds=0.2)) == "Ranks [1, 2] have not come so far within 0:00:00.200000."
+    make(1).tell_failure(FileNotFoundError("rows.jsonl"))
+    expected = "rank 1 on node node-1 (10.0.0.2, process 101) ended with FileNotFoundError: rows.jsonl."
+    assert one.start() == expected
+    assert one.explain(RuntimeError("gloo: Connection closed by peer")) == expected
 
 
 def test_a_rank_that_waits_for_one_that_has_said_why_it_ends(ranks):
