@@ -34,7 +34,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def model_to_device(self) -> None:
-        """Move what is not sharded; shards are where they belong already, and `to` would take them out of main memory."""
+        """Move what is not sharded; shards are where they belong, which may be main memory."""
         assert self.model is not None
         _move_unsharded(self.model, self.root_device)
 

@@ -30,7 +30,8 @@ class Parsed(VisualPRMCLI):
         """Make nothing."""
 
 
-def test_large_experiments_compose_with_every_strategy():
+def test_large_experiments_compose_with_every_strategy(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["visualprm"])
     large, strategies = (sorted((REPOSITORY / "experiments" / name).glob("*.yaml")) for name in LARGE)
     alone = {}
     for overlay, strategy in itertools.product(large, [None, *strategies]):
