@@ -198,7 +198,7 @@ def gather_all(module: nn.Module) -> None:
 def let_go(module: nn.Module, options: ShardingOptions) -> None:
     """Free all gathered weights; a module's parameters are its shards again. Needs no other rank."""
     units = [cast(nn.Module, part) for part in _units(module)]
-    nested = {inner for part in units for inner in _units(part) if inner is not part}
+    nested = {inner for part in units for child in part.children() for inner in _units(child)}
     for part in _units(module):
         # Roots keep what they have gathered, see `shard`.
         part.set_reshard_after_forward(options.reshard_after_forward and part in nested, recurse=False)
