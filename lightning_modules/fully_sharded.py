@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from lightning_modules.checkpoint_folder import write_folder
 from lightning_modules.checkpoint_reading import load_shards
@@ -29,6 +33,11 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    def model_to_device(self) -> None:
+        """Move what is not sharded; shards are where they belong, which may be main memory."""
+        assert self.model is not None
+        _move_unsharded(self.model, self.root_device)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write a folder, whole or not at all; every process writes its shards."""
         if not self._save_distributed_checkpoint:
@@ -44,3 +53,18 @@ class FullyShardedStrategy(ModelParallelStrategy):
         module: Any = self.lightning_module
         check = getattr(module, "check_stored", None)
         return load_shards(path, module, self.optimizers, strict=module.strict_loading, check=check)
+
+
+def _move_unsharded(module: nn.Module, device: torch.device) -> None:
+    if not any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        module.to(device)
+        return
+    for parameter in module.parameters(recurse=False):
+        if not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.to(device)
+    for name, buffer in module.named_buffers(recurse=False):
+        module._buffers[name] = buffer.to(device)
+    for child in module.children():
+        _move_unsharded(child, device)
+    if isinstance(module, _DeviceDtypeModuleMixin):
+        module._device = device

@@ -1,11 +1,16 @@
 """Every YAML under experiments/ runs: its first comment says with which command."""
 
+import itertools
 import re
 import shlex
 
 import pytest
 from cli_runs import REPOSITORY, visualprm
+from lightning.pytorch import LightningDataModule, LightningModule
 
+from lightning_modules.cli import VisualPRMCLI
+
+LARGE = ("visualprm_8b", "strategies")
 EXPERIMENTS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
 
 
@@ -18,6 +23,33 @@ def command_of(path):
     return shlex.split(command[1])
 
 
+class Parsed(VisualPRMCLI):
+    """The command up to what its files come to."""
+
+    def instantiate_classes(self):
+        """Make nothing."""
+
+
+def test_large_experiments_compose_with_every_strategy(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["visualprm"])
+    large, strategies = (sorted((REPOSITORY / "experiments" / name).glob("*.yaml")) for name in LARGE)
+    alone = {}
+    for overlay, strategy in itertools.product(large, [None, *strategies]):
+        files = dict.fromkeys([REPOSITORY / "experiments/visualprm_8b/full.yaml", overlay, *filter(None, [strategy])])
+        words = [f"--config={path}" for path in files]
+        parts = {"subclass_mode_model": True, "subclass_mode_data": True, "parser_kwargs": {"parser_mode": "omegaconf"}}
+        config = Parsed(LightningModule, LightningDataModule, run=False, args=words, **parts).config
+        trainer, rest = vars(config.trainer), {"model": config.model, "data": config.data}
+        if strategy is None:
+            alone = {"rest": rest, "trainer": trainer}
+            continue
+        # An overlay decides where weights are, and nothing of the training itself.
+        assert rest == alone["rest"], (overlay, strategy)
+        changed = {name for name in trainer if trainer[name] != alone["trainer"][name]}
+        assert changed <= {"strategy", "devices", "num_nodes", "inference_mode"}, (overlay, strategy)
+        assert changed & {"strategy", "devices"}, (overlay, strategy)
+
+
 def files_of(folder):
     """What is there and when it was written; not the cache of tables, which is known by content."""
     paths = [path for path in folder.rglob("*") if path.is_file() and "cache" not in path.relative_to(folder).parts]
@@ -27,7 +59,7 @@ def files_of(folder):
 @pytest.fixture
 def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
     """Overrides with which an experiment made for large machines runs here: a tiny checkpoint, a few rows, the CPU."""
-    if path.parent.name not in ("visualprm_8b", "strategies"):
+    if path.parent.name not in LARGE:
         return []
     monkeypatch.setenv("VISUALPRM_BASE", str(tiny_checkpoint))
     monkeypatch.setenv("VISUALPRM_DATA", str(quickstart_run / "world/prompts/process_supervision.jsonl"))

@@ -16,6 +16,7 @@ from lightning_modules.generation.sampling import SamplingParameters, pick_token
 from lightning_modules.model.cache import continue_from
 from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.scoring_memory import most_on_any_rank
+from lightning_modules.model.sharding import computing_device
 from lightning_modules.model.step_head import vocabulary_logits
 
 # Sliding windows are kept whole here, and masked.
@@ -124,7 +125,7 @@ class TransformersEngine:
             add_special_tokens=False,
             return_tensors="pt",
         )
-        return dict(batch.to(self.model.device, self.model.dtype))
+        return dict(batch.to(computing_device(self.model), self.model.dtype))
 
     def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         """Run the prompts once: last hidden states (B, H), the filled cache, positions, and the next position (B,)."""

@@ -101,7 +101,7 @@ class BackboneModule(GlobalMeanModule):
         heads = [module for name, module in self.named_children() if name == "head"]
         shard(self.backbone, heads, mesh, sharding, self.trainer.precision)
         if source is not None:
-            fill(self.backbone, heads, source)
+            fill(self.backbone, heads, source, cpu_offload=sharding.cpu_offload)
 
     def on_predict_start(self) -> None:
         """Hold whole weights while texts are sampled, unless the strategy says otherwise."""

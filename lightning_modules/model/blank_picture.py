@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lightning_modules.model.shared_prefix import NAME as SHARED_PREFIX
 
 _SIDE = 32
+_FEATURES = ("pooler_output", "deepstack_features")
 
 
 class BlankPicture:
@@ -57,9 +58,11 @@ class BlankPicture:
             for name, value in self._inputs.items()
         }
         base_model: Any = self._backbone.base_model
-        features = base_model.get_image_features(**inputs)
-        for leaf in tree_leaves(features):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        output = base_model.get_image_features(**inputs)
+        # What the model itself takes from it: anything else (states before a last norm) would give gradients to weights
+        # that get none from a picture, and ranks would average different lists of them.
+        for leaf in tree_leaves([getattr(output, name, None) for name in _FEATURES]):
+            if isinstance(leaf, Tensor):
                 embeddings = embeddings + 0 * leaf.flatten()[0].to(embeddings.dtype)
         return args, kwargs | {"inputs_embeds": embeddings}
 

@@ -127,10 +127,11 @@ def initial_adapter(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
         seed: Of the run.
     """
     if ".lora_B." in name:
-        return torch.zeros(shape)
+        return torch.zeros(shape, device="cpu")
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return (2 * torch.rand(shape, generator=generator) - 1) / shape[1] ** 0.5
+    # Lightning loads models where new tensors are made on the GPU.
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return (2 * torch.rand(shape, generator=generator, device="cpu") - 1) / shape[1] ** 0.5
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from datamodules.process.collate import StepBatch
+from lightning_modules.model.sharding import computing_device
 from lightning_modules.model.step_head import StepHead
 
 # Families whose packed forward is known (and tested) to equal the padded one. Others may have masks that depend on
@@ -103,7 +104,7 @@ def _attention_arguments(decoder: PreTrainedModel, boundaries: list[int]) -> dic
     implementation = decoder.config._attn_implementation
     lengths = [end - begin for begin, end in pairwise(boundaries)]
     if implementation in _FLASH_ATTENTION:
-        starts = torch.tensor(boundaries, dtype=torch.int32).to(decoder.device, non_blocking=True)
+        starts = torch.tensor(boundaries, dtype=torch.int32).to(computing_device(decoder), non_blocking=True)
         longest = max(lengths)
         return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
     has_window = getattr(decoder.config, "sliding_window", None) is not None
@@ -111,7 +112,7 @@ def _attention_arguments(decoder: PreTrainedModel, boundaries: list[int]) -> dic
     if implementation != "sdpa" or has_window or is_compiled:
         return {}
     # A mask of four dimensions is passed on as it is; this one stands for "none is needed".
-    nothing = torch.empty(1, 1, 0, 0, device=decoder.device)
+    nothing = torch.empty(1, 1, 0, 0, device=computing_device(decoder))
     return {"attention_mask": nothing, "conversation_lengths": lengths}
 
 

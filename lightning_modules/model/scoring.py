@@ -17,6 +17,7 @@ from datamodules.process.candidates import EncodedCandidates
 from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.prompt_batch import continue_prompt, join_prompts
 from lightning_modules.model.scoring_memory import most_on_any_rank, split_into_groups, tokens_at_once
+from lightning_modules.model.sharding import computing_device
 from lightning_modules.model.shared_prefix import PackedCandidates, attending_to_prefix, shared_prefix_obstacle
 from lightning_modules.model.step_head import StepHead
 
@@ -102,7 +103,7 @@ def _score_with_shared_prefix(
     pad_id: int,
     memory_gib: float | None,
 ) -> dict[int, Tensor]:
-    device = head.weight.device
+    device = computing_device(head)
     inputs = _to_device(join_prompts([group.prefix for group in groups], pad_id), backbone, device)
     positions, starts = prompt_positions(backbone, inputs)
     # Padding stands to the right, where no token sees it: no mask is needed.
@@ -140,7 +141,7 @@ def _judge(head: StepHead, hidden_states: Tensor, chosen: Sequence[_Candidate]) 
 def _score_one_by_one(
     backbone: PreTrainedModel, head: StepHead, groups: Sequence[EncodedCandidates], candidates: list[_Candidate]
 ) -> dict[int, Tensor]:
-    device = head.weight.device
+    device = computing_device(head)
     logits: dict[int, Tensor] = {}
     for number in range(most_on_any_rank(len(candidates), device)):
         index = min(number, len(candidates) - 1)

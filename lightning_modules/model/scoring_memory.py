@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from transformers import DynamicCache, PreTrainedModel
 
+from lightning_modules.model.sharding import computing_device
+
 CPU_BYTES_AT_ONCE = 64 * 2**20
 """Activations beyond this are memory that the C library hands back and asks for again at every operation: each page is
 then zeroed and mapped anew, which costs more than smaller matrix products do (a sixth to a quarter of the time)."""
@@ -47,7 +49,7 @@ def tokens_at_once(memory_gib: float | None, backbone: PreTrainedModel, cache: D
     """
     each = bytes_per_token(backbone.config.get_text_config(decoder=True), backbone.dtype)
     if memory_gib is None:
-        return max(CPU_TOKENS_AT_ONCE, CPU_BYTES_AT_ONCE // each) if backbone.device.type == "cpu" else None
+        return max(CPU_TOKENS_AT_ONCE, CPU_BYTES_AT_ONCE // each) if computing_device(backbone).type == "cpu" else None
     layers: list[Any] = cache.layers
     held = sum(states.nbytes for layer in layers for states in (layer.keys, layer.values))
     return max(1, int((memory_gib * 2**30 - held) / each))

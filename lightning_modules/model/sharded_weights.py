@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from lightning_modules.model.lora import initial_adapter, is_adapter
 from lightning_modules.model.meta_loading import part_of_this_rank, rows_of
+from lightning_modules.model.sharding import computing_device
 from lightning_modules.model.step_head import StepHead, language_model_head
 
 
@@ -34,7 +36,9 @@ def take_dtypes(structure: PreTrainedModel, source: PreTrainedModel) -> None:
             parameter.data = parameter.data.to(dtypes[_name_in_source(name)])
 
 
-def fill(backbone: PreTrainedModel, heads: Sequence[nn.Module], source: PreTrainedModel) -> None:
+def fill(
+    backbone: PreTrainedModel, heads: Sequence[nn.Module], source: PreTrainedModel, *, cpu_offload: bool = False
+) -> None:
     """Put weights into a sharded structure. All ranks must call it together.
 
     Args:
@@ -42,6 +46,7 @@ def fill(backbone: PreTrainedModel, heads: Sequence[nn.Module], source: PreTrain
         heads: Step heads, likewise; they get the rows of the language-model head.
         source: The checkpoint as :func:`lightning_modules.model.meta_loading.read_sharded` gives it. Its weights are
             taken over, so that they are held once.
+        cpu_offload: Whether shards are kept in main memory.
     """
     seeds = [torch.initial_seed()]
     dist.broadcast_object_list(seeds)
@@ -49,7 +54,7 @@ def fill(backbone: PreTrainedModel, heads: Sequence[nn.Module], source: PreTrain
     taken: set[int] = set()
 
     def locals_of_backbone() -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in _parameters(backbone).items():
+        for name, parameter in backbone.named_parameters():
             assert isinstance(parameter, DTensor)
             if is_adapter(name):
                 yield name, part_of_this_rank(initial_adapter(name, parameter.shape, seeds[0]), parameter.device_mesh)
@@ -60,15 +65,15 @@ def fill(backbone: PreTrainedModel, heads: Sequence[nn.Module], source: PreTrain
             yield name, weight.to_local().clone() if id(weight) in taken else weight.to_local()
             taken.add(id(weight))
 
-    _assign(backbone, locals_of_backbone())
+    _assign(backbone, locals_of_backbone(), cpu_offload)
     for head in heads:
         assert isinstance(head, StepHead)
-        _assign(head, _rows(head, language_model_head(source)))
+        _assign(head, _rows(head, language_model_head(source)), cpu_offload)
     buffers = dict(source.named_buffers())
     for path, module in backbone.named_modules():
         for name, _ in module.named_buffers(recurse=False):
             value = buffers[_name_in_source(f"{path}.{name}".lstrip("."))]
-            module._buffers[name] = value.to(next(iter(_parameters(backbone).values())).device)
+            module._buffers[name] = value.to(computing_device(backbone))
 
 
 def _rows(head: StepHead, whole: nn.Linear) -> Iterator[tuple[str, Tensor]]:
@@ -79,13 +84,15 @@ def _rows(head: StepHead, whole: nn.Linear) -> Iterator[tuple[str, Tensor]]:
         yield name, part_of_this_rank(rows, parameter.device_mesh)
 
 
-def _assign(model: nn.Module, values: Iterator[tuple[str, Tensor]]) -> None:
+def _assign(model: nn.Module, values: Iterator[tuple[str, Tensor]], cpu_offload: bool) -> None:
     """Make this rank's parts the weights of a sharded model, a parameter at a time."""
+    owners: defaultdict[int, list[tuple[nn.Module, str]]] = defaultdict(list)  # of weights that are tied, several
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            owners[id(parameter)].append((module, name))
     with torch.no_grad():
         for name, local in values:
-            path, _, last = name.rpartition(".")
-            owner = model.get_submodule(path)
-            old = owner._parameters[last]
+            old = model.get_parameter(name)
             assert isinstance(old, DTensor)
             if local.shape != old.to_local().shape or local.dtype != old.dtype:
                 raise RuntimeError(
@@ -93,19 +100,17 @@ def _assign(model: nn.Module, values: Iterator[tuple[str, Tensor]]) -> None:
                     f"{list(old.shape)} {old.dtype}"
                 )
             value = DTensor.from_local(
-                local.to(_home(old)),
+                local,
                 old.device_mesh,
                 old.placements,
                 run_check=False,
                 shape=old.shape,
                 stride=old.stride(),
             )
-            owner.register_parameter(last, nn.Parameter(value, requires_grad=old.requires_grad))
-
-
-def _home(parameter: DTensor) -> torch.device:
-    kind = parameter.device_mesh.device_type
-    return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.accelerator.current_device_index())
+            # On the device of the mesh so far.
+            new = nn.Parameter(value.cpu() if cpu_offload else value, requires_grad=old.requires_grad)
+            for owner, last in owners[id(old)]:
+                owner.register_parameter(last, new)
 
 
 def gather_into(whole: nn.Module, sharded: nn.Module) -> bool:
@@ -132,7 +137,9 @@ def gather_into(whole: nn.Module, sharded: nn.Module) -> bool:
                     continue
                 if id(parameter) not in done:
                     value = weights[f"{path}.{name}".lstrip(".")].detach()
-                    gathered = value.full_tensor() if isinstance(value, DTensor) else value
+                    # Shards may be in main memory, where NCCL cannot gather.
+                    on_mesh = value.to(value.device_mesh.device_type) if isinstance(value, DTensor) else value
+                    gathered = on_mesh.full_tensor() if isinstance(on_mesh, DTensor) else on_mesh
                     done[id(parameter)] = nn.Parameter(
                         gathered.cpu() if is_zero else torch.empty_like(gathered, device="meta"),
                         requires_grad=parameter.requires_grad,

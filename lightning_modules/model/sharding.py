@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -148,6 +149,8 @@ def shard(
         "offload_policy": options.offload(),
     }
     blocks = transformer_blocks(backbone)
+    head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+    is_tied = head is not None and head.weight is embeddings.weight
     for block in blocks:
         _shard_unit(block, settings)
     for number, block in enumerate(blocks):
@@ -156,27 +159,58 @@ def shard(
     # Of these nothing is gathered twice: the backward of a root begins where its forward ends.
     settings.pop("reshard_after_forward")
     _shard_unit(backbone.base_model, settings)
-    language_model_head = backbone.get_output_embeddings()
-    if language_model_head is not None:
-        _shard_unit(language_model_head, settings)
-    for head in heads:
-        _shard_unit(head, settings | {"mp_policy": MixedPrecisionPolicy()})
+    if is_tied:
+        _tie(cast(nn.Module, head), embeddings)
+    elif head is not None:
+        _shard_unit(head, settings)
+    reduced = MixedPrecisionPolicy(None, settings["mp_policy"].reduce_dtype)
+    for module in heads:
+        _shard_unit(module, settings | {"mp_policy": reduced})
+
+
+def _tie(head: nn.Module, embeddings: nn.Module) -> None:
+    """Let a language-model head without a unit of its own compute with the embeddings' weights.
+
+    These are in the unit of the base model, which keeps what it has gathered from its forward to the end of the
+    backward, so that they are whole when the head is called on its hidden states.
+    """
+    head.weight = embeddings.weight
+    kept: list[Any] = []
+
+    def take(*_: Any) -> None:
+        kept.append(head._parameters["weight"])
+        head._parameters["weight"] = embeddings._parameters["weight"]
+
+    def put_back(*_: Any) -> None:
+        head._parameters["weight"] = kept.pop()
+
+    head.register_forward_pre_hook(take)
+    head.register_forward_hook(put_back, always_call=True)
 
 
 def gather_all(module: nn.Module) -> None:
     """Hold all weights on every device until :func:`let_go`, so that ranks can run forwards on their own."""
     for part in _units(module):
-        if isinstance(part, GradientCheckpointingLayer):
-            part.set_reshard_after_forward(False, recurse=False)
+        part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
 
 
 def let_go(module: nn.Module, options: ShardingOptions) -> None:
     """Free all gathered weights; a module's parameters are its shards again. Needs no other rank."""
+    units = [cast(nn.Module, part) for part in _units(module)]
+    nested = {inner for part in units for child in part.children() for inner in _units(child)}
     for part in _units(module):
-        if isinstance(part, GradientCheckpointingLayer):
-            part.set_reshard_after_forward(options.reshard_after_forward, recurse=False)
+        # Roots keep what they have gathered, see `shard`.
+        part.set_reshard_after_forward(options.reshard_after_forward and part in nested, recurse=False)
         part.reshard()
+
+
+def computing_device(module: nn.Module) -> torch.device:
+    """Where a module computes; shards of its weights may be kept elsewhere, in main memory."""
+    parameter = next(module.parameters())
+    if not isinstance(parameter, DTensor) or parameter.device_mesh.device_type == "cpu":
+        return parameter.device
+    return torch.device(parameter.device_mesh.device_type, torch.accelerator.current_device_index())
 
 
 def _units(module: nn.Module) -> Iterator[FSDPModule]:

@@ -4,8 +4,10 @@ Every scenario compares with a model that was loaded as always, and writes what 
 """
 
 import faulthandler
+import gc
 import json
 import os
+import threading
 from pathlib import Path
 
 import torch
@@ -16,12 +18,16 @@ from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from torch.distributed.tensor import DTensor
 
+from datamodules.process.candidates import encode_candidates
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.callbacks.save_pretrained import SavePretrained
 from lightning_modules.cli import run
 from lightning_modules.fully_sharded import FullyShardedStrategy
 from lightning_modules.model.meta_loading import structure_only
-from lightning_modules.model.sharding import ShardingOptions, is_sharded
+from lightning_modules.model.prompt_batch import continue_prompt
+from lightning_modules.model.sharding import ShardingOptions, gather_all, is_sharded, let_go
+from lightning_modules.model.step_head import vocabulary_logits
+from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel
 
 REPOSITORY = Path(__file__).parents[2]
@@ -69,8 +75,45 @@ def differences(module, plain):
     return different
 
 
+def inputs_of(plain, picture):
+    """What a model reads of a solution, with a picture or without one."""
+    pictures = [] if picture is None else [picture]
+    encoded = encode_candidates(plain.encoder, pictures, QUESTION, [RESPONSES[0].split("\n\n")], "here")
+    return continue_prompt(encoded.prefix, encoded.suffixes[0])
+
+
+def objective_of(module, inputs):
+    """A number with a gradient, of a reward model or a policy."""
+    states = module.backbone.base_model(**inputs, use_cache=False).last_hidden_state
+    if isinstance(module, Policy):
+        return vocabulary_logits(module.backbone, states).square().mean()
+    return module.head(states, torch.arange(states.shape[1])[None]).square().mean()
+
+
+def wrong_gradients(module, plain, inputs):
+    """Names of weights whose gradient is not the mean of those of all ranks, each of which reads something else."""
+    module.on_validation_start()
+    objective_of(module, inputs[rank()]).backward()
+    torch.stack([objective_of(plain, each) for each in inputs]).mean().backward()
+    expected = dict(plain.named_parameters())
+    # A gradient on one rank alone would be averaged with that of another weight.
+    lists = [[name for name, parameter in module.named_parameters() if parameter.grad is not None]] * len(inputs)
+    dist.all_gather_object(lists, lists[0])
+    wrong = sorted(set(lists[0]) ^ set(lists[1]))
+    for name, parameter in module.named_parameters():
+        should = expected[name].grad if expected[name].grad is not None else torch.zeros(())
+        if not wrong and parameter.grad is None and should.any():
+            wrong.append(name)
+        if name in lists[0] and name not in wrong:
+            found = parameter.grad.full_tensor()
+            scale = float(should.abs().max()) + 1e-6
+            if (found - should).abs().max() > 1e-4 * scale:
+                wrong.append(name)
+    return wrong
+
+
 def families(folder):
-    """Every family: the same weights, the same scores, and half of them on each rank."""
+    """Every family: the same weights, scores and gradients, and half of them on each rank."""
     found = {}
     picture = Image.effect_noise((32, 32), 90).convert("RGB")
     for path in sorted((folder / "families").iterdir()):
@@ -84,14 +127,91 @@ def families(folder):
         pictures = picture if hasattr(plain.processor, "image_processor") else None
         scores = [m.score(pictures, QUESTION, RESPONSES).step_scores for m in (plain, module)]
         entry["scores"] = scores
+        inputs = [inputs_of(plain, pictures), inputs_of(plain, None)]
+        if path.name == "internvl_tied":
+            inputs_of_tied = inputs
+        entry["wrong_gradients"] = wrong_gradients(module, plain, inputs)
         found[path.name] = entry
+    path = folder / "families" / "internvl_tied"
+    plain = Policy(str(path)).eval()
+    module = sharded(lambda: Policy(str(path))).eval()
+    found["tied policy"] = {
+        "differences": differences(module, plain),
+        "wrong_gradients": wrong_gradients(module, plain, inputs_of_tied),
+        "is_tied": module.backbone.get_output_embeddings().weight is module.backbone.get_input_embeddings().weight,
+    }
     path = folder / "families" / "internvl_qwen2"
     adapters = {"lora": {"rank": 2, "include_vision": True, "train_projector": True}, "freeze": ["model.vision_tower"]}
     for name, options in (("with adapters", adapters), ("in bfloat16", {"dtype": "bfloat16"})):
         plain = ProcessRewardModel(str(path), backbone=options)
         module = sharded(lambda options=options: ProcessRewardModel(str(path), backbone=options))
         found[name] = {"differences": differences(module, plain)}
+    options = {"dtype": "bfloat16", "lora": {"rank": 2, "include_vision": True, "train_projector": True}}
+    module = sharded(lambda: ProcessRewardModel(str(path), backbone=options), precision="bf16-mixed")
+    found["whole"] = [shards_of(module)]
+    gather_all(module)
+    with torch.no_grad():
+        objective_of(module, inputs_of(plain, picture))
+    found["whole"].append(shards_of(module))
+    let_go(module, ShardingOptions())
+    found["whole"].append(shards_of(module))
     return found
+
+
+def shards_of(module):
+    """The share of parameters that are sharded at this moment."""
+    return sum(isinstance(p, DTensor) for p in module.parameters()) / sum(1 for _ in module.parameters())
+
+
+def devices(folder):
+    """Where a strategy puts a model whose shards are in main memory; "meta" stands for a GPU."""
+    path = folder / "families" / "internvl_qwen2"
+    module = sharded(lambda: ProcessRewardModel(str(path)), cpu_offload=True)
+    strategy = module.trainer.strategy
+    strategy.parallel_devices = [torch.device("meta")] * dist.get_world_size()
+    strategy.model_to_device()
+    return {
+        "shards": sorted({str(parameter.to_local().device) for parameter in module.parameters()}),
+        "buffers": sorted({str(buffer.device) for buffer in module.buffers()}),
+        "module": str(module.device),
+    }
+
+
+def peak_growth(load):
+    """By how many bytes the memory of this process, mapped files left out, grew at most while a model was loaded."""
+    gc.collect()
+    sizes, is_done = [_private_memory()], threading.Event()
+
+    def look():
+        while not is_done.wait(0.002):
+            sizes.append(_private_memory())
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        module = load()
+        sizes.append(_private_memory())
+    finally:
+        is_done.set()
+        watch.join()
+    del module
+    return max(sizes) - sizes[0]
+
+
+def _private_memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024
+
+
+def memory(folder):
+    """Peak memory of loading a larger checkpoint in float32: in shards (the most of any rank), whole; and its size."""
+    path, options = str(folder / "large"), {"dtype": "float32"}  # of the stored dtype it would be mapped, not held
+    found = [peak_growth(lambda: sharded(lambda: ProcessRewardModel(path, backbone=options)))]
+    found.append(peak_growth(lambda: ProcessRewardModel(path, backbone=options)))
+    gathered = [found] * dist.get_world_size()
+    dist.all_gather_object(gathered, found)
+    size = 2 * sum(file.stat().st_size for file in (folder / "large").glob("*.safetensors"))
+    return {"sharded": max(each[0] for each in gathered), "whole": min(each[1] for each in gathered), "size": size}
 
 
 SMALL_RUN = """

@@ -10,7 +10,7 @@ from distributed_ranks import run_ranks
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_families import FAMILIES, write_family
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 TIED = "internvl_tied"
 
@@ -27,9 +27,25 @@ def folder(tmp_path_factory, raw_rows, tiny_world):
     model.tie_weights()
     model.save_pretrained(folder / "families" / TIED)
     AutoProcessor.from_pretrained(source).save_pretrained(folder / "families" / TIED)
+    write_larger(source, folder / "large")
     Image.effect_noise((32, 32), 80).convert("RGB").save(folder / "picture.png")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in raw_rows))
     return folder
+
+
+def write_larger(source, folder):
+    """A checkpoint that weighs something beside a process: 80 MB in bfloat16."""
+    config = AutoConfig.from_pretrained(source)
+    text = config.text_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 512, 2048, 12
+    text.layer_types = ["full_attention"] * 12
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    model.to_empty(device="cpu")
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(source).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +89,7 @@ def annotation_arguments(folder, tiny_world):
 def results(folder, annotation_arguments):
     """What the scenarios of sharded_jobs.py found, all in one pair of processes."""
     (folder / "annotation.txt").write_text("\n".join(annotation_arguments))
-    names = ["families", "quantized", "strategies", "annotation"]
+    names = ["memory", "families", "devices", "quantized", "strategies", "annotation"]
     run_ranks("sharded_jobs:main", [folder, names], ranks=2, folder=folder, timeout=450)
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
@@ -87,6 +103,35 @@ def test_a_sharded_model_is_the_checkpoint(name, results):
     plain, sharded = ([score for steps in scores for score in steps] for scores in found["scores"])
     assert len(set(plain)) > 3
     assert sharded == pytest.approx(plain, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, TIED, "tied policy"])
+def test_gradients_are_means_where_one_rank_has_a_picture(name, results):
+    """And the other one has not; the mean is that of a model that is not sharded."""
+    assert results["families"][name]["wrong_gradients"] == []
+
+
+def test_a_tied_head_stays_tied(results):
+    found = results["families"]["tied policy"]
+    assert found["differences"] == []
+    assert found["is_tied"]
+
+
+def test_no_rank_waits_for_weights_that_all_hold(results):
+    """While texts are sampled, a forward gathers nothing; adapters that are units of their own included."""
+    assert results["families"]["whole"] == [1, 0, 1]
+
+
+def test_shards_in_main_memory_stay_there(results):
+    """While Lightning moves everything else to the device."""
+    assert results["devices"] == {"shards": ["cpu"], "buffers": ["meta"], "module": "meta"}
+
+
+def test_no_rank_holds_the_whole_checkpoint(results):
+    """Peaks of memory while it is loaded; a process that loads it whole holds its size."""
+    found = results["memory"]
+    assert found["whole"] > 0.95 * found["size"] > 1.4e8
+    assert found["sharded"] < 0.75 * found["size"]
 
 
 def test_adapters_and_other_dtypes(results):

@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
 from lightning_modules.model.families import part_of
-from lightning_modules.model.lora import LoraOptions, merged_backbone
+from lightning_modules.model.lora import LoraOptions, initial_adapter, merged_backbone
 
 IDS = (torch.arange(24).reshape(2, 12) * 7) % 80 + 270
 
@@ -138,6 +138,16 @@ def test_the_projector_can_be_trained_beside_adapters(family_checkpoint, name):
     projector = {found for found, part in parts.items() if part == "projector"}
     assert projector
     assert projector == {found for found in trained(backbone) if "lora_" not in found}
+
+
+@pytest.mark.parametrize("kind", ["lora_A", "lora_B"])
+def test_adapters_begin_alike_wherever_new_tensors_are_made(kind):
+    """Lightning loads a model where that is the GPU; "meta" stands for it."""
+    name, shape = f"layers.0.q_proj.{kind}.default.weight", torch.Size([4, 6])
+    with torch.device("meta"):
+        begun = initial_adapter(name, shape, 3)
+    torch.testing.assert_close(begun, initial_adapter(name, shape, 3), rtol=0, atol=0)
+    assert begun.any() == (kind == "lora_A")
 
 
 def test_options_are_checked():
