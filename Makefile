@@ -18,7 +18,7 @@ reproduce: $(VENV)/installed  ## the same over three seeds, with a larger budget
 	for seed in 0 1 2; do $(BIN)/python -m tools.quickstart --reproduce --seed $$seed || exit 1; done
 
 test: $(VENV)/installed  ## all tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests
 
 lint: $(VENV)/installed  ## format and lint checks
 	$(BIN)/ruff format --check .
