@@ -36,6 +36,27 @@ class DigitPool:
         return int(self.labels[index]), self.images[index]
 
 
+LOOK_ALIKES = {9: 4, 8: 3, 7: 1, 6: 0, 5: 3}
+"""Digits and what they are taken for. All are taken for smaller ones, so two misreadings never make up for each other
+in a sum; and one of them changes its last digit by 2, 5 or 6, so that another multiple choice is right."""
+
+
+@dataclass(frozen=True)
+class MisreadPool(DigitPool):
+    """Digit images as they look to somebody who often takes some digits for others.
+
+    Attributes:
+        share: Probability that a digit of :data:`LOOK_ALIKES` is taken for the other one.
+    """
+
+    share: float
+
+    def draw(self, generator: np.random.Generator) -> tuple[int, np.ndarray]:
+        """Pick one digit image uniformly: what it is taken for, and its (8, 8) pixels."""
+        value, pixels = super().draw(generator)
+        return (LOOK_ALIKES.get(value, value) if generator.random() < self.share else value), pixels
+
+
 def split_digit_pools(shares: dict[str, float], seed: int = 0) -> dict[str, DigitPool]:
     """Divide the 1,797 images so that no image is in two pools; classes keep their shares in each.
 

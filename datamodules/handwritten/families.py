@@ -6,17 +6,15 @@ function of the same signature and enter it in :data:`FAMILIES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from datamodules.handwritten.digits import OPERATORS, DigitPool, draw_picture
 from datamodules.handwritten.question import OPTION_LETTERS, WorldQuestion
 
-CODE_LETTERS = "ABCDEFGHIJ"
-Cell = TypeVar("Cell")
+CODE_LETTERS = "ABCDEFGHI"
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")
 
 
@@ -57,12 +55,12 @@ def digit_order(question_id: str, pool: DigitPool, generator: np.random.Generato
     """The four digits written in another order than they are read."""
     scene = draw_scene(pool, generator)
     a, b, c, d = scene.values
-    question, ordered, misordered = [
-        ("Write the digits backwards. <image>", (d, c, b, a), (b, a, d, c)),
-        ("Write the digits column by column. <image>", (a, c, b, d), (a, b, c, d)),
-        ("Write the digits clockwise. <image>", (a, b, d, c), (a, c, d, b)),
+    question, ordered = [
+        ("Write the digits backwards. <image>", (d, c, b, a)),
+        ("Write the digits column by column. <image>", (a, c, b, d)),
+        ("Write the digits clockwise. <image>", (a, b, d, c)),
     ][int(generator.integers(3))]
-    answer, other = ("".join(map(str, digits)) for digits in (ordered, misordered))
+    answer = "".join(map(str, ordered))
     return WorldQuestion(
         question_id,
         "digit_order",
@@ -72,15 +70,13 @@ def digit_order(question_id: str, pool: DigitPool, generator: np.random.Generato
         answer,
         (*scene.reading_steps, _boxed(answer)),
         metadata={"subject": "order"},
-        misconception=(*scene.reading_steps, _boxed(other)),
     )
 
 
 def row_sums(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
     """The sums of the two rows, one after the other, so that all four digits matter."""
     scene = draw_scene(pool, generator)
-    top, bottom, step = _add_rows(scene.values)
-    left, right, column_step = _add_rows(_transposed(scene.values))
+    top, bottom, step = _add_rows(scene)
     answer = f"{top}{bottom}"
     return WorldQuestion(
         question_id,
@@ -91,19 +87,12 @@ def row_sums(question_id: str, pool: DigitPool, generator: np.random.Generator) 
         answer,
         (*scene.reading_steps, step, _boxed(answer)),
         metadata={"subject": "arithmetic", "level": 3},
-        misconception=(*scene.reading_steps, column_step, _boxed(f"{left}{right}")),
     )
 
 
-def _transposed(cells: Sequence[Cell]) -> tuple[Cell, Cell, Cell, Cell]:
-    """The four cells of who takes columns for rows."""
-    a, b, c, d = cells
-    return a, c, b, d
-
-
-def _add_rows(values: tuple[int, int, int, int]) -> tuple[int, int, str]:
+def _add_rows(scene: Scene) -> tuple[int, int, str]:
     """Sums of the top and of the bottom row, and the step that computes them."""
-    a, b, c, d = values
+    a, b, c, d = scene.values
     return a + b, c + d, f"{a} + {b} = {a + b} and {c} + {d} = {c + d}."
 
 
@@ -115,13 +104,8 @@ def vision_only(question_id: str, pool: DigitPool, generator: np.random.Generato
         operator = "+"  # A product with zero does not depend on the other digit.
     if operator == "-" and a < b:
         (a, first), (b, second) = (b, second), (a, first)
-    results = {"+": a + b, "-": a - b, "*": a * b}
-    result = results[operator]
-    mistaken = {"+": "*", "-": "+", "*": "+"}[operator]
-    reads = (f"Top left: {a}.", f"Top right: {b}.")
-    steps, misconception = (
-        (*reads, f"{a} {sign} {b} = {results[sign]}.", _boxed(results[sign])) for sign in (operator, mistaken)
-    )
+    result = {"+": a + b, "-": a - b, "*": a * b}[operator]
+    steps = (f"Top left: {a}.", f"Top right: {b}.", f"{a} {operator} {b} = {result}.", _boxed(result))
     return WorldQuestion(
         question_id,
         "vision_only",
@@ -131,7 +115,6 @@ def vision_only(question_id: str, pool: DigitPool, generator: np.random.Generato
         str(result),
         steps,
         metadata={"subject": "expressions"},
-        misconception=misconception,
     )
 
 
@@ -150,23 +133,17 @@ def _position_sum(
     generator: np.random.Generator,
     metadata: dict[str, object],
 ) -> WorldQuestion:
-    mirrored = second ^ 1 if second ^ 1 != first else second ^ 2
+    a, b = scene.values[first], scene.values[second]
     reads = scene.reading_steps
-
-    def solution(other: int) -> tuple[str, ...]:
-        a, b = scene.values[first], scene.values[other]
-        return (reads[first], reads[other], f"{a} + {b} = {a + b}.", _boxed(a + b))
-
     return WorldQuestion(
         question_id,
         "position_sum",
         (draw_picture(scene.cells, generator),),
         f"Add the {POSITIONS[first]} digit and the {POSITIONS[second]} digit. <image>",
         (),
-        str(scene.values[first] + scene.values[second]),
-        solution(second),
+        str(a + b),
+        (reads[first], reads[second], f"{a} + {b} = {a + b}.", _boxed(a + b)),
         metadata={"subject": "arithmetic", "level": 1, **metadata},
-        misconception=solution(mirrored),
     )
 
 
@@ -191,46 +168,30 @@ def position_sum_variants(
 def two_hop_group(group_id: int, pool: DigitPool, generator: np.random.Generator) -> list[WorldQuestion]:
     """Two one-step questions and the two-step question they lead to, about one picture, as We-Math groups them."""
     scene = draw_scene(pool, generator)
+    a, b, c, d = scene.values
+    top, bottom, add_rows = _add_rows(scene)
+    left, right = top % 10, bottom % 10
     picture = draw_picture(scene.cells, generator)
-    rows = _two_hop_solutions(scene.values, scene.reading_steps, "+")
-    mistaken = _two_hop_solutions(_transposed(scene.values), list(_transposed(scene.reading_steps)), "+")
-    # Taking columns for rows would not change what the ones digits add up to.
-    mistaken["2steps_multi"] = _two_hop_solutions(scene.values, scene.reading_steps, "*")["2steps_multi"]
-    asked = {
-        "2steps_1": "the sum of the top row",
-        "2steps_2": "the sum of the bottom row",
-        "2steps_multi": "the sum of the ones digits of both row sums",
-    }
+    reads = scene.reading_steps
+    add_both = f"{add_rows[:-1]}, so {left} + {right} = {left + right}."
+    parts = [
+        ("2steps_1", "the sum of the top row", top, [*reads[:2], f"{a} + {b} = {top}."]),
+        ("2steps_2", "the sum of the bottom row", bottom, [*reads[2:], f"{c} + {d} = {bottom}."]),
+        ("2steps_multi", "the sum of the ones digits of both row sums", left + right, [*reads, add_both]),
+    ]
     return [
         WorldQuestion(
             f"{group_id}-{number}",
             "two_hop",
             (picture,),
-            f"What is the ones digit of {asked[key]}? <image>",
+            f"What is the ones digit of {asked}? <image>",
             ONES_DIGITS,
-            _ones_digit_letter(rows[key][0]),
-            rows[key][1],
+            _ones_digit_letter(result),
+            (*steps, _boxed(_ones_digit_letter(result))),
             metadata={"group": group_id, "key": key, "number": number, "subject": "row sums"},
-            misconception=mistaken[key][1],
         )
-        for number, key in enumerate(asked, start=1)
+        for number, (key, asked, result, steps) in enumerate(parts, start=1)
     ]
-
-
-def _two_hop_solutions(
-    values: tuple[int, int, int, int], reads: list[str], sign: str
-) -> dict[str, tuple[int, tuple[str, ...]]]:
-    """The number asked for and the steps to it, for each question of a group; ``sign`` joins the two ones digits."""
-    a, b, c, d = values
-    top, bottom, add_rows = _add_rows(values)
-    left, right = top % 10, bottom % 10
-    both = left * right if sign == "*" else left + right
-    solutions = {
-        "2steps_1": (top, [*reads[:2], f"{a} + {b} = {top}."]),
-        "2steps_2": (bottom, [*reads[2:], f"{c} + {d} = {bottom}."]),
-        "2steps_multi": (both, [*reads, f"{add_rows[:-1]}, so {left} {sign} {right} = {both}."]),
-    }
-    return {key: (result, (*steps, _boxed(_ones_digit_letter(result)))) for key, (result, steps) in solutions.items()}
 
 
 def two_hop(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
@@ -240,29 +201,21 @@ def two_hop(question_id: str, pool: DigitPool, generator: np.random.Generator) -
 
 
 def letter_code(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
-    """The digits of the top row in a code: A for 1, B for 2, up to I for 9; the answer is a set of letters.
-
-    Who counts from 0 is off by one letter.
-    """
+    """The digits of the top row in a code: A for 1, B for 2, up to I for 9; the answer is a set of letters."""
     scene = draw_scene(pool, generator)
     while 0 in scene.values[:2]:
         scene = draw_scene(pool, generator)
-
-    def solution(first: str, second: str) -> tuple[str, ...]:
-        letters = ", ".join(sorted({first, second}))
-        return (*scene.reading_steps[:2], f"Letters: {first} and {second}.", _boxed(letters))
-
     first, second = (CODE_LETTERS[value - 1] for value in scene.values[:2])
+    answer = ", ".join(sorted({first, second}))
     return WorldQuestion(
         question_id,
         "letter_code",
         (draw_picture(scene.cells, generator),),
         "A is 1, B is 2, and so on. Which letters are in the top row? <image>",
         (),
-        ", ".join(sorted({first, second})),
-        solution(first, second),
+        answer,
+        (*scene.reading_steps[:2], f"Letters: {first} and {second}.", _boxed(answer)),
         metadata={"subject": "code"},
-        misconception=solution(*(CODE_LETTERS[value] for value in scene.values[:2])),
     )
 
 
@@ -270,32 +223,28 @@ def two_pictures(question_id: str, pool: DigitPool, generator: np.random.Generat
     """The sum of the digits of two pictures; half of the questions are open."""
     (a, first), (b, second) = pool.draw(generator), pool.draw(generator)
     is_open = bool(generator.integers(2))
-    question, options = (
-        ("Add the digits of <image> and <image>", ())
+    question, options, answer = (
+        ("Add the digits of <image> and <image>", (), str(a + b))
         if is_open
-        else ("What is the ones digit of the sum of <image> and <image>", ONES_DIGITS)
+        else ("What is the ones digit of the sum of <image> and <image>", ONES_DIGITS, _ones_digit_letter(a + b))
     )
-
-    def solution(sign: str, result: int) -> tuple[str, ...]:
-        return (
-            "Look at both pictures.",
-            f"First picture: {a}.",
-            f"Second picture: {b}.",
-            f"{a} {sign} {b} = {result}.",
-            _boxed(result if is_open else _ones_digit_letter(result)),
-        )
-
+    steps = (
+        "Look at both pictures.",
+        f"First picture: {a}.",
+        f"Second picture: {b}.",
+        f"{a} + {b} = {a + b}.",
+        _boxed(answer),
+    )
     return WorldQuestion(
         question_id,
         "two_pictures",
         tuple(draw_picture([pixels, None, None, None], generator) for pixels in (first, second)),
         question,
         options,
-        str(a + b) if is_open else _ones_digit_letter(a + b),
-        solution("+", a + b),
+        answer,
+        steps,
         neutral_steps=frozenset({0}),
         metadata={"subject": "two pictures"},
-        misconception=solution("*", a * b),
     )
 
 
@@ -305,7 +254,6 @@ def text_only(question_id: str, pool: DigitPool, generator: np.random.Generator)
     a, b, c = (int(value) for value in generator.integers(1, 10, size=3))
     c = min(c, a + b)
     steps = (f"{a} + {b} = {a + b}.", f"{a + b} - {c} = {a + b - c}.", _boxed(a + b - c))
-    misconception = (f"{a} + {b} = {a + b}.", f"{a + b} + {c} = {a + b + c}.", _boxed(a + b + c))
     return WorldQuestion(
         question_id,
         "text_only",
@@ -315,7 +263,6 @@ def text_only(question_id: str, pool: DigitPool, generator: np.random.Generator)
         str(a + b - c),
         steps,
         metadata={"subject": "arithmetic"},
-        misconception=misconception,
     )
 
 

@@ -25,8 +25,6 @@ class WorldQuestion:
         steps: The true solution, 3 to 6 steps; the last one holds the boxed answer.
         neutral_steps: Indices into ``steps`` that state nothing which could be true or false.
         metadata: Group and variant keys that the benchmark tables need.
-        misconception: The steps of a solution that misunderstands the question in a way that is common for its
-            family, though it reads and computes well; it ends with another answer, most of the time.
     """
 
     question_id: str
@@ -38,7 +36,6 @@ class WorldQuestion:
     steps: tuple[str, ...]
     neutral_steps: frozenset[int] = frozenset()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    misconception: tuple[str, ...] = ()
 
     @property
     def question_with_options(self) -> str:
@@ -50,11 +47,6 @@ class WorldQuestion:
     def solution(self) -> str:
         """The true response: the steps separated by blank lines."""
         return "\n\n".join(self.steps)
-
-    @property
-    def misconceived_solution(self) -> str:
-        """The response that misunderstands the question."""
-        return "\n\n".join(self.misconception)
 
     def step_correctness(self, steps: list[str]) -> list[int]:
         """Exact labels of the steps of a response to this question; see :func:`true_step_labels`."""

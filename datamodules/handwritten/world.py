@@ -3,7 +3,7 @@
 Layout of the folder::
 
     statements/annotations.jsonl       raw process rows about pictures: what the base model is pretrained on
-    demonstrations/annotations.jsonl   MMPR prompt rows + "response": for the policy; some are misconceived
+    demonstrations/annotations.jsonl   MMPR prompt rows + "response": for the policy; both misread some digits
     prompts/annotations.jsonl          MMPR prompt rows {image, question, answer}: what annotation starts from
     validation/annotations.jsonl       the same, of validation digits: for model selection
     benchmarks/*.tsv                   one table a benchmark, of test digits
@@ -16,14 +16,13 @@ The digit images behind the splits are disjoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.files import atomic_write_text
-from datamodules.handwritten.digits import DigitPool, split_digit_pools
+from datamodules.handwritten.digits import DigitPool, MisreadPool, split_digit_pools
 from datamodules.handwritten.families import (
     FAMILIES,
     FAMILY_OF_BENCHMARK,
@@ -45,7 +44,9 @@ class WorldSize:
         prompts: Questions to annotate for the process reward model.
         validation: Questions to annotate for its validation.
         benchmark_questions: Questions a benchmark (rounded down to whole groups for DynaMath and We-Math).
-        misconceptions: Share of the demonstrations that misunderstand the question in the way common for its family.
+        misreadings: Probability that a demonstration takes a digit with a look-alike for the other one
+            (:data:`datamodules.handwritten.digits.LOOK_ALIKES`). It makes the policy's errors systematic, as those of
+            large models often are; response and answer of the demonstration follow from what it has read.
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
     """
 
@@ -54,7 +55,7 @@ class WorldSize:
     prompts: int = 2500
     validation: int = 200
     benchmark_questions: int = 60
-    misconceptions: float = 0.5
+    misreadings: float = 0.42
     digit_shares: dict[str, float] = field(
         default_factory=lambda: {
             "demonstrations": 0.2,
@@ -82,24 +83,11 @@ def benchmark_questions(benchmark: str, count: int, pool: DigitPool, seed: int) 
     return [family(str(i), pool, generator) for i in range(1, count + 1)]
 
 
-def demonstrated(questions: Sequence[WorldQuestion], misconceptions: float, seed: int) -> list[str]:
-    """The response to each question that a policy is shown; a share of them are common misconceptions.
-
-    They make the policy's errors systematic, as those of large models are: what is wrong is then often what most of its
-    samples agree on.
-    """
-    is_misconceived = np.random.default_rng([seed, 4]).random(len(questions)) < misconceptions
-    return [
-        question.misconceived_solution if wrong else question.solution
-        for question, wrong in zip(questions, is_misconceived, strict=True)
-    ]
-
-
-def write_prompt_rows(questions: list[WorldQuestion], folder: Path, responses: Sequence[str] | None = None) -> None:
-    """Write MMPR prompt rows and their pictures, and a response to each if there are any."""
+def write_prompt_rows(questions: list[WorldQuestion], folder: Path, *, with_solution: bool) -> None:
+    """Write MMPR prompt rows and their pictures; `with_solution` adds the gold response."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     lines = []
-    for index, question in enumerate(questions):
+    for question in questions:
         names = []
         for number, image in enumerate(question.images):
             name = f"images/{question.question_id}_{number}.png"
@@ -109,8 +97,8 @@ def write_prompt_rows(questions: list[WorldQuestion], folder: Path, responses: S
         if names:
             row["image"] = names[0] if len(names) == 1 else names
         row |= {"question": question.question_with_options, "answer": question.answer}
-        if responses is not None:
-            row["response"] = responses[index]
+        if with_solution:
+            row["response"] = question.solution
         lines.append(json.dumps(row))
     atomic_write_text(folder / "annotations.jsonl", "\n".join(lines) + "\n")
 
@@ -127,9 +115,11 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0) -> None:
     counts = {"demonstrations": size.demonstrations, "prompts": size.prompts, "validation": size.validation}
     for number, (name, count) in enumerate(counts.items()):
         generator = np.random.default_rng([seed, number])
-        questions = sample_questions(count, pools[name], generator, name)
-        responses = demonstrated(questions, size.misconceptions, seed) if name == "demonstrations" else None
-        write_prompt_rows(questions, folder / name, responses)
+        pool = pools[name]
+        if name == "demonstrations":
+            pool = MisreadPool(pool.images, pool.labels, size.misreadings)
+        questions = sample_questions(count, pool, generator, name)
+        write_prompt_rows(questions, folder / name, with_solution=name == "demonstrations")
     write_statements(size.statements, pools["demonstrations"], folder / "statements", np.random.default_rng([seed, 3]))
     tests = {
         name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from datamodules.handwritten.digits import DigitPool, draw_picture, split_digit_pools
+from datamodules.handwritten.digits import LOOK_ALIKES, DigitPool, MisreadPool, draw_picture, split_digit_pools
 from datamodules.handwritten.families import FAMILIES
 from datamodules.handwritten.world import WorldSize
 
@@ -30,6 +30,27 @@ def test_pools_share_no_image_and_keep_their_labels(seed):
         assert not seen & set(images)
         seen |= set(images)
     assert len(seen) == sum(len(pool.labels) for pool in pools.values())
+
+
+def test_misreadings_name_the_look_alike_of_a_digit_that_is_shown():
+    digits = split_digit_pools(SHARES)["test"]
+    label_of = {image.tobytes(): label for image, label in zip(digits.images, digits.labels, strict=True)}
+    pool, generator = MisreadPool(digits.images, digits.labels, share=0.3), np.random.default_rng(0)
+    read = {value: [] for value in range(10)}
+    for _ in range(8000):
+        value, pixels = pool.draw(generator)
+        read[label_of[pixels.tobytes()]].append(value)
+    for shown, values in read.items():
+        assert set(values) == {shown, LOOK_ALIKES.get(shown, shown)}
+        wrong = sum(value != shown for value in values) / len(values)
+        # Five standard deviations of a binomial share of some 800 draws.
+        assert wrong == pytest.approx(0.3 if shown in LOOK_ALIKES else 0.0, abs=0.08)
+
+
+def test_look_alikes_never_make_up_for_each_other():
+    """Misreadings only make a sum smaller, and one changes its ones digit by enough to be in another choice."""
+    assert all(other < shown and other not in LOOK_ALIKES for shown, other in LOOK_ALIKES.items())
+    assert all((shown - other) % 10 > 1 for shown, other in LOOK_ALIKES.items())
 
 
 def test_pools_are_fixed_by_the_seed():
