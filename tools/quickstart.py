@@ -3,7 +3,7 @@
 Example::
 
     python -m tools.quickstart --seed 0
-    python -m tools.quickstart --seed 0 --reproduce  # with a larger budget: see experiments/reproduce
+    python -m tools.quickstart --seed 0 1 2  # three times, and one table of all
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from lightning_modules.metrics.table import print_tables
+from tools.seed_report import seed_table
 
 EXPERIMENTS = Path("experiments")
 
@@ -47,16 +50,14 @@ def visualprm(subcommand: str, *configs: str, **overrides: object) -> list[str]:
     return arguments + [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()]
 
 
-def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
+def stages(run: Path, seed: int) -> list[Stage]:
     """The stages of the recipe, in order.
 
     Args:
         run: Folder of the run.
         seed: Of the world and of everything sampled or initialised.
-        reproduce: Whether to take the larger budget of experiments/reproduce.
     """
-    annotation = ["quickstart/annotation"] + ["reproduce/annotation"] * reproduce
-    reward_model = ["quickstart/process_reward_model"] + ["reproduce/process_reward_model"] * reproduce
+    annotation, reward_model = "quickstart/annotation", "quickstart/process_reward_model"
     world = run / "world"
     texts = [world / split / "annotations.jsonl" for split in ("demonstrations", "statements")]
     supervision = [world / split / "process_supervision.jsonl" for split in ("prompts", "validation")]
@@ -85,13 +86,13 @@ def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
             bench / "test.jsonl",
             tool("build_process_bench", "--world", world, "--rollouts", run / "rollouts.jsonl", "--output", bench),
         ),
-        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", *annotation)),
+        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", annotation)),
         Stage(
             "annotate validation solutions by Monte Carlo",
             supervision[1],
             visualprm(
                 "predict",
-                *annotation,
+                annotation,
                 data__prompts=world / "validation" / "annotations.jsonl",
                 trainer__callbacks__output=supervision[1],
             ),
@@ -99,23 +100,23 @@ def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
         Stage(
             "train the outcome reward model",
             run / "outcome_reward_model",
-            visualprm("fit", *reward_model, "quickstart/outcome_reward_model"),
+            visualprm("fit", reward_model, "quickstart/outcome_reward_model"),
         ),
         Stage(
             "score the solutions with it",
             outcome,
-            visualprm("test", *reward_model, "quickstart/outcome_reward_model_test"),
+            visualprm("test", reward_model, "quickstart/outcome_reward_model_test"),
         ),
-        Stage("train the process reward model", run / "process_reward_model", visualprm("fit", *reward_model)),
+        Stage("train the process reward model", run / "process_reward_model", visualprm("fit", reward_model)),
         Stage(
             "compare the ways to choose a solution",
             run / "process_reward_model_test" / "best_of_n_test.json",
-            visualprm("test", *reward_model, "quickstart/process_reward_model_test"),
+            visualprm("test", reward_model, "quickstart/process_reward_model_test"),
         ),
     ]
 
 
-def run_stages(run: Path, seed: int, threads: int, reproduce: bool = False) -> None:
+def run_stages(run: Path, seed: int, threads: int) -> None:
     """Run the stages that are not done; raises `subprocess.CalledProcessError` where one fails."""
     environment = os.environ | {
         "VISUALPRM_RUN": str(run),
@@ -124,7 +125,7 @@ def run_stages(run: Path, seed: int, threads: int, reproduce: bool = False) -> N
         "HF_HUB_OFFLINE": "1",
     }
     begin = time.monotonic()
-    todo = stages(run, seed, reproduce)
+    todo = stages(run, seed)
     for number, stage in enumerate(todo, start=1):
         heading = f"[{number}/{len(todo)}] {stage.title}"
         if stage.result.exists():
@@ -140,16 +141,15 @@ def run_stages(run: Path, seed: int, threads: int, reproduce: bool = False) -> N
 def main() -> None:
     """Command line of the tool."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--reproduce", action="store_true", help="the larger budget of experiments/reproduce")
-    parser.add_argument(
-        "--run", type=Path, help="folder of the run, runs/quickstart/seedN or runs/reproduce/seedN by default"
-    )
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one run each, in seedN of the output")
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the runs")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to use")
     arguments = parser.parse_args()
-    name = "reproduce" if arguments.reproduce else "quickstart"
-    run = arguments.run or Path("runs") / name / f"seed{arguments.seed}"
-    run_stages(run, arguments.seed, arguments.threads, arguments.reproduce)
+    runs = [arguments.output / f"seed{seed}" for seed in arguments.seed]
+    for run, seed in zip(runs, arguments.seed, strict=True):
+        run_stages(run, seed, arguments.threads)
+    if len(runs) > 1:
+        print_tables([seed_table(runs)])
 
 
 if __name__ == "__main__":

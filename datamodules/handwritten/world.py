@@ -52,8 +52,8 @@ class WorldSize:
 
     statements: int = 20000
     demonstrations: int = 20000
-    prompts: int = 2500
-    validation: int = 200
+    prompts: int = 600
+    validation: int = 100
     benchmark_questions: int = 60
     misreadings: float = 0.42
     digit_shares: dict[str, float] = field(
