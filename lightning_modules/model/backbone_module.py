@@ -62,6 +62,14 @@ class BackboneModule(GlobalMeanModule):
         """Make the backbone, and in subclasses what sits on it."""
         self.backbone = load_backbone(self.hparams["model_name_or_path"], self.backbone_options)
 
+    def cpu(self) -> Self:
+        """Move the weights to main memory, if there are any yet.
+
+        Lightning calls it when a run ends, also where it failed before :meth:`configure_model`; an error about tensors
+        without data would then stand where the cause should.
+        """
+        return self if lacks_weights(self) else super().cpu()
+
     def configure_model(self) -> None:
         """Load the weights of a module that was made without, and shard them where the strategy has a device mesh.
 

@@ -1,11 +1,13 @@
 """Backbone options through the `visualprm` command: what is trained, what a checkpoint holds, and that it loads."""
 
 import json
+import socket
 
 import pytest
 import torch
 from cli_runs import visualprm
 from tiny_families import write_family
+from torch.distributed import DistNetworkError
 
 from lightning_modules.model.lora import LoraOptions
 from lightning_modules.policy import Policy
@@ -112,6 +114,17 @@ def test_a_full_checkpoint_holds_everything(run):
     assert set(checkpoint["state_dict"]) == set(model.state_dict())
     loaded = ProcessRewardModel.load_from_checkpoint(path)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_that_fails_before_it_has_weights_says_why(run, monkeypatch):
+    """The address of the process group is taken; models of the command have no weights yet then."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(DistNetworkError, match="EADDRINUSE"):
+            run("--trainer.strategy=ddp")
 
 
 def test_a_frozen_language_model_still_trains_its_step_head(run, family_checkpoint):
