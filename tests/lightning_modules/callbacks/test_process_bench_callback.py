@@ -220,7 +220,7 @@ def test_negative_scores(tmp_path, threshold):
     callbacks = []
     for module, given in ((Reader(), 0.375 if threshold == -0.25 else threshold), (Advantage(), threshold)):
         callbacks.append(ProcessBench(given))
-        trainer = make_trainer(tmp_path, logger=False, callbacks=callbacks[-1:])
+        trainer = make_trainer(tmp_path, logger=False, default_root_dir=tmp_path, callbacks=callbacks[-1:])
         trainer.validate(module, loaders, verbose=False)
     plain, stretched = (callback.report for callback in callbacks)
     assert stretched.threshold.value == pytest.approx(2 * plain.threshold.value - 1)
