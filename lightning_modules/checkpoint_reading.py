@@ -104,7 +104,9 @@ def load_shards(
     fit = {name: value for name, value in own.items() if name in stored}
     if check is not None:
         check(set(stored))
-    _check_weights(folder, own, stored, strict)
+    shapes = ({name: value.shape for name, value in own.items()}, {name: value.size for name, value in stored.items()})
+    if problem := misfit(*shapes, strict=strict):
+        raise ValueError(f"{folder}: does not fit the model of this run: it {problem}")
     found: dict[str, Any] = {STATE: fit}
     parameters = dict(module.named_parameters())
     saved = _optimizer_names(index)
@@ -120,7 +122,14 @@ def load_shards(
     return rest
 
 
-def _check_weights(folder: Path, own: Mapping[str, Any], stored: Mapping[str, Any], strict: bool) -> None:
+def misfit(own: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[int]], *, strict: bool = True) -> str | None:
+    """How the weights of a checkpoint differ from those of a model, in words; None if they fit.
+
+    Args:
+        own: Shapes of the model's weights by name.
+        stored: Those of the checkpoint.
+        strict: Whether the checkpoint must have every weight.
+    """
     problems = []
     for what, names in (
         ("lacks", own.keys() - stored.keys() if strict else set()),
@@ -129,14 +138,13 @@ def _check_weights(folder: Path, own: Mapping[str, Any], stored: Mapping[str, An
         if names:
             problems.append(f"{what} {len(names)} weights ({first_of(sorted(names))})")
     shapes = [
-        f"{name}: {list(stored[name].size)} for {list(value.shape)}"
-        for name, value in own.items()
-        if name in stored and stored[name].size != value.shape
+        f"{name}: {list(stored[name])} for {list(shape)}"
+        for name, shape in own.items()
+        if name in stored and tuple(stored[name]) != tuple(shape)
     ]
     if shapes:
         problems.append(f"has {len(shapes)} weights of another shape ({first_of(shapes)})")
-    if problems:
-        raise ValueError(f"{folder}: does not fit the model of this run: it {'; it '.join(problems)}")
+    return "; it ".join(problems) or None
 
 
 class _Index:

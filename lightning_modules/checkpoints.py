@@ -14,9 +14,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from datamodules.fields import first_of
 from lightning_modules.checkpoint_folder import STATE
-from lightning_modules.checkpoint_reading import plain_file, read_folder
+from lightning_modules.checkpoint_reading import misfit, plain_file, read_folder
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel
@@ -62,21 +61,10 @@ def load_module(path: Path, config: Path | None = None, model_name_or_path: str 
     if module.is_partial:
         # That nothing is missing was checked just now; frozen weights are there, quantized or tied as they may be.
         own = {name: value for name, value in own.items() if name in stored}
-    problems = []
-    for what, names in (("lacks", own.keys() - stored.keys()), ("has unexpected", stored.keys() - own.keys())):
-        if names:
-            problems.append(f"{what} {len(names)} weights ({first_of(sorted(names))})")
-    shapes = [
-        f"{name}: {list(stored[name].shape)} for {list(value.shape)}"
-        for name, value in own.items()
-        if name in stored and stored[name].shape != value.shape
-    ]
-    if shapes:
-        problems.append(f"has {len(shapes)} weights of another shape ({first_of(shapes)})")
-    if problems:
+    if problem := misfit(*({name: value.shape for name, value in weights.items()} for weights in (own, stored))):
         raise ValueError(
-            f"{path}: does not fit {type(module).__name__} on {module.hparams['model_name_or_path']!r}: it "
-            f"{'; it '.join(problems)}. Give the config.yaml of its run and the model that it began with"
+            f"{path}: does not fit {type(module).__name__} on {module.hparams['model_name_or_path']!r}: it {problem}. "
+            f"Give the config.yaml of its run and the model that it began with"
         )
     module.load_state_dict(stored, strict=module.strict_loading)
     return module.eval()

@@ -211,13 +211,14 @@ def test_an_evaluation_that_was_killed_is_run(scenarios, name, step):
         ]
 
 
-def test_a_checkpoint_of_two_processes_is_evaluated_by_one(scenarios):
+def test_a_checkpoint_of_two_processes_is_evaluated_by_one(scenarios, tmp_path):
     """`validate --ckpt_path latest` finds it, and finds what the run itself found."""
     folder = scenarios / "sharded"
     given = [
         text for text in arguments(scenarios, folder, ONE) if "StepLog" not in text and not text.endswith(str(folder))
     ]
-    cli = visualprm(scenarios, "validate", *given[1:], "--ckpt_path=latest")
+    given += [f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=latest"]
+    cli = visualprm(scenarios, "validate", *given[1:])
     found = validations(folder)[-1][-1]["validation/loss"]
     assert cli.trainer.callback_metrics["validation/loss"].item() == pytest.approx(found, abs=1e-6)
 
