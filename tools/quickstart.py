@@ -3,7 +3,7 @@
 Example::
 
     python -m tools.quickstart --seed 0
-    python -m tools.quickstart --seed 0 1 2  # three times, and one table of all
+    python -m tools.quickstart --reproduce --seed 0 1 2  # with a larger budget, three times, and one table of all
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from lightning_modules.metrics.table import print_tables
 from tools.seed_report import seed_table
 
 EXPERIMENTS = Path("experiments")
+REPRODUCE_PROMPTS = 600
+"""Questions to annotate with the larger budget."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,17 @@ def visualprm(subcommand: str, *configs: str, **overrides: object) -> list[str]:
     return arguments + [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()]
 
 
-def stages(run: Path, seed: int) -> list[Stage]:
+def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
     """The stages of the recipe, in order.
 
     Args:
         run: Folder of the run.
         seed: Of the world and of everything sampled or initialised.
+        reproduce: Whether to take the larger budget: experiments/reproduce, and more questions to annotate.
     """
     annotation, reward_model = "quickstart/annotation", "quickstart/process_reward_model"
+    policy = ["quickstart/policy"] + ["reproduce/policy"] * reproduce
+    size = ["--prompts", REPRODUCE_PROMPTS] if reproduce else []
     world = run / "world"
     texts = [world / split / "annotations.jsonl" for split in ("demonstrations", "statements")]
     supervision = [world / split / "process_supervision.jsonl" for split in ("prompts", "validation")]
@@ -67,7 +72,7 @@ def stages(run: Path, seed: int) -> list[Stage]:
         Stage(
             "draw the questions",
             world / "truth.jsonl",
-            tool("build_world", "--output", world, "--seed", seed),
+            tool("build_world", "--output", world, "--seed", seed, *size),
         ),
         Stage(
             "write a model with random weights",
@@ -75,7 +80,7 @@ def stages(run: Path, seed: int) -> list[Stage]:
             tool("make_tiny_model", "--output", run / "random", "--seed", seed, "--texts", *texts),
         ),
         Stage("pretrain it on statements about pictures", run / "base", visualprm("fit", "quickstart/base")),
-        Stage("fine-tune the policy", run / "policy", visualprm("fit", "quickstart/policy")),
+        Stage("fine-tune the policy", run / "policy", visualprm("fit", *policy)),
         Stage(
             "sample 8 solutions a benchmark question",
             run / "rollouts.jsonl",
@@ -116,7 +121,7 @@ def stages(run: Path, seed: int) -> list[Stage]:
     ]
 
 
-def run_stages(run: Path, seed: int, threads: int) -> None:
+def run_stages(run: Path, seed: int, threads: int, reproduce: bool = False) -> None:
     """Run the stages that are not done; raises `subprocess.CalledProcessError` where one fails."""
     environment = os.environ | {
         "VISUALPRM_RUN": str(run),
@@ -125,7 +130,7 @@ def run_stages(run: Path, seed: int, threads: int) -> None:
         "HF_HUB_OFFLINE": "1",
     }
     begin = time.monotonic()
-    todo = stages(run, seed)
+    todo = stages(run, seed, reproduce)
     for number, stage in enumerate(todo, start=1):
         heading = f"[{number}/{len(todo)}] {stage.title}"
         if stage.result.exists():
@@ -142,12 +147,14 @@ def main() -> None:
     """Command line of the tool."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one run each, in seedN of the output")
-    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the runs")
+    parser.add_argument("--reproduce", action="store_true", help="take the larger budget")
+    parser.add_argument("--output", type=Path, help="folder of the runs: runs/quickstart or runs/reproduce by default")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to use")
     arguments = parser.parse_args()
-    runs = [arguments.output / f"seed{seed}" for seed in arguments.seed]
+    output = arguments.output or Path("runs", "reproduce" if arguments.reproduce else "quickstart")
+    runs = [output / f"seed{seed}" for seed in arguments.seed]
     for run, seed in zip(runs, arguments.seed, strict=True):
-        run_stages(run, seed, arguments.threads)
+        run_stages(run, seed, arguments.threads, arguments.reproduce)
     if len(runs) > 1:
         print_tables([seed_table(runs)])
 

@@ -52,7 +52,7 @@ class WorldSize:
 
     statements: int = 20000
     demonstrations: int = 20000
-    prompts: int = 600
+    prompts: int = 400
     validation: int = 100
     benchmark_questions: int = 60
     misreadings: float = 0.42

@@ -8,8 +8,9 @@ from tools.quickstart import run_stages, stages
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_stages(tmp_path):
-    todo = stages(tmp_path, seed=3)
+@pytest.mark.parametrize("reproduce", [False, True])
+def test_stages(tmp_path, reproduce):
+    todo = stages(tmp_path, seed=3, reproduce=reproduce)
     results = [stage.result for stage in todo]
     assert len(set(results)) == len(results)
     assert all(tmp_path in result.parents for result in results)
@@ -21,7 +22,8 @@ def test_stages(tmp_path):
         assert bool(configs) == (stage.command[1] == "lightning_modules.cli")
     # Every experiment of the recipe is part of it.
     named = {Path(word) for stage in todo for word in stage.command if word.endswith(".yaml")}
-    expected = set((REPOSITORY / "experiments" / "quickstart").glob("*.yaml"))
+    folders = ["quickstart", "reproduce"] if reproduce else ["quickstart"]
+    expected = {path for folder in folders for path in (REPOSITORY / "experiments" / folder).glob("*.yaml")}
     assert named == {path.relative_to(REPOSITORY) for path in expected}
 
 
