@@ -1,15 +1,17 @@
 """Runs a function in N processes that form a distributed run on this machine, as `torchrun` would start them.
 
-`run_ranks("module:function", arguments, ranks=2)` starts one Python process that imports the module and everything it
-needs (which takes seconds), and then forks one process a rank from it. Each has RANK, LOCAL_RANK, WORLD_SIZE,
-LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT in its environment, so that Lightning (`Trainer(accelerator="cpu",
-devices=ranks, strategy="ddp")`) and `torch.distributed.init_process_group("gloo")` find each other; a single rank has
-none of them. Arguments are JSON; results go to files, or to what a rank prints, which is kept apart by rank.
+`run_ranks("module:function", arguments, ranks=2)` starts one Python process a rank. None is a fork of another: pools of
+threads, and what libraries lock, do not survive a fork. Each has RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT in its environment, so that Lightning (`Trainer(accelerator="cpu", devices=ranks,
+strategy="ddp")`) and `torch.distributed.init_process_group("gloo")` find each other; a single rank has none of them.
+Arguments are JSON; results go to files, or to what a rank prints, which is kept apart by rank.
 
 When a rank fails, the others get `grace` seconds to end by themselves. Whatever runs then, or after `timeout` seconds,
-is killed with its children; so is all when the process of the tests dies. As a program: it is that first process.
+is killed with its children; so is all when the process of the tests dies. As a program: it is the process that
+starts the ranks and waits for them, or, with a number as its second argument, one of these.
 """
 
+import faulthandler
 import importlib
 import json
 import os
@@ -23,8 +25,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 REPOSITORY = Path(__file__).parents[1]
 KILLED = -signal.SIGKILL
@@ -52,11 +52,12 @@ class RankResult:
 
 
 class RanksFailedError(AssertionError):
-    """A rank did not end well, or in time; the message has the output of all."""
+    """A rank did not end well, or in time; the message has the output of all, and at its end of the first to fail."""
 
     def __init__(self, message: str, results: Sequence[RankResult]) -> None:
         self.results = list(results)
-        parts = [f"---- rank {r.rank} ({r.returncode}, {r.seconds:.1f} s)\n{r.output[-8000:]}" for r in self.results]
+        ordered = sorted(results, key=lambda r: (r.returncode != 0, -r.seconds))
+        parts = [f"---- rank {r.rank} ({r.returncode}, {r.seconds:.1f} s)\n{r.output[-8000:]}" for r in ordered]
         super().__init__("\n".join([message, *parts]))
 
 
@@ -85,7 +86,7 @@ def run_ranks(
         arguments: Of the function, JSON values; paths become texts.
         ranks: Number of processes.
         folder: For the outputs of the ranks.
-        timeout: Seconds, after the imports, after which all are killed.
+        timeout: Seconds, after the imports of all, after which all are killed.
         grace: Seconds that the others have when a rank has failed.
         environment: More variables.
         check: Raise an error unless all ranks end well.
@@ -148,20 +149,14 @@ def _kill_group(group: int) -> None:
         return
 
 
-def _run_rank(job: Mapping[str, Any], rank: int, port: int) -> None:
+def _run_rank(job: Mapping[str, Any], rank: int) -> None:
     """Be one rank; never returns."""
     code = 1
     try:
-        # The pool of threads does not survive a fork; two threads of a backward that renew it at once abort.
-        torch.set_num_threads(torch.get_num_threads())
-        output = os.open(f"{job['outputs']}/rank{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        if job["ranks"] > 1:
-            values = (rank, rank, job["ranks"], job["ranks"], 0, 0)
-            os.environ |= dict(zip(_VARIABLES, map(str, values), strict=True))
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        _function(job["function"])(*job["arguments"])
+        faulthandler.enable()
+        function = _function(job["function"])
+        Path(job["outputs"], f"imported{rank}").touch()
+        function(*job["arguments"])
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -178,39 +173,46 @@ def _function(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def _start_rank(job: Mapping[str, Any], rank: int, port: int) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    if job["ranks"] > 1:
+        values = (rank, rank, job["ranks"], job["ranks"], 0, 0)
+        environment |= dict(zip(_VARIABLES, map(str, values), strict=True))
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with Path(job["outputs"], f"rank{rank}.txt").open("wb") as output:
+        command = [sys.executable, __file__, json.dumps(job), str(rank)]
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+
 def _main(job: Mapping[str, Any]) -> None:
-    parent = os.getppid()
-    _function(job["function"])
-    port, started = free_port(), time.monotonic()
-    pids: dict[int, int] = {}
-    for rank in range(job["ranks"]):
-        pid = os.fork()
-        if pid == 0:
-            _run_rank(job, rank, port)
-        pids[pid] = rank
+    """Start the ranks and wait for them."""
+    parent, port, begin = os.getppid(), free_port(), time.monotonic()
+    ranks = [_start_rank(job, rank, port) for rank in range(job["ranks"])]
+    imported = [Path(job["outputs"], f"imported{rank}") for rank in range(job["ranks"])]
+    until = begin + _IMPORT_SECONDS
+    has_begun = False
     ended: dict[int, tuple[int, float]] = {}
-    failed_at = float("inf")
-    while len(ended) < len(pids):
-        pid, status = os.waitpid(-1, os.WNOHANG)
+    while len(ended) < len(ranks):
         now = time.monotonic()
-        if pid:
-            code = os.waitstatus_to_exitcode(status)
-            ended[pids[pid]] = (code, now - started)
-            if code:
-                failed_at = min(failed_at, now)
-            continue
+        if not has_begun and all(path.exists() for path in imported):
+            has_begun, begin, until = True, now, now + job["timeout"]
+        for rank, process in enumerate(ranks):
+            if rank not in ended and (code := process.poll()) is not None:
+                ended[rank] = (code, now - begin)
+                if code:
+                    until = min(until, now + job["grace"])
         if os.getppid() != parent:  # the tests have died
             os.killpg(0, signal.SIGKILL)
-        if now - started > job["timeout"] or now - failed_at > job["grace"]:
-            for pid, rank in pids.items():
-                if rank not in ended:
-                    os.kill(pid, signal.SIGKILL)
+        if now > until:
+            for process in ranks:
+                process.kill()
         time.sleep(0.02)
-    results = [ended[rank] for rank in range(job["ranks"])]
     whole = Path(job["outputs"]) / "ended.tmp"
-    whole.write_text(json.dumps(results))
+    whole.write_text(json.dumps([ended[rank] for rank in range(job["ranks"])]))
     whole.rename(whole.with_suffix(".json"))
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        _run_rank(json.loads(sys.argv[1]), int(sys.argv[2]))
     _main(json.loads(sys.argv[1]))
