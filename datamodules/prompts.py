@@ -14,9 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
@@ -30,7 +28,6 @@ from datamodules.files import read_jsonl
 from datamodules.grading import question_digest, verdict_digest
 from datamodules.images import open_image
 from datamodules.process.conversation import IMAGE_PLACEHOLDER, question_content
-from datamodules.process.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -88,21 +85,6 @@ class PromptBatch:
     def sample_ids(self) -> list[str]:
         """Ids of the prompts."""
         return [prompt.prompt_id for prompt in self.prompts]
-
-
-@dataclass
-class SupervisedBatch:
-    """Conversations with the response as target.
-
-    Attributes:
-        inputs: Output of the processor; input_ids and attention_mask are (B, L), right-padded.
-        labels: (B, L) token ids of the responses, IGNORE_INDEX elsewhere; not shifted.
-        sample_ids: B prompt ids.
-    """
-
-    inputs: dict[str, Tensor]
-    labels: Tensor
-    sample_ids: list[str]
 
 
 class ChatRenderer:
@@ -169,42 +151,6 @@ class PromptCollator:
         images = [prompt.load_images() for prompt in prompts]
         texts = [self.renderer.prompt(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
         return PromptBatch(prompts, images, texts)
-
-
-@dataclass
-class SupervisedCollator:
-    """Builds batches for supervised fine-tuning on gold responses."""
-
-    renderer: ChatRenderer
-
-    def __call__(self, prompts: list[Prompt]) -> SupervisedBatch:
-        """Build a batch; raises ValueError for a prompt without a response."""
-        processor = self.renderer.processor
-        images = [prompt.load_images() for prompt in prompts]
-        full, targets = [], []
-        for prompt, opened in zip(prompts, images, strict=True):
-            if not prompt.response:
-                raise ValueError(f"{prompt.prompt_id}: field 'response' is missing; a demonstration needs one")
-            begin = self.renderer.prompt(prompt.policy_text, len(opened))
-            conversation = self.renderer.conversation(prompt.policy_text, len(opened), prompt.response)
-            if not conversation.startswith(begin):
-                raise ValueError("the chat template renders an answered chat differently from its prompt")
-            full.append(conversation)
-            targets.append(conversation[len(begin) :])
-        inputs = processor(
-            text=full,
-            images=images if any(images) else None,
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-            return_tensors="pt",
-        )
-        lengths = [len(ids) for ids in processor.tokenizer(targets, add_special_tokens=False)["input_ids"]]
-        ends = inputs["attention_mask"].sum(-1).tolist()
-        labels = torch.full_like(inputs["input_ids"], IGNORE_INDEX)
-        for row, (length, end) in enumerate(zip(lengths, ends, strict=True)):
-            labels[row, end - length : end] = inputs["input_ids"][row, end - length : end]
-        return SupervisedBatch(dict(inputs), labels, [prompt.prompt_id for prompt in prompts])
 
 
 def grade_by_answer(gold: str) -> Callable[[str], Grade]:

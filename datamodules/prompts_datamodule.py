@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import ProcessorMixin
 
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
+from datamodules.demonstrations import SupervisedCollator
 from datamodules.evaluation_order import evaluation_sampler
 from datamodules.process.order import LazyLoader, TrainingSampler
 from datamodules.process.position import TrainingPosition
@@ -22,11 +24,12 @@ from datamodules.prompts import (
     PromptBatch,
     PromptCollator,
     PromptDataset,
-    SupervisedCollator,
     benchmark_prompts,
     read_prompts,
     with_other_images,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class PromptDataModule(LightningDataModule):
@@ -50,6 +53,8 @@ class PromptDataModule(LightningDataModule):
             prompts on its own devices, and the last one to end writes the output.
         shard_index: Which of them, from 0: prompts number ``shard_index``, ``shard_index + num_shards``, ...
         batch_size: Prompts or demonstrations a batch.
+        padding_free: Put the demonstrations of a training batch into one row instead of padding them to the longest.
+            They do not attend to each other, so the loss is the same. Models that do not allow it have padded batches.
         num_workers: Dataloader processes.
         system_prompt: System turn; empty for none.
         instruction: What the policy reads after every question, on a line of its own; by default the one that
@@ -72,6 +77,7 @@ class PromptDataModule(LightningDataModule):
         num_shards: int = 1,
         shard_index: int = 0,
         batch_size: int = 8,
+        padding_free: bool = False,
         num_workers: int = 0,
         system_prompt: str = "",
         instruction: str | None = None,
@@ -88,11 +94,18 @@ class PromptDataModule(LightningDataModule):
         self._prompts: list[Prompt] | None = None
         self._renderer: ChatRenderer | None = None
         self._train = PromptDataset([])
+        self._packing_obstacle: str | None = None
         self.training_position = TrainingPosition(self._order)
 
-    def connect(self, processor: ProcessorMixin) -> None:
-        """Take the processor of the policy; called by the policy before any dataloader is asked for."""
+    def connect(self, processor: ProcessorMixin, packing_obstacle: str | None = None) -> None:
+        """Take the processor of the policy; called by the policy before any dataloader is asked for.
+
+        Args:
+            processor: Renders and encodes chats.
+            packing_obstacle: Why conversations cannot share a row, if they cannot.
+        """
         self._renderer = ChatRenderer(processor, self.hparams["system_prompt"])
+        self._packing_obstacle = packing_obstacle
 
     @property
     def renderer(self) -> ChatRenderer:
@@ -156,6 +169,10 @@ class PromptDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Prompt]:
         """Demonstrations as :class:`SupervisedBatch`, in an order of their own each epoch; resumes exactly."""
         batch_size, trainer = self.hparams["batch_size"], self.trainer
+        padding_free = self.hparams["padding_free"]
+        if padding_free and self._packing_obstacle is not None:
+            logger.warning("padding_free: %s; batches are padded instead", self._packing_obstacle)
+            padding_free = False
         same_on_all_ranks(self._train.fingerprint, "demonstrations")
         self.training_position.trainer = trainer
         self.training_position.sampler = sampler = TrainingSampler(
@@ -170,7 +187,7 @@ class PromptDataModule(LightningDataModule):
             self._train,
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=SupervisedCollator(self.renderer),
+            collate_fn=SupervisedCollator(self.renderer, padding_free),
             num_workers=self.hparams["num_workers"],
         )
 

@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from datamodules.demonstrations import SupervisedBatch
 from datamodules.process.labels import IGNORE_INDEX
-from datamodules.prompts import Prompt, PromptBatch, SupervisedBatch
+from datamodules.prompts import Prompt, PromptBatch
 from datamodules.rollouts import Rollout, rollout_row
 from lightning_modules.gathering import SampleMeans
 from lightning_modules.generation.sampling import SamplingParameters
@@ -23,6 +24,7 @@ from lightning_modules.model.backbone import (
 )
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.lora import merged_backbone
+from lightning_modules.model.packed_forward import hidden_states, packing_obstacle
 from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
@@ -67,7 +69,7 @@ class Policy(BackboneModule):
 
     def setup(self, stage: str) -> None:
         """Give the data module the processor."""
-        connect_processor(self)
+        connect_processor(self, packing_obstacle=packing_obstacle(self.backbone))
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
@@ -106,14 +108,14 @@ class Policy(BackboneModule):
         self.log_dict(means, prog_bar=True, sync_dist=True)
 
     def _judge(self, batch: SupervisedBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each response token: its loss, whether it is the most likely one, and its row in the batch."""
-        hidden_states = self.backbone.base_model(**batch.inputs, use_cache=False).last_hidden_state[:, :-1]
+        """Of each response token: its loss, whether it is the most likely one, and its conversation in the batch."""
+        states = hidden_states(self.backbone, batch)[:, :-1]
         labels = batch.labels[:, 1:]
         is_target = labels != IGNORE_INDEX
         # Vocabulary logits are computed where a target stands, not over the whole sequence.
-        logits = vocabulary_logits(self.backbone, hidden_states[is_target])
+        logits = vocabulary_logits(self.backbone, states[is_target])
         losses = torch.nn.functional.cross_entropy(logits.float(), labels[is_target], reduction="none")
-        return losses, logits.argmax(-1) == labels[is_target], is_target.nonzero()[:, 0]
+        return losses, logits.argmax(-1) == labels[is_target], batch.samples_of(is_target)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[tuple[str, list[dict[str, Any]]]]:
         """Sample and grade solutions.

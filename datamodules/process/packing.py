@@ -7,32 +7,44 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from datamodules.process.collate import StepBatch, StepCollator
 
 
-def pack(batch: StepBatch) -> StepBatch:
-    """The same conversations without padding, in one row of T tokens, with positions that begin anew in each.
+def packed_inputs(inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]:
+    """Inputs of B conversations without padding, in one row of T tokens, with positions that begin anew in each.
 
     Pictures stay in the order of the conversations. What has one number a token is put into the row. The attention mask
     is left out: `transformers` tells conversations apart by their positions only where there is none.
+
+    Args:
+        inputs: Output of a processor; ``input_ids`` and ``attention_mask`` (B, L).
+
+    Returns:
+        The inputs, and where in the row conversations begin and end: B + 1 places.
     """
-    mask = batch.inputs["attention_mask"].bool()
+    mask = inputs["attention_mask"].bool()
     shape = mask.shape
-    lengths = mask.sum(1)
-    ends = lengths.cumsum(0)
-    starts = ends - lengths
-    inputs = {
+    packed = {
         name: value[mask][None] if value.shape == shape else value
-        for name, value in batch.inputs.items()
+        for name, value in inputs.items()
         if name != "attention_mask"
     }
-    inputs["position_ids"] = torch.arange(shape[1]).expand(shape)[mask][None]
+    packed["position_ids"] = torch.arange(shape[1]).expand(shape)[mask][None]
+    return packed, [0, *mask.sum(1).cumsum(0).tolist()]
+
+
+def pack(batch: StepBatch) -> StepBatch:
+    """The same conversations as :func:`packed_inputs`, with the places of their steps."""
+    mask = batch.inputs["attention_mask"].bool()
+    inputs, boundaries = packed_inputs(batch.inputs)
+    starts = torch.tensor(boundaries[:-1])
     positions = batch.step_positions
     step_tokens = None
     if batch.step_tokens is not None:
         marked, row, step = batch.step_tokens & mask[:, None], *positions.shape
-        step_tokens = torch.zeros(row, step, int(ends[-1]), dtype=torch.bool)
+        step_tokens = torch.zeros(row, step, boundaries[-1], dtype=torch.bool)
         conversation, number, token = marked.nonzero(as_tuple=True)
         step_tokens[conversation, number, starts[conversation] + token] = True
     return replace(
@@ -40,7 +52,7 @@ def pack(batch: StepBatch) -> StepBatch:
         inputs=inputs,
         step_positions=torch.where(positions >= 0, positions + starts[:, None], positions),
         step_tokens=step_tokens,
-        boundaries=[0, *ends.tolist()],
+        boundaries=boundaries,
     )
 
 

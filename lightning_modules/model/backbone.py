@@ -180,8 +180,8 @@ def _named(backbone: PreTrainedModel, part: str) -> list[tuple[str, torch.nn.Par
     return [(name, parameter) for name, parameter in backbone.named_parameters() if id(parameter) in wanted]
 
 
-def connect_processor(module: LightningModule) -> None:
-    """Hand a policy's processor to the trainer's data module, whose prompts it renders."""
+def connect_processor(module: LightningModule, **more: Any) -> None:
+    """Hand a policy's processor, and ``more``, to the trainer's data module, whose prompts it renders."""
     datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
     if datamodule is not None:
-        datamodule.connect(module.processor)
+        datamodule.connect(module.processor, **more)

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,7 +42,23 @@ def packing_obstacle(backbone: PreTrainedModel) -> str | None:
     return None
 
 
-def hidden_states(backbone: PreTrainedModel, batch: StepBatch) -> Tensor:
+class Conversations(Protocol):
+    """A batch of them, such as :class:`datamodules.process.collate.StepBatch`.
+
+    Attributes:
+        inputs: Of the model.
+        boundaries: Of a packed batch, the B places in its row where conversations begin, and T; None of a padded one.
+    """
+
+    inputs: dict[str, Tensor]
+    boundaries: list[int] | None
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each conversation."""
+
+
+def hidden_states(backbone: PreTrainedModel, batch: Conversations) -> Tensor:
     """Last hidden states: (B, L, H), or (1, T, H) of a packed batch."""
     if batch.boundaries is None:
         return backbone.base_model(**batch.inputs, use_cache=False).last_hidden_state
@@ -59,7 +75,7 @@ def step_logits(head: StepHead, states: Tensor, batch: StepBatch) -> Tensor:
     return head(states, positions.flatten()[None])[0].unflatten(0, positions.shape)
 
 
-def _positions(backbone: PreTrainedModel, batch: StepBatch) -> Tensor:
+def _positions(backbone: PreTrainedModel, batch: Conversations) -> Tensor:
     """Position ids (1, T); with multimodal rotary positions (4, 1, T), the plain ones first.
 
     Those number image tokens by time, height and width (Qwen2-VL, Wang et al. 2024, arXiv 2409.12191); the model's own

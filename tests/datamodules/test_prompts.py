@@ -2,19 +2,16 @@ import json
 
 import numpy as np
 import pytest
-from literal_scoring import IMAGE_TOKENS
 from PIL import Image
 from released_benchmarks import mathvision_table
 
 from datamodules.benchmarks import VISUAL_BENCHMARKS, BenchmarkOptions
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
 from datamodules.images import ImageError
-from datamodules.process.labels import IGNORE_INDEX
 from datamodules.prompts import (
     ChatRenderer,
     Prompt,
     PromptCollator,
-    SupervisedCollator,
     benchmark_prompts,
     grade_by_answer,
     read_prompts,
@@ -146,47 +143,6 @@ def test_prompt_collator(prompt_file, tiny_processor):
         "<|user|><IMG_CONTEXT>How many?<|end|><|assistant|>",
         "<|user|>Is <IMG_CONTEXT> larger than <IMG_CONTEXT> ?<|end|><|assistant|>",
     ]
-
-
-def test_supervised_batch_equals_turns_written_out(prompt_file, tiny_processor):
-    """Response and end token are the target, of every row, wherever padding and images put it."""
-    prompts = read_prompts(prompt_file(ROWS), instruction="")
-    batch = SupervisedCollator(ChatRenderer(tiny_processor))(prompts)
-    tokenizer = tiny_processor.tokenizer
-
-    def ids_of(text):
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    asked = [
-        "<|user|>Why?<|end|><|assistant|>",
-        f"<|user|>{IMAGE_TOKENS}How many?<|end|><|assistant|>",
-        f"<|user|>Is {IMAGE_TOKENS} larger than {IMAGE_TOKENS} ?<|end|><|assistant|>",
-    ]
-    rows = [(ids_of(text), ids_of(row["response"] + "<|end|>")) for text, row in zip(asked, ROWS, strict=True)]
-    length = max(len(question) + len(answer) for question, answer in rows)
-    for index, (question, answer) in enumerate(rows):
-        padding = length - len(question) - len(answer)
-        found = batch.inputs["input_ids"][index].tolist()
-        assert found == [*question, *answer, *[tokenizer.pad_token_id] * padding]
-        expected = [*[IGNORE_INDEX] * len(question), *answer, *[IGNORE_INDEX] * padding]
-        assert batch.labels[index].tolist() == expected
-        assert batch.inputs["attention_mask"][index].tolist() == [1] * (length - padding) + [0] * padding
-    assert batch.inputs["pixel_values"].shape == (3, 3, 32, 32)
-    assert batch.sample_ids == ["annotations-1", "x", "5"]
-
-
-def test_a_demonstration_needs_a_response(prompt_file, tiny_processor):
-    prompts = read_prompts(prompt_file([{**GOOD, "id": "q 7"}]))
-    with pytest.raises(ValueError, match=r"^q 7: field 'response' is missing"):
-        SupervisedCollator(ChatRenderer(tiny_processor))(prompts)
-
-
-def test_a_template_that_renders_answered_chats_differently(prompt_file, tiny_checkpoint, tiny_processor):
-    processor = type(tiny_processor).from_pretrained(tiny_checkpoint)
-    processor.chat_template = "{{ messages | length }}{% if add_generation_prompt %}A:{% endif %}"
-    prompts = read_prompts(prompt_file(ROWS[:1]))
-    with pytest.raises(ValueError, match="the chat template renders an answered chat differently from its prompt"):
-        SupervisedCollator(ChatRenderer(processor))(prompts)
 
 
 # ----------------------------------------------------------------- benchmarks

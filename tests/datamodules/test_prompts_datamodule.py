@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule
 from released_benchmarks import mathvision_table
@@ -116,6 +117,27 @@ def test_demonstrations(connected, tiny_world):
     other = connected("fit", demonstrations=path, batch_size=10, seed=2)
     assert [name for batch in other.train_dataloader() for name in batch.sample_ids] != seen
     assert module.val_dataloader() == []
+
+
+def test_padding_free_demonstrations(tiny_processor, tiny_world, caplog):
+    """The same batches in the same order, in a row each; padded where the model has a reason against it, by name."""
+    path = str(tiny_world / "demonstrations" / "annotations.jsonl")
+
+    def batches(obstacle=None, **options):
+        module = PromptDataModule(demonstrations=path, instruction="", batch_size=10, **options)
+        module.connect(tiny_processor, packing_obstacle=obstacle)
+        module.setup("fit")
+        return list(module.train_dataloader())
+
+    padded, packed = batches(), batches(padding_free=True)
+    assert [batch.sample_ids for batch in packed] == [batch.sample_ids for batch in padded]
+    assert [batch.lengths.tolist() for batch in packed] == [batch.lengths.tolist() for batch in padded]
+    for batch in packed:
+        assert batch.inputs["input_ids"].shape == (1, sum(batch.lengths))
+    assert not caplog.records
+    refused = batches("no Gemma in a row", padding_free=True)
+    assert [message for message in caplog.messages if "no Gemma in a row; batches are padded instead" in message]
+    assert torch.equal(refused[0].inputs["attention_mask"], padded[0].inputs["attention_mask"])
 
 
 def test_validation_demonstrations(connected, tiny_world):

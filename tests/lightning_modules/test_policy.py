@@ -1,11 +1,15 @@
 """The policy's loss, against the loss that the models of `transformers` compute themselves."""
 
+from functools import partial
+
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoModelForCausalLM
 
+from datamodules.demonstrations import SupervisedBatch, SupervisedCollator
 from datamodules.process.labels import IGNORE_INDEX
-from datamodules.prompts import SupervisedBatch
+from datamodules.prompts import ChatRenderer, Prompt, grade_by_answer
 from lightning_modules.policy import Policy
 
 
@@ -25,3 +29,38 @@ def test_the_loss_is_that_of_the_family(family_checkpoint, name):
         expected = plain(input_ids=ids, labels=labels).loss
         # 7 and 4 response tokens, whose losses are summed up to be divided by their number in the global batch.
         torch.testing.assert_close(policy.training_step(batch, 0) / 11, expected)
+
+
+@pytest.mark.parametrize("name", ["internvl_qwen2", "qwen2_5_vl", "qwen3_text"])
+def test_demonstrations_in_a_row_have_the_same_losses_and_gradients(family_checkpoint, tmp_path, name):
+    """With 1, 0 and 2 pictures, plain and multimodal positions."""
+    policy = Policy(str(family_checkpoint(name))).eval()
+    has_pictures = hasattr(policy.processor, "image_processor")
+    for number in range(3):
+        Image.effect_noise((64, 64), 50 + number).convert("RGB").save(tmp_path / f"{number}.png")
+    solutions = [
+        (["0.png"], "So 7.\n\nThe digits are 3, 7 and 9.", "Which digits are even?"),
+        ([], "So 2.", "How many digits are larger than 4?"),
+        (["1.png", "2.png"], "7", "Is it larger?"),
+    ]
+    prompts = []
+    for index, (names, response, question) in enumerate(solutions):
+        pictures = [Image.open(tmp_path / name) for name in names if has_pictures]
+        load, grade = partial(list, pictures), grade_by_answer("2")
+        prompts.append(Prompt(f"p{index}", question, (), "2", "test", load, grade, response))
+    found = []
+    for padding_free in (False, True):
+        batch = SupervisedCollator(ChatRenderer(policy.processor), padding_free)(prompts)
+        losses, is_hit, sample = policy._judge(batch)
+        policy.zero_grad()
+        policy.training_step(batch, 0).backward()
+        gradients = {key: p.grad.clone() for key, p in policy.named_parameters() if p.grad is not None}
+        found.append((losses.detach(), is_hit, sample, gradients))
+    (losses, is_hit, sample, expected), (others, other_hits, other_samples, gradients) = found
+    assert losses.std() > 0.01
+    torch.testing.assert_close(others, losses, atol=1e-5, rtol=0)
+    assert torch.equal(is_hit, other_hits)
+    assert torch.equal(sample, other_samples)
+    assert gradients.keys() == expected.keys()
+    for key, gradient in gradients.items():
+        assert (gradient - expected[key]).abs().max() <= 1e-5 + 1e-4 * expected[key].abs().max(), key
