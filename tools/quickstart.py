@@ -60,8 +60,9 @@ def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
         seed: Of the world and of everything sampled or initialised.
         reproduce: Whether to take the larger budget: experiments/reproduce, and more questions to annotate.
     """
-    annotation, reward_model = "quickstart/annotation", "quickstart/process_reward_model"
-    policy = ["quickstart/policy"] + ["reproduce/policy"] * reproduce
+    reward_model = "quickstart/process_reward_model"
+    larger = ["quickstart", "reproduce"] if reproduce else ["quickstart"]
+    policy, annotation = ([f"{folder}/{name}" for folder in larger] for name in ("policy", "annotation"))
     size = ["--prompts", REPRODUCE_PROMPTS] if reproduce else []
     world = run / "world"
     texts = [world / split / "annotations.jsonl" for split in ("demonstrations", "statements")]
@@ -91,13 +92,13 @@ def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
             bench / "test.jsonl",
             tool("build_process_bench", "--world", world, "--rollouts", run / "rollouts.jsonl", "--output", bench),
         ),
-        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", annotation)),
+        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", *annotation)),
         Stage(
             "annotate validation solutions by Monte Carlo",
             supervision[1],
             visualprm(
                 "predict",
-                annotation,
+                *annotation,
                 data__prompts=world / "validation" / "annotations.jsonl",
                 trainer__callbacks__output=supervision[1],
             ),
