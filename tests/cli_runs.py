@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_modules.cli import run
-from tools.quickstart import Stage, stages
+from tools.quickstart_stages import Stage, stages
 
 # As the processes that get killed, since sums depend on it. Models this small are also fastest so.
 torch.set_num_threads(1)
@@ -34,16 +34,16 @@ _ANNOTATION = (
 SMALLER = {
     "world/truth.jsonl": "--statements=100 --demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10",
     "random": "--vision-hidden-size=16 --vision-layers=1 --text-hidden-size=64 --text-layers=2",
-    "base": "--trainer.max_steps=3 --data.batch_size=8",
+    "base": "--trainer.max_steps=3 --data.packed_tokens=800",
     # Just enough for solutions of several steps that are right now and then.
     "policy": "--trainer.max_steps=120 --data.batch_size=12 --model.learning_rate=3e-3",
     "rollouts.jsonl": "--model.sampling.max_new_tokens=64",
     "world/prompts/process_supervision.jsonl": _ANNOTATION,
     "world/validation/process_supervision.jsonl": _ANNOTATION,
-    "outcome_reward_model": "--data.batch_size=8 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
-    "process_reward_model": "--data.batch_size=8 --trainer.log_every_n_steps=2 --trainer.max_epochs=2",
+    "outcome_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
+    "process_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=2",
 }
-"""What makes a stage of tools/quickstart.py small; keys are the results that the stages name."""
+"""What makes a stage of tools/quickstart_stages.py small; keys are the results that the stages name."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -107,7 +107,7 @@ def run_quickstart(folder: Path) -> Path:
     """
     todo = stages(folder, seed=0)
     if unknown := set(SMALLER) - {str(stage.result.relative_to(folder)) for stage in todo}:
-        raise RuntimeError(f"no stage of tools/quickstart.py has the results {sorted(unknown)}")
+        raise RuntimeError(f"no stage of tools/quickstart_stages.py has the results {sorted(unknown)}")
     for stage in todo:
         if stage.result.exists():
             raise RuntimeError(f"{stage.result} was there before the stage {stage.title!r} had run")

@@ -16,7 +16,7 @@ def options_of(name, run, *, benchmarks=True):
     if name == "policy":
         demonstrations = run / "world" / "demonstrations" / "annotations.jsonl"
         return ["--trainer.max_steps=8", "--data.batch_size=12", f"--data.validation_demonstrations={demonstrations}"]
-    options = ["--trainer.max_steps=8", "--trainer.max_epochs=2", "--data.batch_size=8"]
+    options = ["--trainer.max_steps=8", "--trainer.max_epochs=2", "--data.packed_tokens=null", "--data.batch_size=8"]
     return options if benchmarks else [*options, *NO_BENCHMARKS]
 
 

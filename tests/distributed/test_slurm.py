@@ -84,7 +84,13 @@ def fit_arguments(folder, hold):
         trainer["callbacks"].append({"class_path": "run_control.Hold", "init_args": where})
     data = {
         "class_path": "datamodules.visual_prm_400k.VisualPRM400KDataModule",
-        "init_args": {"batch_size": 4, "visual_process_bench": None, "benchmarks": None, "rollouts": None},
+        "init_args": {
+            "packed_tokens": None,
+            "batch_size": 4,
+            "visual_process_bench": None,
+            "benchmarks": None,
+            "rollouts": None,
+        },
     }
     return [
         "--config=experiments/quickstart/process_reward_model.yaml",

@@ -63,7 +63,7 @@ class Run:
         config = {
             "data": {
                 "class_path": "datamodules.visual_prm_400k.VisualPRM400KDataModule",
-                "init_args": {"batch_size": 4, "visual_process_bench": None},
+                "init_args": {"packed_tokens": None, "batch_size": 4, "visual_process_bench": None},
             },
             "trainer": {
                 "max_epochs": 1,

@@ -1,9 +1,11 @@
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tools.quickstart import run_stages, stages
+from tools.quickstart import run_recipe
+from tools.quickstart_stages import Stage, run_command, run_stages, stages
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -31,7 +33,7 @@ def test_what_is_done_is_not_done_again(tmp_path, capsys):
     for stage in stages(tmp_path, seed=0):
         stage.result.parent.mkdir(parents=True, exist_ok=True)
         stage.result.touch()
-    run_stages(tmp_path, seed=0, threads=1)
+    run_stages(tmp_path, seed=0)
     assert capsys.readouterr().out.count("done before") == len(stages(tmp_path, seed=0))
 
 
@@ -41,6 +43,37 @@ def test_a_failing_stage_ends_the_run(tmp_path, monkeypatch):
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "truth.jsonl").touch()
     with pytest.raises(subprocess.CalledProcessError):
-        run_stages(tmp_path, seed=0, threads=1)
+        run_recipe(tmp_path, seed=0, threads=1)
     assert not (tmp_path / "base").exists()
     assert not (tmp_path / "policy").exists()
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Makes a program that can be run with ``python -m``."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name, text):
+        (tmp_path / f"{name}.py").write_text(text)
+        return name
+
+    return make
+
+
+def test_a_command_runs_as_the_main_program(program, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tests"])
+    text = "import sys; from pathlib import Path\nif __name__ == '__main__': Path(sys.argv[1]).write_text(sys.argv[2])"
+    for written in ("one", "two"):
+        run_command(["-m", program("writes", text), str(tmp_path / "result"), written])
+        assert (tmp_path / "result").read_text() == written
+    run_command(["-m", program("ends_well", "raise SystemExit(0)")])
+    with pytest.raises(SystemExit, match="no such thing"):
+        run_command(["-m", program("ends_ill", "raise SystemExit('no such thing')")])
+    assert sys.argv == ["tests"]
+
+
+def test_a_stage_that_leaves_no_result_is_named(program, tmp_path, monkeypatch):
+    lost = Stage("dream", tmp_path / "dream", ["-m", program("does_nothing", "")])
+    monkeypatch.setattr("tools.quickstart_stages.stages", lambda *_: [lost])
+    with pytest.raises(RuntimeError, match=f"'dream' has ended without {tmp_path}/dream"):
+        run_stages(tmp_path, seed=0)

@@ -1,0 +1,178 @@
+"""The stages of the recipe in miniature, and running them: all in one process, which pays for its imports once.
+
+Example, as :mod:`tools.quickstart` does it::
+
+    VISUALPRM_RUN=runs/quickstart/seed0 VISUALPRM_SEED=0 OMP_NUM_THREADS=2 python -m tools.quickstart_stages
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+EXPERIMENTS = Path("experiments")
+REPRODUCE_PROMPTS = 600
+"""Questions to annotate with the larger budget."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the recipe.
+
+    Attributes:
+        title: What it does, for people.
+        result: File or folder that exists once the stage is done.
+        command: Arguments of the Python interpreter.
+    """
+
+    title: str
+    result: Path
+    command: list[str]
+
+
+def tool(name: str, *arguments: object) -> list[str]:
+    """Interpreter arguments of a program under tools/."""
+    return ["-m", f"tools.{name}", *map(str, arguments)]
+
+
+def visualprm(subcommand: str, *configs: str, **overrides: object) -> list[str]:
+    """Interpreter arguments of a `visualprm` command with configurations of this recipe, as "folder/name"."""
+    arguments = ["-m", "lightning_modules.cli", subcommand]
+    for name in configs:
+        arguments += ["--config", str(EXPERIMENTS / f"{name}.yaml")]
+    return arguments + [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()]
+
+
+def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
+    """The stages of the recipe, in order.
+
+    Args:
+        run: Folder of the run.
+        seed: Of the world and of everything sampled or initialised.
+        reproduce: Whether to take the larger budget: experiments/reproduce, and more questions to annotate.
+    """
+    reward_model = "quickstart/process_reward_model"
+    larger = ["quickstart", "reproduce"] if reproduce else ["quickstart"]
+    policy, annotation = ([f"{folder}/{name}" for folder in larger] for name in ("policy", "annotation"))
+    size = ["--prompts", REPRODUCE_PROMPTS] if reproduce else []
+    world = run / "world"
+    texts = [world / split / "annotations.jsonl" for split in ("demonstrations", "statements")]
+    supervision = [world / split / "process_supervision.jsonl" for split in ("prompts", "validation")]
+    bench = run / "visual_process_bench"
+    outcome = run / "outcome_reward_model_test" / "candidate_scores.jsonl"
+    return [
+        Stage(
+            "draw the questions",
+            world / "truth.jsonl",
+            tool("build_world", "--output", world, "--seed", seed, *size),
+        ),
+        Stage(
+            "write a model with random weights",
+            run / "random",
+            tool("make_tiny_model", "--output", run / "random", "--seed", seed, "--texts", *texts),
+        ),
+        Stage("pretrain it on statements about pictures", run / "base", visualprm("fit", "quickstart/base")),
+        Stage("fine-tune the policy", run / "policy", visualprm("fit", *policy)),
+        Stage(
+            "sample 8 solutions a benchmark question",
+            run / "rollouts.jsonl",
+            visualprm("predict", "quickstart/rollouts"),
+        ),
+        Stage(
+            "label benchmark solutions with the exact truth",
+            bench / "test.jsonl",
+            tool("build_process_bench", "--world", world, "--rollouts", run / "rollouts.jsonl", "--output", bench),
+        ),
+        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", *annotation)),
+        Stage(
+            "annotate validation solutions by Monte Carlo",
+            supervision[1],
+            visualprm(
+                "predict",
+                *annotation,
+                data__prompts=world / "validation" / "annotations.jsonl",
+                trainer__callbacks__output=supervision[1],
+            ),
+        ),
+        Stage(
+            "train the outcome reward model",
+            run / "outcome_reward_model",
+            visualprm("fit", reward_model, "quickstart/outcome_reward_model"),
+        ),
+        Stage(
+            "score the solutions with it",
+            outcome,
+            visualprm("test", reward_model, "quickstart/outcome_reward_model_test"),
+        ),
+        Stage("train the process reward model", run / "process_reward_model", visualprm("fit", reward_model)),
+        Stage(
+            "compare the ways to choose a solution",
+            run / "process_reward_model_test" / "best_of_n_test.json",
+            visualprm("test", reward_model, "quickstart/process_reward_model_test"),
+        ),
+    ]
+
+
+def run_command(command: Sequence[str]) -> None:
+    """Do in this process what ``python`` does with these arguments, ``-m MODULE ...``.
+
+    Raises:
+        SystemExit: If the program ends with a status other than 0.
+    """
+    _, module, *arguments = command
+    argv = sys.argv
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            raise
+    finally:
+        sys.argv = argv
+
+
+def run_stages(run: Path, seed: int, reproduce: bool = False) -> None:
+    """Run the stages that are not done.
+
+    The environment must hold what the experiments ask for: VISUALPRM_RUN and VISUALPRM_SEED.
+
+    Args:
+        run: See :func:`stages`.
+        seed: See :func:`stages`.
+        reproduce: See :func:`stages`.
+
+    Raises:
+        RuntimeError: If a stage ends without its result.
+    """
+    begin = time.monotonic()
+    todo = stages(run, seed, reproduce)
+    for number, stage in enumerate(todo, start=1):
+        heading = f"[{number}/{len(todo)}] {stage.title}"
+        if stage.result.exists():
+            print(f"{heading}: done before, {stage.result}", flush=True)
+            continue
+        print(f"{heading}\n    python {' '.join(stage.command)}", flush=True)
+        start = time.monotonic()
+        run_command(stage.command)
+        if not stage.result.exists():
+            raise RuntimeError(f"the stage {stage.title!r} has ended without {stage.result}; see its output above")
+        print(f"    {time.monotonic() - start:.0f} s", flush=True)
+    print(f"{run}: {time.monotonic() - begin:.0f} s; curves and figures: tensorboard --logdir {run / 'logs'}")
+
+
+def main() -> None:
+    """Command line of the tool."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--reproduce", action="store_true", help="take the larger budget")
+    reproduce = parser.parse_args().reproduce
+    run_stages(Path(os.environ["VISUALPRM_RUN"]), int(os.environ["VISUALPRM_SEED"]), reproduce)
+
+
+if __name__ == "__main__":
+    main()
