@@ -8,6 +8,7 @@ Example::
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def main() -> None:
         "--benchmark-questions", type=int, default=default.benchmark_questions, help="questions a benchmark"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that draw at the same time")
     arguments = parser.parse_args()
     size = WorldSize(
         statements=arguments.statements,
@@ -42,7 +44,7 @@ def main() -> None:
         benchmark_questions=arguments.benchmark_questions,
     )
     start = time.monotonic()
-    build_world(arguments.output, size, arguments.seed)
+    build_world(arguments.output, size, arguments.seed, arguments.processes)
     print(f"{arguments.output}: {size} in {time.monotonic() - start:.1f} s")
 
 

@@ -16,6 +16,8 @@ The digit images behind the splits are disjoint.
 from __future__ import annotations
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +34,10 @@ from datamodules.handwritten.families import (
 from datamodules.handwritten.question import WorldQuestion
 from datamodules.handwritten.statements import write_statements
 from datamodules.handwritten.tables import write_benchmark_tables
+
+SPLITS = ("demonstrations", "prompts", "validation", "statements")
+"""What is drawn beside the benchmarks; the place of a split is part of its seed."""
+LONGEST_FIRST = ("statements", "demonstrations", "prompts", "validation")
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class WorldSize:
     statements: int = 20000
     demonstrations: int = 20000
     prompts: int = 400
-    validation: int = 100
+    validation: int = 60
     benchmark_questions: int = 60
     misreadings: float = 0.42
     digit_shares: dict[str, float] = field(
@@ -103,27 +109,38 @@ def write_prompt_rows(questions: list[WorldQuestion], folder: Path, *, with_solu
     atomic_write_text(folder / "annotations.jsonl", "\n".join(lines) + "\n")
 
 
-def build_world(folder: Path, size: WorldSize, seed: int = 0) -> None:
-    """Write the world.
+def _write_split(split: str, folder: Path, size: WorldSize, seed: int) -> None:
+    """Write questions, or statements, of one of ``SPLITS``; each has random numbers of its own."""
+    pools = split_digit_pools(size.digit_shares, seed)
+    generator = np.random.default_rng([seed, SPLITS.index(split)])
+    if split == "statements":
+        write_statements(size.statements, pools["demonstrations"], folder / split, generator)
+        return
+    pool, is_demonstration = pools[split], split == "demonstrations"
+    if is_demonstration:
+        pool = MisreadPool(pool.images, pool.labels, size.misreadings)
+    questions = sample_questions(getattr(size, split), pool, generator, split)
+    write_prompt_rows(questions, folder / split, with_solution=is_demonstration)
+
+
+def build_world(folder: Path, size: WorldSize, seed: int = 0, processes: int = 1) -> None:
+    """Write the world; its last file is ``truth.jsonl``.
 
     Args:
         folder: Where to; files of the same names are replaced.
         size: Numbers of questions and shares of digit images.
         seed: The same seed and size give the same files.
+        processes: That draw splits at the same time.
     """
-    pools = split_digit_pools(size.digit_shares, seed)
-    counts = {"demonstrations": size.demonstrations, "prompts": size.prompts, "validation": size.validation}
-    for number, (name, count) in enumerate(counts.items()):
-        generator = np.random.default_rng([seed, number])
-        pool = pools[name]
-        if name == "demonstrations":
-            pool = MisreadPool(pool.images, pool.labels, size.misreadings)
-        questions = sample_questions(count, pool, generator, name)
-        write_prompt_rows(questions, folder / name, with_solution=name == "demonstrations")
-    write_statements(size.statements, pools["demonstrations"], folder / "statements", np.random.default_rng([seed, 3]))
-    tests = {
-        name: benchmark_questions(name, size.benchmark_questions, pools["test"], seed) for name in FAMILY_OF_BENCHMARK
-    }
+    if processes > 1:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as executor:
+            for written in [executor.submit(_write_split, split, folder, size, seed) for split in LONGEST_FIRST]:
+                written.result()
+    else:
+        for split in SPLITS:
+            _write_split(split, folder, size, seed)
+    pool = split_digit_pools(size.digit_shares, seed)["test"]
+    tests = {name: benchmark_questions(name, size.benchmark_questions, pool, seed) for name in FAMILY_OF_BENCHMARK}
     write_benchmark_tables(tests, folder / "benchmarks")
     truth = [
         {"benchmark": name, "question_id": q.question_id, "steps": q.steps, "neutral_steps": sorted(q.neutral_steps)}

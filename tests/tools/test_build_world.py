@@ -5,7 +5,8 @@ from tools import build_world
 
 def test_the_command_writes_the_world_that_the_function_writes(tiny_world, tmp_path, monkeypatch, capsys):
     """Byte for byte, so that a world can be written again anywhere."""
-    sizes = "--statements 24 --demonstrations 64 --prompts 16 --validation 8 --benchmark-questions 10 --seed 0".split()
+    sizes = "--statements 24 --demonstrations 64 --prompts 16 --validation 8 --benchmark-questions 10 --seed 0"
+    sizes = [*sizes.split(), "--processes", "2"]
     monkeypatch.setattr(sys, "argv", ["build_world", "--output", str(tmp_path), *sizes])
     build_world.main()
     assert str(tmp_path) in capsys.readouterr().out
