@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from torchmetrics.functional.text import edit_distance
 
 from datamodules.answers.compare import ordered_lists_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
@@ -178,6 +177,9 @@ def _official_letter(question: BenchmarkQuestion, text: str) -> str:
     named = _named_letter(text)
     if named in question.options:
         return named
+    # Imported where it is needed: it takes seconds, which every program that reads or writes a table would pay.
+    from torchmetrics.functional.text import edit_distance
+
     distances = {
         letter: float(edit_distance([named], [option], reduction="sum")) for letter, option in question.options.items()
     }

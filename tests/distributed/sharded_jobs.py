@@ -100,14 +100,15 @@ def wrong_gradients(module, plain, inputs):
     lists = [[name for name, parameter in module.named_parameters() if parameter.grad is not None]] * len(inputs)
     dist.all_gather_object(lists, lists[0])
     wrong = sorted(set(lists[0]) ^ set(lists[1]))
+    # Where the true gradient is 0 (biases of keys), what is there is the rounding of larger ones.
+    noise = 1e-6 * max(float(p.grad.abs().max()) for p in plain.parameters() if p.grad is not None)
     for name, parameter in module.named_parameters():
         should = expected[name].grad if expected[name].grad is not None else torch.zeros(())
         if not wrong and parameter.grad is None and should.any():
             wrong.append(name)
         if name in lists[0] and name not in wrong:
             found = parameter.grad.full_tensor()
-            scale = float(should.abs().max()) + 1e-6
-            if (found - should).abs().max() > 1e-4 * scale:
+            if (found - should).abs().max() > 1e-4 * float(should.abs().max()) + noise:
                 wrong.append(name)
     return wrong
 
