@@ -194,7 +194,9 @@ def _main(job: Mapping[str, Any]) -> None:
     ended: dict[int, tuple[int, float]] = {}
     while len(ended) < len(ranks):
         now = time.monotonic()
-        if not has_begun and all(path.exists() for path in imported):
+        # A rank that has failed before others were ready has set the time that they have left.
+        has_failed = any(code for code, _ in ended.values())
+        if not has_begun and not has_failed and all(path.exists() for path in imported):
             has_begun, begin, until = True, now, now + job["timeout"]
         for rank, process in enumerate(ranks):
             if rank not in ended and (code := process.poll()) is not None:

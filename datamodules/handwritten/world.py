@@ -37,7 +37,6 @@ from datamodules.handwritten.tables import write_benchmark_tables
 
 SPLITS = ("demonstrations", "prompts", "validation", "statements")
 """What is drawn beside the benchmarks; the place of a split is part of its seed."""
-LONGEST_FIRST = ("statements", "demonstrations", "prompts", "validation")
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0, processes: int = 1
     """
     if processes > 1:
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as executor:
-            for written in [executor.submit(_write_split, split, folder, size, seed) for split in LONGEST_FIRST]:
+            for written in [executor.submit(_write_split, split, folder, size, seed) for split in SPLITS]:
                 written.result()
     else:
         for split in SPLITS:
