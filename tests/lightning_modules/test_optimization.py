@@ -1,4 +1,5 @@
 import math
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -10,7 +11,12 @@ from transformers import Trainer as HuggingFaceTrainer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
-from lightning_modules.optimization import configure_warmup_cosine, parameter_groups, warmup_cosine_factor
+from lightning_modules.optimization import (
+    can_be_fused,
+    configure_warmup_cosine,
+    parameter_groups,
+    warmup_cosine_factor,
+)
 
 
 class Fitted(LightningModule):
@@ -175,6 +181,34 @@ def test_the_schedule_runs_per_step_over_the_whole_fit():
     assert optimizer.defaults["betas"] == (0.9, 0.999)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
     assert [[p.shape for p in group["params"]] for group in optimizer.param_groups] == [[(2, 2)], [(2,)]]
+
+
+def test_one_kernel_makes_the_same_steps():
+    """Against AdamW's own loop; a gradient scaler and shards rule it out."""
+    torch.manual_seed(0)
+    module = Fitted()
+    loop = Fitted(partial(torch.optim.AdamW, betas=(0.9, 0.999), fused=False))
+    loop.load_state_dict(begun := deepcopy(module.state_dict()))
+    trainer = fit(module)
+    assert [group["fused"] for group in trainer.optimizers[0].param_groups] == [True, True]
+    fit(loop)
+    expected = loop.state_dict()
+    assert all(torch.allclose(found, expected[name], rtol=1e-6) for name, found in module.state_dict().items())
+    assert not torch.equal(begun["layer.weight"], expected["layer.weight"])
+    groups = [{"params": list(module.parameters())}]
+    assert can_be_fused(groups, scaler=None)
+    assert not can_be_fused(groups, scaler=torch.amp.GradScaler("cpu"))
+    assert not can_be_fused([{"params": [nn.Parameter(torch.ones(2, device="meta"))]}], scaler=None)
+
+
+def test_a_checkpoint_of_shards_does_not_switch_the_kernel_off():
+    """Nor would one of whole weights switch it on for shards: the choice is the run's own."""
+    (optimizer,) = fit(Fitted()).optimizers
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["fused"] = None
+    optimizer.load_state_dict(state)
+    assert [group["fused"] for group in optimizer.param_groups] == [True, True]
 
 
 def test_accumulation_makes_fewer_steps():
