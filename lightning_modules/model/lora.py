@@ -6,9 +6,10 @@ A model with adapters is still the same `transformers` class with the same submo
 
 from __future__ import annotations
 
-# peft imports bitsandbytes, which takes a second and may warn: both only where there are adapters.
+# peft imports bitsandbytes, and that PyTorch's compiler, which takes seconds: only where there are adapters.
 import copy
 import hashlib
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -169,15 +170,14 @@ def merged_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
         adapter touched with ``backbone``; only those of the language-model head are its own, so that class rows can be
         written into it.
     """
-    from peft.tuners.lora import LoraLayer
-
+    adapters: Any = sys.modules.get("peft.tuners.lora")  # not loaded: then nobody can have put in any
     dtype = backbone.dtype
     replaced: dict[int, Any] = {}
     inside: set[int] = set()
     for module in backbone.modules():
         if id(module) in inside:
             continue
-        if isinstance(module, LoraLayer):
+        if adapters and isinstance(module, adapters.LoraLayer):
             replaced[id(module)] = _merged_layer(module, dtype)
             inside |= {id(child) for child in module.modules()}
         elif is_quantized(module):
