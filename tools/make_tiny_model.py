@@ -47,9 +47,10 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# Words and punctuation keep a leading space; every digit is a token of its own, as in Qwen2, so that a digit is the
-# same token where it is read and where it is used.
-PRE_TOKENIZATION = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\n+|\s+"
+# Every digit is a token of its own, as in Qwen2, so that a digit is the same token where it is read and where it is
+# used. Words keep a leading space; punctuation also keeps the line breaks behind it, as in Qwen2, or else one space:
+# tokens that hold nothing but a space would be a fifth of a solution.
+PRE_TOKENIZATION = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+(?:\n+| )?|\n+|\s+"
 
 
 def texts_of(paths: list[Path]) -> Iterator[str]:
@@ -97,7 +98,7 @@ def make_tiny_model(
     output: Path,
     texts: Iterator[str],
     *,
-    vocabulary_size: int = 448,
+    vocabulary_size: int = 512,
     image_size: int = 32,
     patch_size: int = 8,
     vision_hidden_size: int = 64,

@@ -26,12 +26,20 @@ def test_tokenizer():
     tokenizer = make_tiny_model.train_tokenizer(iter(TEXTS * 20), 448)
     for text in [*TEXTS, "Äöü √2 ≤ 漢字\t\n\n <image>", ""]:
         assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
-    # Every digit is one token, and the space before it another; so is a class token.
-    for text in ("3", " ", "+", "-", "=", " +"):
+    # Every digit is one token, and the space before it another, where no punctuation takes it; so is a class token.
+    for text in ("3", " ", "+", "-", "="):
         assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 1, text
     assert tokenizer.convert_ids_to_tokens(tokenizer(" 17", add_special_tokens=False)["input_ids"]) == ["Ġ", "1", "7"]
     for token in ("<|pad|>", "<|end|>", "<IMG_CONTEXT>", "<|assistant|>"):
         assert len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1, token
+
+
+def test_no_token_is_spent_on_spaces_around_punctuation():
+    sums = [f"Top left: {a}.\n\n{a} + {b} = {a + b} and {b} - 0 = {b}." for a in range(5) for b in range(10)]
+    tokenizer = make_tiny_model.train_tokenizer(iter([*TEXTS, *sums]), 512)
+    ids = tokenizer("Top left: 3.\n\n3 + 9 = 12 and 9 - 0 = 9.", add_special_tokens=False)["input_ids"]
+    words = ["Top", " left", ": ", "3", ".\n\n", "3", " + ", "9", " = ", "1", "2", " and", " ", "9", " - ", "0"]
+    assert [tokenizer.decode([token]) for token in ids] == [*words, " = ", "9", "."]
 
 
 def test_a_checkpoint_like_a_large_one(tmp_path):
