@@ -3,7 +3,7 @@
 Example::
 
     python -m tools.quickstart --seed 0
-    python -m tools.quickstart --reproduce --seed 0 1 2  # with a larger budget, three times, and one table of all
+    python -m tools.quickstart --seed 0 1 2  # three times, and one table of all
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from lightning_modules.metrics.table import print_tables
 from tools.seed_report import seed_table
 
 
-def run_recipe(run: Path, seed: int, threads: int, reproduce: bool = False) -> None:
+def run_recipe(run: Path, seed: int, threads: int) -> None:
     """Run the stages of :mod:`tools.quickstart_stages` that are not done, in a process of their own.
 
     Args:
         run: Folder of the run.
         seed: Of the world and of everything sampled or initialised.
         threads: Of the processor, to use.
-        reproduce: Whether to take the larger budget.
 
     Raises:
         subprocess.CalledProcessError: If a stage fails.
@@ -36,7 +35,7 @@ def run_recipe(run: Path, seed: int, threads: int, reproduce: bool = False) -> N
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "tools.quickstart_stages"] + ["--reproduce"] * reproduce
+    command = [sys.executable, "-m", "tools.quickstart_stages"]
     subprocess.run(command, check=True, env=environment)  # noqa: S603 - our own command
 
 
@@ -44,14 +43,12 @@ def main() -> None:
     """Command line of the tool."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one run each, in seedN of the output")
-    parser.add_argument("--reproduce", action="store_true", help="take the larger budget")
-    parser.add_argument("--output", type=Path, help="folder of the runs: runs/quickstart or runs/reproduce by default")
+    parser.add_argument("--output", type=Path, default=Path("runs", "quickstart"), help="folder of the runs")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to use")
     arguments = parser.parse_args()
-    output = arguments.output or Path("runs", "reproduce" if arguments.reproduce else "quickstart")
-    runs = [output / f"seed{seed}" for seed in arguments.seed]
+    runs = [arguments.output / f"seed{seed}" for seed in arguments.seed]
     for run, seed in zip(runs, arguments.seed, strict=True):
-        run_recipe(run, seed, arguments.threads, arguments.reproduce)
+        run_recipe(run, seed, arguments.threads)
     if len(runs) > 1:
         print_tables([seed_table(runs)])
 

@@ -7,7 +7,6 @@ Example, as :mod:`tools.quickstart` does it::
 
 from __future__ import annotations
 
-import argparse
 import os
 import runpy
 import sys
@@ -17,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 EXPERIMENTS = Path("experiments")
-REPRODUCE_PROMPTS = 600
-"""Questions to annotate with the larger budget."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +46,14 @@ def visualprm(subcommand: str, *configs: str, **overrides: object) -> list[str]:
     return arguments + [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()]
 
 
-def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
+def stages(run: Path, seed: int) -> list[Stage]:
     """The stages of the recipe, in order.
 
     Args:
         run: Folder of the run.
         seed: Of the world and of everything sampled or initialised.
-        reproduce: Whether to take the larger budget: experiments/reproduce, and more questions to annotate.
     """
-    reward_model = "quickstart/process_reward_model"
-    larger = ["quickstart", "reproduce"] if reproduce else ["quickstart"]
-    policy, annotation = ([f"{folder}/{name}" for folder in larger] for name in ("policy", "annotation"))
-    size = ["--prompts", REPRODUCE_PROMPTS] if reproduce else []
+    reward_model, annotation = "quickstart/process_reward_model", "quickstart/annotation"
     world = run / "world"
     texts = [world / split / "annotations.jsonl" for split in ("demonstrations", "statements")]
     supervision = [world / split / "process_supervision.jsonl" for split in ("prompts", "validation")]
@@ -70,7 +63,7 @@ def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
         Stage(
             "draw the questions",
             world / "truth.jsonl",
-            tool("build_world", "--output", world, "--seed", seed, *size),
+            tool("build_world", "--output", world, "--seed", seed),
         ),
         Stage(
             "write a model with random weights",
@@ -78,7 +71,7 @@ def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
             tool("make_tiny_model", "--output", run / "random", "--seed", seed, "--texts", *texts),
         ),
         Stage("pretrain it on statements about pictures", run / "base", visualprm("fit", "quickstart/base")),
-        Stage("fine-tune the policy", run / "policy", visualprm("fit", *policy)),
+        Stage("fine-tune the policy", run / "policy", visualprm("fit", "quickstart/policy")),
         Stage(
             "sample 8 solutions a benchmark question",
             run / "rollouts.jsonl",
@@ -89,13 +82,13 @@ def stages(run: Path, seed: int, reproduce: bool = False) -> list[Stage]:
             bench / "test.jsonl",
             tool("build_process_bench", "--world", world, "--rollouts", run / "rollouts.jsonl", "--output", bench),
         ),
-        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", *annotation)),
+        Stage("annotate training solutions by Monte Carlo", supervision[0], visualprm("predict", annotation)),
         Stage(
             "annotate validation solutions by Monte Carlo",
             supervision[1],
             visualprm(
                 "predict",
-                *annotation,
+                annotation,
                 data__prompts=world / "validation" / "annotations.jsonl",
                 trainer__callbacks__output=supervision[1],
             ),
@@ -137,7 +130,7 @@ def run_command(command: Sequence[str]) -> None:
         sys.argv = argv
 
 
-def run_stages(run: Path, seed: int, reproduce: bool = False) -> None:
+def run_stages(run: Path, seed: int) -> None:
     """Run the stages that are not done.
 
     The environment must hold what the experiments ask for: VISUALPRM_RUN and VISUALPRM_SEED.
@@ -145,13 +138,12 @@ def run_stages(run: Path, seed: int, reproduce: bool = False) -> None:
     Args:
         run: See :func:`stages`.
         seed: See :func:`stages`.
-        reproduce: See :func:`stages`.
 
     Raises:
         RuntimeError: If a stage ends without its result.
     """
     begin = time.monotonic()
-    todo = stages(run, seed, reproduce)
+    todo = stages(run, seed)
     for number, stage in enumerate(todo, start=1):
         heading = f"[{number}/{len(todo)}] {stage.title}"
         if stage.result.exists():
@@ -166,13 +158,5 @@ def run_stages(run: Path, seed: int, reproduce: bool = False) -> None:
     print(f"{run}: {time.monotonic() - begin:.0f} s; curves and figures: tensorboard --logdir {run / 'logs'}")
 
 
-def main() -> None:
-    """Command line of the tool."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--reproduce", action="store_true", help="take the larger budget")
-    reproduce = parser.parse_args().reproduce
-    run_stages(Path(os.environ["VISUALPRM_RUN"]), int(os.environ["VISUALPRM_SEED"]), reproduce)
-
-
 if __name__ == "__main__":
-    main()
+    run_stages(Path(os.environ["VISUALPRM_RUN"]), int(os.environ["VISUALPRM_SEED"]))

@@ -10,9 +10,8 @@ from tools.quickstart_stages import Stage, run_command, run_stages, stages
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("reproduce", [False, True])
-def test_stages(tmp_path, reproduce):
-    todo = stages(tmp_path, seed=3, reproduce=reproduce)
+def test_stages(tmp_path):
+    todo = stages(tmp_path, seed=3)
     results = [stage.result for stage in todo]
     assert len(set(results)) == len(results)
     assert all(tmp_path in result.parents for result in results)
@@ -24,8 +23,7 @@ def test_stages(tmp_path, reproduce):
         assert bool(configs) == (stage.command[1] == "lightning_modules.cli")
     # Every experiment of the recipe is part of it.
     named = {Path(word) for stage in todo for word in stage.command if word.endswith(".yaml")}
-    folders = ["quickstart", "reproduce"] if reproduce else ["quickstart"]
-    expected = {path for folder in folders for path in (REPOSITORY / "experiments" / folder).glob("*.yaml")}
+    expected = set((REPOSITORY / "experiments" / "quickstart").glob("*.yaml"))
     assert named == {path.relative_to(REPOSITORY) for path in expected}
 
 
