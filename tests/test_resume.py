@@ -145,8 +145,8 @@ def test_resuming_with_accumulated_gradients_and_workers(name, quickstart_run, w
 
 
 def test_kill_in_the_middle_of_an_epoch_of_packed_batches(quickstart_run, whole_run, tmp_path):
-    """Eight steps, of batches of at most 700 tokens each."""
-    options = [*options_of("process_reward_model", quickstart_run, benchmarks=False), "--data.packed_tokens=700"]
+    """Batches of at most 600 tokens, so of other numbers of conversations than the padded ones."""
+    options = [*options_of("process_reward_model", quickstart_run, benchmarks=False), "--data.packed_tokens=600"]
     whole = whole_run("process_reward_model", *options)
     arguments = fit_arguments("process_reward_model", tmp_path, *options)
     visualprm_until_killed(
