@@ -257,7 +257,7 @@ def like_blank_lines(module):
     head.weight.mul_(3)
     head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
     tokenizer = module.processor.tokenizer
-    head.bias[tokenizer.convert_tokens_to_ids("Ċ")] = 5.0
+    head.bias[tokenizer.convert_tokens_to_ids("Ċ")] = 7.0
     head.bias[tokenizer.eos_token_id] = 3.5
 
 

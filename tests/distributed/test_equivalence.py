@@ -10,6 +10,7 @@ from equivalence_runs import CANDIDATES, JUDGED_ROWS, MODELS, PROMPTS, QUESTIONS
 
 STRATEGIES = ("ddp", "fsdp2")
 LOSS_TOLERANCE = 5e-6
+NORM_TOLERANCE = 5e-5  # gradients grow apart sooner than losses do
 """On losses of about 0.7 and gradient norms of about 1, in float32, after up to 20 steps of AdamW."""
 
 
@@ -41,7 +42,8 @@ def test_trajectories(results, name, strategy):
     for number, (one, other) in enumerate(zip(alone["steps"], together["steps"], strict=True)):
         assert one.keys() == other.keys()
         for key in one.keys() - {"batch"}:
-            assert other[key] == pytest.approx(one[key], abs=LOSS_TOLERANCE, rel=LOSS_TOLERANCE), (number, key)
+            tolerance = NORM_TOLERANCE if key == "norm" else LOSS_TOLERANCE
+            assert other[key] == pytest.approx(one[key], abs=tolerance, rel=tolerance), (number, key)
     # Something happens, and clipping is no idle setting.
     losses = [step["train/loss"] for step in alone["steps"]]
     assert max(losses) - min(losses) > 0.1

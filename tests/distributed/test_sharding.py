@@ -162,7 +162,9 @@ def test_strategies_train_the_same(name, reference, results, folder):
     began = load_file(folder / "families" / "internvl_qwen2" / "model.safetensors")
     assert exported.keys() == other.keys() == began.keys()
     for weight in began:
-        torch.testing.assert_close(exported[weight], other[weight], atol=2e-5, rtol=0)
+        # A bias of keys changes no attention without rotations: AdamW makes whole steps of its gradient's rounding.
+        is_idle = weight.startswith("vision_tower") and weight.endswith("k_proj.bias")
+        torch.testing.assert_close(exported[weight], other[weight], atol=1e-2 if is_idle else 2e-5, rtol=0)
     moved = {weight for weight in began if (exported[weight] - began[weight]).abs().max() > 1e-4}
     is_vision = {weight for weight in moved if "vision" in weight}
     assert moved - is_vision
