@@ -110,15 +110,16 @@ def warmup_cosine_factor(step: int, total_steps: int, warmup_share: float) -> fl
 def can_be_fused(groups: list[dict[str, Any]], scaler: object) -> bool:
     """Whether one kernel may take AdamW's whole step: a fifth of the time of one operation after another on a CPU.
 
-    Not of shards, which PyTorch does not mix with whole weights there; nor with a gradient scaler, whose work the
-    kernel would do after gradients have been clipped.
+    Not for shards, which the kernel does not take together with whole weights, nor for weights whose memory is not
+    contiguous, whose strides it ignores on a CPU; nor with a gradient scaler, whose work it would do after gradients
+    have been clipped.
 
     Args:
         groups: See :func:`parameter_groups`.
         scaler: Of the precision, `16-mixed` has one; or None.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
-    is_plain = all(type(p) is nn.Parameter and p.is_floating_point() for p in parameters)
+    is_plain = all(type(p) is nn.Parameter and p.is_floating_point() and p.is_contiguous() for p in parameters)
     devices = {parameter.device.type for parameter in parameters}
     return scaler is None and is_plain and devices <= {"cpu", "cuda"}
 

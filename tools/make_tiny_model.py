@@ -48,8 +48,8 @@ CHAT_TEMPLATE = (
 )
 
 # Every digit is a token of its own, as in Qwen2, so that a digit is the same token where it is read and where it is
-# used. Words keep a leading space; punctuation also keeps the line breaks behind it, as in Qwen2, or else one space:
-# tokens that hold nothing but a space would be a fifth of a solution.
+# used. Words keep a leading space; a run of punctuation stays together and also keeps the line breaks behind it, as in
+# Qwen2, or else one space: a fifth of a solution's tokens would be spaces and line breaks alone.
 PRE_TOKENIZATION = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+(?:\n+| )?|\n+|\s+"
 
 

@@ -184,7 +184,7 @@ def test_the_schedule_runs_per_step_over_the_whole_fit():
 
 
 def test_one_kernel_makes_the_same_steps():
-    """Against AdamW's own loop; a gradient scaler and shards rule it out."""
+    """Against AdamW's own loop."""
     torch.manual_seed(0)
     module = Fitted()
     loop = Fitted(partial(torch.optim.AdamW, betas=(0.9, 0.999), fused=False))
@@ -195,20 +195,34 @@ def test_one_kernel_makes_the_same_steps():
     expected = loop.state_dict()
     assert all(torch.allclose(found, expected[name], rtol=1e-6) for name, found in module.state_dict().items())
     assert not torch.equal(begun["layer.weight"], expected["layer.weight"])
-    groups = [{"params": list(module.parameters())}]
-    assert can_be_fused(groups, scaler=None)
-    assert not can_be_fused(groups, scaler=torch.amp.GradScaler("cpu"))
-    assert not can_be_fused([{"params": [nn.Parameter(torch.ones(2, device="meta"))]}], scaler=None)
 
 
-def test_a_checkpoint_of_shards_does_not_switch_the_kernel_off():
-    """Nor would one of whole weights switch it on for shards: the choice is the run's own."""
-    (optimizer,) = fit(Fitted()).optimizers
+class Shard(nn.Parameter):
+    """Stands for parameters of a class of their own, as DTensors and quantized weights are."""
+
+
+def test_what_rules_the_kernel_out():
+    assert can_be_fused([{"params": [nn.Parameter(torch.ones(2, 3))]}], scaler=None)
+    assert not can_be_fused([{"params": [nn.Parameter(torch.ones(2, 3))]}], scaler=torch.amp.GradScaler("cpu"))
+    others = [Shard(torch.ones(2)), torch.ones(2, device="meta"), torch.ones(2, 3).t()]
+    for other in (value if isinstance(value, Shard) else nn.Parameter(value) for value in others):
+        assert not can_be_fused([{"params": [nn.Parameter(torch.ones(2)), other]}], scaler=None)
+
+
+@pytest.mark.parametrize("own", [True, None])
+@pytest.mark.parametrize("saved", [True, None])
+def test_a_checkpoint_does_not_choose_the_kernel(own, saved):
+    """It may be of a run whose weights were shards, or were not."""
+    module = Fitted()
+    if not own:
+        module.layer.weight = nn.Parameter(module.layer.weight.detach().t())
+    (optimizer,) = fit(module).optimizers
+    assert [group["fused"] for group in optimizer.param_groups] == [own, own]
     state = optimizer.state_dict()
     for group in state["param_groups"]:
-        group["fused"] = None
+        group["fused"] = saved
     optimizer.load_state_dict(state)
-    assert [group["fused"] for group in optimizer.param_groups] == [True, True]
+    assert [group["fused"] for group in optimizer.param_groups] == [own, own]
 
 
 def test_accumulation_makes_fewer_steps():
