@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EXPERIMENTS = Path("experiments")
+EXPERIMENTS = Path("experiments", "quickstart")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def tool(name: str, *arguments: object) -> list[str]:
 
 
 def visualprm(subcommand: str, *configs: str, **overrides: object) -> list[str]:
-    """Interpreter arguments of a `visualprm` command with configurations of this recipe, as "folder/name"."""
+    """Interpreter arguments of a `visualprm` command with configurations of this recipe, by name."""
     arguments = ["-m", "lightning_modules.cli", subcommand]
     for name in configs:
         arguments += ["--config", str(EXPERIMENTS / f"{name}.yaml")]
@@ -53,7 +53,7 @@ def stages(run: Path, seed: int) -> list[Stage]:
         run: Folder of the run.
         seed: Of the world and of everything sampled or initialised.
     """
-    reward_model, annotation = "quickstart/process_reward_model", "quickstart/annotation"
+    reward_model, annotation = "process_reward_model", "annotation"
     world = run / "world"
     texts = [world / split / "annotations.jsonl" for split in ("demonstrations", "statements")]
     supervision = [world / split / "process_supervision.jsonl" for split in ("prompts", "validation")]
@@ -70,12 +70,12 @@ def stages(run: Path, seed: int) -> list[Stage]:
             run / "random",
             tool("make_tiny_model", "--output", run / "random", "--seed", seed, "--texts", *texts),
         ),
-        Stage("pretrain it on statements about pictures", run / "base", visualprm("fit", "quickstart/base")),
-        Stage("fine-tune the policy", run / "policy", visualprm("fit", "quickstart/policy")),
+        Stage("pretrain it on statements about pictures", run / "base", visualprm("fit", "base")),
+        Stage("fine-tune the policy", run / "policy", visualprm("fit", "policy")),
         Stage(
             "sample 8 solutions a benchmark question",
             run / "rollouts.jsonl",
-            visualprm("predict", "quickstart/rollouts"),
+            visualprm("predict", "rollouts"),
         ),
         Stage(
             "label benchmark solutions with the exact truth",
@@ -96,18 +96,18 @@ def stages(run: Path, seed: int) -> list[Stage]:
         Stage(
             "train the outcome reward model",
             run / "outcome_reward_model",
-            visualprm("fit", reward_model, "quickstart/outcome_reward_model"),
+            visualprm("fit", reward_model, "outcome_reward_model"),
         ),
         Stage(
             "score the solutions with it",
             outcome,
-            visualprm("test", reward_model, "quickstart/outcome_reward_model_test"),
+            visualprm("test", reward_model, "outcome_reward_model_test"),
         ),
         Stage("train the process reward model", run / "process_reward_model", visualprm("fit", reward_model)),
         Stage(
             "compare the ways to choose a solution",
             run / "process_reward_model_test" / "best_of_n_test.json",
-            visualprm("test", reward_model, "quickstart/process_reward_model_test"),
+            visualprm("test", reward_model, "process_reward_model_test"),
         ),
     ]
 

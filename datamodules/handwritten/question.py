@@ -8,6 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from datamodules.process.steps import STEP_SEPARATOR
+
 OPTION_LETTERS = "ABCDEFGH"
 
 
@@ -46,7 +48,7 @@ class WorldQuestion:
     @property
     def solution(self) -> str:
         """The true response: the steps separated by blank lines."""
-        return "\n\n".join(self.steps)
+        return STEP_SEPARATOR.join(self.steps)
 
     def step_correctness(self, steps: list[str]) -> list[int]:
         """Exact labels of the steps of a response to this question; see :func:`true_step_labels`."""

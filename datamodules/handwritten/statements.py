@@ -17,6 +17,7 @@ from PIL import Image
 from datamodules.files import atomic_write_jsonl
 from datamodules.handwritten.digits import OPERATORS, DigitPool, draw_picture
 from datamodules.handwritten.families import FAMILIES, POSITIONS, draw_scene
+from datamodules.process.steps import STEP_SEPARATOR
 
 PICTURES = ("first picture", "second picture")
 
@@ -70,7 +71,7 @@ def statement_row(row_id: str, images: list[str], question: str, statements: lis
         **image,
         "question": question,
         "answer": "",
-        "response": "\n\n".join(text for text, _ in statements),
+        "response": STEP_SEPARATOR.join(text for text, _ in statements),
         "steps_with_score": [{"step": text, "score": float(is_true)} for text, is_true in statements],
     }
 
