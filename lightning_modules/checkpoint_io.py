@@ -33,4 +33,5 @@ class FolderCheckpointIO(TorchCheckpointIO):
         """Read it; called by every process for itself."""
         if Path(path).is_dir():
             return read_folder(Path(path), with_optimizers=self.needs_optimizers())
-        return super().load_checkpoint(path, map_location, weights_only)
+        # Left open, Lightning would unpickle anything that comes from a URL.
+        return super().load_checkpoint(path, map_location, True if weights_only is None else weights_only)
