@@ -254,10 +254,10 @@ def predict(world, folder, strategy):
 def like_blank_lines(module):
     """Let a policy of random weights write several steps, and end some texts early."""
     head = module.backbone.get_output_embeddings()
-    head.weight.mul_(3)
+    head.weight.mul_(2)
     head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
     tokenizer = module.processor.tokenizer
-    head.bias[tokenizer.convert_tokens_to_ids("Ċ")] = 7.0
+    head.bias[tokenizer.convert_tokens_to_ids("Ċ")] = 7.5
     head.bias[tokenizer.eos_token_id] = 3.5
 
 
