@@ -5,12 +5,13 @@ import os
 import runpy
 import shlex
 import signal
-import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -65,18 +66,14 @@ def visualprm(folder: Path, *arguments: object) -> LightningCLI:
 
 def visualprm_until_killed(folder: Path, *arguments: object) -> None:
     """Run a `visualprm` command in a process of its own, which must die of kill -9."""
-    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_modules.cli", *map(str, arguments), *QUIET],
-        cwd=REPOSITORY,
-        env=os.environ | environment(folder) | {"PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stdout[-4000:]
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "output.txt"
+        process = fork_server.start("cli_runs:run", [[*map(str, arguments), *QUIET]], output, environment(folder))
+        try:
+            process.join(300)
+        finally:
+            fork_server.kill(process)
+        assert process.exitcode == -signal.SIGKILL, output.read_text()[-4000:]
 
 
 def run_tool(module: str, arguments: Sequence[str]) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
@@ -87,10 +89,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a whole quickstart run, made small; read it, do not write into it."""
+    """Folder of a whole quickstart run, made small, once for all processes of tests; read it, do not write into it."""
     from cli_runs import run_quickstart  # imports all of the package, which few tests need
 
-    return run_quickstart(tmp_path_factory.mktemp("quickstart_run"))
+    ours = tmp_path_factory.getbasetemp()
+    common = ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours
+    folder = common / "quickstart_run"
+    with FileLock(common / "quickstart_run.lock"):
+        if not (common / "quickstart_run.done").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that has failed
+            folder.mkdir()
+            run_quickstart(folder)
+            (common / "quickstart_run.done").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,29 +1,26 @@
-"""Runs of `visualprm fit` that are killed and go on, of one process and of two; a program: FOLDER.
+"""Runs of `visualprm fit` that are killed and go on, of one process and of two.
 
-All processes are forked from this one, which has imported everything, so that each starts in a moment. What they have
-trained on is written to logs, which tests/distributed/test_resume_scenarios.py reads.
+What they have trained on is written to logs, which tests/distributed/test_resume_scenarios.py reads.
 """
 
 import json
 import os
 import random
 import signal
-import socket
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
+import fork_server
+from distributed_ranks import KILLED, free_port, variables_of
 from lightning.pytorch import Callback
 from PIL import Image
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from lightning_modules.cli import run
 from tools.make_tiny_model import make_tiny_model
 
 ROWS, EPOCHS, KILLS = 24, 2, 10
@@ -155,95 +152,60 @@ def arguments(world: Path, folder: Path, how: Run) -> list[str]:
     ]
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def start(world: Path, folder: Path, how: Run, **environment: str) -> list[int]:
-    """Fork the processes of a run; returns their ids."""
+def start(world: Path, folder: Path, how: Run, **environment: str) -> list[BaseProcess]:
+    """Start the processes of a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = len(list(folder.glob("log_*_0.txt")))
-    processes = how.processes
-    port, found = free_port(), []
-    for rank in range(processes):
-        child = os.fork()
-        if child:
-            found.append(child)
-            continue
-        log = os.open(folder / f"log_{number}_{rank}.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        # The pool of threads does not survive a fork; two threads of a backward that renew it at once abort.
-        torch.set_num_threads(torch.get_num_threads())
-        os.environ |= {"RUN": str(number), **environment}
-        if processes > 1:
-            names = {
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "WORLD_SIZE": processes,
-                "LOCAL_WORLD_SIZE": processes,
-                "GROUP_RANK": 0,
-            }
-            os.environ |= {name: str(value) for name, value in names.items()}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            if "SLURM_NTASKS" in os.environ:
-                os.environ |= {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"}
+    number, port = len(list(folder.glob("log_*_0.txt"))), free_port()
+    found = []
+    for rank in range(how.processes):
+        variables = {"RUN": str(number), **environment}
+        if how.processes > 1:
+            variables |= variables_of(rank, how.processes, port)
+            if "SLURM_NTASKS" in environment:
+                variables |= {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0"}
             else:
-                os.environ["TORCHELASTIC_RUN_ID"] = "scenario"
-        code = 1
-        try:
-            run(arguments(world, folder, how))
-            code = 0
-        except BaseException:  # noqa: BLE001 - it is told, and the process ends
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
+                variables["TORCHELASTIC_RUN_ID"] = "scenario"
+        log = folder / f"log_{number}_{rank}.txt"
+        found.append(fork_server.start("lightning_modules.cli:run", [arguments(world, folder, how)], log, variables))
     return found
 
 
-def ended(folder: Path, children: list[int], *, killed: bool = False) -> bool:
+def ended(folder: Path, processes: list[BaseProcess], *, killed: bool = False) -> bool:
     """Whether all have ended; raises an error if one has ended otherwise than it should."""
-    for child in list(children):
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            children.remove(child)
-            if status != (signal.SIGKILL if killed else 0):
-                kill(children)
-                log = sorted(folder.glob("log_*_0.txt"))[-1].read_text()[-3000:]
-                raise SystemExit(f"{folder}: a process ended with {status}: {log}")
-    return not children
+    codes = [process.exitcode for process in processes]
+    if any(code not in (None, KILLED if killed else 0) for code in codes):
+        kill(processes)
+        log = sorted(folder.glob("log_*_0.txt"))[-1].read_text()[-3000:]
+        raise RuntimeError(f"{folder}: processes ended with {codes}: {log}")
+    return None not in codes
 
 
-def wait(folder: Path, children: list[int], *, killed: bool = False) -> None:
+def wait(folder: Path, processes: list[BaseProcess], *, killed: bool = False) -> None:
     """Until all have ended well (or were killed)."""
     deadline = time.monotonic() + TIME_LIMIT
-    while not ended(folder, children, killed=killed):
+    while not ended(folder, processes, killed=killed):
         if time.monotonic() > deadline:
-            kill(children)
-            raise SystemExit(f"{folder}: has not ended in {TIME_LIMIT} s")
+            kill(processes)
+            raise RuntimeError(f"{folder}: has not ended in {TIME_LIMIT} s")
         time.sleep(0.005)
 
 
-def kill(children) -> None:
-    for child in children:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+def kill(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        fork_server.kill(process)
 
 
-def kill_when(folder: Path, children: list[int], is_time: Callable[[], bool]) -> bool:
+def kill_when(folder: Path, processes: list[BaseProcess], is_time: Callable[[], bool]) -> bool:
     """Kill all when it is time; returns False if they have ended before."""
     deadline = time.monotonic() + TIME_LIMIT
     while not is_time():
-        if ended(folder, children):
+        if ended(folder, processes):
             return False
         if time.monotonic() > deadline:
-            kill(children)
-            raise SystemExit(f"{folder}: it was not time to kill for {TIME_LIMIT} s")
+            kill(processes)
+            raise RuntimeError(f"{folder}: it was not time to kill for {TIME_LIMIT} s")
         time.sleep(0.0002)
-    kill(children)
+    kill(processes)
     return True
 
 
@@ -276,7 +238,7 @@ def killed_again_and_again(world: Path, folder: Path, how: Run) -> None:
     states = []
     for number in range(KILLS):
         run_number = len(list(folder.glob("log_*_0.txt")))
-        children = start(world, folder, how)
+        processes = start(world, folder, how)
         due, first = [float("inf")], draw.randint(1, 6)
         pause = draw.uniform(0, 0.02) if number % 2 else draw.uniform(0, 0.05)
 
@@ -288,7 +250,7 @@ def killed_again_and_again(world: Path, folder: Path, how: Run) -> None:
                 due[0] = time.monotonic() + pause
             return time.monotonic() >= due[0]
 
-        happened = kill_when(folder, children, is_time)
+        happened = kill_when(folder, processes, is_time)
         states.append({"happened": happened, "saving": bool(number % 2)} | state_of(folder))
     wait(folder, start(world, folder, how))
     (folder / "states.json").write_text(json.dumps(states))
@@ -296,10 +258,10 @@ def killed_again_and_again(world: Path, folder: Path, how: Run) -> None:
 
 def moved(world: Path, folder: Path, before: Run, after: Run) -> None:
     """A run that is killed inside of the second epoch and goes on in another way."""
-    children = start(world, folder, before)
+    processes = start(world, folder, before)
     batches = (STEPS_OF_EPOCH + 3) * 2 + 1
-    if not kill_when(folder, children, lambda: batches_done(folder) >= batches):
-        raise SystemExit(f"{folder}: ended before it was killed")
+    if not kill_when(folder, processes, lambda: batches_done(folder) >= batches):
+        raise RuntimeError(f"{folder}: ended before it was killed")
     (folder / "states.json").write_text(json.dumps([state_of(folder)]))
     wait(folder, start(world, folder, after))
 
@@ -316,20 +278,15 @@ SLURM = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "7",
 
 def told_to_end(world: Path, folder: Path, how: Run) -> None:
     """SIGTERM comes to rank 1 alone, at whatever it does then; then a SIGUSR1 of SLURM, which refuses to requeue."""
-    children = start(world, folder, how)
+    processes = start(world, folder, how)
     deadline = time.monotonic() + TIME_LIMIT
-    while batches_done(folder) < 3 and not ended(folder, children) and time.monotonic() < deadline:
+    while batches_done(folder) < 3 and not ended(folder, processes) and time.monotonic() < deadline:
         time.sleep(0.0002)
-    os.kill(children[1], signal.SIGTERM)
-    statuses = []
-    while children and time.monotonic() < deadline:
-        for child in list(children):
-            found, status = os.waitpid(child, os.WNOHANG)
-            if found:
-                children.remove(child)
-                statuses.append(os.waitstatus_to_exitcode(status))
-        time.sleep(0.005)
-    kill(children)
+    processes[1].terminate()
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    kill(processes)
+    statuses = [process.exitcode for process in processes]
     (folder / "states.json").write_text(json.dumps([state_of(folder) | {"statuses": statuses}]))
     wait(folder, start(world, folder, how, PATH=str(folder), **SLURM))  # there is no scontrol
 
@@ -354,20 +311,13 @@ SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
 }
 
 
-def main(folder: Path, names: list[str]) -> None:
-    """Run scenarios, all by default, each in a folder of its own."""
-    torch.set_num_threads(1)
-    sys.argv = ["visualprm"]
-    os.chdir(REPOSITORY)
+def run_all(folder: Path) -> Path:
+    """Run all scenarios, each in a folder of its own."""
     write_world(folder)
     timings = {}
-    for name in names or SCENARIOS:
-        action, options = SCENARIOS[name]
+    for name, (action, options) in SCENARIOS.items():
         began = time.monotonic()
         action(folder, folder / name, *options)
         timings[name] = round(time.monotonic() - began, 1)
     (folder / "timings.json").write_text(json.dumps(timings))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    return folder

@@ -11,6 +11,8 @@ from lightning_modules.process_reward import ProcessRewardModel
 
 BASE = "experiments/quickstart/process_reward_model.yaml"
 ABLATIONS = sorted(path.stem for path in (REPOSITORY / "experiments" / "ablations").glob("*.yaml"))
+LOSSES_OF_VALUES = {"class_weights", "early_stop", "focal", "sample_averaging", "binomial"}
+"""Overlays that change the loss alone: what they train is tested as `base` and `soft` are."""
 SMALL = [*SMALLER["process_reward_model"].split(), "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
 SMALL += ["--data.benchmark_names=[MathVision,LogicVista]"]
 
@@ -30,9 +32,23 @@ def fit(run, folder, *overlays, options=()):
     )
 
 
+@pytest.fixture(scope="module")
+def fitted(quickstart_run, tmp_path_factory):
+    """Gives the command of `visualprm fit` with an overlay, and the folder of its results; each is run once."""
+    made = {}
+
+    def run(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = (fit(quickstart_run, folder, name), folder)
+        return made[name]
+
+    return run
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_fit_validate_and_test(name, quickstart_run, tmp_path):
-    cli = fit(quickstart_run, tmp_path, name)
+def test_fit_and_validate(name, fitted):
+    cli, folder = fitted(name)
     metrics = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
     assert math.isfinite(metrics["train/loss"])
     assert metrics["train/loss"] > 0
@@ -40,21 +56,25 @@ def test_fit_validate_and_test(name, quickstart_run, tmp_path):
         assert math.isfinite(metrics[key])
     assert ("validation/mean_squared_error" in metrics) == (name in ("soft", "binomial", "regression"))
     assert ("process_bench/macro_f1" in metrics) == (name != "outcome")
-    low = -1 if name == "advantage" else 0
-    model = ProcessRewardModel.from_pretrained(tmp_path / "model")
+    model = ProcessRewardModel.from_pretrained(folder / "model")
     assert model.protocol == cli.model.protocol
-    assert model.protocol.score_range == (low, 1)
-    # The model of that folder, tested with the default callbacks of the base experiment.
-    results = tmp_path / "test"
+    assert model.protocol.score_range == (-1 if name == "advantage" else 0, 1)
+
+
+@pytest.mark.parametrize("name", sorted(set(ABLATIONS) - LOSSES_OF_VALUES))
+def test_the_exported_model_is_tested(name, fitted, quickstart_run, tmp_path):
+    """With the default callbacks of the base experiment."""
+    cli, folder = fitted(name)
+    protocol, results, low = cli.model.protocol, tmp_path / "test", -1 if name == "advantage" else 0
     visualprm(
         quickstart_run,
         "test",
         f"--config={BASE}",
         *([f"--config=experiments/ablations/{name}.yaml"] if name == "outcome" else []),
         "--data.benchmark_names=[MathVision,LogicVista]",
-        f"--model.model_name_or_path={tmp_path / 'model'}",
-        f"--model.objective={model.protocol.objective}",
-        f"--model.threshold={model.protocol.threshold}",
+        f"--model.model_name_or_path={folder / 'model'}",
+        f"--model.objective={protocol.objective}",
+        f"--model.threshold={protocol.threshold}",
         "--trainer.logger=false",
         f"--trainer.default_root_dir={results}",
     )

@@ -12,6 +12,12 @@ from lightning_modules.cli import VisualPRMCLI
 
 LARGE = ("visualprm_8b", "strategies")
 EXPERIMENTS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
+RUN_HERE = [path for path in EXPERIMENTS if path.parent.name != "ablations"]
+"""tests/test_ablations.py runs the others."""
+
+
+def name_of(path):
+    return str(path.relative_to(REPOSITORY))
 
 
 def command_of(path):
@@ -68,15 +74,17 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
     return ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.validation_share=0.2"]
 
 
-def test_there_are_experiments():
-    assert EXPERIMENTS
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=[str(path.relative_to(REPOSITORY)) for path in EXPERIMENTS])
-def test_fast_dev_run(path, quickstart_run, on_this_machine):
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_the_command_of_the_first_comment_is_of_this_file(path):
     arguments = command_of(path)
     named = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--config"]
-    assert named[-1] == str(path.relative_to(REPOSITORY))
+    assert named[-1] == name_of(path)
+    assert all((REPOSITORY / name).is_file() for name in named)
+
+
+@pytest.mark.parametrize("path", RUN_HERE, ids=name_of)
+def test_fast_dev_run(path, quickstart_run, on_this_machine):
+    arguments = command_of(path)
     before = files_of(quickstart_run)
     cli = visualprm(quickstart_run, *arguments, "--trainer.fast_dev_run=true", *on_this_machine)
     assert cli.trainer.state.finished

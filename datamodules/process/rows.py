@@ -82,23 +82,27 @@ def read_rows(
     root = str(image_root) if image_root else None
     given = [s if isinstance(s, ProcessSource) else ProcessSource([str(s)], root) for s in sources]
     readers = row_readers(given, root, check_images)
-    tables = []
     with _Progress(len(readers)) as progress:
-        for reader, source in readers:
-            tables.append(_with_settings(_file_table(reader, table_folder(cache_dir), progress), source))
-    _compare_counts(given, [source for _, source in readers], tables)
-    table = concatenate_datasets(tables)
+        tables = [_file_table(reader, table_folder(cache_dir), progress) for reader, _ in readers]
+    of_tables = [source for _, source in readers]
+    _compare_counts(given, of_tables, tables)
+    table = _with_settings(tables, of_tables)
     usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations")
     if not len(usable):
         raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}")
     return usable
 
 
-def _with_settings(table: Dataset, source: ProcessSource) -> Dataset:
-    rows = len(table)
-    weights = np.full(rows, source.weight, np.float64)
-    tiles, limits = (np.full(rows, value or 0, np.int64) for value in (source.max_tiles, source.limit))
-    return table.add_column("weight", weights).add_column("max_tiles", tiles).add_column("limit", limits)
+def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]) -> Dataset:
+    """All tables in one, with columns of what the source of each says."""
+    lengths = [len(table) for table in tables]
+    weights = np.array([source.weight for source in of_tables], np.float64)
+    tiles = np.array([source.max_tiles or 0 for source in of_tables], np.int64)
+    limits = np.array([source.limit or 0 for source in of_tables], np.int64)
+    table = concatenate_datasets(list(tables))
+    for name, values in (("weight", weights), ("max_tiles", tiles), ("limit", limits)):
+        table = table.add_column(name, np.repeat(values, lengths))
+    return table
 
 
 def _compare_counts(

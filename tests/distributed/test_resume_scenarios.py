@@ -2,16 +2,13 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass
 
 import pytest
 import torch
 from cli_runs import visualprm
-from resume_scenarios import EPOCHS, KILLS, ONE, REPOSITORY, ROWS, STEPS_OF_EPOCH, arguments
+from resume_scenarios import EPOCHS, KILLS, ONE, ROWS, STEPS_OF_EPOCH, arguments, run_all
 from safetensors.torch import load_file
 
 from lightning_modules.checkpoint_folder import is_checkpoint_folder
@@ -24,27 +21,8 @@ STEPS = EPOCHS * STEPS_OF_EPOCH
 
 @pytest.fixture(scope="module")
 def scenarios(tmp_path_factory):
-    """Folder of all scenarios, run once in a process of its own."""
-    folder = tmp_path_factory.mktemp("scenarios")
-    program = REPOSITORY / "tests" / "resume_scenarios.py"
-    path = os.pathsep.join(map(str, [REPOSITORY, program.parent]))
-    process = subprocess.Popen(
-        [sys.executable, str(program), str(folder)],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=1500)
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # what may be left of it
-        except ProcessLookupError:
-            pass
-    assert process.returncode == 0, output[-4000:]
-    return folder
+    """Folder of all scenarios, run once."""
+    return run_all(tmp_path_factory.mktemp("scenarios"))
 
 
 @dataclass

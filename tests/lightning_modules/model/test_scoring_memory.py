@@ -1,10 +1,9 @@
 import itertools
-import socket
 from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from distributed_ranks import run_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import make_model, make_prompt
@@ -87,10 +86,10 @@ def encode(name, model, counts):
 BATCHES = {0: [[3, 1, 2, 4, 1], [2, 2]], 1: [[1]]}
 
 
-def scored_on_a_rank(rank, port, folder):
+def scored_on_a_rank(folder):
     """Runs in a process of its own; scores go into a file, with the number of forwards."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     results = {}
     for name, budget in (("qwen2", None), ("qwen2", 1e-9), ("mistral", None)):
         model = make_model(name)
@@ -112,10 +111,7 @@ def scored_on_a_rank(rank, port, folder):
 
 def test_ranks_with_different_batches_run_the_same_number_of_forwards(tmp_path):
     """The larger batch has 7 candidates; with a tiny budget, each of them is a group."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(scored_on_a_rank, (port, str(tmp_path)), nprocs=2)
+    run_ranks(f"{__file__}:scored_on_a_rank", [str(tmp_path)], ranks=2, folder=tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     counts = {setting: forwards for setting, (forwards, _) in first.items()}
     assert counts == {setting: forwards for setting, (forwards, _) in second.items()}
