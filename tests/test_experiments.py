@@ -12,8 +12,6 @@ from lightning_modules.cli import VisualPRMCLI
 
 LARGE = ("visualprm_8b", "strategies")
 EXPERIMENTS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
-RUN_HERE = [path for path in EXPERIMENTS if path.parent.name != "ablations"]
-"""tests/test_ablations.py runs the others."""
 
 
 def name_of(path):
@@ -82,7 +80,7 @@ def test_the_command_of_the_first_comment_is_of_this_file(path):
     assert all((REPOSITORY / name).is_file() for name in named)
 
 
-@pytest.mark.parametrize("path", RUN_HERE, ids=name_of)
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
 def test_fast_dev_run(path, quickstart_run, on_this_machine):
     arguments = command_of(path)
     before = files_of(quickstart_run)
