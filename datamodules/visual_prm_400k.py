@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -20,11 +18,10 @@ from datamodules.process.collate import StepCollator
 from datamodules.process.conversation import CLASS_TOKENS
 from datamodules.process.encoder import ConversationEncoder
 from datamodules.process.position import TrainingPosition
-from datamodules.process.ranks import same_on_all_ranks
-from datamodules.process.rows import OnBadRow, drop_bad_rows, read_rows
+from datamodules.process.rows import OnBadRow
 from datamodules.process.sources import ProcessSource, process_sources
-from datamodules.process.special_text import rows_with_text
-from datamodules.process.split import fingerprint, limit_per_source, split_by_question
+from datamodules.process.supervision import TRAIN, ProcessSupervision
+from datamodules.process.supervision import VALIDATION as PROCESS
 from datamodules.process.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
 from datamodules.process_bench_totals import TotalsCheck
 from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, VerdictRules, read_best_of_n_datasets
@@ -32,7 +29,7 @@ from datamodules.visual_process_bench import ProcessBenchCollator, VisualProcess
 
 logger = logging.getLogger(__name__)
 
-PROCESS, VISUAL_PROCESS_BENCH = "process", "VisualProcessBench"
+VISUAL_PROCESS_BENCH = "VisualProcessBench"
 DEFAULT_MAX_STEPS = 12
 
 
@@ -140,8 +137,9 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._max_steps = max_steps or DEFAULT_MAX_STEPS
         self._as_one_step = bool(response_as_one_step)
         self._mark_step_tokens = False
-        self._process: dict[str, Any] = {}
-        self._fingerprints: dict[str, str] = {}
+        self._supervision = ProcessSupervision(
+            self._sources, validation_share, max_samples_per_source, seed, on_bad_row, check_images, cache_dir
+        )
         self._process_bench: VisualProcessBenchDataset | None = None
         self._benchmarks: dict[str, BestOfNDataset] = {}
         self._unchecked: set[str] = set()
@@ -178,18 +176,14 @@ class VisualPRM400KDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Build the tables of annotations that the stage needs, once a machine."""
         evaluates_only = self.trainer is not None and self.trainer.state.fn in ("validate", "test")
-        if not evaluates_only or self.hparams["validation_share"]:
-            self._read("train")
-        self._read(PROCESS)
+        self._supervision.build(
+            [PROCESS] if evaluates_only and not self.hparams["validation_share"] else [TRAIN, PROCESS]
+        )
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs and is not read yet; errors name file, line and field."""
         options = self.hparams
-        needed = {"train"} if stage == "fit" and self._sources("train") else set()
-        if options["validation_annotations"] or options["validation_share"]:
-            needed.add(PROCESS)
-        if not needed <= set(self._process):
-            self._read_process(with_training="train" in needed)
+        self._supervision.read(with_training=stage == "fit")
         if options["visual_process_bench"] and self._process_bench is None:
             self._process_bench = VisualProcessBenchDataset(
                 Path(options["visual_process_bench"]), options["visual_process_bench_totals"]
@@ -207,39 +201,11 @@ class VisualPRM400KDataModule(LightningDataModule):
             )
             self._unchecked |= set(self._benchmarks)
 
-    def _read_process(self, with_training: bool) -> None:
-        """Read process supervision and make the splits."""
-        share, limit, seed = (self.hparams[n] for n in ("validation_share", "max_samples_per_source", "seed"))
-        train = self._read("train") if with_training or share else None
-        validation = self._read(PROCESS)
-        if train is not None and share:
-            train, validation = split_by_question(train, share, seed)
-        for name, table in (("train", train), (PROCESS, validation)):
-            if table is not None:
-                self._keep(name, limit_per_source(table, limit, seed))
-                self._unchecked.add(name)
-
-    def _keep(self, name: str, table: Any) -> None:
-        self._process[name] = table
-        self._fingerprints[name] = fingerprint(table)
-        same_on_all_ranks(self._fingerprints[name], f"{name} rows")
-
     def _sources(self, split: str) -> list[ProcessSource]:
         options = self.hparams
-        train = split == "train"
-        annotations = options["train_annotations" if train else "validation_annotations"]
-        return process_sources(annotations, options["sources"] if train else None, options["image_root"])
-
-    def _read(self, split: str) -> Any:
-        options, sources = self.hparams, self._sources(split)
-        if not sources:
-            return None
-        return read_rows(
-            sources,
-            on_bad_row=options["on_bad_row"],
-            check_images=options["check_images"],
-            cache_dir=options["cache_dir"],
-        )
+        if split == TRAIN:
+            return process_sources(options["train_annotations"], options["sources"], options["image_root"])
+        return process_sources(options["validation_annotations"], None, options["image_root"])
 
     @property
     def encoder(self) -> ConversationEncoder:
@@ -259,10 +225,7 @@ class VisualPRM400KDataModule(LightningDataModule):
     @property
     def training_sources(self) -> dict[str, int]:
         """Training rows of each source, as far as they are read."""
-        if "train" not in self._process:
-            return {}
-        counts = pc.value_counts(self._process["train"].with_format("arrow")["source"][:])
-        return {str(count["values"]): int(count["counts"]) for count in counts.to_pylist()}
+        return self._supervision.rows_of_sources
 
     # ------------------------------------------------------------- evaluation
 
@@ -272,7 +235,7 @@ class VisualPRM400KDataModule(LightningDataModule):
 
         A model that judges whole responses has no part in VisualProcessBench, whose labels are of steps.
         """
-        names = [PROCESS] if PROCESS in self._process else []
+        names = [PROCESS] if PROCESS in self._supervision.tables else []
         if self._process_bench is not None and not self._as_one_step:
             names.append(VISUAL_PROCESS_BENCH)
         return names + list(self._benchmarks)
@@ -280,12 +243,7 @@ class VisualPRM400KDataModule(LightningDataModule):
     @property
     def process_split_name(self) -> str:
         """What the process validation split is made of, for reports that must name the data behind a choice."""
-        options = self.hparams
-        is_given = bool(options["validation_annotations"])
-        names = ", ".join(path for source in self._sources(PROCESS if is_given else "train") for path in source.paths)
-        if is_given:
-            return names
-        return f"{options['validation_share']:g} of the questions of {names} (split with seed {options['seed']})"
+        return self._supervision.validation_made_of
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One dataloader for each of :attr:`validation_names`."""
@@ -300,7 +258,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         options = self.hparams
         if name == PROCESS:
             collator = StepCollator(self.encoder, self._max_steps, self._as_one_step)
-            return self._loader(self._process[PROCESS], options["eval_batch_size"], collator)
+            return self._loader(self._supervision.tables[PROCESS], options["eval_batch_size"], collator)
         if name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
             return self._loader(self._process_bench, options["eval_batch_size"], ProcessBenchCollator(self.encoder))
         candidates = CandidateCollator(self.encoder, self._max_steps, self._as_one_step)
@@ -317,15 +275,10 @@ class VisualPRM400KDataModule(LightningDataModule):
 
     def _check_texts(self, name: str) -> None:
         """Find texts that hold special tokens of the tokenizer before a run has spent hours."""
+        self._supervision.check_texts(name, self.encoder)
         if name not in self._unchecked:
             return
-        if name in self._process:
-            table = self._process[name]
-            for max_tiles in np.unique(table.with_format("arrow")["max_tiles"][:].to_numpy()).tolist():
-                self.encoder.tiling(max_tiles or None)
-            bad = rows_with_text(table, self.encoder.special_tokens)
-            self._keep(name, drop_bad_rows(table, bad, self.hparams["on_bad_row"], f"{name} rows"))
-        elif name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
+        if name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
             self._process_bench.check_texts(self.encoder)
         else:
             self._benchmarks[name].check_texts(self.encoder)
@@ -339,9 +292,9 @@ class VisualPRM400KDataModule(LightningDataModule):
         Raises:
             ValueError: If there are no training annotations.
         """
-        if "train" not in self._process:
+        if TRAIN not in self._supervision.tables:
             raise ValueError("VisualPRM400KDataModule needs train_annotations to fit, or sources")
-        self._check_texts("train")
+        self._check_texts(TRAIN)
         self.training_position.trainer = self.trainer
         options = self.hparams
         collator = StepCollator(self.encoder, self._max_steps, self._as_one_step, self._mark_step_tokens)
@@ -349,17 +302,17 @@ class VisualPRM400KDataModule(LightningDataModule):
         lengths = None
         if chosen != "padded":
             self._measured = self._measured or measured_rows(
-                self._process["train"],
+                self._supervision.tables[TRAIN],
                 collator,
                 self._layout,
                 chosen == "packed",
                 options["on_bad_row"],
                 options["num_workers"],
             )
-            self._keep("train", self._measured.table)
+            self._supervision.replace(TRAIN, self._measured.table)
             lengths = self._measured.lengths
         return training_loader(
-            self._process["train"],
+            self._supervision.tables[TRAIN],
             lengths,
             collator,
             self._layout,
@@ -373,8 +326,8 @@ class VisualPRM400KDataModule(LightningDataModule):
     def _order(self) -> dict[str, Any]:
         """What the order of training samples depends on."""
         return {
-            "rows": len(self._process["train"]) if "train" in self._process else 0,
-            "fingerprint": self._fingerprints.get("train", ""),
+            "rows": len(self._supervision.tables.get(TRAIN, ())),
+            "fingerprint": self._supervision.fingerprint(TRAIN),
             "batch_size": self.hparams["batch_size"],
             "packed_tokens": self.hparams["packed_tokens"],
             "group_by_length": self.hparams["group_by_length"],
