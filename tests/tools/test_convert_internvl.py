@@ -3,17 +3,19 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
+from distributed_ranks import run_ranks
 from original_internvl import SYSTEM_PROMPT, write_checkpoint, write_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
+from tools import convert_internvl
 from tools.convert_internvl import main
 from tools.internvl_conversion.shards import parse_size
 
@@ -202,28 +204,30 @@ def test_pickled_objects_are_not_run(released, copy_of, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-KILLED = """
-import sys
-from tools import convert_internvl
-from transformers import GenerationConfig
-written = convert_internvl.write_shards
-def write_and_wait(*arguments):
-    files = written(*arguments)
-    print("written", flush=True)
-    sys.stdin.read()
-    return files
-convert_internvl.write_shards = write_and_wait
-raise SystemExit(convert_internvl.main(sys.argv[1:]))
-"""
+def convert_and_wait(source, target, written):
+    """Stands still when all weights are on the disk; a process of its own."""
+    write_shards = convert_internvl.write_shards
+
+    def write_and_wait(*arguments):
+        files = write_shards(*arguments)
+        written.touch()
+        time.sleep(600)
+        return files
+
+    convert_internvl.write_shards = write_and_wait
+    convert_internvl.main([str(source), str(target)])
 
 
-def test_a_killed_conversion_leaves_nothing_that_loads(released, tmp_path, capsys):
+def test_a_killed_conversion_leaves_nothing_that_loads(released, tmp_path, tmp_path_factory, capsys):
     """Killed at the latest moment that matters: all weights are on the disk."""
-    command = [sys.executable, "-c", KILLED, str(released[0]), str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "written\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    elsewhere = tmp_path_factory.mktemp("killed")
+    arguments = [released[0], tmp_path / "out", elsewhere / "written"]
+    process = fork_server.start(f"{__file__}:convert_and_wait", arguments, elsewhere / "output.txt")
+    while not (elsewhere / "written").exists():
+        assert process.exitcode is None, (elsewhere / "output.txt").read_text()
+        time.sleep(0.02)
+    fork_server.kill(process)
+    assert process.exitcode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.name.startswith("out.partial-")
     assert list(left.glob("*.safetensors"))
@@ -235,23 +239,24 @@ def test_a_killed_conversion_leaves_nothing_that_loads(released, tmp_path, capsy
     assert len(loaded(tmp_path / "out")) > 60
 
 
-MEASURED = """
-import sys
-from pathlib import Path
-from tools import convert_internvl
-written = convert_internvl.write_shards
 def megabytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1e3
-def measured(*arguments):
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present
-    before = megabytes("VmRSS")
-    files = written(*arguments)
-    print("grown by", megabytes("VmHWM") - before)
-    return files
-convert_internvl.write_shards = measured
-raise SystemExit(convert_internvl.main(sys.argv[1:]))
-"""
+
+
+def convert_and_measure(source, target, report):
+    """Says by how many megabytes the process grows while it writes shards; a process of its own."""
+    write_shards = convert_internvl.write_shards
+
+    def measured(*arguments):
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present
+        before = megabytes("VmRSS")
+        files = write_shards(*arguments)
+        report.write_text(str(megabytes("VmHWM") - before))
+        return files
+
+    convert_internvl.write_shards = measured
+    raise SystemExit(convert_internvl.main([str(source), str(target), "--max-shard-size", "10MB"]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read as Linux shows it")
@@ -261,9 +266,9 @@ def test_memory_holds_a_shard_and_no_more(tmp_path):
     write_checkpoint(tmp_path / "source", llm=llm, torch_dtype="bfloat16", dtype=torch.bfloat16, shards=1)
     weights = (tmp_path / "source" / "model-00001-of-00001.safetensors").stat().st_size
     assert weights > 1e8
-    command = [sys.executable, "-c", MEASURED, str(tmp_path / "source"), str(tmp_path / "out")]
-    done = subprocess.run([*command, "--max-shard-size", "10MB"], capture_output=True, text=True, check=True)
-    (grown,) = [float(line.split()[-1]) for line in done.stdout.splitlines() if line.startswith("grown by")]
+    arguments = [tmp_path / "source", tmp_path / "out", tmp_path / "grown"]
+    run_ranks(f"{__file__}:convert_and_measure", arguments, ranks=1, folder=tmp_path)
+    grown = float((tmp_path / "grown").read_text())
     assert grown < 40
     assert sum(file.stat().st_size for file in (tmp_path / "out").glob("*.safetensors")) > 1e8
 

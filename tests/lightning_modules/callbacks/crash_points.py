@@ -1,4 +1,4 @@
-"""Kills a process before each of the things that it does to files while it saves checkpoints; a program: FOLDER."""
+"""Kills a process before each of the things that it does to files while it saves checkpoints."""
 
 import os
 import signal
@@ -50,12 +50,13 @@ def run_until(folder: Path, change: int) -> bool:
         os._exit(0)
 
 
-if __name__ == "__main__":
+def main(folder: str) -> None:
+    """Folders 000, 001, ... of runs that were killed before their first, second, ... change, up to one that was not."""
     torch.set_num_threads(1)
     number = 0
     while True:
-        folder = Path(sys.argv[1]) / f"{number:03d}"
-        folder.mkdir()
-        if not run_until(folder, number):
+        place = Path(folder) / f"{number:03d}"
+        place.mkdir(parents=True)
+        if not run_until(place, number):
             break
         number += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from counting import Counting, fit
+from distributed_ranks import run_ranks
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -40,15 +41,9 @@ def weight(path):
 
 def test_a_kill_at_any_moment_of_saving(tmp_path):
     """Before every single change of a file or folder: what has a checkpoint's name is whole and of its own step."""
-    here = Path(__file__).parent
-    subprocess.run(
-        [sys.executable, str(here / "crash_points.py"), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": f"{here.parents[2]}:{here}", "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
-    runs = sorted(tmp_path.iterdir())
+    folder = tmp_path / "runs"
+    run_ranks(f"{Path(__file__).with_name('crash_points.py')}:main", [str(folder)], ranks=1, folder=tmp_path)
+    runs = sorted(folder.iterdir())
     assert len(runs) > 25
     latest = []
     for folder in runs:
