@@ -20,8 +20,7 @@ from datamodules.process.encoder import ConversationEncoder
 from datamodules.process.position import TrainingPosition
 from datamodules.process.rows import OnBadRow
 from datamodules.process.sources import ProcessSource, process_sources
-from datamodules.process.supervision import TRAIN, ProcessSupervision
-from datamodules.process.supervision import VALIDATION as PROCESS
+from datamodules.process.supervision import PROCESS, TRAIN, ProcessSupervision
 from datamodules.process.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
 from datamodules.process_bench_totals import TotalsCheck
 from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, VerdictRules, read_best_of_n_datasets
@@ -81,6 +80,10 @@ class VisualPRM400KDataModule(LightningDataModule):
         cache_dir: Where the tables of annotations are kept; the cache of `datasets` by default.
         model_name_or_path: Checkpoint whose processor to use where no model connects.
 
+    Attributes:
+        supervision: The rows to train on and those of the process validation split, as far as they are read.
+        training_position: Where training stands in the order of its samples.
+
     Raises:
         ValueError: If the arguments contradict each other.
     """
@@ -137,8 +140,14 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._max_steps = max_steps or DEFAULT_MAX_STEPS
         self._as_one_step = bool(response_as_one_step)
         self._mark_step_tokens = False
-        self._supervision = ProcessSupervision(
-            self._sources, validation_share, max_samples_per_source, seed, on_bad_row, check_images, cache_dir
+        self.supervision = ProcessSupervision(
+            self._sources,
+            validation_share=validation_share,
+            max_samples_per_source=max_samples_per_source,
+            seed=seed,
+            on_bad_row=on_bad_row,
+            check_images=check_images,
+            cache_dir=cache_dir,
         )
         self._process_bench: VisualProcessBenchDataset | None = None
         self._benchmarks: dict[str, BestOfNDataset] = {}
@@ -176,14 +185,12 @@ class VisualPRM400KDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Build the tables of annotations that the stage needs, once a machine."""
         evaluates_only = self.trainer is not None and self.trainer.state.fn in ("validate", "test")
-        self._supervision.build(
-            [PROCESS] if evaluates_only and not self.hparams["validation_share"] else [TRAIN, PROCESS]
-        )
+        self.supervision.build(with_training=not evaluates_only)
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs and is not read yet; errors name file, line and field."""
         options = self.hparams
-        self._supervision.read(with_training=stage == "fit")
+        self.supervision.read(with_training=stage == "fit")
         if options["visual_process_bench"] and self._process_bench is None:
             self._process_bench = VisualProcessBenchDataset(
                 Path(options["visual_process_bench"]), options["visual_process_bench_totals"]
@@ -225,7 +232,7 @@ class VisualPRM400KDataModule(LightningDataModule):
     @property
     def training_sources(self) -> dict[str, int]:
         """Training rows of each source, as far as they are read."""
-        return self._supervision.rows_of_sources
+        return self.supervision.rows_of_sources
 
     # ------------------------------------------------------------- evaluation
 
@@ -235,7 +242,7 @@ class VisualPRM400KDataModule(LightningDataModule):
 
         A model that judges whole responses has no part in VisualProcessBench, whose labels are of steps.
         """
-        names = [PROCESS] if PROCESS in self._supervision.tables else []
+        names = [PROCESS] if PROCESS in self.supervision.tables else []
         if self._process_bench is not None and not self._as_one_step:
             names.append(VISUAL_PROCESS_BENCH)
         return names + list(self._benchmarks)
@@ -243,7 +250,7 @@ class VisualPRM400KDataModule(LightningDataModule):
     @property
     def process_split_name(self) -> str:
         """What the process validation split is made of, for reports that must name the data behind a choice."""
-        return self._supervision.validation_made_of
+        return self.supervision.validation_made_of
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """One dataloader for each of :attr:`validation_names`."""
@@ -258,7 +265,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         options = self.hparams
         if name == PROCESS:
             collator = StepCollator(self.encoder, self._max_steps, self._as_one_step)
-            return self._loader(self._supervision.tables[PROCESS], options["eval_batch_size"], collator)
+            return self._loader(self.supervision.tables[PROCESS], options["eval_batch_size"], collator)
         if name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
             return self._loader(self._process_bench, options["eval_batch_size"], ProcessBenchCollator(self.encoder))
         candidates = CandidateCollator(self.encoder, self._max_steps, self._as_one_step)
@@ -275,7 +282,7 @@ class VisualPRM400KDataModule(LightningDataModule):
 
     def _check_texts(self, name: str) -> None:
         """Find texts that hold special tokens of the tokenizer before a run has spent hours."""
-        self._supervision.check_texts(name, self.encoder)
+        self.supervision.check_texts(name, self.encoder)
         if name not in self._unchecked:
             return
         if name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
@@ -292,7 +299,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         Raises:
             ValueError: If there are no training annotations.
         """
-        if TRAIN not in self._supervision.tables:
+        if TRAIN not in self.supervision.tables:
             raise ValueError("VisualPRM400KDataModule needs train_annotations to fit, or sources")
         self._check_texts(TRAIN)
         self.training_position.trainer = self.trainer
@@ -302,17 +309,17 @@ class VisualPRM400KDataModule(LightningDataModule):
         lengths = None
         if chosen != "padded":
             self._measured = self._measured or measured_rows(
-                self._supervision.tables[TRAIN],
+                self.supervision.tables[TRAIN],
                 collator,
                 self._layout,
                 chosen == "packed",
                 options["on_bad_row"],
                 options["num_workers"],
             )
-            self._supervision.replace(TRAIN, self._measured.table)
+            self.supervision.keep(TRAIN, self._measured.table)
             lengths = self._measured.lengths
         return training_loader(
-            self._supervision.tables[TRAIN],
+            self.supervision.tables[TRAIN],
             lengths,
             collator,
             self._layout,
@@ -326,8 +333,8 @@ class VisualPRM400KDataModule(LightningDataModule):
     def _order(self) -> dict[str, Any]:
         """What the order of training samples depends on."""
         return {
-            "rows": len(self._supervision.tables.get(TRAIN, ())),
-            "fingerprint": self._supervision.fingerprint(TRAIN),
+            "rows": len(self.supervision.tables.get(TRAIN, ())),
+            "fingerprint": self.supervision.fingerprint(TRAIN),
             "batch_size": self.hparams["batch_size"],
             "packed_tokens": self.hparams["packed_tokens"],
             "group_by_length": self.hparams["group_by_length"],

@@ -16,8 +16,8 @@ from datamodules.images import decoded
 from datamodules.process.candidates import EncodedCandidates, encode_candidates
 from datamodules.process.collate import ConversationEncoder, StepBatch
 from datamodules.process.steps import response_steps
+from datamodules.process.supervision import PROCESS
 from datamodules.reasoning_benchmarks import CandidateBatch
-from datamodules.visual_prm_400k import PROCESS
 from lightning_modules.export import write_reward_model
 from lightning_modules.language_model_loss import step_text_losses
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores

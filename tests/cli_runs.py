@@ -71,9 +71,10 @@ def visualprm_until_killed(folder: Path, *arguments: object) -> None:
         process = fork_server.start("cli_runs:run", [[*map(str, arguments), *QUIET]], output, environment(folder))
         try:
             process.join(300)
+            code = process.exitcode
         finally:
             fork_server.kill(process)
-        assert process.exitcode == -signal.SIGKILL, output.read_text()[-4000:]
+        assert code == -signal.SIGKILL, (code, output.read_text()[-4000:])
 
 
 def run_tool(module: str, arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from fork_server import OF_A_RUN
 from hypothesis import settings
 from PIL import Image
 from transformers import AutoProcessor, ProcessorMixin
@@ -28,22 +29,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a CUDA device: run `pytest -m gpu` on a machine that has one")
 
 
-_OF_A_RANK = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "NODE_RANK",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
-
-
 @pytest.fixture(autouse=True)
 def no_rank_is_left() -> Iterator[None]:
     """A trainer with a distributed strategy leaves its process group and variables behind; the next test must not."""
-    before = {name: os.environ.get(name) for name in _OF_A_RANK}
+    before = {name: os.environ.get(name) for name in OF_A_RUN}
     yield
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -20,7 +20,6 @@ from typing import Any
 import fork_server
 
 KILLED = -signal.SIGKILL
-_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
 
 
 @dataclass(frozen=True)
@@ -126,5 +125,5 @@ def run_ranks(
 def variables_of(rank: int, ranks: int, port: int) -> dict[str, str]:
     """The environment of a rank of several on one machine."""
     values = (rank, rank, ranks, ranks, 0, 0)
-    found = dict(zip(_VARIABLES, map(str, values), strict=True))
+    found = dict(zip(fork_server.OF_A_RANK, map(str, values), strict=True))
     return found | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

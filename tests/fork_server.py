@@ -5,6 +5,7 @@ them once for each process of tests. It has one thread, since pools of threads, 
 a fork, and it has computed nothing. Its children lead sessions of their own, and die with the process of the tests.
 """
 
+import atexit
 import faulthandler
 import importlib.util
 import multiprocessing
@@ -24,6 +25,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 PRELOADED = (
+    "fork_server",
     "lightning_modules.cli",
     "lightning_modules.process_reward",
     "lightning_modules.policy",
@@ -53,8 +55,8 @@ _OF_THE_SERVER = {
     "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "distributed"))),
 }
 
-_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
-_OF_A_RUN = (*_OF_A_RANK, "MASTER_ADDR", "MASTER_PORT")
+OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
+OF_A_RUN = (*OF_A_RANK, "MASTER_ADDR", "MASTER_PORT")
 
 
 def start(
@@ -63,8 +65,7 @@ def start(
     """Run a function in a process of its own.
 
     Args:
-        function: ``module:function``, whose module is found in tests/, tests/distributed/ or the repository; or
-            ``path.py:function``.
+        function: ``module:function``, whose module is found where those of this process are; or ``path.py:function``.
         arguments: Of the function; what `pickle` takes.
         output: File for what the process prints, to either stream.
         environment: Variables besides those of this process, of which those of a distributed run are left out.
@@ -79,10 +80,13 @@ def start(
             patch.setenv(name, value)
         context.set_forkserver_preload(list(PRELOADED))
         forkserver.ensure_running()
-    ours = {name: value for name, value in os.environ.items() if name not in _OF_A_RUN}
+    ours = {name: value for name, value in os.environ.items() if name not in OF_A_RUN}
     complete = {**ours, **_OF_THE_SERVER, **(environment or {})}
+    output.touch()
     process = context.Process(target=_run, args=(function, list(arguments), str(output), complete))
     process.start()
+    # Before `multiprocessing` waits for it, which it does at the end of this process.
+    atexit.register(_kill_what_runs, process)
     return process
 
 
@@ -95,6 +99,11 @@ def kill(process: BaseProcess) -> None:
     except ProcessLookupError:
         process.kill()  # it may not lead its session yet
     process.join()
+
+
+def _kill_what_runs(process: BaseProcess) -> None:
+    if process.exitcode is None:
+        kill(process)
 
 
 def threads_of_the_server() -> int:

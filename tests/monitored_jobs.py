@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
 
@@ -137,8 +136,6 @@ def say(text):
 def train_and_fail(folder, checkpoint, annotations):
     """A run of each strategy that ends well, runs that meet a NaN on rank 1, and last one where rank 1 fails alone."""
     folder, rank = Path(folder), int(os.environ["RANK"])
-    # Lightning reads the environment when it is imported, which was before the fork.
-    rank_zero_only.rank = rank
     ballast = torch.ones(rank * 2**27)  # 512 MiB on rank 1
     for strategy, more in STRATEGIES.items():
         place = folder / strategy

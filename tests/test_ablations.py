@@ -12,7 +12,7 @@ from lightning_modules.process_reward import ProcessRewardModel
 BASE = "experiments/quickstart/process_reward_model.yaml"
 ABLATIONS = sorted(path.stem for path in (REPOSITORY / "experiments" / "ablations").glob("*.yaml"))
 LOSSES_OF_VALUES = {"class_weights", "early_stop", "focal", "sample_averaging", "binomial"}
-"""Overlays that change the loss alone: what they train is tested as `base` and `soft` are."""
+"""Overlays that change the loss alone: what they train is tested as any model of `value` or `soft` is."""
 SMALL = [*SMALLER["process_reward_model"].split(), "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
 SMALL += ["--data.benchmark_names=[MathVision,LogicVista]"]
 
@@ -59,6 +59,10 @@ def test_fit_and_validate(name, fitted):
     model = ProcessRewardModel.from_pretrained(folder / "model")
     assert model.protocol == cli.model.protocol
     assert model.protocol.score_range == (-1 if name == "advantage" else 0, 1)
+
+
+def test_the_overlays_of_losses_are_there():
+    assert set(ABLATIONS) >= LOSSES_OF_VALUES
 
 
 @pytest.mark.parametrize("name", sorted(set(ABLATIONS) - LOSSES_OF_VALUES))

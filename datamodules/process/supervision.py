@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,8 @@ from datamodules.process.sources import ProcessSource
 from datamodules.process.special_text import rows_with_text
 from datamodules.process.split import fingerprint, limit_per_source, split_by_question
 
-TRAIN, VALIDATION = "train", "process"
-"""Names of the splits; the second one is also that of its dataloader."""
+TRAIN, PROCESS = "train", "process"
+"""Names of the splits; that of the validation split is also the name of its dataloader."""
 
 
 @dataclass
@@ -50,27 +50,28 @@ class ProcessSupervision:
     @property
     def has_validation(self) -> bool:
         """Whether there is a validation split to read."""
-        return bool(self.sources(VALIDATION) or self.validation_share)
+        return bool(self.sources(PROCESS) or self.validation_share)
 
-    def build(self, names: Sequence[str]) -> None:
-        """Build the tables of the files of splits, as far as they are not there yet; nothing is kept here."""
-        for name in names:
-            self._read_files(name)
+    def build(self, with_training: bool) -> None:
+        """Build the tables of the files that :meth:`read` needs, as far as they are not there; nothing is kept here."""
+        if with_training or self.validation_share:
+            self._read_files(TRAIN)
+        self._read_files(PROCESS)
 
     def read(self, with_training: bool) -> None:
         """Read the splits that are not read yet, the training rows if they are needed; errors name file and line."""
         needed = {TRAIN} if with_training and self.sources(TRAIN) else set()
         if self.has_validation:
-            needed.add(VALIDATION)
+            needed.add(PROCESS)
         if needed <= set(self.tables):
             return
         train = self._read_files(TRAIN) if TRAIN in needed or self.validation_share else None
-        validation = self._read_files(VALIDATION)
+        validation = self._read_files(PROCESS)
         if train is not None and self.validation_share:
             train, validation = split_by_question(train, self.validation_share, self.seed)
-        for name, table in ((TRAIN, train), (VALIDATION, validation)):
+        for name, table in ((TRAIN, train), (PROCESS, validation)):
             if table is not None:
-                self.replace(name, limit_per_source(table, self.max_samples_per_source, self.seed))
+                self.keep(name, limit_per_source(table, self.max_samples_per_source, self.seed))
                 self._unchecked.add(name)
 
     def _read_files(self, name: str) -> Dataset | None:
@@ -84,7 +85,7 @@ class ProcessSupervision:
             cache_dir=self.cache_dir,
         )
 
-    def replace(self, name: str, table: Dataset) -> None:
+    def keep(self, name: str, table: Dataset) -> None:
         """Keep a table as a split.
 
         Raises:
@@ -107,7 +108,7 @@ class ProcessSupervision:
         for max_tiles in np.unique(table.with_format("arrow")["max_tiles"][:].to_numpy()).tolist():
             encoder.tiling(max_tiles or None)
         bad = rows_with_text(table, encoder.special_tokens)
-        self.replace(name, drop_bad_rows(table, bad, self.on_bad_row, f"{name} rows"))
+        self.keep(name, drop_bad_rows(table, bad, self.on_bad_row, f"{name} rows"))
         self._unchecked.discard(name)
 
     def fingerprint(self, name: str) -> str:
@@ -125,7 +126,7 @@ class ProcessSupervision:
     @property
     def validation_made_of(self) -> str:
         """What the validation split is made of, for reports that must name the data behind a choice."""
-        given = self.sources(VALIDATION)
+        given = self.sources(PROCESS)
         names = ", ".join(path for source in given or self.sources(TRAIN) for path in source.paths)
         if given:
             return names

@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.files import atomic_write_bytes, atomic_write_text
 from datamodules.process.collate import StepBatch
 from datamodules.process.labels import IGNORE_INDEX, value_labels
+from datamodules.process.supervision import PROCESS
 from datamodules.process_bench_totals import SourceTotals, coverage_sentence, differences_from_release
-from datamodules.visual_prm_400k import PROCESS
 from datamodules.visual_process_bench import ProcessBenchBatch
 from lightning_modules.callbacks.reporting import (
     log_figure,

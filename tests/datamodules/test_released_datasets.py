@@ -168,8 +168,8 @@ def test_the_split_keeps_a_question_about_a_picture_together(make, tmp_path):
     for seed in range(12):
         module = make(train_annotations=str(release), validation_share=0.4, seed=seed)
         module.setup("fit")
-        side = {row["sample_id"].rpartition("/")[2]: "train" for row in module._process["train"]}
-        side |= {row["sample_id"].rpartition("/")[2]: "validation" for row in module._process["process"]}
+        side = {row["sample_id"].rpartition("/")[2]: "train" for row in module.supervision.tables["train"]}
+        side |= {row["sample_id"].rpartition("/")[2]: "validation" for row in module.supervision.tables["process"]}
         assert len(side) == 6
         one, other, second = (side[f"{AI2D}.jsonl:{line}"] for line in (1, 2, 3))
         assert one == other
@@ -187,7 +187,7 @@ def test_the_split_does_not_depend_on_where_the_data_lie(make, tmp_path, move):
             unpack(release)
         module = make(train_annotations=str(release), validation_share=0.5, seed=1)
         module.setup("validate")
-        chosen.append(sorted(row["sample_id"].rpartition("/")[2] for row in module._process["process"]))
+        chosen.append(sorted(row["sample_id"].rpartition("/")[2] for row in module.supervision.tables["process"]))
     assert chosen[0] == chosen[1]
 
 
@@ -206,7 +206,7 @@ def test_one_question_in_two_sources_with_different_roots(make, tmp_path):
     }
     module = make(sources=sources)
     module.setup("fit")
-    key = {row["sample_id"].rpartition("/")[2]: row["question_key"] for row in module._process["train"]}
+    key = {row["sample_id"].rpartition("/")[2]: row["question_key"] for row in module.supervision.tables["train"]}
     assert key[f"{AI2D}.jsonl:1"] == key[f"{AI2D}.jsonl:2"] == key["more.jsonl:1"]
     assert len({key[f"{AI2D}.jsonl:1"], key[f"{AI2D}.jsonl:3"], key["other.jsonl:1"]}) == 3
 
@@ -241,7 +241,7 @@ def test_bad_rows_of_every_kind_are_skipped_and_counted(make, tmp_path, caplog):
         make(train_annotations=str(release)).setup("fit")
     module = make(train_annotations=str(release), on_bad_row="skip")
     module.setup("fit")
-    assert [row["source"] for row in module._process["train"]] == ["good"]
+    assert [row["source"] for row in module.supervision.tables["train"]] == ["good"]
     assert "3 of 4 rows are left out (bad: 3)" in caplog.text
 
 
@@ -254,7 +254,7 @@ def test_pictures_that_are_repaired_are_taken_in(make, tmp_path):
         make(train_annotations=str(release)).setup("fit")
     module = make(train_annotations=str(release), on_bad_row="skip")
     module.setup("fit")
-    assert len(module._process["train"]) == 1
+    assert len(module.supervision.tables["train"]) == 1
     # In parts: unpacked in another spelling, one picture broken at first.
     with zipfile.ZipFile(tmp_path / "images.zip") as images:
         images.extractall(release)
@@ -263,11 +263,11 @@ def test_pictures_that_are_repaired_are_taken_in(make, tmp_path):
     broken.write_bytes(b"broken")
     module = make(train_annotations=str(release), on_bad_row="skip")
     module.setup("fit")
-    assert len(module._process["train"]) == 5
+    assert len(module.supervision.tables["train"]) == 5
     broken.write_bytes(content)
     module = make(train_annotations=str(release))
     module.setup("fit")
-    assert len(module._process["train"]) == 6
+    assert len(module.supervision.tables["train"]) == 6
 
 
 def test_tiles_of_a_processor_without_them(make, tmp_path, monkeypatch):

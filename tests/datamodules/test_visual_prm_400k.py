@@ -303,7 +303,7 @@ def test_packed_batches(make, uneven):
     batches = list(loader)
     assert len(batches) == len(loader)
     names = [name for batch in batches for name in batch.sample_ids]
-    assert sorted(names) == sorted(module._process["train"]["sample_id"][:])
+    assert sorted(names) == sorted(module.supervision.tables["train"]["sample_id"][:])
     assert all(batch.inputs["input_ids"].shape == (1, batch.boundaries[-1]) for batch in batches)
     assert all(len(batch.inputs["pixel_values"]) == len(batch.sample_ids) for batch in batches)
     assert max(batch.boundaries[-1] for batch in batches) <= 2 * longest

@@ -103,7 +103,8 @@ def fit_arguments(folder, hold):
 def test_a_preempted_training_goes_on(slurm, quickstart_run, tmp_path, monkeypatch):
     """The signal comes while one rank waits in a collective for the other: no place to save at."""
     for path in quickstart_run.iterdir():  # where the experiment finds its model and data
-        (tmp_path / path.name).symlink_to(path)
+        if path.is_dir():
+            (tmp_path / path.name).symlink_to(path)
     monkeypatch.setitem(slurm.environment, "VISUALPRM_RUN", str(tmp_path))
     file, number = FILES / "fit.sbatch", job_id()
     job = slurm.sbatch(file, *fit_arguments(tmp_path, hold=True), nodes=2, job=number)
@@ -192,7 +193,7 @@ def test_an_evaluation_by_two_tasks(slurm, quickstart_run, tmp_path):
         FILES / "test.sbatch",
         "--config=experiments/quickstart/process_reward_model.yaml",
         "--config=experiments/quickstart/process_reward_model_test.yaml",
-        overlay(tmp_path, "test.yaml", data, {"callbacks": [best_of_n]}),
+        overlay(tmp_path, "test.yaml", data, {"default_root_dir": str(tmp_path), "callbacks": [best_of_n]}),
         *QUIET,
         tasks_per_node=2,
     )

@@ -204,6 +204,7 @@ def test_best_of_n_over_both_nodes(outcome, quickstart_run, tmp_path):
     overlay = {
         "trainer": {
             "logger": False,
+            "default_root_dir": str(tmp_path),
             "callbacks": [
                 {
                     "class_path": "lightning_modules.callbacks.best_of_n.BestOfN",

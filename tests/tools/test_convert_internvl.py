@@ -223,8 +223,10 @@ def test_a_killed_conversion_leaves_nothing_that_loads(released, tmp_path, tmp_p
     elsewhere = tmp_path_factory.mktemp("killed")
     arguments = [released[0], tmp_path / "out", elsewhere / "written"]
     process = fork_server.start(f"{__file__}:convert_and_wait", arguments, elsewhere / "output.txt")
+    until = time.monotonic() + 300
     while not (elsewhere / "written").exists():
         assert process.exitcode is None, (elsewhere / "output.txt").read_text()
+        assert time.monotonic() < until
         time.sleep(0.02)
     fork_server.kill(process)
     assert process.exitcode == -signal.SIGKILL

@@ -4,7 +4,7 @@ import pytest
 
 from datamodules.process.encoder import ConversationEncoder
 from datamodules.process.sources import ProcessSource
-from datamodules.process.supervision import TRAIN, VALIDATION, ProcessSupervision
+from datamodules.process.supervision import PROCESS, TRAIN, ProcessSupervision
 
 QUESTIONS, SOLUTIONS = 6, 2
 
@@ -17,9 +17,9 @@ def supervision(tmp_path, pictures, write_lines, raw_row):
     )
 
     def make(validation=(), **options):
-        files = {TRAIN: tmp_path / "algebra.jsonl", VALIDATION: tmp_path / "held_out.jsonl"}
+        files = {TRAIN: tmp_path / "algebra.jsonl", PROCESS: tmp_path / "held_out.jsonl"}
         if validation:
-            write_lines(files[VALIDATION], validation)
+            write_lines(files[PROCESS], validation)
         asked = []
 
         def sources(name):
@@ -33,14 +33,14 @@ def supervision(tmp_path, pictures, write_lines, raw_row):
 
 def test_an_evaluation_does_not_ask_for_training_rows(supervision, raw_row):
     splits, asked = supervision([raw_row(question="new?")])
-    splits.build([VALIDATION])
+    splits.build(with_training=False)
     splits.read(with_training=False)
-    assert splits.tables.keys() == {VALIDATION}
+    assert splits.tables.keys() == {PROCESS}
     assert TRAIN not in asked
     assert splits.rows_of_sources == {}
     assert splits.fingerprint(TRAIN) == ""
     splits.read(with_training=True)
-    assert splits.tables.keys() == {TRAIN, VALIDATION}
+    assert splits.tables.keys() == {TRAIN, PROCESS}
     assert splits.rows_of_sources == {"algebra": QUESTIONS * SOLUTIONS}
 
 
@@ -48,10 +48,10 @@ def test_a_share_of_the_questions_is_held_out_whatever_is_asked_for(supervision)
     splits, _ = supervision(validation_share=0.5, seed=3)
     splits.read(with_training=False)
     assert {name: len(table) for name, table in splits.tables.items()} == {
-        name: QUESTIONS * SOLUTIONS // 2 for name in (TRAIN, VALIDATION)
+        name: QUESTIONS * SOLUTIONS // 2 for name in (TRAIN, PROCESS)
     }
     keys = {name: set(table["question_key"]) for name, table in splits.tables.items()}
-    assert not keys[TRAIN] & keys[VALIDATION]
+    assert not keys[TRAIN] & keys[PROCESS]
     assert splits.validation_made_of.startswith("0.5 of the questions of ")
     assert splits.validation_made_of.endswith("algebra.jsonl (split with seed 3)")
 
@@ -72,13 +72,11 @@ def test_texts_are_checked_once(supervision, raw_row, tiny_processor):
     splits, _ = supervision(rows, on_bad_row="skip")
     splits.read(with_training=False)
     encoder = ConversationEncoder(tiny_processor, None, ("+", "-"))
-    before = splits.fingerprint(VALIDATION)
-    splits.check_texts(VALIDATION, encoder)
-    assert splits.tables[VALIDATION]["question"][:] == ["sound?"]
-    assert splits.fingerprint(VALIDATION) != before
-    left = splits.tables[VALIDATION]
-    splits.check_texts(VALIDATION, encoder)
-    assert splits.tables[VALIDATION] is left
+    before = splits.fingerprint(PROCESS)
+    splits.check_texts(PROCESS, encoder)
+    assert splits.tables[PROCESS]["question"][:] == ["sound?"]
+    assert splits.fingerprint(PROCESS) != before
+    splits.check_texts(PROCESS, None)  # asks for no encoder
 
 
 def test_columns_say_what_the_source_of_each_row_says(tmp_path, pictures, write_lines, raw_row):

@@ -1,11 +1,13 @@
-"""A run of the reporting callbacks over two benchmarks and judged solutions.
+"""A run of the reporting callbacks over two benchmarks and judged solutions; also a program: FOLDER DEVICES.
 
 A response is written as its step scores, and the module reads them from there, so that every result can be worked out
 by hand.
 """
 
 import random
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -241,3 +243,7 @@ def main(folder, devices):
     module = Reader()
     trainer.fit(module, DataLoader(torch.zeros(4, 1), batch_size=2 // devices), loaders)
     trainer.test(module, loaders)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
