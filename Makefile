@@ -14,8 +14,8 @@ $(VENV)/installed: setup.cfg pyproject.toml
 quickstart: $(VENV)/installed  ## the whole recipe in miniature, with the table at its end
 	$(BIN)/python -m tools.quickstart --seed $(SEED)
 
-reproduce: $(VENV)/installed  ## the same over three seeds, with one table of all
-	$(BIN)/python -m tools.quickstart --seed 0 1 2
+reproduce: $(VENV)/installed  ## the same at three seeds by which nothing was chosen, with one table of all
+	$(BIN)/python -m tools.quickstart --seed 2 3 4
 
 test: $(VENV)/installed  ## all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests
