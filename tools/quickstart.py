@@ -3,7 +3,7 @@
 Example::
 
     python -m tools.quickstart --seed 0
-    python -m tools.quickstart --seed 0 1 2  # three times, and one table of all
+    python -m tools.quickstart --seed 2 3 4  # three times, and one table of all
 """
 
 from __future__ import annotations
