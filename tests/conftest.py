@@ -1,22 +1,26 @@
-"""Fixtures that every test may use: a tiny world, a tiny checkpoint, and small files in the released formats."""
+"""Fixtures that every test may use: a tiny world, a tiny checkpoint, and small files in the released formats.
+
+What takes seconds to import is imported by the fixture that needs it: the process that hands tests out needs nothing.
+"""
+
+from __future__ import annotations
 
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from filelock import FileLock
 from fork_server import OF_A_RUN
 from hypothesis import settings
 from PIL import Image
-from transformers import AutoProcessor, ProcessorMixin
 
-from datamodules.handwritten.world import WorldSize, build_world
-from tools.make_tiny_model import make_tiny_model
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 # A busy machine is no reason for a property not to hold.
 settings.register_profile("any_speed", deadline=None)
@@ -25,8 +29,11 @@ settings.load_profile("any_speed")
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none."""
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device: run `pytest -m gpu` on a machine that has one")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device: run `pytest -m gpu` on a machine that has one")
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +41,8 @@ def no_rank_is_left() -> Iterator[None]:
     """A trainer with a distributed strategy leaves its process group and variables behind; the next test must not."""
     before = {name: os.environ.get(name) for name in OF_A_RUN}
     yield
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if (distributed := sys.modules.get("torch.distributed")) and distributed.is_initialized():
+        distributed.destroy_process_group()
     for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)
@@ -54,6 +61,8 @@ TEXTS = [
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small world of handwritten digits; read it, do not write into it."""
+    from datamodules.handwritten.world import WorldSize, build_world
+
     folder = tmp_path_factory.mktemp("tiny_world")
     size = WorldSize(statements=24, demonstrations=64, prompts=16, validation=8, benchmark_questions=10)
     build_world(folder, size, seed=0)
@@ -63,6 +72,8 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small, randomly initialised InternVL checkpoint, in the format of a large one."""
+    from tools.make_tiny_model import make_tiny_model
+
     folder = tmp_path_factory.mktemp("tiny_checkpoint")
     make_tiny_model(
         folder,
@@ -79,7 +90,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a whole quickstart run, made small, once for all processes of tests; read it, do not write into it."""
-    from cli_runs import run_quickstart  # imports all of the package, which few tests need
+    from cli_runs import run_quickstart
 
     ours = tmp_path_factory.getbasetemp()
     common = ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours
@@ -96,13 +107,15 @@ def quickstart_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_processor(tiny_checkpoint: Path) -> ProcessorMixin:
     """The processor of :func:`tiny_checkpoint`."""
+    from transformers import AutoProcessor
+
     return AutoProcessor.from_pretrained(tiny_checkpoint)
 
 
 @pytest.fixture(scope="session")
 def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny checkpoint of a family of tests/tiny_families.py; read it, do not write into it."""
-    from tiny_families import write_family  # imports many model families, which few tests need
+    from tiny_families import write_family
 
     folder = tmp_path_factory.mktemp("families")
 

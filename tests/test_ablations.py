@@ -98,14 +98,20 @@ def test_the_exported_model_is_tested(name, fitted, quickstart_run, tmp_path):
 
 
 def test_options_of_overlays_add_up(quickstart_run, tmp_path):
-    cli = fit(quickstart_run, tmp_path, "soft", "early_stop", "focal", options=["--model.loss.averaging=sample"])
+    cli = fit(
+        quickstart_run,
+        tmp_path,
+        "soft",
+        "early_stop",
+        "focal",
+        options=["--model.loss.averaging=sample", "--trainer.fast_dev_run=true"],
+    )
     options = cli.model.step_loss.options
     assert cli.model.protocol.objective == "soft"
     assert (options.early_stop, options.focal_gamma, options.averaging) == (True, 2.0, "sample")
 
 
-def test_checkpoints_hold_the_options_as_plain_values(quickstart_run, tmp_path):
-    fit(quickstart_run, tmp_path, "class_weights")
-    (path,) = tmp_path.rglob("*.ckpt")
+def test_checkpoints_hold_the_options_as_plain_values(fitted):
+    (path,) = fitted("class_weights")[1].rglob("*.ckpt")
     stored = torch.load(path, weights_only=True)["hyper_parameters"]
     assert stored["loss"]["class_weights"] == [1.0, 9.0]
