@@ -1,4 +1,4 @@
-"""Processes of their own that start in a moment: forks of a server that has imported the package and nothing else done.
+"""Processes of their own that start in a moment: forks of a server that has imported the package and done nothing else.
 
 Imports alone take a process of `visualprm` ten seconds and more on a slow machine. A server of `multiprocessing` takes
 them once for each process of tests. It has one thread, since pools of threads, and what libraries lock, do not survive
