@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 
@@ -52,3 +52,28 @@ def evaluation_sampler(dataset: Sized, batch_size: int, trainer: Trainer | None)
     if trainer is None or trainer.world_size == 1:
         return SequentialSampler(dataset)
     return EvaluationSampler(dataset, batch_size, trainer.world_size, trainer.global_rank)
+
+
+def evaluation_loader(
+    dataset: Dataset[Any],
+    batch_size: int,
+    collator: Callable[[list[Any]], Any],
+    num_workers: int,
+    trainer: Trainer | None,
+) -> DataLoader[Any]:
+    """The DataLoader of evaluation or prediction: every item once, in the order of :func:`evaluation_sampler`.
+
+    Args:
+        dataset: With a length.
+        batch_size: Items a batch on one rank.
+        collator: Turns a list of items into a batch.
+        num_workers: DataLoader workers.
+        trainer: Says which rank this is; a single process without one.
+    """
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=evaluation_sampler(dataset, batch_size, trainer),  # type: ignore[arg-type]
+        collate_fn=collator,
+        num_workers=num_workers,
+    )

@@ -156,7 +156,7 @@ def training_loader(
         assert lengths is not None
         assert layout.packed_tokens is not None
         packed = PackedSampler(lengths, layout.packed_tokens, seed, position.start, ranks, rank, strata(rows))
-        position.sampler = packed
+        position.follow(packed, trainer)
         collate = PackingCollator(collator, layout.packed_tokens)
         return LazyLoader(PackedRows(rows), batch_size=None, sampler=packed, collate_fn=collate, **options)
     sampler = TrainingSampler(
@@ -169,5 +169,5 @@ def training_loader(
         strata(rows),
         lengths if chosen == "grouped" else None,
     )
-    position.sampler = sampler
+    position.follow(sampler, trainer)
     return LazyLoader(rows, layout.batch_size, sampler=sampler, collate_fn=collator, **options)

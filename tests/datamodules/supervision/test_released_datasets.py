@@ -166,7 +166,7 @@ def test_the_split_keeps_a_question_about_a_picture_together(make, tmp_path):
     release = write_raw_release(tmp_path)
     sides = set()
     for seed in range(12):
-        module = make(train_annotations=str(release), validation_share=0.4, seed=seed)
+        module = make(train_annotations=str(release), validation_fraction=0.4, seed=seed)
         module.setup("fit")
         side = {row["sample_id"].rpartition("/")[2]: "train" for row in module.supervision.tables["train"]}
         side |= {row["sample_id"].rpartition("/")[2]: "validation" for row in module.supervision.tables["process"]}
@@ -185,7 +185,7 @@ def test_the_split_does_not_depend_on_where_the_data_lie(make, tmp_path, move):
         release = write_raw_release(tmp_path / name)
         if move and name != "a":
             unpack(release)
-        module = make(train_annotations=str(release), validation_share=0.5, seed=1)
+        module = make(train_annotations=str(release), validation_fraction=0.5, seed=1)
         module.setup("validate")
         chosen.append(sorted(row["sample_id"].rpartition("/")[2] for row in module.supervision.tables["process"]))
     assert chosen[0] == chosen[1]
@@ -274,6 +274,6 @@ def test_tiles_of_a_processor_without_them(make, tmp_path, monkeypatch):
     release = write_raw_release(tmp_path)
     module = make(sources=[ProcessSource(str(release), max_tiles=6)])
     module.setup("fit")
-    monkeypatch.setattr(type(module.encoder.processor.image_processor), "valid_kwargs", None)
+    monkeypatch.setattr(type(module.model_facts.encoder.processor.image_processor), "valid_kwargs", None)
     with pytest.raises(ValueError, match=r"max_tiles=6: the image processor .* does not cut pictures into tiles"):
         module.train_dataloader()
