@@ -10,10 +10,10 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.batching.evaluation_order import evaluation_loader
-from datamodules.batching.order import LazyLoader, TrainingSampler
 from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
+from datamodules.batching.training_loader import fixed_size_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
 from datamodules.interfaces import PolicyFacts
@@ -180,27 +180,19 @@ class PromptDataModule(ResumableData, LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Prompt]:
         """Demonstrations as :class:`SupervisedBatch` in a new order each epoch; a resumed run goes on in it."""
-        batch_size, trainer = self.hparams["batch_size"], self.trainer
-        padding_free = self.hparams["padding_free"]
+        options, padding_free = self.hparams, self.hparams["padding_free"]
         if padding_free and self._packing_obstacle is not None:
             logger.warning("padding_free: %s; batches are padded instead", self._packing_obstacle)
             padding_free = False
         same_on_all_ranks(self._train.fingerprint, "demonstrations")
-        sampler = TrainingSampler(
+        return fixed_size_loader(
             self._train,
-            batch_size,
-            self.hparams["seed"],
-            self.training_position.start,
-            trainer.world_size if trainer else 1,
-            trainer.global_rank if trainer else 0,
-        )
-        self.training_position.follow(sampler, trainer)
-        return LazyLoader(
-            self._train,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=SupervisedCollator(self.renderer, padding_free),
-            num_workers=self.hparams["num_workers"],
+            options["batch_size"],
+            SupervisedCollator(self.renderer, padding_free),
+            seed=options["seed"],
+            position=self.training_position,
+            num_workers=options["num_workers"],
+            trainer=self.trainer,
         )
 
     def _order(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def row_readers(
     Args:
         sources: A file that two of them give belongs to the later one.
         image_root: See :func:`datamodules.supervision.rows.read_rows`.
-        check_images: Likewise.
+        check_images: See :func:`datamodules.supervision.rows.read_rows`.
 
     Raises:
         FileNotFoundError: If there is nothing at a path.
