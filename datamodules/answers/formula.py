@@ -27,8 +27,10 @@ _NOT_UNDERSTOOD = re.compile(
     r"'|\.\.|\\[lcdv]?dots|\d_|[?@#;\"]|\\to(?![A-Za-z])|:.*:|\bd/d|\\begin\s*\{(?!(?:[pbv]|small)?matrix)"
 )
 _LIMIT = re.compile(r"\\lim_\{\s*[A-Za-z]\s*\\to[^{}]*\}")
+_EXPONENT_GOES_ON = r"\^(?:[{(]+[^{}()^]{0,8}|\s*[A-Za-z0-9]{0,4})"
 _ASTRONOMICAL = re.compile(
-    r"\^[^\^]{0,8}\^[^\^]{0,8}\^|\^\s*\{?\s*-?\d{5,}|\d{4,}\s*\)?\s*!|!\s*\)?\s*!|\d{3,}\s*\}*\s*\^\s*\{?\d{4,}"
+    rf"{_EXPONENT_GOES_ON}{_EXPONENT_GOES_ON}\^|\^\s*\{{?\s*-?\d{{5,}}|\d{{4,}}\s*\)?\s*!|!\s*\)?\s*!"
+    r"|\d{3,}\s*\}*\s*\^\s*\{?\d{4,}"
 )
 _LAST_UNIT = re.compile(r"\s(?P<unit>[A-Za-zµΩ]{2,}(?:\^\{?[23]\}?)?)$")
 
