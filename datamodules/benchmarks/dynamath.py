@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
-from datamodules.answers.numeric import numbers_within, numeric_answer
+from datamodules.answers.numeric import numbers_within, numeric_answer, read_number
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
 from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
@@ -213,6 +213,9 @@ def _json_short_answer(response: str) -> str:
 
 
 def _grade_float(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
-    if numeric_answer(extracted.text) is None:
+    answer, gold = read_number(extracted, question.question), numeric_answer(question.gold[0])
+    if answer is None or gold is None:
         return Grade(False, None, extracted.status)
-    return Grade(numbers_within(extracted.text, question.gold[0], TOLERANCE), extracted.text, extracted.status)
+    # What votes is the text where it is the number, and not a sentence.
+    text = extracted.text if numeric_answer(extracted.text) == answer.value else str(float(answer.value))
+    return Grade(numbers_within(answer, gold, TOLERANCE), text, extracted.status)

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from datamodules.answers.choice import read_option
 from datamodules.answers.extract import extract_final_answer
-from datamodules.answers.letters import extract_letters, extract_option
+from datamodules.answers.letters import extract_letters
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, Grade
 from datamodules.benchmarks.grading import accuracy_by, grade_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
@@ -72,7 +73,7 @@ class LogicVista(Benchmark):
         extracted = extract_final_answer(response)
         if question.answer_type == "text":
             return grade_expression(question, extracted)
-        single = extract_option(extracted.text, question.options, OPTION_LETTERS)
+        single = read_option(extracted, question.options, OPTION_LETTERS, question.question)
         letters = {single} if single else extract_letters(extracted.text, OPTION_LETTERS)
         answer = ", ".join(sorted(letters)) or None
         return Grade(answer == question.gold[0], answer, extracted.status)

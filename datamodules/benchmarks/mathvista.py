@@ -12,7 +12,7 @@ from datamodules.answers.compare import ordered_lists_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
 from datamodules.answers.lists import list_items
 from datamodules.answers.normalize import normalize, text_key
-from datamodules.answers.numeric import decimals_equal, integers_equal, numeric_answer
+from datamodules.answers.numeric import decimals_equal, integers_equal, numeric_answer, read_number
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
 from datamodules.benchmarks.grading import accuracy_by, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubRow
@@ -142,16 +142,16 @@ def _decimals(gold: str) -> int:
 
 
 def _grade_number(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
-    answer, gold = extracted.text, question.gold[0]
-    value = numeric_answer(answer)
-    if value is None:
-        return Grade(False, None, extracted.status)
-    if numeric_answer(gold) is None:
+    gold = numeric_answer(question.gold[0])
+    if gold is None:
         return grade_expression(question, extracted)
+    answer = read_number(extracted, question.question)
+    if answer is None:
+        return Grade(False, None, extracted.status)
     if question.answer_type == "integer":
-        return Grade(integers_equal(answer, gold), str(int(value)), extracted.status)
+        return Grade(integers_equal(answer, gold), str(int(answer.value)), extracted.status)
     decimals = question.precision or 0
-    return Grade(decimals_equal(answer, gold, decimals), str(round(float(value), decimals)), extracted.status)
+    return Grade(decimals_equal(answer, gold, decimals), str(round(float(answer.value), decimals)), extracted.status)
 
 
 def _grade_list(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
