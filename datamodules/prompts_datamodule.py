@@ -10,15 +10,15 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import ProcessorMixin
 
+from datamodules.batching.evaluation_order import evaluation_sampler
+from datamodules.batching.order import LazyLoader, TrainingSampler
+from datamodules.batching.position import TrainingPosition
+from datamodules.batching.ranks import same_on_all_ranks
+from datamodules.batching.shards import Shard
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
-from datamodules.demonstrations import SupervisedCollator
-from datamodules.evaluation_order import evaluation_sampler
-from datamodules.process.order import LazyLoader, TrainingSampler
-from datamodules.process.position import TrainingPosition
-from datamodules.process.ranks import same_on_all_ranks
-from datamodules.process.shards import Shard
-from datamodules.prompts import (
+from datamodules.policy.demonstrations import SupervisedCollator
+from datamodules.policy.prompts import (
     ChatRenderer,
     Prompt,
     PromptBatch,
@@ -47,7 +47,7 @@ class PromptDataModule(LightningDataModule):
             guess, or by the official ones of each benchmark's authors.
         image_root: Folder that image paths are relative to; a file's own folder by default.
         other_images: Give every question the images of another one; a control, see
-            :func:`datamodules.prompts.with_other_images`.
+            :func:`datamodules.policy.prompts.with_other_images`.
         max_prompts: Only the first so many prompts of `predict`.
         num_shards: Of how many runs of `predict` with the same output this is one; every run predicts a share of the
             prompts on its own devices, and the last one to end writes the output.

@@ -12,19 +12,19 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from transformers import AutoProcessor
 
+from datamodules.batching.collate import StepCollator
+from datamodules.batching.evaluation_order import evaluation_sampler
+from datamodules.batching.position import TrainingPosition
+from datamodules.batching.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
 from datamodules.benchmarks import BenchmarkOptions
-from datamodules.evaluation_order import evaluation_sampler
-from datamodules.process.collate import StepCollator
-from datamodules.process.conversation import CLASS_TOKENS
-from datamodules.process.encoder import ConversationEncoder
-from datamodules.process.position import TrainingPosition
-from datamodules.process.rows import OnBadRow
-from datamodules.process.sources import ProcessSource, process_sources
-from datamodules.process.supervision import PROCESS, TRAIN, ProcessSupervision
-from datamodules.process.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
-from datamodules.process_bench_totals import TotalsCheck
-from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateCollator, VerdictRules, read_best_of_n_datasets
-from datamodules.visual_process_bench import ProcessBenchCollator, VisualProcessBenchDataset
+from datamodules.best_of_n import BestOfNDataset, CandidateCollator, VerdictRules, read_best_of_n_datasets
+from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.messages import CLASS_TOKENS
+from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProcessBenchDataset
+from datamodules.process_bench.totals import TotalsCheck
+from datamodules.supervision.rows import OnBadRow
+from datamodules.supervision.sources import ProcessSource, process_sources
+from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class VisualPRM400KDataModule(LightningDataModule):
     Args:
         train_annotations: Process supervision to train on: JSONL and parquet files, released archives, saved Hugging
             Face datasets, folders of any of them, patterns, or a ``meta.json`` of a release (see
-            :func:`datamodules.process.annotation_files.find_annotation_files`).
+            :func:`datamodules.supervision.annotation_files.find_annotation_files`).
         sources: More of it with settings of their own, as a list, or as a mapping whose keys are for the reader; a file
             that is given twice has the settings of the last one.
         validation_annotations: As ``train_annotations``, for the process validation split.
@@ -51,7 +51,7 @@ class VisualPRM400KDataModule(LightningDataModule):
             default the folder of the file or, for the layout of the releases, its parent and the ``images.zip`` there.
         visual_process_bench: Folder that holds VisualProcessBench's ``test.jsonl`` and images.
         visual_process_bench_totals: Whether it must be the released set, see
-            :func:`datamodules.process_bench_totals.check_totals`.
+            :func:`datamodules.process_bench.totals.check_totals`.
         benchmarks: Folder of the benchmark tables or datasets.
         rollouts: JSONL file of rollouts, or folder of them; needs ``benchmarks``.
         on_missing_rollouts: Raise an error if questions have no rollouts, or skip them and say which.
@@ -59,7 +59,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         benchmark_options: Name of a benchmark to how it is read: its split and table, and what to do about incomplete
             units, bad rows, and questions that are not those of the release.
         rules: Whose verdicts count: of our rules, of the official ones of each benchmark's authors, or those in the
-            file; see :class:`datamodules.reasoning_benchmarks.BestOfNDataset`.
+            file; see :class:`datamodules.best_of_n.BestOfNDataset`.
         candidates_per_question: N, how many rollouts of each question to score.
         batch_size: Training conversations a batch and rank; not used where they are packed.
         packed_tokens: Pack training conversations into batches of at most so many tokens, without padding. Models that

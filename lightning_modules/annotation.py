@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from datamodules.process.steps import STEP_SEPARATOR, merge_steps, split_into_steps
-from datamodules.prompts import Prompt, PromptBatch
+from datamodules.conversation.steps import STEP_SEPARATOR, merge_steps, split_into_steps
+from datamodules.policy.prompts import Prompt, PromptBatch
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
 from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
-from lightning_modules.model.scoring_memory import most_on_any_rank
+from lightning_modules.scoring.memory import most_on_any_rank
 
 
 class MonteCarloAnnotator(BackboneModule):

@@ -19,7 +19,7 @@ import lightning_modules.callbacks.process_bench
 import lightning_modules.callbacks.run_checkpoints
 import lightning_modules.callbacks.save_pretrained
 import lightning_modules.callbacks.throughput
-import lightning_modules.fully_sharded
+import lightning_modules.distributed.fully_sharded
 import lightning_modules.policy
 import lightning_modules.process_reward  # noqa: F401
 from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
@@ -27,9 +27,9 @@ from lightning_modules.callbacks.failure_log import failures_reported
 from lightning_modules.callbacks.lost_ranks import LostRanks
 from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
-from lightning_modules.model.meta_loading import structure_only
-from lightning_modules.rank_logging import configure_logging
-from lightning_modules.time_limits import register_seconds
+from lightning_modules.distributed.meta_loading import structure_only
+from lightning_modules.distributed.rank_logging import configure_logging
+from lightning_modules.distributed.time_limits import register_seconds
 
 register_seconds()
 

@@ -10,11 +10,12 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from datamodules.demonstrations import SupervisedBatch
-from datamodules.process.labels import IGNORE_INDEX
-from datamodules.prompts import Prompt, PromptBatch
-from datamodules.rollouts import Rollout, rollout_row
-from lightning_modules.gathering import SampleMeans
+from datamodules.conversation.labels import IGNORE_INDEX
+from datamodules.policy.demonstrations import SupervisedBatch
+from datamodules.policy.prompts import Prompt, PromptBatch
+from datamodules.rollouts.records import Rollout, rollout_row
+from lightning_modules.distributed.gathering import SampleMeans
+from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
 from lightning_modules.model.backbone import (
@@ -25,9 +26,8 @@ from lightning_modules.model.backbone import (
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle
-from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.model.step_head import vocabulary_logits
-from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
+from lightning_modules.training.optimization import OptimizerFactory, configure_warmup_cosine
 
 
 class Policy(BackboneModule):
@@ -38,7 +38,7 @@ class Policy(BackboneModule):
         learning_rate: Peak learning rate of supervised fine-tuning.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
-        vision_learning_rate_multiplier: See :func:`lightning_modules.optimization.configure_warmup_cosine`.
+        vision_learning_rate_multiplier: See :func:`lightning_modules.training.optimization.configure_warmup_cosine`.
         optimizer: Factory by class path; AdamW by default.
         num_samples: Solutions a question in `predict`.
         sampling: How they are sampled.
@@ -121,7 +121,7 @@ class Policy(BackboneModule):
         """Sample and grade solutions.
 
         Returns:
-            For each prompt its id and its rollout rows (see :mod:`datamodules.rollouts`).
+            For each prompt its id and its rollout rows (see :mod:`datamodules.rollouts.records`).
         """
         engine = TransformersEngine(self.backbone, self.processor)
         requests = [

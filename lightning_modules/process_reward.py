@@ -12,26 +12,27 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor
 
-from datamodules.images import decoded
-from datamodules.process.candidates import EncodedCandidates, encode_candidates
-from datamodules.process.collate import ConversationEncoder, StepBatch
-from datamodules.process.steps import response_steps
-from datamodules.process.supervision import PROCESS
-from datamodules.reasoning_benchmarks import CandidateBatch
-from lightning_modules.export import write_reward_model
-from lightning_modules.language_model_loss import step_text_losses
+from datamodules.batching.collate import StepBatch
+from datamodules.best_of_n import CandidateBatch
+from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
+from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.steps import response_steps
+from datamodules.storage.images import decoded
+from datamodules.supervision.splits import PROCESS
+from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
+from lightning_modules.export.reward_model import write_reward_model
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
-from lightning_modules.metrics.step_validation import StepValidation
 from lightning_modules.model.backbone import BackboneOptions, ImageBackend, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
-from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
-from lightning_modules.model.scoring import score_candidates
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
-from lightning_modules.objectives import LossOptions, LossSum, StepLoss, step_scores
-from lightning_modules.optimization import OptimizerFactory, configure_warmup_cosine
+from lightning_modules.objectives.language_model_loss import step_text_losses
+from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLoss, step_scores
+from lightning_modules.objectives.step_validation import StepValidation
 from lightning_modules.protocol import Objective, resolve_protocol
-from lightning_modules.training_record import TrainingRecord, training_record
+from lightning_modules.scoring.candidates import score_candidates
+from lightning_modules.training.optimization import OptimizerFactory, configure_warmup_cosine
+from lightning_modules.training.record import TrainingRecord, training_record
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ class ProcessRewardModel(BackboneModule):
         loss: Variants of the objective's loss, in training only.
         language_model_weight: Weight of a second loss, in training only: of a step labelled right, the language-model
             loss on its text; 0 of others. It keeps hidden states generative, see
-            :mod:`lightning_modules.language_model_loss`; 0, the paper's recipe, leaves it out.
+            :mod:`lightning_modules.objectives.language_model_loss`; 0, the paper's recipe, leaves it out.
         learning_rate: Peak learning rate.
         weight_decay: Of matrices.
         warmup_share: Share of the run that warms up.
-        head_learning_rate_multiplier: See :func:`lightning_modules.optimization.configure_warmup_cosine`.
+        head_learning_rate_multiplier: See :func:`lightning_modules.training.optimization.configure_warmup_cosine`.
         vision_learning_rate_multiplier: Likewise.
         optimizer: Factory by class path; AdamW by default.
         backbone: How the checkpoint is loaded and which of its weights are trained.
-        scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.model.scoring.score_candidates`.
+        scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.scoring.candidates.score_candidates`.
         image_backend: See :func:`lightning_modules.model.backbone.load_processor`; None takes the folder's.
     """
 
@@ -268,7 +269,18 @@ class ProcessRewardModel(BackboneModule):
         """
         whole = self.unsharded()
         if whole is not None:
-            write_reward_model(whole, folder, max_shard_size)
+            write_reward_model(
+                folder,
+                whole.backbone,
+                whole.head,
+                whole.processor,
+                whole.encoder,
+                protocol=whole.protocol,
+                loss=whole.step_loss.options,
+                base_model=str(whole.hparams["model_name_or_path"]),
+                record=training_record(whole) or whole.training_record,
+                max_shard_size=max_shard_size,
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep with the weights what was chosen for them and what they were trained on."""

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from datamodules.files import atomic_write_text, parse_json_line
-from datamodules.process.conversation import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT, ImageLayout
+from datamodules.conversation.messages import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT, ImageLayout
+from datamodules.storage.files import atomic_write_text, parse_json_line
 from lightning_modules.metrics.response_score import Aggregation
 from lightning_modules.model.backbone import ImageBackend
 
@@ -19,7 +19,7 @@ _VALUES = {"value": (1.0, 0.0), "advantage": (1.0, 0.0, -1.0)}
 
 
 def _label_kind(objective: str) -> str:
-    """Key of :data:`datamodules.process.conversation.CLASS_TOKENS`."""
+    """Key of :data:`datamodules.conversation.messages.CLASS_TOKENS`."""
     return "advantage" if objective == "advantage" else "value"
 
 

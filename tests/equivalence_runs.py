@@ -17,15 +17,15 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from datamodules.benchmarks.table import encode_image, write_table
 from datamodules.prompts_datamodule import PromptDataModule
-from datamodules.rollouts import Rollout, write_rollouts
+from datamodules.rollouts.records import Rollout, write_rollouts
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.annotation import MonteCarloAnnotator
 from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.process_bench import ProcessBench
-from lightning_modules.fully_sharded import FullyShardedStrategy
+from lightning_modules.distributed.fully_sharded import FullyShardedStrategy
+from lightning_modules.distributed.gradients import clip_gradient_norm, gradient_norm
 from lightning_modules.generation.sampling import SamplingParameters
-from lightning_modules.gradients import clip_gradient_norm, gradient_norm
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.lora import LoraOptions
 from lightning_modules.policy import Policy

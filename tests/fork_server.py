@@ -30,7 +30,7 @@ PRELOADED = (
     "lightning_modules.process_reward",
     "lightning_modules.policy",
     "lightning_modules.annotation",
-    "lightning_modules.fully_sharded",
+    "lightning_modules.distributed.fully_sharded",
     "lightning_modules.callbacks.best_of_n",
     "lightning_modules.callbacks.process_bench",
     "lightning_modules.callbacks.prediction_writer",

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_modules import cli
 from lightning_modules.callbacks.memory import resident_bytes
-from lightning_modules.non_finite import NonFiniteError
+from lightning_modules.training.non_finite import NonFiniteError
 
 BATCH, ACCUMULATED, STEPS = 2, 2, 3
 SLOW = 0.1

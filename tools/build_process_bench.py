@@ -13,10 +13,10 @@ import json
 from pathlib import Path
 
 from datamodules.benchmarks import BENCHMARKS
-from datamodules.files import atomic_write_text, read_jsonl
+from datamodules.conversation.steps import split_into_steps
 from datamodules.handwritten.question import true_step_labels
-from datamodules.process.steps import split_into_steps
-from datamodules.rollouts import read_rollouts
+from datamodules.rollouts.records import read_rollouts
+from datamodules.storage.files import atomic_write_text, read_jsonl
 
 DATA_SOURCE = {
     "MMMU": "MMMU",

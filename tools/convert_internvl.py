@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from datamodules.files import atomic_folder
+from datamodules.storage.files import atomic_folder
 from lightning_modules.protocol import PROTOCOL_FILE, Protocol, save_protocol
 from tools.internvl_conversion.configuration import REWARD_MODEL, read_configuration
 from tools.internvl_conversion.conversation_template import ConversationTemplate, read_template

@@ -17,8 +17,8 @@ from pathlib import Path
 from rich.console import Console
 from tqdm.auto import tqdm
 
-from datamodules.archive_extraction import extract_archive, unpacked_bytes
-from datamodules.files import atomic_write_text
+from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
+from datamodules.storage.files import atomic_write_text
 from tools.data_check import check_data
 from tools.data_report import as_json, tables
 

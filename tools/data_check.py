@@ -15,10 +15,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from datamodules.archives import parse_reference
-from datamodules.images import ImageError, open_image
-from datamodules.process.row_reader import RowReader, row_readers
-from datamodules.process.sources import process_sources
+from datamodules.storage.archives import parse_reference
+from datamodules.storage.images import ImageError, open_image
+from datamodules.supervision.row_reader import RowReader, row_readers
+from datamodules.supervision.sources import process_sources
 
 MC_BINS = ("0", "(0, 1/4]", "(1/4, 1/2]", "(1/2, 3/4]", "(3/4, 1)", "1")
 """Ranges in which Monte Carlo scores are counted."""

@@ -11,9 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from datamodules.files import atomic_folder
-from lightning_modules.checkpoints import load_module
-from lightning_modules.model.pretrained_folder import MAX_SHARD_SIZE
+from datamodules.storage.files import atomic_folder
+from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
+from lightning_modules.export.trained_module import load_module
 
 
 def export(

@@ -24,8 +24,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from datamodules.files import atomic_folder, read_jsonl
-from datamodules.process.conversation import QUESTION_HEADER, SOLUTION_HEADER
+from datamodules.conversation.messages import QUESTION_HEADER, SOLUTION_HEADER
+from datamodules.storage.files import atomic_folder, read_jsonl
 
 SPECIAL_TOKENS = {
     "pad_token": "<|pad|>",

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import get_args
 
 from datamodules.benchmarks import BENCHMARKS, Benchmark, BenchmarkOptions, Rules, make_benchmark
-from datamodules.prediction_tables import write_predictions
-from datamodules.rollout_check import RolloutCheck, check_rollouts
-from datamodules.rollout_export import prediction_rows, sample_of_each
-from datamodules.rollout_import import Origin, import_responses, read_responses
-from datamodules.rollouts import Rollout, read_rollouts, write_rollouts
+from datamodules.rollouts.check import RolloutCheck, check_rollouts
+from datamodules.rollouts.from_other_tools import Origin, import_responses, read_responses
+from datamodules.rollouts.prediction_tables import write_predictions
+from datamodules.rollouts.records import Rollout, read_rollouts, write_rollouts
+from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
 from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from datamodules.benchmarks.table import MAX_FIELD_LENGTH, LazyImages
-from datamodules.files import parse_json_line, read_lines
-from datamodules.images import ImageError, check_image
+from datamodules.storage.files import parse_json_line, read_lines
+from datamodules.storage.images import ImageError, check_image
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json", ".csv")
 """File types that are read; where a split is there in several of them the first counts."""

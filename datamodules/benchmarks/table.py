@@ -19,8 +19,8 @@ from typing import Literal, overload
 from PIL import Image
 
 from datamodules.benchmarks.question import OPTION_LETTERS
-from datamodules.files import atomic_write_text
-from datamodules.images import ImageError, check_image, open_image
+from datamodules.storage.files import atomic_write_text
+from datamodules.storage.images import ImageError, check_image, open_image
 
 MAX_REFERENCE_LENGTH = 64
 """An image cell of at most this many characters names the row (by its index) whose image it shares."""

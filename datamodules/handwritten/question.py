@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from datamodules.process.steps import STEP_SEPARATOR
+from datamodules.conversation.steps import STEP_SEPARATOR
 
 OPTION_LETTERS = "ABCDEFGH"
 

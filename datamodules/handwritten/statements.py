@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.files import atomic_write_jsonl
+from datamodules.conversation.steps import STEP_SEPARATOR
 from datamodules.handwritten.digits import OPERATORS, DigitPool, draw_picture
 from datamodules.handwritten.families import FAMILIES, POSITIONS, draw_scene
-from datamodules.process.steps import STEP_SEPARATOR
+from datamodules.storage.files import atomic_write_jsonl
 
 PICTURES = ("first picture", "second picture")
 

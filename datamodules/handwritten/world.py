@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.files import atomic_write_text
 from datamodules.handwritten.digits import DigitPool, MisreadPool, split_digit_pools
 from datamodules.handwritten.families import (
     FAMILIES,
@@ -34,6 +33,7 @@ from datamodules.handwritten.families import (
 from datamodules.handwritten.question import WorldQuestion
 from datamodules.handwritten.statements import write_statements
 from datamodules.handwritten.tables import write_benchmark_tables
+from datamodules.storage.files import atomic_write_text
 
 SPLITS = ("demonstrations", "prompts", "validation", "statements")
 """What is drawn beside the benchmarks; the place of a split is part of its seed."""

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from datamodules.benchmarks import Benchmark, BenchmarkQuestion
-from datamodules.reasoning_benchmarks import BestOfNDataset
+from datamodules.best_of_n import BestOfNDataset
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails, BenchmarkFacts, benchmark_details
 from lightning_modules.metrics.best_of_n import BestOfNReport
 from lightning_modules.metrics.response_score import Aggregation

@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.benchmarks import VISUAL_BENCHMARKS, Benchmark, BenchmarkQuestion
-from datamodules.files import atomic_write_bytes, atomic_write_text
-from datamodules.reasoning_benchmarks import BestOfNDataset, CandidateBatch
+from datamodules.best_of_n import BestOfNDataset, CandidateBatch
+from datamodules.storage.files import atomic_write_bytes, atomic_write_text
 from lightning_modules.callbacks.benchmark_reports import details_of_benchmarks
 from lightning_modules.callbacks.candidate_scores import (
     CANDIDATE_SCORES,
@@ -32,7 +32,7 @@ from lightning_modules.callbacks.reporting import (
     output_folder,
     run_label,
 )
-from lightning_modules.gathering import gather_rows
+from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, best_of_n_report
 from lightning_modules.metrics.best_of_n_figure import best_of_n_figure, figure_png

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.files import atomic_write_jsonl, read_jsonl
+from datamodules.storage.files import atomic_write_jsonl, read_jsonl
 
 CANDIDATE_SCORES = "candidate_scores.jsonl"
 

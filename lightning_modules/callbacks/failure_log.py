@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import RunningStage
 
-from datamodules.process.ranks import rank_of_process
+from datamodules.batching.ranks import rank_of_process
 from lightning_modules.callbacks.reporting import output_folder
 
 _NOTE = "failed in this process: "

@@ -14,11 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules.files import atomic_write_text
+from datamodules.storage.files import atomic_write_text
 from lightning_modules.callbacks.reporting import output_folder
-from lightning_modules.gathering import gather_rows
-from lightning_modules.gradient_norm import local_gradient, squared_norm_of_rank
-from lightning_modules.non_finite import NonFiniteError
+from lightning_modules.distributed.gathering import gather_rows
+from lightning_modules.distributed.gradient_norm import local_gradient, squared_norm_of_rank
+from lightning_modules.training.non_finite import NonFiniteError
 
 NAMED = 8
 """How many batches or parameters an error names; the file has all of them."""
@@ -56,7 +56,8 @@ class GradientMonitor(Callback):
     the window. With float16 and its loss scaling, gradients that overflow are usual, and the scaler leaves such steps
     out; then only losses stop a run.
 
-    Losses of an evaluation are looked at where they are summed up, by :class:`lightning_modules.gathering.SampleMeans`.
+    Losses of an evaluation are checked where they are summed, in
+    :class:`lightning_modules.distributed.gathering.SampleMeans`.
     That ends the run, too; ``non_finite_{stage}_step{N}.json`` has the samples.
 
     The hook `on_before_optimizer_step` of callbacks comes before that of the module and before clipping. Whatever else

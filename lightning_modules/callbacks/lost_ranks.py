@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from lightning_modules.heartbeats import Heartbeats, is_connection_failure, this_peer
+from lightning_modules.distributed.heartbeats import Heartbeats, is_connection_failure, this_peer
 
 log = logging.getLogger(__name__)
 

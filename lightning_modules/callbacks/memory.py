@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_modules.callbacks.reporting import log_scalars
-from lightning_modules.gathering import gather_rows
+from lightning_modules.distributed.gathering import gather_rows
 
 GIB = 2**30
 _STATISTICS = Path("/proc/self/status")

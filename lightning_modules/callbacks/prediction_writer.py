@@ -13,8 +13,8 @@ from typing import IO, Any
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.files import atomic_write_text
-from datamodules.process.shards import Shard
+from datamodules.batching.shards import Shard
+from datamodules.storage.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 

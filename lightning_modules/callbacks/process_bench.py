@@ -12,12 +12,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.files import atomic_write_bytes, atomic_write_text
-from datamodules.process.collate import StepBatch
-from datamodules.process.labels import IGNORE_INDEX, value_labels
-from datamodules.process.supervision import PROCESS
-from datamodules.process_bench_totals import SourceTotals, coverage_sentence, differences_from_release
-from datamodules.visual_process_bench import ProcessBenchBatch
+from datamodules.batching.collate import StepBatch
+from datamodules.conversation.labels import IGNORE_INDEX, value_labels
+from datamodules.process_bench.solutions import ProcessBenchBatch
+from datamodules.process_bench.totals import SourceTotals, coverage_sentence, differences_from_release
+from datamodules.storage.files import atomic_write_bytes, atomic_write_text
+from datamodules.supervision.splits import PROCESS
 from lightning_modules.callbacks.reporting import (
     log_figure,
     log_markdown,
@@ -25,7 +25,7 @@ from lightning_modules.callbacks.reporting import (
     output_folder,
     run_label,
 )
-from lightning_modules.gathering import gather_rows
+from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.best_of_n_figure import figure_png
 from lightning_modules.metrics.step_report import JudgedSolution, StepMetrics, StepReport, step_report
 from lightning_modules.metrics.step_report_table import step_report_figure, step_report_markdown, step_report_tables

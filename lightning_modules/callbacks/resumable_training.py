@@ -9,9 +9,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_modules.checkpoint_io import FolderCheckpointIO
-from lightning_modules.optimizer_states import check_groups, named_optimizer_state, parameter_names
-from lightning_modules.random_states import random_states, seed_from, set_random_states
+from lightning_modules.checkpointing.folder_io import FolderCheckpointIO
+from lightning_modules.checkpointing.optimizer_states import check_groups, named_optimizer_state, parameter_names
+from lightning_modules.checkpointing.random_states import random_states, seed_from, set_random_states
 
 _RANDOM = "random_states"
 _BATCHES, _EVALUATED = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
@@ -23,12 +23,12 @@ class ResumableTraining(Callback):
     - Training draws its random numbers (dropout) from a stream of its own, which evaluations and data loaders between
       the batches do not touch; a checkpoint holds where it stands on each rank. With another number of ranks than
       before, and at the start of a run of several ranks, it is seeded from (seed, optimizer step, rank).
-    - The place in the epoch is kept in samples, see :class:`datamodules.process.position.TrainingPosition`.
+    - The place in the epoch is kept in samples, see :class:`datamodules.batching.position.TrainingPosition`.
     - A checkpoint made between two optimizer steps stands at the first of them: gradients are not saved, so the batches
       since are run again.
     - A checkpoint made before an evaluation has ended runs it when the run goes on; Lightning would leave it out.
     - States of optimizers are kept by the names of parameters.
-    - Folders of :mod:`lightning_modules.checkpoint_folder` can be read whatever the strategy.
+    - Folders of :mod:`lightning_modules.checkpointing.folder` can be read whatever the strategy.
     """
 
     def __init__(self) -> None:

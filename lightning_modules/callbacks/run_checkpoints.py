@@ -15,17 +15,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.fields import first_of
-from datamodules.process.ranks import same_on_all_ranks
-from lightning_modules.checkpoint_folder import (
+from datamodules.batching.ranks import same_on_all_ranks
+from datamodules.storage.fields import first_of
+from lightning_modules.checkpointing.folder import (
     force_to_disk,
     is_checkpoint_folder,
     remove_folder,
     remove_leftovers,
     rewrite_rest,
 )
-from lightning_modules.fully_sharded import FullyShardedStrategy
-from lightning_modules.run_lock import RunLock
+from lightning_modules.checkpointing.run_lock import RunLock
+from lightning_modules.distributed.fully_sharded import FullyShardedStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _NAME = re.compile(r"step_(\d{8,})")
 class RunCheckpoints(Checkpoint):
     """Keeps the last and the best checkpoints of a run in a folder that is the run's own.
 
-    Each is a folder ``step_00001200`` (see :mod:`lightning_modules.checkpoint_folder`). ``latest`` and ``best`` are
+    Each is a folder ``step_00001200`` (see :mod:`lightning_modules.checkpointing.folder`). ``latest`` and ``best`` are
     symbolic links to whole ones, also after a kill at any moment. A checkpoint is written before every evaluation, at
     the end of every epoch and of training, when the run is told to terminate (SIGTERM), and as often as is asked for.
     One from before an evaluation runs it when the run goes on; after the evaluation its scores are added to it. What
@@ -143,7 +143,7 @@ class RunCheckpoints(Checkpoint):
         ):
             raise TypeError(
                 "RunCheckpoints: ModelParallelStrategy writes checkpoints that a kill may leave half written; take "
-                "lightning_modules.fully_sharded.FullyShardedStrategy (experiments/strategies/fsdp2.yaml)"
+                "lightning_modules.distributed.fully_sharded.FullyShardedStrategy (experiments/strategies/fsdp2.yaml)"
             )
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._lock.take()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.files import atomic_folder
-from lightning_modules.model.sharding import is_sharded
+from datamodules.storage.files import atomic_folder
+from lightning_modules.distributed.sharding import is_sharded
 
 
 class SavePretrained(Callback):

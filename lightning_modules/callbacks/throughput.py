@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_modules.callbacks.reporting import log_scalars
-from lightning_modules.model.operations import OperationCount, peak_operations, recording_operations
+from lightning_modules.model.flops import OperationCount, peak_operations, recording_operations
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Throughput(Callback):
     - ``throughput/samples_per_second`` and ``tokens_per_second``: of all ranks together, and with ``_per_device`` of
       one; padding is not counted. The time includes waiting for data and leaves validation out.
     - ``throughput/data_wait_share``: share of that time, in [0, 1], in which ranks wait for their next batch, on
-      average; where the dataloader measures it (see :class:`datamodules.process.order.LazyLoader`).
+      average; where the dataloader measures it (see :class:`datamodules.batching.order.LazyLoader`).
     - ``throughput/operations_per_second_per_device``, where the module has a ``backbone``, and
       ``throughput/mfu``, the model FLOPs utilisation, that rate over the peak of the device.
 

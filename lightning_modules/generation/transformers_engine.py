@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
+from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
-from lightning_modules.model.cache import continue_from
-from lightning_modules.model.positions import prompt_positions
-from lightning_modules.model.scoring_memory import most_on_any_rank
-from lightning_modules.model.sharding import computing_device
 from lightning_modules.model.step_head import vocabulary_logits
+from lightning_modules.scoring.cache import continue_from
+from lightning_modules.scoring.memory import most_on_any_rank
+from lightning_modules.scoring.positions import prompt_positions
 
 # Sliding windows are kept whole here, and masked.
 _GROWING_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}

@@ -17,10 +17,10 @@ from transformers import (
     ProcessorMixin,
 )
 
+from lightning_modules.distributed.meta_loading import auto_class, is_structure_only, structure_of
 from lightning_modules.model.chat_template import require_template, without_opening
 from lightning_modules.model.families import language_model_of, parameters_of
 from lightning_modules.model.lora import LoraOptions, add_lora
-from lightning_modules.model.meta_loading import auto_class, is_structure_only, structure_of
 from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
 from lightning_modules.model.supported import refuse_original_layout, refuse_unsupported
 from lightning_modules.model.text_processor import TextProcessor
@@ -114,7 +114,7 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:
     """Load any image-text-to-text or causal language model of `transformers`; never runs remote code.
 
-    Within :func:`lightning_modules.model.meta_loading.structure_only` it has no weights yet.
+    Within :func:`lightning_modules.distributed.meta_loading.structure_only` it has no weights yet.
 
     Args:
         name_or_path: Folder, or a name on the hub.

@@ -11,12 +11,12 @@ from lightning.pytorch import Callback
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lightning_modules.callbacks.resumable_training import ResumableTraining
-from lightning_modules.global_mean import GlobalMeanModule
+from lightning_modules.distributed.meta_loading import lacks_weights, read_sharded, structure_only
+from lightning_modules.distributed.sharded_weights import fill, gather_into, take_dtypes
+from lightning_modules.distributed.sharding import ShardingOptions, data_mesh, gather_all, is_sharded, let_go, shard
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
 from lightning_modules.model.blank_picture import BlankPicture
-from lightning_modules.model.meta_loading import lacks_weights, read_sharded, structure_only
-from lightning_modules.model.sharded_weights import fill, gather_into, take_dtypes
-from lightning_modules.model.sharding import ShardingOptions, data_mesh, gather_all, is_sharded, let_go, shard
+from lightning_modules.training.global_mean import GlobalMeanModule
 
 _PREFIX = "backbone."
 

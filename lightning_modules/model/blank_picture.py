@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lightning_modules.model.shared_prefix import NAME as SHARED_PREFIX
+from lightning_modules.scoring.shared_prefix import NAME as SHARED_PREFIX
 
 _SIDE = 32
 _FEATURES = ("pooler_output", "deepstack_features")

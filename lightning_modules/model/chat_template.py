@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import ProcessorMixin
 
-from datamodules.process.chat_layout import ChatLayout
-from datamodules.process.conversation import build_messages
+from datamodules.conversation.chat_layout import ChatLayout
+from datamodules.conversation.messages import build_messages
 from lightning_modules.model.text_processor import TextProcessor
 
 # The plus keeps the newline that may follow.

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lightning_modules.distributed.meta_loading import lacks_weights
 from lightning_modules.model.families import is_below, language_model_paths, parameters_of
-from lightning_modules.model.meta_loading import lacks_weights
 from lightning_modules.model.quantization import floating_weight, forget_quantization, is_quantized
 
 ADAPTER = "default"

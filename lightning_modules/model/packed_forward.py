@@ -18,8 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from datamodules.process.collate import StepBatch
-from lightning_modules.model.sharding import computing_device
+from datamodules.batching.collate import StepBatch
+from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.model.step_head import StepHead
 
 # Families whose packed forward is known (and tested) to equal the padded one. Others may have masks that depend on
@@ -42,8 +42,8 @@ def packing_obstacle(backbone: PreTrainedModel) -> str | None:
     return None
 
 
-class Conversations(Protocol):
-    """A batch of them, such as :class:`datamodules.process.collate.StepBatch`.
+class TokenizedBatch(Protocol):
+    """A batch of them, such as :class:`datamodules.batching.collate.StepBatch`.
 
     Attributes:
         inputs: Of the model.
@@ -58,7 +58,7 @@ class Conversations(Protocol):
         """(B,) tokens of each conversation."""
 
 
-def hidden_states(backbone: PreTrainedModel, batch: Conversations) -> Tensor:
+def hidden_states(backbone: PreTrainedModel, batch: TokenizedBatch) -> Tensor:
     """Last hidden states: (B, L, H), or (1, T, H) of a packed batch."""
     if batch.boundaries is None:
         return backbone.base_model(**batch.inputs, use_cache=False).last_hidden_state
@@ -75,7 +75,7 @@ def step_logits(head: StepHead, states: Tensor, batch: StepBatch) -> Tensor:
     return head(states, positions.flatten()[None])[0].unflatten(0, positions.shape)
 
 
-def _positions(backbone: PreTrainedModel, batch: Conversations) -> Tensor:
+def _positions(backbone: PreTrainedModel, batch: TokenizedBatch) -> Tensor:
     """Position ids (1, T); with multimodal rotary positions (4, 1, T), the plain ones first.
 
     Those number image tokens by time, height and width (Qwen2-VL, Wang et al. 2024, arXiv 2409.12191); the model's own

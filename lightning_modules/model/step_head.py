@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from datamodules.process.chat_layout import ChatLayout
+from datamodules.conversation.chat_layout import ChatLayout
 
 
 def class_token_ids(processor: ProcessorMixin, class_tokens: Sequence[str]) -> list[int]:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from datamodules.files import parse_json_line
+from datamodules.storage.files import parse_json_line
 from lightning_modules.model.families import ORIGINAL_INTERNVL, attention_layers
 
 _BY_NAME = {

@@ -4,13 +4,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
+from datamodules.batching.collate import StepBatch
 from datamodules.benchmarks.table import encode_image, write_table
-from datamodules.process.collate import StepBatch
-from datamodules.process.encoder import ConversationEncoder
-from datamodules.reasoning_benchmarks import CandidateBatch
-from datamodules.rollouts import Rollout, write_rollouts
+from datamodules.best_of_n import CandidateBatch
+from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.process_bench.solutions import ProcessBenchBatch
+from datamodules.rollouts.records import Rollout, write_rollouts
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
-from datamodules.visual_process_bench import ProcessBenchBatch
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from torch.distributed.tensor import DTensor
 
-from datamodules.process.candidates import encode_candidates
+from datamodules.conversation.candidates import encode_candidates
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.callbacks.save_pretrained import SavePretrained
 from lightning_modules.cli import run
-from lightning_modules.fully_sharded import FullyShardedStrategy
-from lightning_modules.model.meta_loading import structure_only
+from lightning_modules.distributed.fully_sharded import FullyShardedStrategy
+from lightning_modules.distributed.meta_loading import structure_only
+from lightning_modules.distributed.sharding import ShardingOptions, gather_all, is_sharded, let_go
 from lightning_modules.model.prompt_batch import continue_prompt
-from lightning_modules.model.sharding import ShardingOptions, gather_all, is_sharded, let_go
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel

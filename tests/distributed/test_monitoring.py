@@ -12,7 +12,7 @@ from monitored_jobs import ACCUMULATED, BATCH, POISONED, SLOW, STEPS, STRATEGIES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText
 
-from lightning_modules.model.operations import recording_operations
+from lightning_modules.model.flops import recording_operations
 
 JOBS = monitored_jobs.__name__
 RANKS = 2

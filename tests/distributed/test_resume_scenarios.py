@@ -11,8 +11,8 @@ from cli_runs import visualprm
 from resume_scenarios import EPOCHS, KILLS, ONE, ROWS, STEPS_OF_EPOCH, arguments, run_all
 from safetensors.torch import load_file
 
-from lightning_modules.checkpoint_folder import is_checkpoint_folder
-from lightning_modules.checkpoints import read_checkpoint
+from lightning_modules.checkpointing.folder import is_checkpoint_folder
+from lightning_modules.export.trained_module import read_checkpoint
 from lightning_modules.process_reward import ProcessRewardModel
 from tools.export import export
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from datamodules.benchmarks.base import Grade
-from datamodules.process.rows import read_rows
-from datamodules.prompts import ChatRenderer, Prompt, PromptCollator
+from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
+from datamodules.supervision.rows import read_rows
 from lightning_modules.annotation import MonteCarloAnnotator
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine

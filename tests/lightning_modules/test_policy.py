@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM
 
-from datamodules.demonstrations import SupervisedBatch, SupervisedCollator
-from datamodules.process.labels import IGNORE_INDEX
-from datamodules.prompts import ChatRenderer, Prompt, grade_by_answer
+from datamodules.conversation.labels import IGNORE_INDEX
+from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
+from datamodules.policy.prompts import ChatRenderer, Prompt, grade_by_answer
 from lightning_modules.policy import Policy
 
 

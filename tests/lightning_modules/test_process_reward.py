@@ -18,8 +18,8 @@ from literal_scoring import (
 from PIL import ExifTags, Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from datamodules.images import open_image
-from datamodules.process.collate import StepCollator
+from datamodules.batching.collate import StepCollator
+from datamodules.storage.images import open_image
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.process_reward import ProcessRewardModel

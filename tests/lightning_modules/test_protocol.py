@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from datamodules.process.conversation import DEFAULT_SYSTEM_PROMPT
+from datamodules.conversation.messages import DEFAULT_SYSTEM_PROMPT
 from lightning_modules.protocol import PROTOCOL_FILE, Protocol, resolve_protocol, save_protocol
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from datamodules.benchmarks import BENCHMARKS
-from datamodules.images import open_image
-from datamodules.rollouts import Rollout, write_rollouts
-from datamodules.visual_process_bench import VisualProcessBenchDataset
+from datamodules.process_bench.solutions import VisualProcessBenchDataset
+from datamodules.rollouts.records import Rollout, write_rollouts
+from datamodules.storage.images import open_image
 from tools import build_process_bench
 
 

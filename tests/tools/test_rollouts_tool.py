@@ -7,8 +7,8 @@ from PIL import Image
 
 from datamodules.benchmarks import BENCHMARKS
 from datamodules.benchmarks.table import encode_image, write_table
-from datamodules.prediction_tables import read_predictions, write_predictions
-from datamodules.rollouts import read_rollouts, write_rollouts
+from datamodules.rollouts.prediction_tables import read_predictions, write_predictions
+from datamodules.rollouts.records import read_rollouts, write_rollouts
 from lightning_modules.callbacks.candidate_scores import CandidateScore, response_digest, write_candidate_scores
 from tools.rollouts import main
 
@@ -271,8 +271,8 @@ def test_export_refuses_what_it_does_not_have(tables, tmp_path, rollouts, capsys
 
 def test_a_policy_s_rollouts_need_no_grading(tables):
     """What `predict` writes beside a verdict is what the check computes."""
-    from datamodules.grading import question_digest, verdict_digest
-    from datamodules.prompts import benchmark_prompts
+    from datamodules.policy.prompts import benchmark_prompts
+    from datamodules.rollouts.grading import question_digest, verdict_digest
 
     benchmark = BENCHMARKS["MathVision"]()
     questions = {question.question_id: question for question in benchmark.read(tables)}

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 from transformers import AutoProcessor
 
-from datamodules.process.collate import StepCollator
-from datamodules.process.encoder import ConversationEncoder
-from datamodules.process.lengths import TokenCounter
+from datamodules.batching.collate import StepCollator
+from datamodules.batching.lengths import TokenCounter
+from datamodules.conversation.encoder import ConversationEncoder
 from tools.benchmarks.indexing import STEPS, WORDS_PER_STEP
 from tools.make_tiny_model import make_tiny_model
 

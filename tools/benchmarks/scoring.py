@@ -7,7 +7,7 @@ Runs the three on the same model and candidates, in turn, several rounds; prints
 - ``soft``: the released scorer's first way, one forward over the conversation up to each step;
 - ``soft_v2``: its second way, one forward over the conversation of each response; both make the logits of the whole
   vocabulary for every token;
-- ``ours``: :func:`lightning_modules.model.scoring.score_candidates`.
+- ``ours``: :func:`lightning_modules.scoring.candidates.score_candidates`.
 
 The model has random weights, in the proportions of VisualPRM-8B: the vision tower takes a fifth of the operations of
 the language model on a tile's tokens, the vocabulary head 5 %, and texts are shorter in the ratio of a tile's tokens.
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from datamodules.files import atomic_write_text
+from datamodules.storage.files import atomic_write_text
 from tools.benchmarks.models import Size, make_model
 from tools.benchmarks.operations import VISUALPRM_8B, ModelShape, Workload, usual_workload
 from tools.benchmarks.scoring_variants import SIZES, make_candidates, variants

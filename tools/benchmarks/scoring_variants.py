@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from datamodules.process.candidates import EncodedCandidates
-from lightning_modules.model.scoring import score_candidates
+from datamodules.conversation.candidates import EncodedCandidates
 from lightning_modules.model.step_head import StepHead
+from lightning_modules.scoring.candidates import score_candidates
 from tools.benchmarks.models import CLASS_IDS, FIRST_TEXT_ID, IMAGE_ID, PAD_ID, Size
 from tools.benchmarks.operations import Workload
 

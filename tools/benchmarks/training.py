@@ -6,7 +6,7 @@ Both train one model on the same rows, as many an optimizer step, in turn; media
 
 - ``padded``: random batches, padded to the longest; logits of the whole vocabulary at every token, in float32, and the
   cross-entropy of the tokens that are judged, as in supervised fine-tuning;
-- ``packed``: conversations packed by :class:`datamodules.process.packed_order.PackedSampler`, and the step head, as
+- ``packed``: conversations packed by :class:`datamodules.batching.packed_order.PackedSampler`, and the step head, as
   :class:`lightning_modules.process_reward.ProcessRewardModel` is trained.
 
 The model has random weights, in the proportions of VisualPRM-8B, and conversations have the lengths of VisualPRM400K
@@ -36,11 +36,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from datamodules.files import atomic_write_text
-from datamodules.process.collate import StepBatch
-from datamodules.process.packed_order import PackedSampler
-from datamodules.process.packing import pack
-from lightning_modules.model.operations import recording_operations
+from datamodules.batching.collate import StepBatch
+from datamodules.batching.packed_order import PackedSampler
+from datamodules.batching.packing import pack
+from datamodules.storage.files import atomic_write_text
+from lightning_modules.model.flops import recording_operations
 from lightning_modules.model.packed_forward import hidden_states, step_logits
 from lightning_modules.model.step_head import StepHead
 from tools.benchmarks.head_memory import VOCABULARY_8B, by_formula, measured, peak_bytes
@@ -149,7 +149,7 @@ class Result:
     Attributes:
         samples_per_second: Median of the rounds, by variant.
         tokens_per_second: Without padding; likewise.
-        operations_per_second: That the steps ask for (see :mod:`lightning_modules.model.operations`); likewise.
+        operations_per_second: That the steps ask for (see :mod:`lightning_modules.model.flops`); likewise.
         ratio: Time of ``padded`` over that of ``packed``, the median of the rounds.
         ratios: Lowest and highest of the rounds.
         padding: Share of the tokens of padded batches that are padding.

@@ -28,10 +28,10 @@ from pathlib import Path
 import torch
 from bitsandbytes.optim.adamw import AdamW8bit
 
-from datamodules.files import atomic_write_text
-from datamodules.process.collate import StepBatch
+from datamodules.batching.collate import StepBatch
+from datamodules.storage.files import atomic_write_text
 from lightning_modules.model.backbone import BackboneOptions, prepare_backbone
-from lightning_modules.model.operations import peak_operations, recording_operations
+from lightning_modules.model.flops import peak_operations, recording_operations
 from lightning_modules.model.packed_forward import hidden_states
 from lightning_modules.model.step_head import language_model_head
 from tools.benchmarks.models import make_model

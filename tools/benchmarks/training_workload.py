@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GotOcr2ImageProcessor
 
-from datamodules.process.collate import StepBatch
+from datamodules.batching.collate import StepBatch
 from tools.benchmarks.indexing import STEPS, WORDS_PER_STEP
 from tools.benchmarks.models import FIRST_TEXT_ID, IMAGE_ID, PAD_ID, Size
 

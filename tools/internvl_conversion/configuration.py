@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import InternVLConfig
 
-from datamodules import fields
+from datamodules.storage import fields
 from lightning_modules.model.families import ORIGINAL_INTERNVL
 from tools.internvl_conversion.source import read_json
 

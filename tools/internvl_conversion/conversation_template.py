@@ -21,7 +21,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from datamodules import fields
+from datamodules.storage import fields
 
 CONVERSATION_FILE = "conversation.py"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from datamodules.files import atomic_write_text
+from datamodules.storage.files import atomic_write_text
 from tools.internvl_conversion.source import SourceWeights
 from tools.internvl_conversion.weights import TargetTensor
 

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from datamodules import fields
-from datamodules.files import parse_json_line
+from datamodules.storage import fields
+from datamodules.storage.files import parse_json_line
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Names of the two formats; ``NAME.index.json`` lists the shards where there are several."""

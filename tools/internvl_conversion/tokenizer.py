@@ -19,7 +19,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
 
-from datamodules import fields
+from datamodules.storage import fields
 from tools.internvl_conversion.source import read_json
 
 IMAGE_TOKENS = {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import InternVLForConditionalGeneration
 
-from datamodules import fields
+from datamodules.storage import fields
 from tools.internvl_conversion.source import GetTensor, SourceTensor, SourceWeights
 
 EMBEDDINGS = "model.language_model.embed_tokens.weight"

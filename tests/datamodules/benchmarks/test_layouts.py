@@ -11,7 +11,7 @@ from released_benchmarks import HUBS, LOGICVISTA_ROWS, MMMU_SUBJECTS, TABLES, ce
 from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS, BenchmarkOptions, benchmarks_in, make_benchmark
 from datamodules.benchmarks.hub import HubPart, find_files
 from datamodules.benchmarks.table import read_table, write_table
-from datamodules.images import ImageError
+from datamodules.storage.images import ImageError
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 
-from datamodules.files import read_jsonl
 from datamodules.handwritten.digits import DigitPool
 from datamodules.handwritten.families import FAMILIES, FAMILY_OF_BENCHMARK, position_sum_variants, two_hop_group
 from datamodules.handwritten.statements import write_statements
-from datamodules.images import open_image
-from datamodules.process.rows import read_rows
+from datamodules.storage.files import read_jsonl
+from datamodules.storage.images import open_image
+from datamodules.supervision.rows import read_rows
 
 POSITIONS = ["top left", "top right", "bottom left", "bottom right"]
 # Centres (row, column) of the four squares of a digit in its cell of 16 x 16 pixels: bits 8, 4, 2 and 1.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lightning_modules.callbacks.run_checkpoints import RunCheckpoints
-from lightning_modules.checkpoint_folder import write_folder
+from lightning_modules.checkpointing.folder import write_folder
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink"}
 

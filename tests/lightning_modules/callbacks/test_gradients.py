@@ -9,8 +9,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from lightning_modules.callbacks.gradients import GradientMonitor
-from lightning_modules.gathering import SampleMeans
-from lightning_modules.non_finite import NonFiniteError
+from lightning_modules.distributed.gathering import SampleMeans
+from lightning_modules.training.non_finite import NonFiniteError
 
 
 @dataclass

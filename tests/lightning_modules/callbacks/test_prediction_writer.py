@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from datamodules.process.shards import Shard
+from datamodules.batching.shards import Shard
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 
 NAMES = [f"prompt {number}" for number in range(7)]

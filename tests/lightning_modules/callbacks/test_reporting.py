@@ -4,7 +4,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_modules.callbacks.reporting import output_folder, run_label
-from lightning_modules.gathering import gather_rows
+from lightning_modules.distributed.gathering import gather_rows
 
 
 def trainer_with(tmp_path, **options):

@@ -17,10 +17,10 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_modules import run_lock
 from lightning_modules.callbacks.run_checkpoints import RunCheckpoints, checkpoint_to_load
-from lightning_modules.checkpoint_folder import is_checkpoint_folder, remove_leftovers, write_folder
-from lightning_modules.checkpoint_reading import read_folder
+from lightning_modules.checkpointing import run_lock
+from lightning_modules.checkpointing.folder import is_checkpoint_folder, remove_leftovers, write_folder
+from lightning_modules.checkpointing.reading import read_folder
 
 
 def names(folder):
@@ -177,7 +177,7 @@ def test_two_runs_at_once(tmp_path, monkeypatch):
     half_written = tmp_path / "c" / ".saving-step_00000001"
     half_written.mkdir(parents=True)
     program = (
-        "import sys, pathlib; from lightning_modules.run_lock import RunLock;"
+        "import sys, pathlib; from lightning_modules.checkpointing.run_lock import RunLock;"
         "lock = RunLock(pathlib.Path(sys.argv[1])); lock.take(); print('taken', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText
 
-from datamodules.process.order import LazyLoader
+from datamodules.batching.order import LazyLoader
 from lightning_modules.callbacks import throughput
 from lightning_modules.callbacks.throughput import Throughput
 
@@ -157,7 +157,7 @@ def fit_reader(tmp_path, checkpoint, callback):
 
 
 def test_mfu(tmp_path, tiny_checkpoint):
-    """See tests/lightning_modules/model/test_operations.py for these numbers."""
+    """See tests/lightning_modules/model/test_flops.py for these numbers."""
     model, rows = fit_reader(tmp_path, tiny_checkpoint, Throughput(peak_flops=1e12))
     assert model.backbone.config.image_token_id == 4
     text = 6 * 2 * (4 * 32 * 32 + 3 * 32 * 96) * 21 + 768 * (78 + 45)

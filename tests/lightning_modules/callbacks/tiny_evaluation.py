@@ -16,12 +16,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from datamodules.batching.collate import StepBatch, pad_rows
 from datamodules.benchmarks.table import encode_image, write_table
-from datamodules.process.candidates import EncodedCandidates
-from datamodules.process.collate import StepBatch, pad_rows
-from datamodules.reasoning_benchmarks import CandidateBatch, CandidateGroup, read_best_of_n_datasets
-from datamodules.rollouts import Rollout, write_rollouts
-from datamodules.visual_process_bench import JudgedSolution, ProcessBenchBatch
+from datamodules.best_of_n import CandidateBatch, CandidateGroup, read_best_of_n_datasets
+from datamodules.conversation.candidates import EncodedCandidates
+from datamodules.process_bench.solutions import JudgedSolution, ProcessBenchBatch
+from datamodules.rollouts.records import Rollout, write_rollouts
 from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.process_bench import ProcessBench
 

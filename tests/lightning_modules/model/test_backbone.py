@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_families import FAMILIES, MULTIMODAL, sharpen
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from datamodules.process.encoder import Conversation, ConversationEncoder
+from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from lightning_modules.model import families
 from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
 from lightning_modules.model.families import PARTS, part_of

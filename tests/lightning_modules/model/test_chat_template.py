@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.process.chat_layout import ChatLayout
+from datamodules.conversation.chat_layout import ChatLayout
 from lightning_modules.model.chat_template import opened_with, without_opening
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip())

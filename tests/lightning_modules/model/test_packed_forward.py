@@ -12,8 +12,8 @@ from transformers import (
 )
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
-from datamodules.process.collate import StepBatch
-from datamodules.process.packing import pack
+from datamodules.batching.collate import StepBatch
+from datamodules.batching.packing import pack
 from lightning_modules.model import packed_forward
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
 from lightning_modules.model.step_head import StepHead

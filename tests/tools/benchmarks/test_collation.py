@@ -1,7 +1,7 @@
 from PIL import Image
 
-from datamodules.process.collate import StepCollator
-from datamodules.process.lengths import TokenCounter
+from datamodules.batching.collate import StepCollator
+from datamodules.batching.lengths import TokenCounter
 from tools.benchmarks.collation import SIZES, make_encoder, make_row
 
 

@@ -1,0 +1,86 @@
+"""Conversations one after another in a single row, instead of padded to a rectangle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.batching.collate import StepBatch, StepCollator
+
+
+def packed_inputs(inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]:
+    """Inputs of B conversations without padding, in one row of T tokens, with positions that begin anew in each.
+
+    Pictures stay in the order of the conversations. What has one number a token is put into the row. The attention mask
+    is left out: `transformers` tells conversations apart by their positions only where there is none.
+
+    Args:
+        inputs: Output of a processor; ``input_ids`` and ``attention_mask`` (B, L).
+
+    Returns:
+        The inputs, and where in the row conversations begin and end: B + 1 places.
+    """
+    mask = inputs["attention_mask"].bool()
+    shape = mask.shape
+    packed = {
+        name: value[mask][None] if value.shape == shape else value
+        for name, value in inputs.items()
+        if name != "attention_mask"
+    }
+    packed["position_ids"] = torch.arange(shape[1]).expand(shape)[mask][None]
+    return packed, [0, *mask.sum(1).cumsum(0).tolist()]
+
+
+def pack(batch: StepBatch) -> StepBatch:
+    """The same conversations as :func:`packed_inputs`, with the places of their steps."""
+    mask = batch.inputs["attention_mask"].bool()
+    inputs, boundaries = packed_inputs(batch.inputs)
+    starts = torch.tensor(boundaries[:-1])
+    positions = batch.step_positions
+    step_tokens = None
+    if batch.step_tokens is not None:
+        marked, row, step = batch.step_tokens & mask[:, None], *positions.shape
+        step_tokens = torch.zeros(row, step, boundaries[-1], dtype=torch.bool)
+        conversation, number, token = marked.nonzero(as_tuple=True)
+        step_tokens[conversation, number, starts[conversation] + token] = True
+    return replace(
+        batch,
+        inputs=inputs,
+        step_positions=torch.where(positions >= 0, positions + starts[:, None], positions),
+        step_tokens=step_tokens,
+        boundaries=boundaries,
+    )
+
+
+@dataclass(frozen=True)
+class PackingCollator:
+    """Makes packed batches of rows of process supervision.
+
+    Attributes:
+        collator: Encodes them.
+        max_tokens: Most tokens of a batch.
+    """
+
+    collator: StepCollator
+    max_tokens: int
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> StepBatch:
+        """Build a batch; for errors see :class:`datamodules.batching.collate.StepCollator`.
+
+        Raises:
+            ValueError: Also if the batch has too many tokens, because they were counted wrongly before.
+        """
+        batch = pack(self.collator(rows))
+        tokens = batch.inputs["input_ids"].shape[1]
+        if tokens > self.max_tokens:
+            lengths = dict(zip(batch.sample_ids, batch.lengths.tolist(), strict=True))
+            raise ValueError(
+                f"a packed batch has {tokens} tokens, more than packed_tokens={self.max_tokens}: {lengths}; the images "
+                f"have changed since tokens were counted, or this processor was counted wrongly (remove the files "
+                f"*.lengths.npy of the cache to count anew, or use group_by_length instead)"
+            )
+        return batch

@@ -1,0 +1,173 @@
+"""Training batches: padded, padded in groups of similar length, or packed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import CUDAAccelerator
+
+from datamodules.batching.collate import StepCollator
+from datamodules.batching.lengths import TokenCounter, token_lengths, too_long
+from datamodules.batching.order import LazyLoader, TrainingSampler
+from datamodules.batching.packed_order import PackedRows, PackedSampler
+from datamodules.batching.packing import PackingCollator
+from datamodules.batching.position import TrainingPosition
+from datamodules.batching.ranks import same_on_all_ranks
+from datamodules.supervision.rows import OnBadRow, drop_bad_rows
+from datamodules.supervision.split import strata
+
+logger = logging.getLogger(__name__)
+
+Layout = Literal["padded", "grouped", "packed"]
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """How training conversations are put together.
+
+    Attributes:
+        batch_size: Conversations a batch and rank, where they are padded.
+        packed_tokens: Most tokens a batch, where they are packed; None pads.
+        group_by_length: Pad conversations of similar length together.
+        on_long_conversation: Raise an error about conversations of more than ``packed_tokens`` tokens, or leave them
+            out and say how many. They are never cut.
+    """
+
+    batch_size: int
+    packed_tokens: int | None
+    group_by_length: bool
+    on_long_conversation: OnBadRow
+
+    def __post_init__(self) -> None:
+        if self.packed_tokens is not None and self.packed_tokens < 1:
+            raise ValueError(f"packed_tokens must be at least 1, got {self.packed_tokens}")
+        if self.packed_tokens is not None and self.group_by_length:
+            raise ValueError("packed_tokens and group_by_length exclude each other: packed batches have no padding")
+
+    def chosen(self, packing_obstacle: str | None) -> Layout:
+        """What becomes of it, for a model that may have a reason against packing; logs it then."""
+        if self.packed_tokens is None:
+            return "grouped" if self.group_by_length else "padded"
+        if packing_obstacle is None:
+            return "packed"
+        logger.warning(
+            "packed_tokens: %s; batches of batch_size=%d conversations of similar length are padded instead",
+            packing_obstacle,
+            self.batch_size,
+        )
+        return "grouped"
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """Rows to train on, with their lengths where the layout needs them.
+
+    Attributes:
+        table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
+        lengths: (n,) tokens of each row.
+    """
+
+    table: Dataset
+    lengths: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """Of the lengths."""
+        return hashlib.blake2b(np.ascontiguousarray(self.lengths, np.int64).tobytes(), digest_size=8).hexdigest()
+
+
+def measured_rows(
+    table: Dataset, collator: StepCollator, layout: BatchLayout, packed: bool, on_bad_row: OnBadRow, num_workers: int
+) -> MeasuredRows:
+    """Count the tokens of all rows, and leave out those that cannot be counted or are too long, or raise an error.
+
+    Args:
+        table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
+        collator: Makes the batches.
+        layout: Says how long a conversation may be.
+        packed: Whether it may not be longer.
+        on_bad_row: What to do about rows that cannot be counted.
+        num_workers: Processes that count.
+
+    Raises:
+        ValueError: If there are such rows and they are not to be skipped, or no others; or ranks count differently.
+    """
+    counter = TokenCounter(collator.encoder, collator.max_steps)
+    lengths, problems = token_lengths(table, counter, num_workers)
+    kept = drop_bad_rows(table, problems, on_bad_row, "train rows")
+    lengths = np.delete(lengths, list(problems))
+    if packed and layout.packed_tokens is not None:
+        long = too_long(kept, lengths, layout.packed_tokens)
+        if long and layout.on_long_conversation == "error":
+            raise ValueError(
+                f"{next(iter(long.values()))} (and {len(long) - 1} more of {len(kept)} rows; the longest has "
+                f"{lengths.max()}); raise packed_tokens, or set on_long_conversation to 'skip' to leave them out"
+            )
+        kept = drop_bad_rows(kept, long, "skip", "train rows")
+        lengths = np.delete(lengths, list(long))
+    if not len(kept):
+        raise ValueError("no training rows are left: all are too long or cannot be read")
+    measured = MeasuredRows(kept, lengths)
+    same_on_all_ranks(measured.digest, "token lengths of training rows")
+    return measured
+
+
+def training_loader(
+    rows: Dataset,
+    lengths: np.ndarray | None,
+    collator: StepCollator,
+    layout: BatchLayout,
+    chosen: Layout,
+    *,
+    seed: int,
+    position: TrainingPosition,
+    num_workers: int,
+    trainer: Trainer | None,
+) -> LazyLoader:
+    """The dataloader of training conversations of this rank.
+
+    Pictures are decoded and cut, and texts tokenised, in the workers, which live as long as the run. On a GPU batches
+    wait in page-locked memory.
+
+    Args:
+        rows: As of :func:`datamodules.supervision.rows.read_rows`.
+        lengths: (n,) tokens of each; needed unless ``chosen`` is "padded".
+        collator: Makes padded batches.
+        layout: Batch sizes.
+        chosen: See :meth:`BatchLayout.chosen`.
+        seed: Of the order.
+        position: Tells where in the epoch training stands.
+        num_workers: Processes.
+        trainer: Says which rank this is, and on what device; one process on a CPU without.
+    """
+    ranks, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+    options: dict[str, Any] = {
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator),
+    }
+    if chosen == "packed":
+        assert lengths is not None
+        assert layout.packed_tokens is not None
+        packed = PackedSampler(lengths, layout.packed_tokens, seed, position.start, ranks, rank, strata(rows))
+        position.sampler = packed
+        collate = PackingCollator(collator, layout.packed_tokens)
+        return LazyLoader(PackedRows(rows), batch_size=None, sampler=packed, collate_fn=collate, **options)
+    sampler = TrainingSampler(
+        rows,
+        layout.batch_size,
+        seed,
+        position.start,
+        ranks,
+        rank,
+        strata(rows),
+        lengths if chosen == "grouped" else None,
+    )
+    position.sampler = sampler
+    return LazyLoader(rows, layout.batch_size, sampler=sampler, collate_fn=collator, **options)

@@ -1,0 +1,250 @@
+"""Best-of-N evaluation: each item is one benchmark question with its N sampled solutions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch.utils.data import Dataset
+
+from datamodules.answers.vote import equivalence_classes
+from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, make_benchmark
+from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
+from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.steps import response_steps
+from datamodules.rollouts.check import RolloutCheck, check_rollouts
+from datamodules.rollouts.records import Rollout, place, read_rollouts
+
+logger = logging.getLogger(__name__)
+
+OnMissing = Literal["error", "skip"]
+VerdictRules = Literal["ours", "official", "file"]
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """A question and its candidate solutions.
+
+    Attributes:
+        question: From the benchmark's table.
+        rollouts: N of them, by sample index.
+        answer_classes: For each candidate the class of its final answer, -1 if it has none.
+    """
+
+    question: BenchmarkQuestion
+    rollouts: tuple[Rollout, ...]
+    answer_classes: tuple[int, ...]
+
+
+@dataclass
+class CandidateGroup:
+    """The N candidates of one question, ready to be scored.
+
+    Attributes:
+        benchmark: Name of the benchmark.
+        question_id: Of the question in it.
+        question: Its text.
+        responses: N solutions, by sample index.
+        is_correct: N verdicts.
+        answer_classes: N classes of equal final answers, numbered by first appearance; -1 for no readable answer.
+        encoded: The N conversations.
+    """
+
+    benchmark: str
+    question_id: str
+    question: str
+    responses: list[str]
+    is_correct: list[bool]
+    answer_classes: list[int]
+    encoded: EncodedCandidates
+
+
+@dataclass
+class CandidateBatch:
+    """Questions with their candidates.
+
+    Attributes:
+        groups: One a question.
+    """
+
+    groups: list[CandidateGroup]
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """Benchmark and id of each question."""
+        return [f"{group.benchmark}/{group.question_id}" for group in self.groups]
+
+
+class BestOfNDataset(Dataset[AnsweredQuestion]):
+    """Questions of one benchmark with their candidates, which are checked against it.
+
+    Args:
+        benchmark: A name in :data:`datamodules.benchmarks.BENCHMARKS`.
+        folder: Holds the benchmark's table or dataset.
+        rollouts: At least the samples 0 to N - 1 of each question; those of other benchmarks are not looked at.
+        num_candidates: N.
+        rules: Whose verdicts count. "ours" and "official" grade by these rules what is not known to be graded by them.
+            By default these are the rules that each rollout names, ours if it names none. "file" takes the verdicts as
+            they are in the file, for instance of a judge. Verdicts in the file that differ from those of the rules are
+            reported in each case.
+        options: Name of a benchmark to how it is read.
+        on_missing: What to do about questions without any rollouts: raise an error that names them, or leave them out
+            and say so.
+
+    Attributes:
+        rules: Names of the rules that the verdicts are by; "unknown" where verdicts of the file do not say.
+
+    Raises:
+        FileNotFoundError: If the benchmark is not there.
+        ValueError: If the table is wrong; if rollouts are missing, occur twice, or are of unknown questions or of
+            another order of options; or if units (seeds of DynaMath, groups of We-Math) lack questions with rollouts.
+    """
+
+    def __init__(
+        self,
+        benchmark: str,
+        folder: Path,
+        rollouts: Sequence[Rollout],
+        num_candidates: int,
+        rules: VerdictRules | None = None,
+        options: Mapping[str, BenchmarkOptions] | None = None,
+        on_missing: OnMissing = "error",
+    ) -> None:
+        by_rules = None if rules == "file" else rules
+        self.benchmark = make_benchmark(benchmark, by_rules or "ours", options)
+        questions = {question.question_id: question for question in self.benchmark.read(folder)}
+        check = check_rollouts(self.benchmark, list(questions.values()), rollouts, num_candidates, by_rules)
+        _refuse(check, on_missing)
+        if check.stale:
+            used = "those of the file" if rules == "file" else "the present ones"
+            logger.warning("%s: %s; %s are used", check.benchmark, check.stale, used)
+        groups = check.groups if rules == "file" else check.graded
+        self.questions = [questions[question_id] for question_id in groups]
+        self._check_units()
+        self.rollouts = [tuple(groups[question.question_id][:num_candidates]) for question in self.questions]
+        self.rules = sorted({rollout.rules or "unknown" for group in self.rollouts for rollout in group})
+        if len(self.rules) > 1:
+            logger.warning("%s: the rollouts are graded by different rules: %s", benchmark, ", ".join(self.rules))
+        self._classes: dict[int, tuple[int, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> AnsweredQuestion:
+        rollouts = self.rollouts[index]
+        if index not in self._classes:
+            # Comparing answers can take a moment, so it is done where the item is used, and once.
+            self._classes[index] = tuple(equivalence_classes([rollout.extracted_answer for rollout in rollouts]))
+        return AnsweredQuestion(self.questions[index], rollouts, self._classes[index])
+
+    def _check_units(self) -> None:
+        complete = self.benchmark.complete_units(self.questions)
+        if complete.all():
+            return
+        message = (
+            f"{self.benchmark.name}: of those that have rollouts, {self.benchmark.incomplete_units(self.questions)}"
+        )
+        if not self.benchmark.allow_incomplete:
+            raise ValueError(f"{message}; sample the others, or set allow_incomplete in benchmark_options")
+        logger.warning("%s; left out", message)
+        self.questions = [q for q, is_whole in zip(self.questions, complete, strict=True) if is_whole]
+
+    def check_texts(self, encoder: ConversationEncoder) -> None:
+        """Refuse texts that hold special tokens of the tokenizer; raises ValueError with the place."""
+        for question, rollouts in zip(self.questions, self.rollouts, strict=True):
+            for rollout in rollouts:
+                encoder.check_conversation(question.question, [rollout.response], place(rollout))
+
+
+def _refuse(check: RolloutCheck, on_missing: OnMissing) -> None:
+    """Raise an error about everything that is wrong with the candidates of a benchmark."""
+    if not check.num_rollouts:
+        raise ValueError(
+            f"{check.benchmark}: there are no rollouts for it; sample them, or leave it out of benchmark_names"
+        )
+    problems = check.broken
+    if check.absent and on_missing == "error":
+        problems.append(f"{check.absent}; sample them, or set on_missing_rollouts to 'skip' to leave them out")
+    elif check.absent:
+        logger.warning("%s: %s; they are left out", check.benchmark, check.absent)
+    if problems:
+        raise ValueError(f"{check.benchmark}: rollouts do not fit the benchmark: {'. '.join(problems)}")
+
+
+def read_best_of_n_datasets(
+    folder: Path,
+    rollouts: Path,
+    names: Sequence[str] | None = None,
+    num_candidates: int = 8,
+    rules: VerdictRules | None = None,
+    options: Mapping[str, BenchmarkOptions] | None = None,
+    on_missing: OnMissing = "error",
+) -> dict[str, BestOfNDataset]:
+    """One dataset a benchmark.
+
+    Args:
+        folder: Holds the benchmark tables or datasets.
+        rollouts: Rollout file, or folder of them.
+        names: Of the benchmarks; by default those that the rollouts are from.
+        num_candidates: N.
+        rules: See :class:`BestOfNDataset`.
+        options: Likewise.
+        on_missing: Likewise.
+
+    Returns:
+        Name to dataset, in the order of the paper's tables.
+
+    Raises:
+        FileNotFoundError: If a table or the rollouts are not there.
+        ValueError: If a name is unknown, or see :class:`BestOfNDataset` and :mod:`datamodules.rollouts.records`.
+    """
+    rows = read_rollouts(rollouts)
+    present = dict.fromkeys(row.benchmark for row in rows)
+    unknown = [name for name in [*(names or ()), *present] if name not in BENCHMARKS]
+    if unknown:
+        raise ValueError(f"unknown benchmark {unknown[0]!r} in {rollouts}; known are {', '.join(BENCHMARKS)}")
+    chosen = present if names is None else dict.fromkeys(names)
+    return {
+        name: BestOfNDataset(name, folder, rows, num_candidates, rules, options, on_missing)
+        for name in BENCHMARKS
+        if name in chosen
+    }
+
+
+@dataclass
+class CandidateCollator:
+    """Cuts solutions into steps and encodes the candidates of each question together.
+
+    Attributes:
+        encoder: Renders and tokenises.
+        max_steps: Longer solutions have neighbouring steps merged.
+        response_as_one_step: Judge each solution as a whole.
+    """
+
+    encoder: ConversationEncoder
+    max_steps: int = 12
+    response_as_one_step: bool = False
+
+    def __call__(self, items: Sequence[AnsweredQuestion]) -> CandidateBatch:
+        """Build a batch; raises ImageError for a broken picture and ValueError for a text that cannot be encoded."""
+        return CandidateBatch([self._group(item) for item in items])
+
+    def _group(self, item: AnsweredQuestion) -> CandidateGroup:
+        question = item.question
+        steps = [
+            response_steps(rollout.response, self.max_steps, as_one_step=self.response_as_one_step)
+            for rollout in item.rollouts
+        ]
+        name = f"{question.benchmark}/{question.question_id}"
+        return CandidateGroup(
+            question.benchmark,
+            question.question_id,
+            question.question,
+            [rollout.response for rollout in item.rollouts],
+            [rollout.is_correct for rollout in item.rollouts],
+            list(item.answer_classes),
+            encode_candidates(self.encoder, list(question.images), question.question, steps, name),
+        )

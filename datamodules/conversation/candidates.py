@@ -1,0 +1,90 @@
+"""Tokenising the N candidate solutions of one question, split into what they share and what they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.conversation.encoder import ConversationEncoder
+
+
+@dataclass
+class EncodedCandidates:
+    """N conversations about one question.
+
+    Attributes:
+        prefix: Processor output of the shared start, input_ids of shape (1, P), with the image inputs.
+        suffixes: N tensors of token ids, each (L_n,): what follows the prefix, up to the last position that is judged.
+        step_positions: N tensors, each (S_n,): positions within the suffix that predict the assistant tokens.
+    """
+
+    prefix: dict[str, Tensor]
+    suffixes: list[Tensor]
+    step_positions: list[Tensor]
+
+
+def _common_length(rows: Sequence[Sequence[int]], limit: int) -> int:
+    """Length of the longest common prefix of all rows, at most ``limit``."""
+    first, length = rows[0], limit
+    for row in rows[1:]:
+        length = min(length, len(row))
+        for index in range(length):
+            if row[index] != first[index]:
+                length = index
+                break
+    return length
+
+
+def encode_candidates(
+    encoder: ConversationEncoder,
+    images: Sequence[Image.Image],
+    question: str,
+    candidates: Sequence[Sequence[str]],
+    sample_id: str,
+) -> EncodedCandidates:
+    """Tokenise candidates once, preprocess the images once.
+
+    The shared prefix is the longest common token prefix of the *full* tokenisations, so nothing depends on how a prefix
+    would be tokenised by itself; it ends before the first position that is scored.
+
+    Args:
+        encoder: Renders and tokenises conversations.
+        images: Of the question.
+        question: Its text.
+        candidates: N lists of steps.
+        sample_id: Named in errors.
+
+    Raises:
+        ValueError: If there is no candidate, a candidate has no steps, or an image placeholder lies outside the prefix.
+    """
+    if not candidates or any(not steps for steps in candidates):
+        raise ValueError(f"{sample_id}: every question needs a candidate and every candidate a step")
+    texts = [encoder.render(question, len(images), steps, sample_id) for steps in candidates]
+    tokenizer = encoder.processor.tokenizer
+    rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    positions = [
+        encoder.find_step_positions(row, len(steps), f"{sample_id}, candidate {number}")
+        for number, (row, steps) in enumerate(zip(rows, candidates, strict=True))
+    ]
+    length = _common_length(rows, min(found[0] for found in positions))
+    first = encoder.processor(
+        text=[texts[0]], images=[list(images)] if images else None, add_special_tokens=False, return_tensors="pt"
+    )
+    prefix = dict(first)
+    expanded = prefix["input_ids"]
+    tail = len(rows[0]) - length
+    prefix_length = expanded.shape[1] - tail
+    if expanded[0, prefix_length:].tolist() != rows[0][length:]:
+        raise ValueError(f"{sample_id}: an image placeholder lies behind the part that all candidates share")
+    for name, value in prefix.items():
+        if value.shape == expanded.shape:
+            prefix[name] = value[:, :prefix_length]
+    return EncodedCandidates(
+        prefix,
+        [torch.tensor(row[length : found[-1] + 1]) for row, found in zip(rows, positions, strict=True)],
+        [torch.tensor(found) - length for found in positions],
+    )

@@ -1,0 +1,91 @@
+"""Gold responses as batches for supervised fine-tuning, padded or one after another in a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datamodules.batching.packing import packed_inputs
+from datamodules.conversation.labels import IGNORE_INDEX
+from datamodules.policy.prompts import ChatRenderer, Prompt
+
+
+@dataclass
+class SupervisedBatch:
+    """Conversations with the response as target.
+
+    Attributes:
+        inputs: Output of the processor; input_ids and attention_mask are (B, L), right-padded. Of a batch without
+            padding as :func:`datamodules.batching.packing.packed_inputs` makes them, one row of T tokens.
+        labels: (B, L) or (1, T) token ids of the responses, IGNORE_INDEX elsewhere; not shifted.
+        sample_ids: B prompt ids.
+        boundaries: Without padding, where in the row conversations begin and end: B + 1 places; None with padding.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    sample_ids: list[str]
+    boundaries: list[int] | None = None
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) tokens of each conversation."""
+        if self.boundaries is None:
+            return self.inputs["attention_mask"].sum(1)
+        return torch.tensor(self.boundaries).diff()
+
+    def samples_of(self, is_target: Tensor) -> Tensor:
+        """Which conversation, of B, each of the tokens marked in (B, L) or (1, T) belongs to."""
+        row, place = is_target.nonzero(as_tuple=True)
+        if self.boundaries is None:
+            return row
+        return torch.bucketize(place, torch.tensor(self.boundaries[1:], device=place.device), right=True)
+
+
+@dataclass
+class SupervisedCollator:
+    """Builds batches for supervised fine-tuning on gold responses.
+
+    Attributes:
+        renderer: Renders them.
+        padding_free: Put the conversations of a batch into one row.
+    """
+
+    renderer: ChatRenderer
+    padding_free: bool = False
+
+    def __call__(self, prompts: list[Prompt]) -> SupervisedBatch:
+        """Build a batch; raises ValueError for a prompt without a response."""
+        processor = self.renderer.processor
+        images = [prompt.load_images() for prompt in prompts]
+        full, targets = [], []
+        for prompt, opened in zip(prompts, images, strict=True):
+            if not prompt.response:
+                raise ValueError(f"{prompt.prompt_id}: field 'response' is missing; a demonstration needs one")
+            begin = self.renderer.prompt(prompt.policy_text, len(opened))
+            conversation = self.renderer.conversation(prompt.policy_text, len(opened), prompt.response)
+            if not conversation.startswith(begin):
+                raise ValueError("the chat template renders an answered chat differently from its prompt")
+            full.append(conversation)
+            targets.append(conversation[len(begin) :])
+        inputs = processor(
+            text=full,
+            images=images if any(images) else None,
+            padding=True,
+            padding_side="right",
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+        lengths = [len(ids) for ids in processor.tokenizer(targets, add_special_tokens=False)["input_ids"]]
+        ends = inputs["attention_mask"].sum(-1).tolist()
+        labels = torch.full_like(inputs["input_ids"], IGNORE_INDEX)
+        for row, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+            labels[row, end - length : end] = inputs["input_ids"][row, end - length : end]
+        names = [prompt.prompt_id for prompt in prompts]
+        if not self.padding_free:
+            return SupervisedBatch(dict(inputs), labels, names)
+        in_row = labels[inputs["attention_mask"].bool()][None]
+        packed, boundaries = packed_inputs(inputs)
+        return SupervisedBatch(packed, in_row, names, boundaries)

@@ -1,0 +1,277 @@
+"""Prompts for a policy: gold solutions to learn from, and questions to answer.
+
+Reads MMPR prompt rows (``{id, image, question, answer}``; with a ``response`` they are demonstrations) and the
+questions of the benchmarks, and turns both into batches for :class:`lightning_modules.policy.Policy` and
+:class:`lightning_modules.annotation.MonteCarloAnnotator`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import ProcessorMixin
+
+from datamodules.answers.compare import answers_equal
+from datamodules.answers.extract import clean, extract_final_answer
+from datamodules.answers.letters import OPTION_LETTERS, extract_option
+from datamodules.benchmarks import BenchmarkOptions, Grade, Rules, benchmarks_in, make_benchmark
+from datamodules.benchmarks.base import POLICY_INSTRUCTION, with_instruction
+from datamodules.conversation.messages import IMAGE_PLACEHOLDER, question_content
+from datamodules.rollouts.grading import question_digest, verdict_digest
+from datamodules.storage import fields
+from datamodules.storage.files import read_jsonl
+from datamodules.storage.images import open_image
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question that a policy answers.
+
+    Attributes:
+        prompt_id: Unique; keys the random numbers of its samples.
+        question: With options, without instruction: what a reward model will read.
+        image_names: As in the source row, for rows that are written from this prompt.
+        answer: Gold answer.
+        source: Name of the file's dataset, or of the benchmark.
+        load_images: Opens the images.
+        grade: Compares a response with the gold answer.
+        response: Gold solution of a demonstration.
+        text: What the policy reads: the question with the instruction; the question alone if empty.
+        details: Further fields of the rollouts of this prompt: the rules that grade them, and the order of options that
+            were shuffled.
+        verdict_digest: Of a response, for rollouts of benchmarks, see :mod:`datamodules.rollouts.grading`.
+    """
+
+    prompt_id: str
+    question: str
+    image_names: tuple[str, ...]
+    answer: str
+    source: str
+    load_images: Callable[[], list[Image.Image]]
+    grade: Callable[[str], Grade]
+    response: str | None = None
+    text: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    verdict_digest: Callable[[str], str] | None = None
+
+    @property
+    def policy_text(self) -> str:
+        """What the policy reads."""
+        return self.text or self.question
+
+
+@dataclass
+class PromptBatch:
+    """Prompts with their images opened and their chat rendered.
+
+    Attributes:
+        prompts: B prompts.
+        images: Their images.
+        texts: The rendered chats, ending where the model writes.
+    """
+
+    prompts: list[Prompt]
+    images: list[list[Image.Image]]
+    texts: list[str]
+
+    @property
+    def sample_ids(self) -> list[str]:
+        """Ids of the prompts."""
+        return [prompt.prompt_id for prompt in self.prompts]
+
+
+class ChatRenderer:
+    """Renders what a policy reads with the chat template of a processor.
+
+    Args:
+        processor: Whose template to use.
+        system_prompt: Empty for no system turn.
+    """
+
+    def __init__(self, processor: ProcessorMixin, system_prompt: str = "") -> None:
+        self.processor = processor
+        self.system_prompt = system_prompt
+
+    def messages(self, text: str, num_images: int) -> list[dict[str, Any]]:
+        """The chat before the response."""
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}]
+        user = [{"role": "user", "content": question_content(text, num_images)}]
+        return (system if self.system_prompt else []) + user
+
+    def prompt(self, text: str, num_images: int) -> str:
+        """The rendered chat up to where the model writes."""
+        rendered = self.processor.apply_chat_template(
+            self.messages(text, num_images), tokenize=False, add_generation_prompt=True
+        )
+        return str(rendered)
+
+    def conversation(self, text: str, num_images: int, response: str) -> str:
+        """The rendered chat with the response and its end."""
+        answer = {"role": "assistant", "content": [{"type": "text", "text": response}]}
+        return str(self.processor.apply_chat_template([*self.messages(text, num_images), answer], tokenize=False))
+
+
+class PromptDataset(Dataset[Prompt]):
+    """A list of prompts."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.prompts = list(prompts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Prompt:
+        return self.prompts[index]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of which prompts these are, with their solutions, in which order."""
+        digest = hashlib.blake2b(digest_size=8)
+        for prompt in self.prompts:
+            for text in (prompt.prompt_id, prompt.policy_text, prompt.response or ""):
+                digest.update(f"{len(text)}:{text}".encode())
+        return digest.hexdigest()
+
+
+@dataclass
+class PromptCollator:
+    """Opens images and renders chats."""
+
+    renderer: ChatRenderer
+
+    def __call__(self, prompts: list[Prompt]) -> PromptBatch:
+        """Build a batch to generate from."""
+        images = [prompt.load_images() for prompt in prompts]
+        texts = [self.renderer.prompt(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
+        return PromptBatch(prompts, images, texts)
+
+
+def grade_by_answer(gold: str) -> Callable[[str], Grade]:
+    """Grade a response by comparing its final answer with ``gold``; "B. 40 cm" states the option B."""
+    is_option = clean(gold).strip("()") in tuple(OPTION_LETTERS)
+
+    def grade(response: str) -> Grade:
+        extracted = extract_final_answer(response)
+        option = extract_option(extracted.text, {}, OPTION_LETTERS) if is_option else None
+        text = option or extracted.short_text
+        return Grade(text is not None and answers_equal(text, gold), text, extracted.status)
+
+    return grade
+
+
+def read_prompts(path: Path, image_root: Path | None = None, instruction: str = POLICY_INSTRUCTION) -> list[Prompt]:
+    """Read MMPR prompt rows from a JSONL file.
+
+    Args:
+        path: The file; its rows hold question, answer, and optionally id, image (a path or a list), source, response.
+        image_root: Folder that image paths are relative to; the file's own folder by default.
+        instruction: What the policy reads after each question; may be empty.
+
+    Raises:
+        ValueError: If a field is missing, blank or of the wrong type, an id repeats, or the placeholders of a question
+            do not match its images; names file, line and field.
+    """
+    root = image_root or path.parent
+    prompts: list[Prompt] = []
+    seen: set[str] = set()
+    for line, row in read_jsonl(path):
+        where = f"{path}:{line}"
+        question, answer = (fields.text(row, name, where) for name in ("question", "answer"))
+        response = fields.text(row, "response", where) if row.get("response") is not None else None
+        names = fields.image_names(row, where)
+        placeholders = question.count(IMAGE_PLACEHOLDER)
+        if placeholders not in (0, len(names)):
+            raise ValueError(
+                f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(names)} images"
+            )
+        prompt_id = f"{path.stem}-{line}" if row.get("id") is None else str(row["id"])
+        if prompt_id in seen:
+            raise ValueError(
+                f"{where}: field 'id' repeats {prompt_id!r}; ids key the random numbers and must be unique"
+            )
+        seen.add(prompt_id)
+
+        def load(names: list[str] = names, where: str = where) -> list[Image.Image]:
+            return [open_image(root / name, f"{where}: field 'image'") for name in names]
+
+        prompts.append(
+            Prompt(
+                prompt_id,
+                question,
+                tuple(names),
+                answer,
+                str(row.get("source", path.stem)),
+                load,
+                grade_by_answer(answer),
+                response,
+                with_instruction(question, instruction),
+            )
+        )
+    return prompts
+
+
+def benchmark_prompts(
+    folder: Path,
+    names: Sequence[str] | None = None,
+    instruction: str | None = None,
+    rules: Rules = "ours",
+    options: Mapping[str, BenchmarkOptions] | None = None,
+) -> list[Prompt]:
+    """The questions of benchmarks as prompts; ids are ``benchmark/question_id``.
+
+    Args:
+        folder: Holds their tables or datasets.
+        names: Which of them; those that the folder holds by default.
+        instruction: What the policy reads after each question; the benchmark's own by default.
+        rules: By which responses are graded.
+        options: Name to how that benchmark is read.
+
+    Raises:
+        FileNotFoundError: If a benchmark is not there, or none is.
+        ValueError: If a name or split is unknown, or a benchmark cannot be read.
+    """
+    prompts = []
+    for name in names or benchmarks_in(folder, options):
+        benchmark = make_benchmark(name, rules, options)
+        for question in benchmark.read(folder):
+            details: dict[str, Any] = {"rules": rules}
+            if question.option_order is not None:
+                details["option_order"] = question.option_order
+            prompts.append(
+                Prompt(
+                    f"{name}/{question.question_id}",
+                    question.question,
+                    (),
+                    question.gold[0],
+                    name,
+                    partial(list, question.images),
+                    partial(benchmark.grade, question),
+                    text=benchmark.policy_prompt(question, instruction),
+                    details=details,
+                    verdict_digest=partial(verdict_digest, question_digest(benchmark, question)),
+                )
+            )
+    return prompts
+
+
+def with_other_images(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Give each prompt the images of another one, half the list away: a control that shows whether pictures matter.
+
+    Only prompts of the same source and number of images change places; where there is no other, a prompt is as it was.
+    Image names are dropped, since they would not be true.
+    """
+    places: dict[tuple[str, int], list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        places.setdefault((prompt.source, len(prompt.load_images())), []).append(index)
+    changed = list(prompts)
+    for group in places.values():
+        for index, other in zip(group, group[len(group) // 2 :] + group[: len(group) // 2], strict=True):
+            changed[index] = replace(prompts[index], load_images=prompts[other].load_images, image_names=())
+    return changed

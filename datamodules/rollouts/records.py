@@ -1,0 +1,142 @@
+"""Rollouts: sampled solutions of benchmark questions, kept on disk and scored again and again.
+
+A rollout file is JSONL with one row a solution, see :class:`Rollout`. All reading and writing of such rows is here;
+:mod:`datamodules.rollouts.check` compares them with the benchmarks, :mod:`datamodules.rollouts.from_other_tools` reads
+the files of other tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.storage import fields
+from datamodules.storage.files import atomic_write_jsonl, parse_json_line, read_lines
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled solution.
+
+    Attributes:
+        benchmark: Name of the benchmark.
+        question_id: Of the question in it.
+        sample_index: From 0; unique within the question.
+        response: The solution.
+        extracted_answer: Its final answer, None if none could be read.
+        is_correct: The benchmark's verdict.
+        policy: Name of the model that wrote it.
+        temperature: Of sampling; None where it is not known, as in files of other tools.
+        top_p: Of sampling; None likewise.
+        max_new_tokens: Limit on the length; None likewise.
+        seed: Of sampling; None likewise.
+        rules: By which the verdict was made, "ours" or "official", or another name for verdicts of something else, such
+            as a judge; None where the file does not say.
+        option_order: The order of the options that the policy saw, where they were shuffled: for option A, B, ... its
+            place in the benchmark's row.
+        verdict_digest: Tells whether rules, gold answers and response are those of the verdict, see
+            :func:`datamodules.rollouts.grading.verdict_digest`; None where it is not known.
+    """
+
+    benchmark: str
+    question_id: str
+    sample_index: int
+    response: str
+    extracted_answer: str | None
+    is_correct: bool
+    policy: str
+    temperature: float | None
+    top_p: float | None
+    max_new_tokens: int | None
+    seed: int | None
+    rules: str | None = None
+    option_order: tuple[int, ...] | None = None
+    verdict_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class LocatedRollout(Rollout):
+    """A rollout and the place that it was read from.
+
+    Attributes:
+        where: ``file:line``.
+    """
+
+    where: str = "unsaved rollout"
+
+
+def parse_rollout(row: Mapping[str, Any], where: str) -> LocatedRollout:
+    """Check a row of a rollout file.
+
+    Raises:
+        ValueError: If a field is missing, of the wrong type or out of range; names file, line and field.
+    """
+
+    def is_given(name: str) -> bool:
+        return fields.required(row, name, where) is not None
+
+    return LocatedRollout(
+        benchmark=fields.text(row, "benchmark", where),
+        question_id=fields.text(row, "question_id", where),
+        sample_index=fields.integer(row, "sample_index", where, minimum=0),
+        response=fields.text(row, "response", where, blank=True),
+        extracted_answer=(
+            fields.text(row, "extracted_answer", where, blank=True) if is_given("extracted_answer") else None
+        ),
+        is_correct=fields.boolean(row, "is_correct", where),
+        policy=fields.text(row, "policy", where),
+        temperature=fields.number(row, "temperature", where, minimum=0.0) if is_given("temperature") else None,
+        top_p=fields.number(row, "top_p", where, minimum=0.0, maximum=1.0) if is_given("top_p") else None,
+        max_new_tokens=fields.integer(row, "max_new_tokens", where, minimum=1) if is_given("max_new_tokens") else None,
+        seed=fields.integer(row, "seed", where) if is_given("seed") else None,
+        rules=fields.text(row, "rules", where) if row.get("rules") is not None else None,
+        option_order=_option_order(row, where),
+        verdict_digest=fields.text(row, "verdict_digest", where) if row.get("verdict_digest") is not None else None,
+        where=where,
+    )
+
+
+def _option_order(row: Mapping[str, Any], where: str) -> tuple[int, ...] | None:
+    if row.get("option_order") is None:
+        return None
+    order = fields.items(row, "option_order", where)
+    if sorted(order, key=str) != list(range(len(order))):
+        raise fields.wrong_field(where, "option_order", f"an order of the numbers 0 to {len(order) - 1}", order)
+    return tuple(order)
+
+
+def read_rollouts(path: Path) -> list[LocatedRollout]:
+    """Read a rollout file, or all JSONL files of a folder.
+
+    Raises:
+        FileNotFoundError: If there is nothing to read.
+        ValueError: If a row is wrong (see :func:`parse_rollout`) or there are no rows.
+    """
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise FileNotFoundError(f"rollouts: {path} is neither a JSONL file nor a folder that holds one")
+    rollouts = [
+        parse_rollout(parse_json_line(line, where), where) for file in files for where, line in read_lines(file)
+    ]
+    if not rollouts:
+        raise ValueError(f"{path}: holds no rollouts")
+    return rollouts
+
+
+def rollout_row(rollout: Rollout) -> dict[str, Any]:
+    """The row of a rollout file that :func:`parse_rollout` reads."""
+    row = asdict(rollout)
+    row.pop("where", None)
+    return row
+
+
+def write_rollouts(path: Path, rollouts: Iterable[Rollout]) -> None:
+    """Write a rollout file, whole or not at all."""
+    atomic_write_jsonl(path, map(rollout_row, rollouts))
+
+
+def place(rollout: Rollout) -> str:
+    """Where a rollout comes from, to begin messages with."""
+    return getattr(rollout, "where", "unsaved rollout")

@@ -1,0 +1,133 @@
+"""One row of process supervision, as released, turned into columns of known types."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from datamodules.conversation.messages import IMAGE_PLACEHOLDER, PLACEHOLDER, parse_conversation_row
+from datamodules.storage import fields
+
+
+def parse_row(
+    row: Mapping[str, Any],
+    where: str,
+    source: str,
+    find: Callable[[str], str],
+    place: Callable[[str], str],
+) -> dict[str, Any]:
+    """Normalise a raw row or a conversation row.
+
+    Args:
+        row: As parsed from JSON, or a dataset's row with pictures as stored (``{"bytes": ..., "path": ...}``).
+        where: ``file:row``.
+        source: Name of the source where the row gives none.
+        find: Path or reference of an image name.
+        place: What tells the image at a path or reference from others.
+
+    Returns:
+        The columns of :data:`datamodules.supervision.rows.FEATURES` but ``sample_id`` and ``problem``.
+
+    Raises:
+        ValueError: If a field is missing, of the wrong type or out of range; names file, line and field.
+    """
+    images, embedded = _images(row, where, find)
+    if row.get("conversations") is not None:
+        question, scored = _conversation(row, where)
+    else:
+        question = fields.text(row, "question", where)
+        scored = _scored_steps(row, where)
+    placeholders = question.count(IMAGE_PLACEHOLDER)
+    if placeholders not in (0, len(images)):
+        raise ValueError(
+            f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(images)} images"
+        )
+    if row.get("source") is not None:
+        source = fields.text(row, "source", where)
+    identities = [
+        place(image) if data is None else hashlib.sha256(data).hexdigest()
+        for image, data in zip(images, embedded or [None] * len(images), strict=True)
+    ]
+    text = "\0".join([*identities, question])
+    return {
+        "source": source,
+        "question_key": hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
+        "images": images,
+        "image_bytes": embedded,
+        "question": question,
+        "question_accuracy": _question_accuracy(row, where),
+        **scored,
+    }
+
+
+def _question_accuracy(row: Mapping[str, Any], where: str) -> float | None:
+    """The field ``question_accuracy``; None where it is absent or null, as in all released rows."""
+    if row.get("question_accuracy") is None:
+        return None
+    return fields.number(row, "question_accuracy", where, minimum=0.0, maximum=1.0)
+
+
+def _images(row: Mapping[str, Any], where: str, find: Callable[[str], str]) -> tuple[list[str], list[bytes | None]]:
+    """Paths or references of a row's images, and the bytes of those that are embedded."""
+    name = "image" if row.get("image") is not None or "images" not in row else "images"
+    value = row.get(name)
+    parts = list(value) if isinstance(value, list) else [value]
+    if not any(isinstance(part, Mapping | bytes) for part in parts):
+        return [find(each) for each in fields.image_names({"image": value}, where)], []
+    images: list[str] = []
+    embedded: list[bytes | None] = []
+    for part in parts:
+        data, path = (part, None) if isinstance(part, bytes) else (None, part)
+        if isinstance(part, Mapping):
+            data, path = part.get("bytes"), part.get("path")
+        if isinstance(data, bytes) and data:
+            images.append(path if isinstance(path, str) else "")
+            embedded.append(data)
+        elif isinstance(path, str) and path.strip():
+            images.append(find(path))
+            embedded.append(None)
+        else:
+            raise fields.wrong_field(where, name, "a path, a list of paths, embedded pictures, or absent", value)
+    return images, embedded
+
+
+def _conversation(row: Mapping[str, Any], where: str) -> tuple[str, dict[str, Any]]:
+    parsed = parse_conversation_row(row, where)
+    if "=" in parsed.labels:
+        raise ValueError(f"{where}: field 'conversations': labels '=' do not tell whether a step is right")
+    unknown = [-1] * len(parsed.steps)
+    scores = [1.0 if label == PLACEHOLDER else 0.0 for label in parsed.labels]
+    return parsed.question, {
+        "steps": parsed.steps,
+        "mc": scores,
+        "num_mc_correct": unknown,
+        "num_mc_total": unknown,
+    }
+
+
+def _scored_steps(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Steps, scores and counts; a step with 0 of 0 continuations was not sampled and has no score."""
+    rows = fields.items(row, "steps_with_score", where)
+    scored: dict[str, list[Any]] = {"steps": [], "mc": [], "num_mc_correct": [], "num_mc_total": []}
+    for number, step in enumerate(rows):
+        parent = f"steps_with_score[{number}]"
+        if not isinstance(step, dict):
+            raise fields.wrong_field(where, parent, "an object", step)
+        parent += "."
+        # A solution that came out empty is kept as one empty step.
+        scored["steps"].append(fields.text(step, "step", where, parent, blank=len(rows) == 1))
+        score = fields.number(step, "score", where, parent, minimum=0.0, maximum=1.0)
+        correct, total = -1, -1
+        if step.get("num_mc_total") is not None:
+            total = fields.integer(step, "num_mc_total", where, parent, minimum=0)
+            correct = fields.integer(step, "num_mc_correct", where, parent, minimum=0)
+            if correct > total:
+                raise fields.wrong_field(where, f"{parent}num_mc_correct", f"at most num_mc_total ({total})", correct)
+        scored["mc"].append(float("nan") if total == 0 else score)
+        scored["num_mc_correct"].append(correct)
+        scored["num_mc_total"].append(total)
+    if all(map(math.isnan, scored["mc"])):
+        raise ValueError(f"{where}: field 'steps_with_score': no step has a continuation, so none has a score")
+    return scored

@@ -1,0 +1,133 @@
+"""The rows of process supervision that a run trains on and that it validates on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from datamodules.batching.ranks import same_on_all_ranks
+from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.special_text import rows_with_text
+from datamodules.supervision.rows import OnBadRow, drop_bad_rows, read_rows
+from datamodules.supervision.sources import ProcessSource
+from datamodules.supervision.split import fingerprint, limit_per_source, split_by_question
+
+TRAIN, PROCESS = "train", "process"
+"""Names of the splits; that of the validation split is also the name of its dataloader."""
+
+
+@dataclass
+class ProcessSupervision:
+    """Reads the splits and keeps them; every rank must come to the same rows.
+
+    Attributes:
+        sources: Gives what a split is made of, nothing for one that is not there; asked only about splits that are
+            needed, since an evaluation may not have the training rows at hand.
+        validation_share: Share of the training questions that make the validation split instead, in [0, 1).
+        max_samples_per_source: At most so many rows of each source in each split.
+        seed: Of the split and of the choice of rows.
+        on_bad_row: Raise an error at the first row that cannot be used, or skip such rows and say how many.
+        check_images: Look at the header of every image when a table is built.
+        cache_dir: Where tables are kept; the cache of `datasets` by default.
+        tables: The splits that are read, with the columns of :func:`datamodules.supervision.rows.read_rows`.
+    """
+
+    sources: Callable[[str], list[ProcessSource]]
+    validation_share: float = 0.0
+    max_samples_per_source: int | None = None
+    seed: int = 0
+    on_bad_row: OnBadRow = "error"
+    check_images: bool = True
+    cache_dir: str | None = None
+    tables: dict[str, Dataset] = field(default_factory=dict)
+    _fingerprints: dict[str, str] = field(default_factory=dict)
+    _unchecked: set[str] = field(default_factory=set)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there is a validation split to read."""
+        return bool(self.sources(PROCESS) or self.validation_share)
+
+    def build(self, with_training: bool) -> None:
+        """Build the tables of the files that :meth:`read` needs, as far as they are not there; nothing is kept here."""
+        if with_training or self.validation_share:
+            self._read_files(TRAIN)
+        self._read_files(PROCESS)
+
+    def read(self, with_training: bool) -> None:
+        """Read the splits that are not read yet, the training rows if they are needed; errors name file and line."""
+        needed = {TRAIN} if with_training and self.sources(TRAIN) else set()
+        if self.has_validation:
+            needed.add(PROCESS)
+        if needed <= set(self.tables):
+            return
+        train = self._read_files(TRAIN) if TRAIN in needed or self.validation_share else None
+        validation = self._read_files(PROCESS)
+        if train is not None and self.validation_share:
+            train, validation = split_by_question(train, self.validation_share, self.seed)
+        for name, table in ((TRAIN, train), (PROCESS, validation)):
+            if table is not None:
+                self.keep(name, limit_per_source(table, self.max_samples_per_source, self.seed))
+                self._unchecked.add(name)
+
+    def _read_files(self, name: str) -> Dataset | None:
+        sources = self.sources(name)
+        if not sources:
+            return None
+        return read_rows(
+            sources,
+            on_bad_row=self.on_bad_row,
+            check_images=self.check_images,
+            cache_dir=self.cache_dir,
+        )
+
+    def keep(self, name: str, table: Dataset) -> None:
+        """Keep a table as a split.
+
+        Raises:
+            RuntimeError: If it differs between ranks.
+        """
+        self.tables[name] = table
+        self._fingerprints[name] = fingerprint(table)
+        same_on_all_ranks(self._fingerprints[name], f"{name} rows")
+
+    def check_texts(self, name: str, encoder: ConversationEncoder) -> None:
+        """Find, once, texts that hold special tokens of the tokenizer, before a run has spent hours.
+
+        Raises:
+            ValueError: If there are such rows and ``on_bad_row`` is "error", or the processor cannot cut images as a
+                source asks for.
+        """
+        if name not in self._unchecked:
+            return
+        table = self.tables[name]
+        for max_tiles in np.unique(table.with_format("arrow")["max_tiles"][:].to_numpy()).tolist():
+            encoder.tiling(max_tiles or None)
+        bad = rows_with_text(table, encoder.special_tokens)
+        self.keep(name, drop_bad_rows(table, bad, self.on_bad_row, f"{name} rows"))
+        self._unchecked.discard(name)
+
+    def fingerprint(self, name: str) -> str:
+        """What a split's rows are known by; empty if it is not read."""
+        return self._fingerprints.get(name, "")
+
+    @property
+    def rows_of_sources(self) -> dict[str, int]:
+        """Training rows of each source, as far as they are read."""
+        if TRAIN not in self.tables:
+            return {}
+        counts = pc.value_counts(self.tables[TRAIN].with_format("arrow")["source"][:])
+        return {str(count["values"]): int(count["counts"]) for count in counts.to_pylist()}
+
+    @property
+    def validation_made_of(self) -> str:
+        """What the validation split is made of, for reports that must name the data behind a choice."""
+        given = self.sources(PROCESS)
+        names = ", ".join(path for source in given or self.sources(TRAIN) for path in source.paths)
+        if given:
+            return names
+        return f"{self.validation_share:g} of the questions of {names} (split with seed {self.seed})"

@@ -1,0 +1,154 @@
+"""Scoring all candidates of a question against one run over what they share: image(s) and question.
+
+B questions, N candidates each, P prefix tokens, T candidate tokens in all, S steps, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.utils import logging
+
+from datamodules.conversation.candidates import EncodedCandidates
+from lightning_modules.distributed.sharding import computing_device
+from lightning_modules.model.prompt_batch import continue_prompt, join_prompts
+from lightning_modules.model.step_head import StepHead
+from lightning_modules.scoring.memory import most_on_any_rank, split_into_groups, tokens_at_once
+from lightning_modules.scoring.positions import prompt_positions
+from lightning_modules.scoring.shared_prefix import PackedCandidates, attending_to_prefix, shared_prefix_obstacle
+
+_logger = logging.get_logger(__name__)
+
+
+class _Candidate(NamedTuple):
+    question: int
+    ids: Tensor  # (L,) after the prefix, up to the last position that is judged
+    positions: Tensor  # (S,)
+
+
+def score_candidates(
+    backbone: PreTrainedModel,
+    head: StepHead,
+    groups: Sequence[EncodedCandidates],
+    pad_id: int,
+    memory_gib: float | None = None,
+) -> list[list[Tensor]]:
+    """Class logits of every step of every candidate.
+
+    The prefixes of all questions are one forward, all candidates another (on a CPU, a few: see
+    :func:`lightning_modules.scoring.memory.tokens_at_once`), in one row without padding; equal candidates are
+    judged once. Models whose attention does not permit that (see :func:`shared_prefix_obstacle`) read each
+    candidate from the beginning, which is logged once, by name.
+
+    Ranks stay in step: a call is two forwards whatever the batch; with a memory budget, on a CPU, or where candidates
+    are read one by one, ranks agree on the number of forwards and those that need fewer repeat one.
+
+    Args:
+        backbone: The model.
+        head: The step head.
+        groups: B questions with their candidates, in the form of the model's own processor.
+        pad_id: Any valid token id.
+        memory_gib: Bound, in GiB, on the cached prefixes and the activations of candidates, for which candidates are
+            split into groups; None for no bound but that of a CPU. The forward over the prefixes is not split. At least
+            one candidate is read at a time. Step scores do not change by more than rounding: 1e-6 in float32.
+
+    Returns:
+        For each question, for each candidate: (S, K) float32 logits on the CPU.
+    """
+    candidates, places = _distinct_candidates(groups)
+    obstacle = shared_prefix_obstacle(backbone)
+    if obstacle is None:
+        logits = _score_with_shared_prefix(backbone, head, groups, candidates, pad_id, memory_gib)
+    else:
+        _logger.warning_once(
+            f"{backbone.config.model_type}: every response is read from its beginning, as candidates cannot share "
+            f"their prefix in this model: {obstacle}"
+        )
+        logits = _score_one_by_one(backbone, head, groups, candidates)
+    return [[logits[place] for place in of_question] for of_question in places]
+
+
+def _distinct_candidates(groups: Sequence[EncodedCandidates]) -> tuple[list[_Candidate], list[list[int]]]:
+    """Candidates of all questions, equal ones once; and where each question finds its own."""
+    found: dict[tuple[int, bytes, bytes], int] = {}
+    candidates: list[_Candidate] = []
+    places: list[list[int]] = []
+    for question, group in enumerate(groups):
+        places.append([])
+        for suffix, positions in zip(group.suffixes, group.step_positions, strict=True):
+            ids = suffix[: int(positions[-1]) + 1]
+            key = (question, ids.numpy().tobytes(), positions.numpy().tobytes())
+            if key not in found:
+                found[key] = len(candidates)
+                candidates.append(_Candidate(question, ids, positions))
+            places[-1].append(found[key])
+    return candidates, places
+
+
+def _to_device(inputs: dict[str, Tensor], backbone: PreTrainedModel, device: torch.device) -> dict[str, Tensor]:
+    return {
+        name: value.to(device, backbone.dtype if value.is_floating_point() else None) for name, value in inputs.items()
+    }
+
+
+def _score_with_shared_prefix(
+    backbone: PreTrainedModel,
+    head: StepHead,
+    groups: Sequence[EncodedCandidates],
+    candidates: list[_Candidate],
+    pad_id: int,
+    memory_gib: float | None,
+) -> dict[int, Tensor]:
+    device = computing_device(head)
+    inputs = _to_device(join_prompts([group.prefix for group in groups], pad_id), backbone, device)
+    positions, starts = prompt_positions(backbone, inputs)
+    # Padding stands to the right, where no token sees it: no mask is needed.
+    lengths = inputs.pop("attention_mask").sum(-1).tolist()
+    cache = backbone.base_model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True).cache
+    most_tokens = tokens_at_once(memory_gib, backbone, cache)
+    batches = split_into_groups([len(candidate.ids) for candidate in candidates], most_tokens)
+    count = len(batches) if most_tokens is None else most_on_any_rank(len(batches), device)
+    logits: dict[int, Tensor] = {}
+    for batch in [*batches, *[batches[-1]] * (count - len(batches))]:
+        chosen = [candidates[index] for index in batch]
+        sizes = [[len(c.ids) for c in chosen if c.question == question] for question in range(len(groups))]
+        packed = PackedCandidates.of(cache, lengths, sizes, device)
+        row = torch.cat([starts[c.question].cpu() + torch.arange(len(c.ids)) for c in chosen]).to(device)
+        with attending_to_prefix(backbone, packed):
+            hidden_states = backbone.base_model(
+                input_ids=torch.cat([c.ids for c in chosen])[None].to(device),
+                position_ids=row.expand(*positions.shape[:-2], 1, -1),
+                use_cache=False,
+            ).last_hidden_state
+        logits |= zip(batch, _judge(head, hidden_states, chosen), strict=True)
+    return logits
+
+
+def _judge(head: StepHead, hidden_states: Tensor, chosen: Sequence[_Candidate]) -> Sequence[Tensor]:
+    """Logits (S, K) of each of the candidates in a row (1, T, hidden)."""
+    begin, positions = 0, []
+    for candidate in chosen:
+        positions.append(candidate.positions + begin)
+        begin += len(candidate.ids)
+    found = head(hidden_states, torch.cat(positions)[None].to(hidden_states.device))
+    return found[0].cpu().split([len(candidate.positions) for candidate in chosen])
+
+
+def _score_one_by_one(
+    backbone: PreTrainedModel, head: StepHead, groups: Sequence[EncodedCandidates], candidates: list[_Candidate]
+) -> dict[int, Tensor]:
+    device = computing_device(head)
+    logits: dict[int, Tensor] = {}
+    for number in range(most_on_any_rank(len(candidates), device)):
+        index = min(number, len(candidates) - 1)
+        question, ids, positions = candidates[index]
+        prefix = groups[question].prefix
+        inputs = _to_device(continue_prompt(prefix, ids), backbone, device)
+        hidden_states = backbone.base_model(**inputs, use_cache=False).last_hidden_state
+        found = head(hidden_states, (positions + prefix["input_ids"].shape[1])[None].to(device))
+        logits[index] = found[0].cpu()
+    return logits

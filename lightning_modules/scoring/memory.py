@@ -1,0 +1,96 @@
+"""How many candidate tokens go through the model at once, and how ranks agree on the number of forwards."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import DynamicCache, PreTrainedModel
+
+from lightning_modules.distributed.sharding import computing_device
+
+CPU_BYTES_AT_ONCE = 64 * 2**20
+"""Activations beyond this are memory that the C library hands back and asks for again at every operation: each page is
+then zeroed and mapped anew, which costs more than smaller matrix products do (a sixth to a quarter of the time)."""
+
+CPU_TOKENS_AT_ONCE = 512
+"""With fewer tokens, matrix products lose their speed."""
+
+
+def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of activations that a candidate token needs at most, without gradients.
+
+    Counted for one layer, as nothing else is kept: the residual stream and its normed copy twice (4 hidden sizes);
+    queries, keys and values before and after rotation, as rows and once more as padded candidates with keys repeated
+    (5 query and 2 x 2 key sizes, both of all heads together); three attention outputs; gate, up and product of the MLP.
+
+    Args:
+        config: Of the language model.
+        dtype: Of the activations.
+    """
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    attention = (8 * heads + 4 * (getattr(config, "num_key_value_heads", None) or heads)) * size
+    return int(dtype.itemsize * (4 * config.hidden_size + attention + 3 * config.intermediate_size))
+
+
+def tokens_at_once(memory_gib: float | None, backbone: PreTrainedModel, cache: DynamicCache) -> int | None:
+    """Candidate tokens that go through the model together.
+
+    Args:
+        memory_gib: As many as fit into this budget beside the cached prefixes, but at least 1. Without one all of them
+            (None), except on a CPU: there, no more than :data:`CPU_BYTES_AT_ONCE` of activations, or
+            :data:`CPU_TOKENS_AT_ONCE` if these are more.
+        backbone: The model.
+        cache: Of the prefixes.
+    """
+    each = bytes_per_token(backbone.config.get_text_config(decoder=True), backbone.dtype)
+    if memory_gib is None:
+        return max(CPU_TOKENS_AT_ONCE, CPU_BYTES_AT_ONCE // each) if computing_device(backbone).type == "cpu" else None
+    layers: list[Any] = cache.layers
+    held = sum(states.nbytes for layer in layers for states in (layer.keys, layer.values))
+    return max(1, int((memory_gib * 2**30 - held) / each))
+
+
+def split_into_groups(lengths: Sequence[int], most_tokens: int | None) -> list[list[int]]:
+    """Group candidates of like lengths, so that none is padded by much and groups are about as large.
+
+    Args:
+        lengths: Tokens of each candidate.
+        most_tokens: Bound on the number of candidates times the longest of them in each group; a candidate that exceeds
+            it by itself is a group. None puts all into one.
+
+    Returns:
+        Indices, each once; ascending in each group.
+    """
+    if most_tokens is None:
+        return [list(range(len(lengths)))]
+    groups = _filled_up(lengths, most_tokens)
+    # A small group at the end would be slow: the lowest bound that needs no more groups spreads the tokens.
+    bounds = range(most_tokens)
+    lowest = bisect_left(bounds, True, key=lambda bound: len(_filled_up(lengths, bound)) <= len(groups))
+    return _filled_up(lengths, lowest)
+
+
+def _filled_up(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
+    groups: list[list[int]] = []
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        if groups and (len(groups[-1]) + 1) * longest <= most_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            longest = lengths[index]
+    return [sorted(group) for group in groups]
+
+
+def most_on_any_rank(count: int, device: torch.device) -> int:
+    """The largest of the ranks' counts; the count itself in a single process. All ranks must call it."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return count
+    counts = torch.tensor(count, device=device)
+    dist.all_reduce(counts, dist.ReduceOp.MAX)
+    return int(counts)

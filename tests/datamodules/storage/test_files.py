@@ -1,0 +1,101 @@
+import json
+import os
+
+import pytest
+
+from datamodules.storage.files import (
+    atomic_folder,
+    atomic_write_bytes,
+    atomic_write_jsonl,
+    atomic_write_text,
+    read_jsonl,
+)
+
+
+def test_written_files_come_back_and_leave_nothing_beside_them(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    atomic_write_text(path, "grün\n")
+    assert path.read_bytes() == "grün\n".encode()
+    atomic_write_bytes(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def full_disk(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="disk full"):
+        atomic_write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_json_lines_keep_their_line_numbers(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n\n  \n{"a": "\\u00fc"}')
+    assert list(read_jsonl(path)) == [(1, {"a": 1}), (4, {"a": "ü"})]
+
+
+def test_rows_survive_writing_and_reading(tmp_path):
+    rows = [{"text": "line\nbreak", "value": 0.1}, {"text": "ü", "value": None}]
+    atomic_write_jsonl(tmp_path / "a.jsonl", rows)
+    assert [row for _, row in read_jsonl(tmp_path / "a.jsonl")] == rows
+
+
+def test_nan_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        atomic_write_jsonl(tmp_path / "a.jsonl", [{"score": float("nan")}])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"a": 1\n', "not valid JSON"),
+        (b'{"a": "cut', "cut short while it was written"),
+        (b"[1, 2]\n", "expected a JSON object, got list"),
+        (b'"text"\n', "expected a JSON object, got str"),
+        (b'{"a": "\xff\xfe"}\n', "not valid JSON"),
+        (b"[" * 100_000 + b"\n", "not valid JSON"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(json.dumps({"a": 0}).encode() + b"\n" + line)
+    with pytest.raises(ValueError, match=message) as error:
+        list(read_jsonl(path))
+    assert str(error.value).startswith(f"{path}:2: ")
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    path = tmp_path / "new" / "folder"
+    for name in ("a", "b"):
+        with atomic_folder(path) as folder:
+            (folder / name).write_text(name)
+            assert not (path / name).exists()
+        assert [file.name for file in path.iterdir()] == [name]
+    assert [file.name for file in path.parent.iterdir()] == ["folder"]
+
+
+def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    class Stopped(Exception):
+        pass
+
+    def write_and_stop():
+        with atomic_folder(path) as folder:
+            (folder / "new").write_text("new")
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        write_and_stop()
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+    assert [file.name for file in path.iterdir()] == ["old"]

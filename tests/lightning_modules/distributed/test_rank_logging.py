@@ -1,0 +1,47 @@
+import logging
+import warnings
+
+import datasets
+import pytest
+import transformers
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from lightning_modules.distributed.rank_logging import configure_logging
+
+
+@pytest.fixture
+def restored():
+    """Puts back what the function changes for the whole process."""
+    levels = {name: logging.getLogger(name).level for name in ("lightning_modules", "datamodules")}
+    with warnings.catch_warnings():
+        yield
+    logging.disable(logging.NOTSET)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    datasets.enable_progress_bars()
+    transformers.utils.logging.enable_progress_bar()
+    enable_progress_bars()
+
+
+@pytest.mark.parametrize(
+    ("rank", "node", "heard"),
+    [(0, 0, ["news", "oddity", "failure"]), (3, 0, ["failure"]), (0, 1, ["failure"])],  # last: Lightning's own launcher
+)
+def test_what_is_heard_of_a_rank(rank, node, heard, restored, monkeypatch, caplog):
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    monkeypatch.setenv("NODE_RANK", str(node))
+    is_first = (rank, node) == (0, 0)
+    configure_logging()
+    log = logging.getLogger("lightning_modules.somewhere")
+    log.info("news")
+    log.warning("oddity")
+    log.error("failure")
+    assert [record.message for record in caplog.records] == heard
+    with warnings.catch_warnings(record=True) as caught:
+        if is_first:
+            warnings.simplefilter("always")  # pytest has a filter of its own
+        warnings.warn("careful", UserWarning, stacklevel=1)
+    assert len(caught) == is_first
+    assert are_progress_bars_disabled() != is_first
+    assert datasets.are_progress_bars_disabled() != is_first
