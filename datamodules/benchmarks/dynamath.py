@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,7 +11,9 @@ import numpy as np
 
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
 from datamodules.answers.numeric import numbers_within, numeric_answer
-from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.benchmarks import dynamath_official
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade, Rules
+from datamodules.benchmarks.dynamath_official import TOLERANCE
 from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
 from datamodules.benchmarks.options import options_in_text
@@ -20,7 +21,6 @@ from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow
 
 VARIANTS = 10
-TOLERANCE = 1e-3
 
 _VARIANT_SPLIT = "sample_variant"
 _ANSWER_TYPES = {"float": "float", "multiple choice": "letter", "text": "text"}
@@ -46,12 +46,18 @@ class DynaMath(Benchmark):
     }
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer", "answer_type", "qid", "varid")
     official_differences: ClassVar[Mapping[str, str]] = {
-        "json_short_answer": 'the answer is the string "short answer" of the JSON object between the first and the '
-        "last brace, without backslashes; else that text, or the whole response, is taken",
+        "json_short_answer": 'the answer is "short answer" of the JSON object between the first and the last brace; '
+        "our final-answer cut where there is no such object",
         "plain_float": "a float is what Python reads before the first space, or such a number before the sign π",
+        "letter_in_front": "an option is right if its letter stands in the first three characters",
+        "gold_inside_text": "a text answer is right if the gold answer is a part of it, capital letters counting",
+    }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
         "single_letter_inside": "an option is the only one of the letters A to E that occurs anywhere",
         "text_inside_gold": "a text answer is right if it is a part of the gold answer, also if it is empty",
+        "whole_reply": "a text answer without JSON is the whole reply; the cut is not looked at",
     }
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
     order: ClassVar[int] = 5
 
     def hub_parts(self) -> Sequence[HubPart]:
@@ -108,17 +114,12 @@ class DynaMath(Benchmark):
         return Grade(grade.is_correct, grade.extracted_answer, "json") if short_answer else grade
 
     def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
-        """By the authors' parser of the JSON reply that their prompt asks for."""
-        answer = _official_answer(response, question.answer_type)
-        gold = question.gold[0]
-        if answer is None:
-            return Grade(False, None, "none")
-        if question.answer_type == "float":
-            value = numeric_answer(gold)
-            is_correct = value is not None and abs(float(answer) - float(value)) <= TOLERANCE
-            return Grade(is_correct, answer, "response")
-        is_correct = answer == gold.upper() if question.answer_type == "letter" else answer.lower() in gold.lower()
-        return Grade(is_correct, answer.strip() or None, "response" if answer.strip() else "none")
+        """By the authors' reading of the JSON reply, see :mod:`datamodules.benchmarks.dynamath_official`."""
+        return dynamath_official.grade_as_authors(question, response)
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """By VLMEvalKit's reading of the JSON reply; it compares texts the other way round."""
+        return dynamath_official.grade_as_vlmevalkit(question, response)
 
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
         """Whether a question's seed is there with each of its ten variants once: (Q,) bool."""
@@ -159,35 +160,6 @@ class DynaMath(Benchmark):
             if average > 0:
                 metrics["robustness"] = float(worst / average)
         return metrics | accuracy_by(questions, correct, "subject") | accuracy_by(questions, correct, "level")
-
-
-def _official_answer(response: str, answer_type: str) -> str | None:
-    """The answer as the authors' parser reads it; None where it gives up."""
-    start, end = response.find("{"), response.rfind("}")
-    text = (response[start : end + 1] if 0 <= start < end else response).replace("\\", "")
-    try:
-        content = json.loads(text, strict=False)
-    except (json.JSONDecodeError, RecursionError):
-        content = None
-    short = content.get("short answer") if isinstance(content, dict) else None
-    read = _official_value(short, answer_type) if isinstance(short, str) else None
-    return _official_value(text, answer_type) if read is None else read
-
-
-def _official_value(text: str, answer_type: str) -> str | None:
-    """The text, the letter, or the number (as Python writes it) of an answer; None where there is none."""
-    if answer_type == "letter":
-        upper = text.upper()
-        letters = [letter for letter in "ABCDE" if letter in upper]
-        return upper if len(upper) == 1 else letters[0] if len(letters) == 1 else None
-    if answer_type != "float":
-        return text
-    number, pi, _ = text.split(" ")[0].partition("π")
-    try:
-        value = float(number) * (math.pi if pi else 1.0)
-    except ValueError:
-        return None
-    return repr(value) if math.isfinite(value) else None
 
 
 def _rows_of_seeds(questions: Sequence[BenchmarkQuestion]) -> dict[str, list[int]]:

@@ -1,7 +1,8 @@
 r"""The value of plain arithmetic in LaTeX, read without evaluating anything as code.
 
-Numbers, ``+ - * /``, ``\times``, ``\cdot``, ``\div``, ``:``, powers, ``\frac``, ``\sqrt[n]{}``, ``\pi``, brackets of all
-kinds, ``|x|``, factorials and percent; dollar signs are passed over. Everything else, a letter for instance, has no value.
+Numbers, ``+ - * /``, ``\times``, ``\cdot``, ``[0-9]iv``, ``:``, powers, ``\frac``, ``\sqrt[n]{}``, ``\pi``, brackets of
+all kinds, ``|x|``, factorials and percent; dollar signs are passed over. Everything else, a letter for instance, has no
+value.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ MAX_BITS = 20_000
 MAX_FACTORIAL = 170
 MAX_DEPTH = 40
 
+Number = Fraction | float
+"""Rational as long as it can be, so that a quotient of huge powers has its value."""
+
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+)|(?P<command>\\[a-z]+)|(?P<sign>[-+*/:^(){}\[\]|!%]))"
+    r"\s*(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+|\\[a-z]+|[-+*/:^(){}\[\]|!%])"
 )
 _PRODUCTS = (r"\times", r"\cdot", "*")
 _QUOTIENTS = (r"\div", "/", ":")
@@ -29,7 +33,7 @@ class _NoValueError(ValueError):
 
 
 def value_of(text: str) -> float | None:
-    """The value of an expression; None if it is not plain arithmetic, or has no finite real value.
+    r"""The value of an expression; None if it is not plain arithmetic, or has no finite real value.
 
     >>> value_of(r"2\sqrt{3}"), value_of("x+1")
     (3.4641016151377544, None)
@@ -43,10 +47,6 @@ def value_of(text: str) -> float | None:
     except (_NoValueError, ZeroDivisionError, OverflowError):
         return None
     return value if math.isfinite(value) else None
-
-
-Number = Fraction | float
-"""Rational as long as it can be, so that a quotient of huge powers has its value."""
 
 
 def _tokens(text: str) -> list[str]:
@@ -71,13 +71,13 @@ class _Reader:
         return self.tokens[self.place] if self.place < len(self.tokens) else ""
 
     def take(self) -> str:
-        token = self.next
+        piece = self.next
         self.place += 1
-        return token
+        return piece
 
-    def expect(self, token: str) -> None:
-        if self.take() != token:
-            raise _NoValueError(f"expected {token}")
+    def expect(self, piece: str) -> None:
+        if self.take() != piece:
+            raise _NoValueError(f"expected {piece}")
 
     def expect_end(self) -> None:
         if self.next:
@@ -142,21 +142,21 @@ class _Reader:
         return value
 
     def atom(self) -> Number:
-        token = self.take()
-        if token[:1].isdigit() or token[:1] == ".":
-            return Fraction(token.replace(",", ""))
-        if token == r"\pi":
+        piece = self.take()
+        if piece[:1].isdigit() or piece[:1] == ".":
+            return Fraction(piece.replace(",", ""))
+        if piece == r"\pi":
             return math.pi
-        if token == r"\frac":
+        if piece == r"\frac":
             above, below = self._argument(), self._argument()
             return above / below
-        if token == r"\sqrt":
+        if piece == r"\sqrt":
             return self._root()
-        if token in _CLOSING:
+        if piece in _CLOSING:
             value = self.sum()
-            self.expect(_CLOSING[token])
-            return abs(value) if token == "|" else value
-        raise _NoValueError(token)
+            self.expect(_CLOSING[piece])
+            return abs(value) if piece == "|" else value
+        raise _NoValueError(piece)
 
     def _root(self) -> Number:
         degree: Number = Fraction(2)
@@ -173,9 +173,9 @@ class _Reader:
         r"""What follows a command: a group, or in ``\frac12`` a single digit."""
         if self.next == "{":
             return self._group()
-        token = self.next
-        if token.isdigit() and len(token) > 1:
-            self.tokens[self.place : self.place + 1] = [token[0], token[1:]]
+        piece = self.next
+        if piece.isdigit() and len(piece) > 1:
+            self.tokens[self.place : self.place + 1] = [piece[0], piece[1:]]
         return self.atom()
 
     def _group(self) -> Number:
@@ -185,5 +185,5 @@ class _Reader:
         return value
 
     @staticmethod
-    def _begins_factor(token: str) -> bool:
-        return token in ("(", "{", "[", r"\pi", r"\frac", r"\sqrt") or token[:1].isdigit()
+    def _begins_factor(piece: str) -> bool:
+        return piece in ("(", "{", "[", r"\pi", r"\frac", r"\sqrt") or piece[:1].isdigit()

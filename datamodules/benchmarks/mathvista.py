@@ -13,7 +13,8 @@ from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
 from datamodules.answers.lists import list_items
 from datamodules.answers.normalize import normalize, text_key
 from datamodules.answers.numeric import decimals_equal, integers_equal, numeric_answer
-from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.benchmarks import vlmevalkit
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade, Rules
 from datamodules.benchmarks.grading import accuracy_by, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.question import OPTION_LETTERS
@@ -49,6 +50,13 @@ class MathVista(Benchmark):
         "text_equality": "numbers and lists are compared as text after truncation or rounding",
         "precision_required": "a float question without a precision is always wrong",
     }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
+        "inferred_option": "an option is the only letter among the last four words, a letter behind 'answer is', or "
+        "the only option whose text occurs; there is no nearest option",
+        "python_numbers": "an integer must be written as one (14.0 is none), a float must be equal exactly",
+        "no_lists": "a list question is always wrong",
+    }
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
     order: ClassVar[int] = 2
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
@@ -99,12 +107,25 @@ class MathVista(Benchmark):
     def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
         """The authors' normalisation of an extracted answer, which here is the final-answer cut."""
         extracted = extract_final_answer(response)
+        return _grade_extraction(question, extracted.text, extracted.status)
+
+    def grade_extraction(self, question: BenchmarkQuestion, response: str, extraction: str) -> Grade:
+        """The authors' normalisation of the answer that their judge model extracted."""
+        return _grade_extraction(question, extraction, "extraction")
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The option that it infers, or what Python reads as a number, from the response, else from the cut."""
         if question.answer_type == "letter":
-            letter = _official_letter(question, extracted.text)
-            is_named = _names_option(extracted.text, question.options)
-            return Grade(letter in question.gold, letter if is_named else None, extracted.status)
-        answer = _official_text(question, extracted.text)
-        return Grade(answer is not None and answer == question.gold[0], answer, extracted.status)
+            return vlmevalkit.grade_choice(question, response)
+        read = {"integer": int, "float": float}.get(question.answer_type)
+        for text in (response, extract_final_answer(response).text):
+            try:
+                value = read(text) if read else None
+            except ValueError:
+                continue
+            if read and value is not None:
+                return Grade(value == read(question.gold[0]), str(value), "response")
+        return Grade(False, None, "none")
 
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:
         """Accuracy by question type, task and skill."""
@@ -160,6 +181,16 @@ def _grade_list(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grad
         return Grade(False, None, extracted.status)
     answer = f"[{', '.join(items)}]"
     return Grade(ordered_lists_equal(answer, question.gold[0]), answer, extracted.status)
+
+
+def _grade_extraction(question: BenchmarkQuestion, extraction: str, status: str) -> Grade:
+    """Judge an extracted answer as the authors do; what names no option has no vote, though the nearest one counts."""
+    if question.answer_type == "letter":
+        letter = _official_letter(question, extraction.strip())
+        is_named = _names_option(extraction, question.options)
+        return Grade(letter in question.gold, letter if is_named else None, status)
+    answer = _official_text(question, extraction)
+    return Grade(answer is not None and answer == question.gold[0], answer, status)
 
 
 def _named_letter(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.answers.extract import extract_final_answer
+from datamodules.benchmarks import vlmevalkit
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
 from datamodules.benchmarks.grading import as_scores, grade_option, with_options
 from datamodules.benchmarks.hub import HubLayout, HubRow
@@ -67,6 +68,10 @@ class WeMath(Benchmark):
         "raw_parser": 'the answer is the first character after the last "Answer", the signs > < : . aside, and must be '
         "one of A to H; a boxed letter is not read and a word like Because counts as B",
     }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
+        "inferred_option": "an option is the only letter among the last four words, a letter behind 'answer is', or "
+        "the only option whose text occurs",
+    }
     order: ClassVar[int] = 6
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
@@ -109,6 +114,10 @@ class WeMath(Benchmark):
         tail = re.sub("[><:.]", "", response.split("Answer")[-1].strip()).strip()
         letter = tail[:1] if tail[:1] in tuple(LETTERS) else None
         return Grade(letter is not None and letter in question.gold, letter, "response" if letter else "none")
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The option that it infers."""
+        return vlmevalkit.grade_choice(question, response)
 
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
         """Whether a question's group is there with each of its keys once: (Q,) bool."""
