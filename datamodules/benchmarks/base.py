@@ -66,7 +66,7 @@ class Benchmark(BenchmarkReader):
         split: str | None = None,
         rules: Rules = "ours",
         allow_incomplete: bool = False,
-        on_bad_row: Literal["error", "skip"] = "error",
+        on_bad_row: Literal["error", "skip"] = "skip",
         on_mismatch: Literal["warn", "error"] = "warn",
     ) -> None:
         super().__init__(table, split, allow_incomplete, on_bad_row, on_mismatch)

@@ -13,6 +13,7 @@ from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
 from datamodules.answers.numeric import numbers_within, numeric_answer
 from datamodules.benchmarks import dynamath_official
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade, Rules
+from datamodules.benchmarks.cloned import ClonedRepository
 from datamodules.benchmarks.dynamath_official import TOLERANCE
 from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
@@ -21,6 +22,9 @@ from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow
 
 VARIANTS = 10
+SEEDS = "seeds"
+"""The split of the authors' repository, with one variant of each seed question."""
+
 
 _VARIANT_SPLIT = "sample_variant"
 _ANSWER_TYPES = {"float": "float", "multiple choice": "letter", "text": "text"}
@@ -41,8 +45,12 @@ class DynaMath(Benchmark):
         ("id", "question", "ground_truth", "answer_type", "subject", "knowledge_level"),
         ("decoded_image", "image"),
     )
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "DynaMath/DynaMath", {SEEDS: "dataset/dataset.json"}, ("question", "answer", "answer_type", "subject", "level")
+    )
     releases: ClassVar[Mapping[str, Release]] = {
-        "sample": Release(questions=5010, tables=("DynaMath.tsv",), md5="b8425ad9a7114571fc9366e013699494")
+        "sample": Release(questions=5010, tables=("DynaMath.tsv",), md5="b8425ad9a7114571fc9366e013699494"),
+        SEEDS: Release(questions=501),
     }
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer", "answer_type", "qid", "varid")
     official_differences: ClassVar[Mapping[str, str]] = {
@@ -60,12 +68,22 @@ class DynaMath(Benchmark):
     rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
     order: ClassVar[int] = 5
 
+    @property
+    def variants(self) -> int:
+        """How many variants of a seed the split has."""
+        return 1 if self.split == SEEDS else VARIANTS
+
     def hub_parts(self) -> Sequence[HubPart]:
         """One split a variant."""
         return [HubPart(f"{_VARIANT_SPLIT}{variant}") for variant in range(1, VARIANTS + 1)]
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
         """The id is that of the seed; the split gives the variant."""
+        if self.split == SEEDS:
+            values = row.values
+            cells = {"index": values.get("id"), "qid": values.get("id"), "varid": "1"}
+            kept = ("question", "answer", "answer_type", "subject")
+            return cells | {"knowledge_level": values["level"]} | {name: values[name] for name in kept}
         variant = row.part.split.removeprefix(_VARIANT_SPLIT)
         kept = ("question", "answer_type", "subject", "knowledge_level")
         seed = row.values["id"]
@@ -82,7 +100,7 @@ class DynaMath(Benchmark):
         options = options_in_text(question) if answer_type == "letter" else {}
         variant = row.require("varid").removesuffix(".0")
         if not variant.isdecimal():
-            raise ValueError(f"{row.where}: column 'varid' is {variant!r}; expected 1 to {VARIANTS}")
+            raise ValueError(f"{row.where}: column 'varid' is {variant!r}; expected 1 to {self.variants}")
         return BenchmarkQuestion(
             benchmark=self.name,
             question_id=row.get("index"),
@@ -122,12 +140,12 @@ class DynaMath(Benchmark):
         return dynamath_official.grade_as_vlmevalkit(question, response)
 
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
-        """Whether a question's seed is there with each of its ten variants once: (Q,) bool."""
+        """Whether a question's seed is there with each of its variants once: (Q,) bool."""
         rows = _rows_of_seeds(questions)
         complete = np.zeros(len(questions), dtype=bool)
         for indices in rows.values():
             variants = sorted(questions[i].metadata["varid"] for i in indices)
-            complete[indices] = variants == list(range(1, VARIANTS + 1))
+            complete[indices] = variants == list(range(1, self.variants + 1))
         return complete
 
     def incomplete_units(self, questions: Sequence[BenchmarkQuestion]) -> str:
@@ -137,7 +155,7 @@ class DynaMath(Benchmark):
         names = ", ".join(list(seeds)[:5])
         return (
             f"{len(seeds)} seeds (qid {names}{', ...' if len(seeds) > 5 else ''}) do not have each of the variants "
-            f"(varid) 1 to {VARIANTS} once, without which a worst case would look better than it is"
+            f"(varid) 1 to {self.variants} once, without which a worst case would look better than it is"
         )
 
     def unit_scores(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from datamodules.answers.extract import extract_final_answer
 from datamodules.answers.letters import extract_letters, extract_option
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, Grade, Rules
+from datamodules.benchmarks.cloned import ClonedRepository
 from datamodules.benchmarks.grading import accuracy_by, grade_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.options import options_in_text
@@ -27,7 +28,10 @@ class LogicVista(Benchmark):
     name: ClassVar[str] = "LogicVista"
     table: ClassVar[str] = "LogicVista.tsv"
     hub: ClassVar[HubLayout] = HubLayout(
-        ("lscpku/LogicVista", "Yijia-Xiao/LogicVista"), ("question", "answer", "skill"), ("image", "imagesource")
+        ("lscpku/LogicVista", "Yijia-Xiao/LogicVista"), ("question", "answer", "skill"), ("image",)
+    )
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "Yijia-Xiao/LogicVista", {"test": "data/dataset.json"}, ("imagename", "question", "answer", "skill")
     )
     releases: ClassVar[Mapping[str, Release]] = {
         "test": Release(
@@ -51,6 +55,10 @@ class LogicVista(Benchmark):
     }
     rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
     order: ClassVar[int] = 7
+
+    def hub_images(self, row: HubRow) -> list[Any]:
+        """The column image, or in the authors' file the name of the picture; its imagesource is a web site's name."""
+        return super().hub_images(row) or [name for name in [row.values.get("imagename")] if name]
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
         """The same columns."""

@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.answers.extract import extract_final_answer
 from datamodules.benchmarks import mathvision_official, vlmevalkit
 from datamodules.benchmarks.base import IMAGE_PLACEHOLDER, Benchmark, BenchmarkQuestion, Grade, Rules
+from datamodules.benchmarks.cloned import ClonedRepository
 from datamodules.benchmarks.grading import accuracy_by, grade_option_or_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.latex_value import value_of
@@ -33,6 +34,11 @@ class MathVision(Benchmark):
         ("MathLLMs/MathVision", "mathvision/mathvision"),
         ("id", "question", "options", "answer", "level", "subject"),
         ("decoded_image", "image"),
+    )
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "mathllm/MATH-V",
+        {"test": "data/test.jsonl", "testmini": "data/testmini.jsonl"},
+        ("id", "question", "options", "answer", "level", "subject"),
     )
     releases: ClassVar[Mapping[str, Release]] = {
         "test": Release(
