@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,8 @@ from datamodules.benchmarks.options import options_in_text
 from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow, parse_list
+
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 ASSISTANT = "ASSISTANT:"
 """Begins the reply in the responses of some released models."""
@@ -57,8 +60,11 @@ class LogicVista(Benchmark):
     order: ClassVar[int] = 7
 
     def hub_images(self, row: HubRow) -> list[Any]:
-        """The column image, or in the authors' file the name of the picture; its imagesource is a web site's name."""
-        return super().hub_images(row) or [name for name in [row.values.get("imagename")] if name]
+        """The column image or imagename; or imagesource, which is a web site's name in the authors' file, if a path."""
+        values = row.values
+        names = [values.get("imagename"), values.get("imagesource")]
+        named = [name for name in names if name and Path(str(name)).suffix.lower() in _PICTURE_SUFFIXES]
+        return super().hub_images(row) or named[:1]
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
         """The same columns."""

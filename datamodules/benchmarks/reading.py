@@ -105,6 +105,7 @@ class BenchmarkReader(ABC):
         self.mismatches: list[str] = []
         self.notes: dict[str, list[str]] = {}
         self._missing_images: list[str] | None = None
+        self._unusable: list[str] = []
 
     def _use_split(self, split: str) -> None:
         if split not in self.releases:
@@ -181,8 +182,9 @@ class BenchmarkReader(ABC):
         questions = self._whole_units(questions, source, excluded)
         if not questions:
             counts = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
+            first = f". The first that cannot be used: {self._unusable[0]}" if self._unusable else ""
             raise ValueError(
-                f"{source}: no row is scored in split {self.split!r} of {self.name}: {counts or 'no rows'}"
+                f"{source}: no row is scored in split {self.split!r} of {self.name}: {counts or 'no rows'}{first}"
             )
         self.excluded = dict(excluded)
         self.mismatches = release_mismatches(self.release, questions, table)
@@ -274,7 +276,7 @@ class BenchmarkReader(ABC):
     def _parse_all(self, rows: Iterator[Row]) -> tuple[list[BenchmarkQuestion], Counter[str]]:
         questions: dict[str, BenchmarkQuestion] = {}
         excluded: Counter[str] = Counter()
-        unusable: list[str] = []
+        self._unusable = []
         for where, parse in rows:
             try:
                 parsed = parse()
@@ -283,17 +285,16 @@ class BenchmarkReader(ABC):
             except ValueError as error:
                 if self.on_bad_row == "error":
                     raise
-                unusable.append(str(error))
+                self._unusable.append(str(error))
                 excluded[UNUSABLE] += 1
                 continue
             if isinstance(parsed, Excluded):
                 excluded[parsed.reason] += 1
             else:
                 questions[parsed.question_id] = parsed
-        if unusable:
-            logger.warning(
-                "%s: %d rows cannot be used and are left out: %s", self.name, len(unusable), first_of(unusable, "; ")
-            )
+        if self._unusable:
+            listed = first_of(self._unusable, "; ")
+            logger.warning("%s: %d rows cannot be used and are left out: %s", self.name, len(self._unusable), listed)
         return list(questions.values()), excluded
 
     def _whole_units(

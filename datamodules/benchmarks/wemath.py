@@ -109,9 +109,11 @@ class WeMath(Benchmark):
         if row.get("hint"):
             question = f"{row.get('hint')}\n{question}"
         asked = with_options(question, options)
-        if row.get(_UNSPLIT):
+        if not options or row.get(_UNSPLIT):
+            if gold not in tuple(LETTERS):
+                raise ValueError(f"{row.where}: column 'answer' is {gold!r}; expected a letter A to {LETTERS[-1]}")
             self.note("the options do not split plainly, so their texts are as far as they can be told", row)
-            asked = f"{question}\n{row.get(_UNSPLIT)}"
+            asked = "\n".join(part for part in (question, row.get(_UNSPLIT)) if part)
             options = options if gold in options else {}
         return BenchmarkQuestion(
             benchmark=self.name,
