@@ -75,7 +75,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         max_samples_per_source: At most so many rows of each source in each split, chosen by ``seed``. A source is the
             ``source`` of a row, else the stem of its file.
         seed: Of the training order, of the split and of the choice of rows.
-        on_bad_row: Raise an error at the first unusable annotation row, or skip such rows and say how many.
+        on_bad_row: Skip annotation rows that cannot be used and say how many and which, or raise an error at the first.
         check_images: Look at the header of every image of the annotations when they are first read.
         cache_dir: Where the tables of annotations are kept; the cache of `datasets` by default.
         model_name_or_path: Checkpoint whose processor to use where no model connects.
@@ -114,7 +114,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         response_as_one_step: bool | None = None,
         max_samples_per_source: int | None = None,
         seed: int = 0,
-        on_bad_row: OnBadRow = "error",
+        on_bad_row: OnBadRow = "skip",
         check_images: bool = True,
         cache_dir: str | None = None,
         model_name_or_path: str | None = None,
