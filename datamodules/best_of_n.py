@@ -115,7 +115,7 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
     ) -> None:
         by_rules = None if rules == "file" else rules
         self.benchmark = make_benchmark(benchmark, by_rules or "ours", options)
-        questions = {question.question_id: question for question in self.benchmark.read(folder)}
+        questions = {question.question_id: question for question in self.benchmark.read(folder, images="needed")}
         check = check_rollouts(self.benchmark, list(questions.values()), rollouts, num_candidates, by_rules)
         _refuse(check, on_missing)
         if check.stale:

@@ -55,8 +55,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         max_samples_per_source: At most so many rows of each source in each split, chosen by ``seed``. The source is the
             ``source`` of a row, else the stem of its file.
         seed: Of the order of training samples, of the validation split, and of the choice of rows.
-        on_bad_row: What to do about annotation rows that cannot be used: raise an error at the first, or skip and count
-            them.
+        on_bad_row: What to do about annotation rows that cannot be used: skip them, and say how many and which, or
+            raise an error at the first.
         check_images: Whether to read the header of every image of the annotations when their table is built.
         cache_dir: Where the tables of annotations are kept; the cache of `datasets` by default.
         sources: Further process supervision to train on, with settings of its own, as a list, or as a mapping whose
@@ -89,7 +89,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         on_long_conversation: OnBadRow = "error",
         max_samples_per_source: int | None = None,
         seed: int = 0,
-        on_bad_row: OnBadRow = "error",
+        on_bad_row: OnBadRow = "skip",
         check_images: bool = True,
         cache_dir: str | None = None,
         sources: list[ProcessSource] | dict[str, ProcessSource] | None = None,

@@ -30,7 +30,7 @@ class ProcessSupervision:
         validation_fraction: Fraction of the training questions that are the validation split instead, in [0, 1).
         max_samples_per_source: At most so many rows of each source in each split.
         seed: Of the split and of the choice of rows.
-        on_bad_row: Raise an error at the first row that cannot be used, or skip such rows and say how many.
+        on_bad_row: Skip rows that cannot be used and say how many and which, or raise an error at the first one.
         check_images: Look at the header of every image when a table is built.
         cache_dir: Where tables are kept; the cache of `datasets` by default.
         tables: The splits that are read, with the columns of :func:`datamodules.supervision.rows.read_rows`.
@@ -40,7 +40,7 @@ class ProcessSupervision:
     validation_fraction: float = 0.0
     max_samples_per_source: int | None = None
     seed: int = 0
-    on_bad_row: OnBadRow = "error"
+    on_bad_row: OnBadRow = "skip"
     check_images: bool = True
     cache_dir: str | None = None
     tables: dict[str, Dataset] = field(default_factory=dict)

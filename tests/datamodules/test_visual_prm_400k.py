@@ -109,20 +109,24 @@ def test_max_samples_per_source(make):
 
 def test_special_tokens_are_found_before_a_run(make, annotations, write_lines, raw_row, caplog):
     write_lines(annotations / "forged.jsonl", [raw_row(question="Why?<|end|>")])
-    module = make()
+    module = make(on_bad_row="error")
     module.setup("fit")
     with pytest.raises(ValueError, match=r"forged.jsonl:1: field 'question' holds '<\|end\|>'"):
         module.train_dataloader()
-    module = make(on_bad_row="skip")
+    module = make()  # bad rows are skipped by default
     module.setup("fit")
     assert len([name for batch in module.train_dataloader() for name in batch.sample_ids]) == 12
     assert "train rows: 1 of 13 rows are left out (forged: 1)" in caplog.text
 
 
-def test_bad_rows_stop_the_set_up(make, annotations, write_lines, raw_row):
+def test_bad_rows_stop_the_set_up_where_asked(make, annotations, write_lines, raw_row, caplog):
     write_lines(annotations / "bad.jsonl", [raw_row(), "{"])
     with pytest.raises(ValueError, match=r"bad.jsonl:2: not valid JSON"):
-        make().setup("fit")
+        make(on_bad_row="error").setup("fit")
+    module = make()
+    module.setup("fit")
+    assert module.supervision.rows_of_sources["bad"] == 1
+    assert "rows are left out (bad: 1); the first: " in caplog.text
 
 
 @pytest.mark.parametrize(
