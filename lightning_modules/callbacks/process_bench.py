@@ -229,8 +229,9 @@ class ProcessBench(Callback):
     def _choose(self, trainer: Trainer, pl_module: LightningModule, rows: Sequence[_LabelledSteps]) -> None:
         """Choose the threshold on the process validation split and keep it in the module's protocol."""
         data = data_module_of(trainer)
-        is_named = isinstance(data, ProcessSupervisionData)
-        name = data.process_split_name if is_named else "the process validation split"
+        name = "the process validation split"
+        if isinstance(data, ProcessSupervisionData):
+            name = data.process_split_name
         scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
         labels = torch.tensor([label for row in rows for label in row.is_correct], dtype=torch.bool)
         try:
