@@ -19,7 +19,8 @@ from datamodules.batching.training_loader import BatchLayout, Layout, MeasuredRo
 from datamodules.benchmarks import BenchmarkOptions
 from datamodules.best_of_n import BestOfNDataset, CandidateCollator, VerdictRules, read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
-from datamodules.conversation.messages import CLASS_TOKENS
+from datamodules.conversation.messages import DEFAULT_CLASS_TOKENS
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS
 from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProcessBenchDataset
 from datamodules.process_bench.totals import TotalsCheck
 from datamodules.supervision.rows import OnBadRow
@@ -29,7 +30,6 @@ from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
 logger = logging.getLogger(__name__)
 
 VISUAL_PROCESS_BENCH = "VisualProcessBench"
-DEFAULT_MAX_STEPS = 12
 
 
 class VisualPRM400KDataModule(LightningDataModule):
@@ -226,7 +226,7 @@ class VisualPRM400KDataModule(LightningDataModule):
             if not name:
                 raise RuntimeError("no model has connected to the data module; to use it alone give model_name_or_path")
             processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-            self._encoder = ConversationEncoder(processor, None, CLASS_TOKENS["value"])
+            self._encoder = ConversationEncoder(processor, None, DEFAULT_CLASS_TOKENS)
         return self._encoder
 
     @property
