@@ -61,12 +61,13 @@ class ProcessRewardModel(BackboneModule):
     Args:
         model_name_or_path: Any image-text-to-text or causal language model checkpoint, or a folder that
             :meth:`save_pretrained` wrote.
-        objective: What the model learns: an entry of :data:`lightning_modules.objectives.table.OBJECTIVES`.
-        threshold: A step is right if its Monte Carlo score is above it; in [0, 1).
+        objective: What the model learns: an entry of :data:`lightning_modules.objectives.table.OBJECTIVES`; by default
+            ``value``, whether a step is right.
+        threshold: A step is right if its Monte Carlo score is above it; in [0, 1), by default 0.
         system_prompt: The system turn; an empty text for none.
-        max_steps: Responses with more steps have consecutive ones merged.
-        aggregation: From step scores to the response score.
-        class_tokens: Texts of the class tokens, best first.
+        max_steps: Responses with more steps have consecutive ones merged; by default 12.
+        aggregation: From step scores to the response score; by default their mean.
+        class_tokens: Texts of the class tokens, best first; by default those of the objective.
         loss: Options of the step loss. Training only.
         language_model_weight: Weight of a second loss: the language-model loss on the text of right steps, which keeps
             hidden states generative; see :mod:`lightning_modules.objectives.language_model_loss`. Training only. 0,
@@ -194,7 +195,8 @@ class ProcessRewardModel(BackboneModule):
             logits, batch.mc, question_accuracy=accuracy, num_mc_total=totals, added=added
         )
 
-    def validation_step(
+    # Lightning hands on whatever an evaluation step returns; its annotation is that of training.
+    def validation_step(  # type: ignore[override]
         self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> ScoredBatch:
         """Score the steps of a batch of conversations or of Best-of-N candidates."""
@@ -207,7 +209,7 @@ class ProcessRewardModel(BackboneModule):
             self.step_validation.update(batch, scores, self._losses(batch, logits))
         return ScoredBatch.of_conversations(scores, batch.step_positions)
 
-    test_step = validation_step
+    test_step = validation_step  # type: ignore[assignment]
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and step metrics of the process validation split."""

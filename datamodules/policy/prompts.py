@@ -89,7 +89,8 @@ class PromptBatch:
 
 def render_prompt(processor: ProcessorMixin, messages: Sequence[Mapping[str, Any]]) -> str:
     """The chat as text, up to where the model writes."""
-    return str(processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    chat: Any = list(messages)
+    return str(processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
 class ChatRenderer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -29,7 +30,8 @@ def multimodal_positions(backbone: PreTrainedModel, inputs: Mapping[str, Tensor]
     Returns:
         (3, B, L) position ids.
     """
-    rule = backbone.base_model.get_rope_index
+    rule: Any = backbone.base_model.get_rope_index
     known = inspect.signature(rule).parameters
+    positions: Tensor
     positions, _ = rule(**{name: value for name, value in inputs.items() if name in known})
     return positions
