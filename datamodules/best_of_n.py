@@ -14,7 +14,7 @@ from datamodules.answers.vote import equivalence_classes
 from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, make_benchmark
 from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
-from datamodules.conversation.steps import response_steps
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS, response_steps
 from datamodules.rollouts.check import RolloutCheck, check_rollouts
 from datamodules.rollouts.records import Rollout, place, read_rollouts
 
@@ -225,7 +225,7 @@ class CandidateCollator:
     """
 
     encoder: ConversationEncoder
-    max_steps: int = 12
+    max_steps: int = DEFAULT_MAX_STEPS
     response_as_one_step: bool = False
 
     def __call__(self, items: Sequence[AnsweredQuestion]) -> CandidateBatch:

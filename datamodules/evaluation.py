@@ -14,15 +14,14 @@ from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.benchmarks import BenchmarkOptions
 from datamodules.best_of_n import BestOfNDataset, CandidateCollator, OnMissing, VerdictRules, read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
-from datamodules.conversation.messages import CLASS_TOKENS
+from datamodules.conversation.messages import DEFAULT_CLASS_TOKENS
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS
 from datamodules.interfaces import RewardModelFacts
 from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProcessBenchDataset
 from datamodules.process_bench.totals import DATASET_NAME as VISUAL_PROCESS_BENCH
 from datamodules.process_bench.totals import TotalsCheck
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_MAX_STEPS = 12
 
 
 class EvaluationDataModule(LightningDataModule):
@@ -134,7 +133,7 @@ class EvaluationDataModule(LightningDataModule):
             if not name:
                 raise RuntimeError("no model has connected to the data module; to use it alone give model_name_or_path")
             processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-            encoder = ConversationEncoder(processor, None, CLASS_TOKENS["value"])
+            encoder = ConversationEncoder(processor, None, DEFAULT_CLASS_TOKENS)
             self._model = RewardModelFacts(
                 encoder, self.hparams["max_steps"] or DEFAULT_MAX_STEPS, self._judges_responses
             )

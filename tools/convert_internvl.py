@@ -161,11 +161,7 @@ def _protocol(template: ConversationTemplate, architecture: str) -> Protocol:
     # Pixels exactly as released: the faster backend is a few of 256 levels off in some.
     is_released = architecture == REWARD_MODEL
     return Protocol(
-        objective="value",
-        threshold=0.0,
         system_prompt=template.system_message,
-        max_steps=12,
-        aggregation="mean",
         step_threshold=RELEASED_STEP_THRESHOLD if is_released else None,
         step_threshold_chosen_on="VisualProcessBench, by the authors of VisualPRM-8B" if is_released else None,
         image_layout="in_question",

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
-from datamodules.conversation.steps import merge_steps, merged_sizes
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS, merge_steps, merged_sizes
 from datamodules.storage.images import open_image
 
 __all__ = ["ConversationEncoder", "StepBatch", "StepCollator", "load_images", "merge_scored_steps", "pad_rows"]
@@ -71,7 +71,7 @@ class StepCollator:
     def __init__(
         self,
         encoder: ConversationEncoder,
-        max_steps: int = 12,
+        max_steps: int = DEFAULT_MAX_STEPS,
         response_as_one_step: bool = False,
         mark_step_tokens: bool = False,
     ) -> None:

@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 from datamodules.storage import fields
 
-PLACEHOLDER = "+"
-CLASS_TOKENS = {"value": ("+", "-"), "advantage": ("+", "=", "-")}
-"""Class tokens of each kind of label, best first."""
+DEFAULT_CLASS_TOKENS = ("+", "-")
+"""Texts of the classes of a step, right and wrong, unless the objective or the user says otherwise."""
+STEP_LABELS = ("+", "=", "-")
+"""What an assistant turn of VisualPRM400K may hold: better or right, equal, worse or wrong."""
+PLACEHOLDER = DEFAULT_CLASS_TOKENS[0]
 IMAGE_PLACEHOLDER = "<image>"
 ImageLayout = Literal["first", "in_question"]
 """Where images stand whose question has no placeholders: before all text, or where VisualPRM-8B has them."""
@@ -132,9 +134,8 @@ def parse_conversation_row(row: Mapping[str, Any], where: str = "row") -> Conver
         raise ValueError(f"{where}: field 'conversations' must alternate between human and gpt, got {speakers}")
     steps = [value for _, value in turns[::2]]
     labels = [value.strip() for _, value in turns[1::2]]
-    known = {token for tokens in CLASS_TOKENS.values() for token in tokens}
     for number, label in enumerate(labels):
-        if label not in known:
+        if label not in STEP_LABELS:
             raise ValueError(
                 f"{where}: field 'conversations': the gpt turn of step {number} must be + or -, got {label!r}"
             )

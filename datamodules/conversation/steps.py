@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 STEP_SEPARATOR = "\n\n"
+DEFAULT_MAX_STEPS = 12
+"""Most steps of a response, as the released VisualPRM reads it."""
 
 
 def split_into_steps(response: str) -> list[str]:
@@ -31,7 +33,7 @@ def merged_sizes(num_steps: int, max_steps: int) -> list[int]:
     return [min(size, num_steps - start) for start in range(0, num_steps, size)]
 
 
-def merge_steps(steps: Sequence[str], max_steps: int = 12) -> list[str]:
+def merge_steps(steps: Sequence[str], max_steps: int = DEFAULT_MAX_STEPS) -> list[str]:
     """Join neighbouring steps until there are at most ``max_steps``; blank lines stay between the joined ones."""
     merged, start = [], 0
     for size in merged_sizes(len(steps), max_steps):
@@ -40,7 +42,7 @@ def merge_steps(steps: Sequence[str], max_steps: int = 12) -> list[str]:
     return merged
 
 
-def response_steps(response: str, max_steps: int = 12, *, as_one_step: bool = False) -> list[str]:
+def response_steps(response: str, max_steps: int = DEFAULT_MAX_STEPS, *, as_one_step: bool = False) -> list[str]:
     """The steps of a response as a reward model judges them; there is always at least one.
 
     Args:

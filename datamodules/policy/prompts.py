@@ -69,22 +69,28 @@ class Prompt:
 
 @dataclass
 class PromptBatch:
-    """Prompts with their images opened and their chat rendered.
+    """Prompts with their images opened and their chat written as messages.
 
     Attributes:
         prompts: B prompts.
         images: Their images.
-        texts: The rendered chats, ending where the model writes.
+        messages: B chats before the answer, in the format of chat templates.
     """
 
     prompts: list[Prompt]
     images: list[list[Image.Image]]
-    texts: list[str]
+    messages: list[list[dict[str, Any]]]
 
     @property
     def sample_ids(self) -> list[str]:
         """Ids of the prompts."""
         return [prompt.prompt_id for prompt in self.prompts]
+
+
+def render_prompt(processor: ProcessorMixin, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The chat as text, up to where the model writes."""
+    chat: Any = list(messages)
+    return str(processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
 
 class ChatRenderer:
@@ -107,10 +113,7 @@ class ChatRenderer:
 
     def prompt(self, text: str, num_images: int) -> str:
         """The rendered chat up to where the model writes."""
-        rendered = self.processor.apply_chat_template(
-            self.messages(text, num_images), tokenize=False, add_generation_prompt=True
-        )
-        return str(rendered)
+        return render_prompt(self.processor, self.messages(text, num_images))
 
     def conversation(self, text: str, num_images: int, response: str) -> str:
         """The rendered chat with the response and its end."""
@@ -142,15 +145,15 @@ class PromptDataset(Dataset[Prompt]):
 
 @dataclass
 class PromptCollator:
-    """Opens images and renders chats."""
+    """Opens images and writes chats as messages."""
 
     renderer: ChatRenderer
 
     def __call__(self, prompts: list[Prompt]) -> PromptBatch:
         """Build a batch to generate from."""
         images = [prompt.load_images() for prompt in prompts]
-        texts = [self.renderer.prompt(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
-        return PromptBatch(prompts, images, texts)
+        messages = [self.renderer.messages(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
+        return PromptBatch(prompts, images, messages)
 
 
 def grade_by_answer(gold: str) -> Callable[[str], Grade]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from datamodules.benchmarks import VISUAL_BENCHMARKS, Benchmark, BenchmarkQuestion
 from datamodules.best_of_n import BestOfNDataset, CandidateBatch
@@ -30,6 +29,7 @@ from lightning_modules.callbacks.reporting import (
     log_markdown,
     log_scalars,
     output_folder,
+    protocol_of,
     run_label,
 )
 from lightning_modules.distributed.gathering import gather_rows
@@ -46,6 +46,7 @@ from lightning_modules.metrics.selection import (
     QuestionCandidates,
 )
 from lightning_modules.metrics.table import Table, print_tables
+from lightning_modules.scoring.scored_batch import ScoredBatch
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class _Scored:
 class BestOfN(Callback):
     """Turns the scores of benchmark candidates into Best-of-N accuracies when a validation or test epoch ends.
 
-    It listens to the dataloaders that give :class:`CandidateBatch` and to what the module's step returns for them: for
-    each question, for each candidate, its step scores. Questions whose unit (all variants of a DynaMath seed, say) was
+    It reads the :class:`lightning_modules.scoring.scored_batch.ScoredBatch` that the module's step returns for each
+    :class:`CandidateBatch`. Questions whose unit (all variants of a DynaMath seed, say) was
     not evaluated as a whole are left out with a warning. Accuracies are in [0, 1]; tables and figures have percent.
 
     Logged metrics, each for the first of ``aggregations`` at the largest N: ``best_of_n/overall`` (mean of the
@@ -124,13 +125,14 @@ class BestOfN(Callback):
         Raises:
             ValueError: If an aggregation that was asked for has no meaning for the model's scores.
         """
-        score_range = getattr(getattr(pl_module, "protocol", None), "score_range", (0.0, 1.0))
+        protocol = protocol_of(pl_module)
+        score_range = protocol.score_range
         if self.given_aggregations is None:
             self.aggregations = list(aggregations_for(score_range))
         elif unfit := set(self.aggregations) - set(aggregations_for(score_range)):
             raise ValueError(
                 f"BestOfN: aggregations {sorted(unfit)} need scores in [0, 1]; this model's may be negative "
-                f"(objective {pl_module.protocol.objective!r})"  # type: ignore[union-attr]
+                f"(objective {protocol.objective!r})"
             )
         if self.outcome_path is not None and self._outcome is None:
             self._outcome = OutcomeScores(self.outcome_path)
@@ -166,10 +168,10 @@ class BestOfN(Callback):
         """Keep the scores of a batch of candidates."""
         self._collect(outputs, batch)
 
-    def _collect(self, outputs: Sequence[Sequence[Tensor]], batch: Any) -> None:
+    def _collect(self, outputs: ScoredBatch, batch: Any) -> None:
         if not isinstance(batch, CandidateBatch):
             return
-        for group, scores in zip(batch.groups, outputs, strict=True):
+        for group, scores in zip(batch.groups, outputs.step_scores, strict=True):
             candidates = QuestionCandidates(
                 benchmark=group.benchmark,
                 question_id=group.question_id,

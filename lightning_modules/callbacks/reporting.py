@@ -1,4 +1,4 @@
-"""What the reporting callbacks share: places to write, loggers."""
+"""What the reporting callbacks share: the protocol of the model, places to write, loggers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
+from lightning_modules.protocol import Protocol
+
 logger = logging.getLogger(__name__)
+
+
+def protocol_of(module: LightningModule) -> Protocol:
+    """The protocol of a reward model; the default one of a module that has none."""
+    found = getattr(module, "protocol", None)
+    return found if isinstance(found, Protocol) else Protocol()
 
 
 def run_label(trainer: Trainer) -> str:

@@ -47,7 +47,7 @@ def write_reward_model(
         processor: With the base model's chat template.
         encoder: How the model reads conversations.
         protocol: Kept beside the weights.
-        loss: Variants of the loss, for the card.
+        loss: Options of the loss, for the card.
         base_model: Name or folder of the model that training began with, for the card.
         record: What the model was trained on, for the card; None if it is not known.
         max_shard_size: Largest file of weights, such as ``5GB``.

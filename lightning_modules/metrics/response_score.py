@@ -17,7 +17,7 @@ def aggregations_for(score_range: tuple[float, float]) -> tuple[Aggregation, ...
     return AGGREGATIONS if score_range[0] >= 0 else tuple(how for how in AGGREGATIONS if how != "product")
 
 
-def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregation = "mean") -> float:
+def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregation) -> float:
     """Reduce step scores to a response score.
 
     ``mean`` is what the released VisualPRM uses. Nothing but ``last`` depends on the order of the scores, not even in

@@ -19,14 +19,14 @@ BENCHMARK_ITSELF = "the benchmark itself"
 
 
 @dataclass(frozen=True)
-class JudgedSolution:
-    """The steps of one solution.
+class ScoredSolution:
+    """A solution with the scores and the human labels of its steps.
 
     Attributes:
         sample_id: Identifies the solution.
         source: Where its question comes from.
-        scores: One score a step.
-        correctness: One label a step: 1 correct, -1 wrong, 0 neutral.
+        scores: One score per step.
+        correctness: One label per step: 1 correct, -1 wrong, 0 neutral.
 
     Raises:
         ValueError: If the fields disagree about the number of steps, a score is not finite or a label is unknown.
@@ -131,7 +131,7 @@ class StepReport:
 
 
 def step_report(
-    solutions: Sequence[JudgedSolution],
+    solutions: Sequence[ScoredSolution],
     threshold: StepThreshold | None,
     score_range: tuple[float, float] = PROBABILITY,
 ) -> StepReport:
@@ -165,14 +165,14 @@ def step_report(
     )
 
 
-def _flatten(solutions: Sequence[JudgedSolution]) -> tuple[Tensor, Tensor]:
+def _flatten(solutions: Sequence[ScoredSolution]) -> tuple[Tensor, Tensor]:
     """Scores and labels of all steps, each (n,)."""
     scores = torch.tensor([score for solution in solutions for score in solution.scores], dtype=torch.float64)
     labels = torch.tensor([label for solution in solutions for label in solution.correctness], dtype=torch.long)
     return scores, labels
 
 
-def _metrics(solutions: Sequence[JudgedSolution], threshold: float, score_range: tuple[float, float]) -> StepMetrics:
+def _metrics(solutions: Sequence[ScoredSolution], threshold: float, score_range: tuple[float, float]) -> StepMetrics:
     scores, labels = _flatten(solutions)
     is_decided = labels != 0
     decided, is_correct = scores[is_decided], labels[is_decided] == 1
@@ -199,7 +199,7 @@ def _metrics(solutions: Sequence[JudgedSolution], threshold: float, score_range:
     )
 
 
-def _by_step_index(solutions: Sequence[JudgedSolution], threshold: float) -> list[StepIndexMetrics]:
+def _by_step_index(solutions: Sequence[ScoredSolution], threshold: float) -> list[StepIndexMetrics]:
     places: dict[int, list[tuple[bool, bool]]] = {}
     for solution in solutions:
         for index, (score, label) in enumerate(zip(solution.scores, solution.correctness, strict=True)):

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lightning_modules.callbacks.resumable_training import ResumableTraining
@@ -17,8 +18,16 @@ from lightning_modules.distributed.sharding import ShardingOptions, data_mesh, g
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
 from lightning_modules.model.blank_picture import BlankPicture
 from lightning_modules.training.global_mean import GlobalMeanModule
+from lightning_modules.training.optimization import OptimizerFactory, configure_warmup_cosine
 
 _PREFIX = "backbone."
+_OPTIMIZATION = (
+    "learning_rate",
+    "weight_decay",
+    "warmup_ratio",
+    "head_learning_rate_multiplier",
+    "vision_learning_rate_multiplier",
+)
 
 
 class BackboneModule(GlobalMeanModule):
@@ -32,6 +41,7 @@ class BackboneModule(GlobalMeanModule):
     backbone: PreTrainedModel
     backbone_options: BackboneOptions
     processor: ProcessorMixin
+    optimizer_factory: OptimizerFactory | None = None
     _blank_picture: BlankPicture | None = None
 
     def on_fit_start(self) -> None:
@@ -153,6 +163,11 @@ class BackboneModule(GlobalMeanModule):
     def is_partial(self) -> bool:
         """Whether checkpoints hold trained weights alone."""
         return self.backbone_options.lora is not None or self.backbone_options.quantization is not None
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW, or the chosen optimizer, with linear warm-up and cosine decay; settings are hyperparameters."""
+        options = {name: self.hparams[name] for name in _OPTIMIZATION if name in self.hparams}
+        return configure_warmup_cosine(self, self.optimizer_factory, **options)
 
     def configure_callbacks(self) -> list[Callback]:
         """Make checkpoints complete and resuming exact, in every run."""

@@ -6,7 +6,6 @@ conversations, T tokens in the row, S steps of the longest conversation, H hidde
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from datamodules.batching.collate import StepBatch
 from lightning_modules.distributed.sharding import computing_device
+from lightning_modules.model.multimodal_positions import has_multimodal_positions, multimodal_positions
 from lightning_modules.model.step_head import StepHead
 
 # Families whose packed forward is known (and tested) to equal the padded one. Others may have masks that depend on
@@ -78,25 +78,20 @@ def step_logits(head: StepHead, states: Tensor, batch: StepBatch) -> Tensor:
 def _positions(backbone: PreTrainedModel, batch: TokenizedBatch) -> Tensor:
     """Position ids (1, T); with multimodal rotary positions (4, 1, T), the plain ones first.
 
-    Those number image tokens by time, height and width (Qwen2-VL, Wang et al. 2024, arXiv 2409.12191); the model's own
-    rule is asked for each conversation. `transformers` tells conversations apart by the plain ones.
+    `transformers` tells conversations apart by the plain ones.
     """
     plain = batch.inputs["position_ids"]
-    rule = getattr(backbone.base_model, "get_rope_index", None)
-    if rule is None:
+    if not has_multimodal_positions(backbone):
         return plain
     if "image_grid_thw" not in batch.inputs:
         return plain.expand(4, *plain.shape)
     lengths = batch.lengths.tolist()
-    known = inspect.signature(rule).parameters
-    shape = plain.shape
     rows = {
-        name: pad_sequence(value[0].split(lengths), batch_first=True) if value.shape == shape else value
+        name: pad_sequence(value[0].split(lengths), batch_first=True) if value.shape == plain.shape else value
         for name, value in batch.inputs.items()
-        if name in known
     }
     mask = pad_sequence(torch.ones_like(plain[0]).split(lengths), batch_first=True)
-    positions, _ = rule(**rows, attention_mask=mask)
+    positions = multimodal_positions(backbone, {**rows, "attention_mask": mask})
     return torch.cat([plain[None], positions[:, mask.bool()][:, None]])
 
 

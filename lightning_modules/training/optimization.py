@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from lightning_modules.model.families import part_of
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+DEFAULT_WARMUP_RATIO = 0.05
 # LayerNorm, Qwen2RMSNorm, BatchNorm2d, ...: the classes of a model family have no common base.
 _NORM = re.compile(r"Norm([123]d|Gated)?$")
 
@@ -92,19 +93,36 @@ def learning_rate_multipliers(module: nn.Module, head: float, vision: float) -> 
     return found
 
 
-def warmup_cosine_factor(step: int, total_steps: int, warmup_share: float) -> float:
+def warmup_cosine_factor(step: int, total_steps: int, warmup_ratio: float) -> float:
     """Learning-rate factor: linear from near 0 to 1 over the warm-up, then half a cosine down to 0.
 
     Args:
         step: Optimizer steps taken, from 0.
         total_steps: Of the whole run.
-        warmup_share: Share of the run that warms up, in [0, 1).
+        warmup_ratio: Fraction of the run that warms up, in [0, 1).
     """
-    warmup_steps = round(total_steps * warmup_share)
+    warmup_steps = round(total_steps * warmup_ratio)
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def renamed_warmup_share(warmup_ratio: float, warmup_share: float | None) -> float:
+    """The warm-up ratio, given its present and its former name; the former one is accepted with a notice.
+
+    Raises:
+        ValueError: If both are given and differ.
+    """
+    if warmup_share is None:
+        return warmup_ratio
+    if warmup_ratio not in (DEFAULT_WARMUP_RATIO, warmup_share):
+        raise ValueError(
+            f"warmup_ratio is {warmup_ratio}, and warmup_share, its former name, is {warmup_share}; leave warmup_share "
+            f"out"
+        )
+    rank_zero_warn(f"'warmup_share' is called 'warmup_ratio' now; {warmup_share} is taken for it. Rename it.")
+    return warmup_share
 
 
 def can_be_fused(groups: list[dict[str, Any]], scaler: object) -> bool:
@@ -142,7 +160,7 @@ def configure_warmup_cosine(
     *,
     learning_rate: float,
     weight_decay: float,
-    warmup_share: float,
+    warmup_ratio: float,
     head_learning_rate_multiplier: float = 1.0,
     vision_learning_rate_multiplier: float = 1.0,
 ) -> OptimizerLRSchedulerConfig:
@@ -156,7 +174,7 @@ def configure_warmup_cosine(
         optimizer_factory: Takes parameter groups; None is AdamW. A learning rate set in it is overridden.
         learning_rate: Peak learning rate.
         weight_decay: Of matrices; see :func:`is_decayed`.
-        warmup_share: See :func:`warmup_cosine_factor`.
+        warmup_ratio: See :func:`warmup_cosine_factor`.
         head_learning_rate_multiplier: The step head's learning rate is that many times ``learning_rate``, at any step.
         vision_learning_rate_multiplier: Likewise, of the vision tower; the projector is not part of it.
     """
@@ -166,5 +184,5 @@ def configure_warmup_cosine(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["multiplier"]
     total_steps = int(module.trainer.estimated_stepping_batches)
-    schedule = LambdaLR(optimizer, partial(warmup_cosine_factor, total_steps=total_steps, warmup_share=warmup_share))
+    schedule = LambdaLR(optimizer, partial(warmup_cosine_factor, total_steps=total_steps, warmup_ratio=warmup_ratio))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

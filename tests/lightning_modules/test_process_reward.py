@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from literal_scoring import (
     VERDICT,
@@ -22,6 +22,7 @@ from datamodules.batching.collate import StepCollator
 from datamodules.storage.images import open_image
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.callbacks.process_bench import ProcessBench
+from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel
 from lightning_modules.protocol import PROTOCOL_FILE, Protocol
 
@@ -182,6 +183,16 @@ def test_what_is_trained(sharp_checkpoint, collate):
 # ----------------------------------------------------------------- validation
 
 
+class Outputs(Callback):
+    """Keeps the step scores of each sample that a callback is given."""
+
+    def __init__(self):
+        self.scores = {}
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.scores |= zip(batch.sample_ids, outputs.step_scores, strict=True)
+
+
 def test_validation_through_a_trainer(sharp_checkpoint, picture, folder_of_pictures, tmp_path):
     """Loss, F1 and AUROC of the process split, counted by hand from literal scores."""
     lines = []
@@ -200,9 +211,14 @@ def test_validation_through_a_trainer(sharp_checkpoint, picture, folder_of_pictu
         eval_batch_size=1,
         cache_dir=str(tmp_path / "cache"),
     )
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    outputs = Outputs()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", callbacks=[outputs], **quiet)
     (logged,) = trainer.validate(model, datamodule=data, verbose=False)
     model.eval()
+    assert list(outputs.scores) == [f"{folder_of_pictures / 'rows.jsonl'}:{number}" for number in (1, 2, 3)]
+    for name, (scores,) in zip(ROWS, outputs.scores.values(), strict=True):
+        assert scores.tolist() == pytest.approx(literal_scores(model, picture, name), abs=1e-5)
     losses, judged = [], []
     for name, (_, _, _, mc) in ROWS.items():
         losses += step_terms(model, picture, name)
@@ -233,8 +249,6 @@ def test_forward_equals_literal_scores(sharp_checkpoint, picture, collate):
     for row, name in enumerate(ROWS):
         expected = literal_scores(model, picture, name)
         assert scores[row, : len(expected)].tolist() == pytest.approx(expected, abs=1e-5)
-    output = model._scored(batch, model(batch))["step_scores"]
-    assert output.isnan().tolist() == [[False] * 3, [False, True, True], [False] * 3]
 
 
 @pytest.mark.parametrize(
@@ -455,3 +469,16 @@ def test_fit_chooses_a_step_threshold_that_test_takes_from_the_checkpoint(
     assert stored["threshold_chosen_on"] == chosen.step_threshold_chosen_on
     with pytest.raises(ValueError, match="'validation' needs a process validation split to choose on"):
         run("test")  # weights without a threshold, data without a split
+
+
+# ------------------------------------------------------------- former names
+
+
+@pytest.mark.parametrize("module", [ProcessRewardModel, Policy])
+def test_the_former_name_of_the_warmup_ratio(module, sharp_checkpoint):
+    with pytest.warns(UserWarning, match="'warmup_share' is called 'warmup_ratio' now; 0.25 is taken for it"):
+        model = module(str(sharp_checkpoint), warmup_share=0.25)
+    assert model.hparams["warmup_ratio"] == 0.25
+    assert "warmup_share" not in model.hparams
+    with pytest.raises(ValueError, match=r"warmup_ratio is 0\.125, and warmup_share, its former name, is 0.25"):
+        module(str(sharp_checkpoint), warmup_ratio=0.125, warmup_share=0.25)

@@ -119,6 +119,26 @@ def test_lightning_loads_it_too(trained, picture):
     assert scores(again, picture) == pytest.approx(scores(model, picture), abs=1e-6)
 
 
+def test_checkpoints_and_configurations_with_the_former_name_of_the_warmup_ratio(trained, tmp_path, sharp_checkpoint):
+    model, file, _ = trained
+    checkpoint = torch.load(file, weights_only=True)
+    assert checkpoint["hyper_parameters"].pop("warmup_ratio") == 0.05
+    checkpoint["hyper_parameters"]["warmup_share"] = 0.25
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    arguments = {"model_name_or_path": str(sharp_checkpoint), "objective": "soft", "warmup_share": 0.25}
+    section = {"class_path": "lightning_modules.process_reward.ProcessRewardModel", "init_args": arguments}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": section}))
+    for load in (
+        lambda: load_module(tmp_path / "old.ckpt"),
+        lambda: load_module(tmp_path / "old.ckpt", tmp_path / "config.yaml"),
+        lambda: ProcessRewardModel.load_from_checkpoint(tmp_path / "old.ckpt", map_location="cpu", weights_only=True),
+    ):
+        with pytest.warns(UserWarning, match="'warmup_share' is called 'warmup_ratio' now"):
+            again = load()
+        assert again.hparams["warmup_ratio"] == 0.25
+        assert torch.equal(again.head.weight, model.head.weight)
+
+
 def test_the_optimizer_of_a_folder_is_not_read(trained):
     _, _, folder = trained
     found = read_checkpoint(folder)
