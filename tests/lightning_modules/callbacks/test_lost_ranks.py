@@ -107,6 +107,7 @@ def test_a_store_that_is_gone(monkeypatch):
     process.join()
     until(lambda: rank.said)
     assert rank.said[0].startswith("Lost the store of the run at 127.0.0.1: no answer for ")
+    rank._stop()
 
 
 def test_what_an_error_of_a_collective_is_about(ranks):
