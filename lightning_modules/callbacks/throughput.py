@@ -1,4 +1,4 @@
-"""Training speed."""
+"""Training speed. Lightning's ThroughputMonitor knows neither frozen parts, nor padding, nor waiting for data."""
 
 from __future__ import annotations
 
@@ -31,16 +31,10 @@ class Throughput(Callback):
     - ``throughput/operations_per_second_per_device``, where the module has a ``backbone``, and
       ``throughput/mfu``, the model FLOPs utilisation, that rate over the peak of the device.
 
-    The operations of a step are those of :mod:`lightning_modules.model.flops`, forward and backward, for t tokens of
-    conversations of n tokens each, and vision towers that see p patches a tile or picture::
-
-        6 W t + 12 layers width sum(n (n + 1) / 2)          language model of W weights in matrices, causal attention
-        + 6 W_v p + 12 layers_v width_v sum(p^2)            vision tower and projector, by their own tokens
-
-    6 becomes 4 for frozen matrices behind something that is trained (adapters are matrices of their own) and 2 in a
-    frozen vision tower; 12 becomes 4 there. A vocabulary head counts for the tokens that it is applied to. What
-    activation checkpointing computes a second time, padding, and embeddings do not count, and neither does a step head
-    (2 K width operations a step).
+    Operations are those of :mod:`lightning_modules.model.flops`: 6 a weight and token of a model that is trained whole,
+    4 of a frozen one below adapters, 2 of a frozen vision tower, and those of attention. A vocabulary head counts for
+    the tokens that it is applied to. What activation checkpointing computes a second time, padding, and embeddings do
+    not count, and neither does a step head (2 K width operations a step).
 
     Batches must have ``sample_ids`` (B) and ``lengths`` (B), or ``inputs["attention_mask"]`` (B, L). Counts are kept on
     the device and read once a window, so that the callback does not hold the device up at every step.
@@ -58,11 +52,7 @@ class Throughput(Callback):
         self._operation_count: OperationCount | None = None
         self._head: RemovableHandle | None = None
         self._predicted = 0
-        self._samples = 0
-        self._counts: Tensor | None = None
-        self._logged_at = 0
-        self._seconds = 0.0
-        self._running_since: float | None = None
+        self._evaluation_began = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the operations of the model, find the peak of the device, and start the clock."""
@@ -72,44 +62,40 @@ class Throughput(Callback):
             self._peak = self.peak_flops or _peak_of(pl_module.device, _computed_dtype(trainer, backbone))
             if (head := backbone.get_output_embeddings()) is not None:
                 self._head = head.register_forward_hook(self._see_predicted)
-        self._reset(trainer)
+        self._reset(trainer, pl_module.device)
 
     def _see_predicted(self, head: nn.Module, args: Any, output: Tensor) -> None:
         if torch.is_grad_enabled():
             self._predicted += output.shape[:-1].numel()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock while training waits for validation."""
-        if self._running_since is not None:
-            self._seconds += time.perf_counter() - self._running_since
-            self._running_since = None
+        """Training waits from here on."""
+        self._evaluation_began = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the clock go on when training does."""
+        """Leave the time of validation out."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._running_since = time.perf_counter()
+            self._began += time.perf_counter() - self._evaluation_began
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch, and log when the window is full."""
         lengths = _lengths(batch).to(pl_module.device, non_blocking=True)
-        counts = [lengths.sum().float()]
-        if self._operation_count is not None:
-            counts.append(self._operation_count.of(batch.inputs, lengths, self._predicted))
-        self._predicted = 0
-        found = torch.stack([count.to(pl_module.device) for count in counts])
-        self._counts = found if self._counts is None else self._counts + found
         self._samples += len(batch.sample_ids)
+        self._tokens = self._tokens + lengths.sum()
+        if self._operation_count is not None:
+            operations = self._operation_count.of(batch.inputs, lengths, self._predicted)
+            self._operations = self._operations + operations
+        self._predicted = 0
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step - self._logged_at >= every:
-            self._log(trainer, pl_module)
+            self._log(trainer, pl_module.device)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last window, however short."""
-        if self._counts is not None:
-            self._log(trainer, pl_module)
-        self._running_since = None
+        if self._samples:
+            self._log(trainer, pl_module.device)
         self._let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -121,38 +107,33 @@ class Throughput(Callback):
             self._head.remove()
             self._head = None
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._running_since is not None:
-            self._seconds += time.perf_counter() - self._running_since
-        counts = torch.zeros(4, device=pl_module.device)
-        counts[0] = self._samples
-        if self._counts is not None:
-            counts[1 : 1 + len(self._counts)] = self._counts
+    def _log(self, trainer: Trainer, device: torch.device) -> None:
+        seconds = time.perf_counter() - self._began
         waited = getattr(trainer.train_dataloader, "seconds_waited", None)
-        counts[3] = (waited or 0.0) / self._seconds
-        samples, tokens, operations, wait_shares = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        totals = {
-            "throughput/samples_per_second": samples / self._seconds,
-            "throughput/tokens_per_second": tokens / self._seconds,
-        }
+        known = torch.tensor([self._samples, (waited or 0.0) / seconds], device=device)
+        counts = torch.stack([*known, self._tokens, self._operations])
+        samples, wait_shares, tokens, operations = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         devices = trainer.world_size
-        scalars = totals | {f"{name}_per_device": rate / devices for name, rate in totals.items()}
+        scalars = {
+            "throughput/samples_per_second": samples / seconds,
+            "throughput/tokens_per_second": tokens / seconds,
+        }
+        scalars |= {f"{name}_per_device": rate / devices for name, rate in scalars.items()}
         if operations:
-            rate = operations / self._seconds / devices
-            scalars["throughput/operations_per_second_per_device"] = rate
+            scalars["throughput/operations_per_second_per_device"] = operations / seconds / devices
             if self._peak is not None:
-                scalars["throughput/mfu"] = rate / self._peak
+                scalars["throughput/mfu"] = operations / seconds / devices / self._peak
         if waited is not None:
             scalars["throughput/data_wait_share"] = wait_shares / devices
         log_scalars(trainer, scalars)
-        self._reset(trainer)
+        self._reset(trainer, device)
 
-    def _reset(self, trainer: Trainer) -> None:
-        self._samples, self._counts, self._seconds, self._logged_at = 0, None, 0.0, trainer.global_step
+    def _reset(self, trainer: Trainer, device: torch.device) -> None:
+        self._samples, self._logged_at, self._began = 0, trainer.global_step, time.perf_counter()
+        self._tokens = self._operations = torch.zeros((), device=device)
         loader: Any = trainer.train_dataloader
         if hasattr(loader, "seconds_waited"):
             loader.seconds_waited = 0.0
-        self._running_since = time.perf_counter()
 
 
 def _lengths(batch: Any) -> Tensor:
