@@ -46,8 +46,15 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     ranks, as DDP leaves them. The device is not waited for.
     """
     norms = [get_total_norm([p.grad for p in group if p.grad is not None]) for group in _by_mesh(parameters)]
-    whole = [(norm.full_tensor() if isinstance(norm, DTensor) else norm).float() for norm in norms]
-    return get_total_norm(whole)
+    return get_total_norm([_whole(norm).float() for norm in norms])
+
+
+def _whole(norm: Tensor) -> Tensor:
+    if not isinstance(norm, DTensor):
+        return norm
+    # Shards may be in main memory, where NCCL cannot add up.
+    mine = norm.to_local().to(norm.device_mesh.device_type)
+    return DTensor.from_local(mine, norm.device_mesh, norm.placements, run_check=False).full_tensor()
 
 
 @torch.no_grad()
