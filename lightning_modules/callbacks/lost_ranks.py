@@ -121,7 +121,7 @@ class LostRanks(Callback):
                 begun = [rank for rank in ranks if rank in self._signs or self._store.check([str(rank)])]
                 signs = self._store.multi_get([str(rank) for rank in begun])
                 now = time.monotonic()
-                news = {r: (s, now) for r, s in zip(begun, signs, strict=True) if self._signs.get(r, (None,))[0] != s}
+                news = {r: (s, now) for r, s in zip(begun, signs, strict=True) if self._signs.get(r, (b"",))[0] != s}
                 self._signs, self._answered = self._signs | news, now
             if is_last:
                 return

@@ -95,7 +95,9 @@ def count_operations(backbone: PreTrainedModel) -> OperationCount:
     A sliding window, and experts of which tokens see a changing share, are not known to it.
     """
     part_of_parameter, head = part_of(backbone), backbone.get_output_embeddings()
-    per_token, has_backward, is_reached = {}, {}, False
+    per_token: dict[str, int] = {}
+    has_backward: dict[str, bool] = {}
+    is_reached = False
     for part in PARTS:  # in the order of a forward
         started, operations = is_reached, 0
         for name, module in backbone.named_modules():
