@@ -1,4 +1,8 @@
-"""Quantities: a number with a unit, or without one."""
+"""Quantities: a number with a unit, or without one.
+
+No library does it: those of units, such as pint, take any letters that may be one (`a` is a year), and answers are full
+of letters.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Everything here is found by rendering and tokenising small conversations through the template itself, so that nothing
 depends on a model family: which token each class is at the assistant's place, and which tokens lead up to it.
+No library does it: the assistant masks of `transformers` need `generation` tags that released templates do not have.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 An archive is one file, or the parts ``images.zip_aa``, ``images.zip_ab``, ... that a large one is released in (their
 concatenation is the archive). Its table of contents is read once, when rows are indexed; every row then carries where
-its member begins, so that a dataloader worker opens the file, reads one member and closes it, and shares nothing.
+its member begins, so that a dataloader worker opens the file, reads one member and closes it, and shares nothing. No
+library does it: `zipfile` reads no parts, and reads the whole table of contents each time that an archive is opened.
 """
 
 from __future__ import annotations

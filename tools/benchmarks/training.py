@@ -40,7 +40,7 @@ from datamodules.batching.collate import StepBatch
 from datamodules.batching.packed_order import PackedSampler
 from datamodules.batching.packing import pack
 from datamodules.storage.files import atomic_write_text
-from lightning_modules.model.flops import recording_operations
+from lightning_modules.model.flops import count_operations
 from lightning_modules.model.packed_forward import hidden_states, step_logits
 from lightning_modules.model.step_head import StepHead
 from tools.benchmarks.head_memory import VOCABULARY_8B, by_formula, measured, peak_bytes
@@ -183,7 +183,7 @@ def measure(size: Size, arguments: argparse.Namespace) -> Result:
     groups = [rows[at : at + arguments.samples] for at in range(0, len(rows), arguments.samples)]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     padding, filled, differences, losses = [], [], [0.0], []
-    operations: list[float] = []
+    count, operations = count_operations(model), list[float]()
     peaks: dict[str, float] = {}
     for number, group in enumerate(groups[: arguments.rounds + 1]):
         made = {name: way.batches(make, group, arguments.batch_size) for name, way in ways.items()}
@@ -198,8 +198,6 @@ def measure(size: Size, arguments: argparse.Namespace) -> Result:
         losses.append(one)
         if number == 0:
             continue
-        with recording_operations(model) as count:
-            hidden_states(model, made["packed"][0])
         operations.append(sum(float(count.of(batch.inputs, batch.lengths)) for batch in made["packed"]))
         padding += [1 - float(b.lengths.sum()) / b.inputs["input_ids"].numel() for b in made["padded"]]
         filled += [float(b.lengths.sum()) / size.packed_tokens for b in made["packed"]]

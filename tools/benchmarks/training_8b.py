@@ -31,8 +31,7 @@ from bitsandbytes.optim.adamw import AdamW8bit
 from datamodules.batching.collate import StepBatch
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.model.backbone import BackboneOptions, prepare_backbone
-from lightning_modules.model.flops import peak_operations, recording_operations
-from lightning_modules.model.packed_forward import hidden_states
+from lightning_modules.model.flops import count_operations, peak_operations
 from lightning_modules.model.step_head import language_model_head
 from tools.benchmarks.models import make_model
 from tools.benchmarks.training import Packed, optimizer_step
@@ -89,8 +88,7 @@ def measure(arguments: argparse.Namespace) -> Result:
         rows = make_rows(size, 8 * arguments.rows * steps, seed=number)
         batches += packed.batches(make, [row for row in rows if len(row.ids) <= size.packed_tokens], 0)
         number += 1
-    with recording_operations(model) as count:
-        hidden_states(model, next(batch for batch in batches if "pixel_values" in batch.inputs))
+    count = count_operations(model)
     seconds, tokens, operations = [], [], []
     for step in range(steps):
         some = batches[step * arguments.rows : (step + 1) * arguments.rows]
