@@ -45,7 +45,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         sources: More of it with settings of their own, as a list, or as a mapping whose keys are for the reader; a file
             that is given twice has the settings of the last one.
         validation_annotations: As ``train_annotations``, for the process validation split.
-        validation_share: Share of the training questions that make the process validation split instead, in [0, 1). A
+        validation_fraction: Share of the training questions that make the process validation split instead, in [0, 1). A
             question and all its solutions are on one side.
         image_root: Folder, or zip archive read in place, that the image paths of annotations are relative to. By
             default the folder of the file or, for the layout of the releases, its parent and the ``images.zip`` there.
@@ -92,7 +92,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         self,
         train_annotations: str | list[str] | None = None,
         validation_annotations: str | list[str] | None = None,
-        validation_share: float = 0.0,
+        validation_fraction: float = 0.0,
         image_root: str | None = None,
         visual_process_bench: str | None = None,
         visual_process_bench_totals: TotalsCheck = "auto",
@@ -121,10 +121,10 @@ class VisualPRM400KDataModule(LightningDataModule):
         sources: list[ProcessSource] | dict[str, ProcessSource] | None = None,
     ) -> None:
         super().__init__()
-        if not 0.0 <= validation_share < 1.0:
-            raise ValueError(f"validation_share must be in [0, 1), got {validation_share}")
-        if validation_share and (validation_annotations or not (train_annotations or sources)):
-            raise ValueError("validation_share takes from train_annotations and excludes validation_annotations")
+        if not 0.0 <= validation_fraction < 1.0:
+            raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
+        if validation_fraction and (validation_annotations or not (train_annotations or sources)):
+            raise ValueError("validation_fraction takes from train_annotations and excludes validation_annotations")
         if (benchmarks is None) != (rollouts is None):
             raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
         # The model logs its own, some under the same names. Checkpoints hold plain values only.
@@ -142,7 +142,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         self._mark_step_tokens = False
         self.supervision = ProcessSupervision(
             self._sources,
-            validation_share=validation_share,
+            validation_share=validation_fraction,
             max_samples_per_source=max_samples_per_source,
             seed=seed,
             on_bad_row=on_bad_row,

@@ -37,7 +37,7 @@ class Policy(BackboneModule):
         model_name_or_path: Any image-text-to-text or causal language model checkpoint.
         learning_rate: Peak learning rate of supervised fine-tuning.
         weight_decay: Of matrices.
-        warmup_share: Share of the run that warms up.
+        warmup_ratio: Fraction of the optimizer steps with linear warm-up, in [0, 1).
         vision_learning_rate_multiplier: See :func:`lightning_modules.training.optimization.configure_warmup_cosine`.
         optimizer: Factory by class path; AdamW by default.
         num_samples: Solutions a question in `predict`.
@@ -50,7 +50,7 @@ class Policy(BackboneModule):
         model_name_or_path: str,
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
-        warmup_share: float = 0.05,
+        warmup_ratio: float = 0.05,
         vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
         num_samples: int = 8,
@@ -161,7 +161,7 @@ class Policy(BackboneModule):
             self.optimizer_factory,
             learning_rate=self.hparams["learning_rate"],
             weight_decay=self.hparams["weight_decay"],
-            warmup_share=self.hparams["warmup_share"],
+            warmup_share=self.hparams["warmup_ratio"],
             vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
         )
 

@@ -67,7 +67,7 @@ class ProcessRewardModel(BackboneModule):
             :mod:`lightning_modules.objectives.language_model_loss`; 0, the paper's recipe, leaves it out.
         learning_rate: Peak learning rate.
         weight_decay: Of matrices.
-        warmup_share: Share of the run that warms up.
+        warmup_ratio: Fraction of the optimizer steps with linear warm-up, in [0, 1).
         head_learning_rate_multiplier: See :func:`lightning_modules.training.optimization.configure_warmup_cosine`.
         vision_learning_rate_multiplier: Likewise.
         optimizer: Factory by class path; AdamW by default.
@@ -89,7 +89,7 @@ class ProcessRewardModel(BackboneModule):
         language_model_weight: float = 0.0,
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
-        warmup_share: float = 0.05,
+        warmup_ratio: float = 0.05,
         head_learning_rate_multiplier: float = 1.0,
         vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
@@ -302,7 +302,7 @@ class ProcessRewardModel(BackboneModule):
             self.optimizer_factory,
             learning_rate=self.hparams["learning_rate"],
             weight_decay=self.hparams["weight_decay"],
-            warmup_share=self.hparams["warmup_share"],
+            warmup_share=self.hparams["warmup_ratio"],
             head_learning_rate_multiplier=self.hparams["head_learning_rate_multiplier"],
             vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
         )

@@ -84,7 +84,7 @@ def test_training_batches(make):
 
 
 def test_every_dataloader_of_evaluation(make, evaluation):
-    module = make(validation_share=0.34, **evaluation)
+    module = make(validation_fraction=0.34, **evaluation)
     module.setup("validate")
     assert module.validation_names == ["process", "VisualProcessBench", "MathVision"]
     process, bench, benchmark = (list(loader) for loader in module.val_dataloader())
@@ -98,7 +98,7 @@ def test_every_dataloader_of_evaluation(make, evaluation):
 
 
 def test_the_split_keeps_questions_together(make):
-    module = make(validation_share=0.34)
+    module = make(validation_fraction=0.34)
     module.setup("fit")
     train = {name for batch in module.train_dataloader() for name in batch.sample_ids}
     (loader,) = module.val_dataloader()
@@ -109,7 +109,7 @@ def test_the_split_keeps_questions_together(make):
 
 
 def test_a_model_connects(make, evaluation, tiny_processor):
-    module = make(validation_share=0.34, model_name_or_path=None, **evaluation)
+    module = make(validation_fraction=0.34, model_name_or_path=None, **evaluation)
     module.setup("fit")
     with pytest.raises(RuntimeError, match="no model has connected"):
         module.train_dataloader()
@@ -160,9 +160,9 @@ def test_bad_rows_stop_the_set_up(make, annotations, write_lines, raw_row):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation_share": 1.0}, r"validation_share must be in \[0, 1\), got 1.0"),
-        ({"validation_share": 0.1, "validation_annotations": ["a"]}, "excludes validation_annotations"),
-        ({"validation_share": 0.1, "train_annotations": None}, "takes from train_annotations"),
+        ({"validation_fraction": 1.0}, r"validation_share must be in \[0, 1\), got 1.0"),
+        ({"validation_fraction": 0.1, "validation_annotations": ["a"]}, "excludes validation_annotations"),
+        ({"validation_fraction": 0.1, "train_annotations": None}, "takes from train_annotations"),
         ({"benchmarks": "a"}, "go together; one of them is missing"),
         ({"rollouts": "a"}, "go together; one of them is missing"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
@@ -242,7 +242,7 @@ def fit(folder, module, callbacks, resume_from=None, **options):
 @pytest.mark.parametrize("crash_after", [2, 3, 4, 5, 8])
 def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path, num_workers, crash_after):
     """Three batches an epoch: crashes inside of the first, second and third epoch and at the end of one."""
-    options = {"num_workers": num_workers, "validation_share": 0.0}
+    options = {"num_workers": num_workers, "validation_fraction": 0.0}
     whole = fit(tmp_path, make(num_workers=0), [])
     keep = ModelCheckpoint(tmp_path / "kept", save_last=True, every_n_train_steps=1, save_top_k=0)
     with pytest.raises(InterruptedError):
@@ -257,7 +257,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path, num_workers, 
 @pytest.mark.parametrize("crash_after", [1, 2, 3, 4, 6])
 def test_resuming_from_a_checkpoint_of_a_validation(make, tmp_path, num_workers, crash_after):
     """Four batches an epoch, a validation and a checkpoint after every second one."""
-    options = {"batch_size": 2, "validation_share": 0.34}
+    options = {"batch_size": 2, "validation_fraction": 0.34}
     whole = fit(tmp_path, make(**options), [], val_check_interval=2)
     assert len(whole.seen) == 12
     keep = ModelCheckpoint(tmp_path / "kept", save_last=True, save_top_k=-1)

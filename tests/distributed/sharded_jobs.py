@@ -218,7 +218,7 @@ def memory(folder):
 SMALL_RUN = """
 model:
   class_path: lightning_modules.process_reward.ProcessRewardModel
-  init_args: {{model_name_or_path: {folder}/families/internvl_qwen2, learning_rate: 1.0e-3, warmup_share: 0}}
+  init_args: {{model_name_or_path: {folder}/families/internvl_qwen2, learning_rate: 1.0e-3, warmup_ratio: 0}}
 data:
   class_path: datamodules.visual_prm_400k.VisualPRM400KDataModule
   init_args:

@@ -166,7 +166,7 @@ def test_the_split_keeps_a_question_about_a_picture_together(make, tmp_path):
     release = write_raw_release(tmp_path)
     sides = set()
     for seed in range(12):
-        module = make(train_annotations=str(release), validation_share=0.4, seed=seed)
+        module = make(train_annotations=str(release), validation_fraction=0.4, seed=seed)
         module.setup("fit")
         side = {row["sample_id"].rpartition("/")[2]: "train" for row in module.supervision.tables["train"]}
         side |= {row["sample_id"].rpartition("/")[2]: "validation" for row in module.supervision.tables["process"]}
@@ -185,7 +185,7 @@ def test_the_split_does_not_depend_on_where_the_data_lie(make, tmp_path, move):
         release = write_raw_release(tmp_path / name)
         if move and name != "a":
             unpack(release)
-        module = make(train_annotations=str(release), validation_share=0.5, seed=1)
+        module = make(train_annotations=str(release), validation_fraction=0.5, seed=1)
         module.setup("validate")
         chosen.append(sorted(row["sample_id"].rpartition("/")[2] for row in module.supervision.tables["process"]))
     assert chosen[0] == chosen[1]

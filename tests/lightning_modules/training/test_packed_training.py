@@ -128,7 +128,7 @@ def fit(model, annotations, folder, callbacks=(), accumulate=1, **options):
 def test_gradients_of_packed_batches_accumulate(sharp_checkpoint, annotations, tmp_path):
     """An epoch of packed batches in one optimizer step moves the weights as the same batches, padded by hand, do."""
     losses, most = Losses(), 330
-    options = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_share": 0.0}
+    options = {"learning_rate": 1e-2, "weight_decay": 0.0, "warmup_ratio": 0.0}
     model = ProcessRewardModel(str(sharp_checkpoint), optimizer=torch.optim.SGD, **options)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     fit(model, annotations, tmp_path, [losses, Throughput()], accumulate=3, packed_tokens=most)
