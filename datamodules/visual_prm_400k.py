@@ -45,8 +45,8 @@ class VisualPRM400KDataModule(LightningDataModule):
         sources: More of it with settings of their own, as a list, or as a mapping whose keys are for the reader; a file
             that is given twice has the settings of the last one.
         validation_annotations: As ``train_annotations``, for the process validation split.
-        validation_fraction: Share of the training questions that make the process validation split instead, in [0, 1). A
-            question and all its solutions are on one side.
+        validation_fraction: Fraction of the training questions, in [0, 1), that become the process validation split
+            instead. A question and all its solutions are on one side.
         image_root: Folder, or zip archive read in place, that the image paths of annotations are relative to. By
             default the folder of the file or, for the layout of the releases, its parent and the ``images.zip`` there.
         visual_process_bench: Folder that holds VisualProcessBench's ``test.jsonl`` and images.

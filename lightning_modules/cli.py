@@ -74,14 +74,15 @@ class VisualPRMCLI(LightningCLI):
         return kwargs
 
 
-def run(args: Sequence[str] | None = None) -> LightningCLI:
+def run(args: Sequence[str] | None = None, kind: type[VisualPRMCLI] = VisualPRMCLI) -> LightningCLI:
     """Run `visualprm fit|validate|test|predict --config FILE [--config FILE ...] [--key value ...]`.
 
     Args:
         args: Command-line arguments; those of the process by default.
+        kind: What reads and runs them.
     """
     configure_logging()
-    return VisualPRMCLI(
+    return kind(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,

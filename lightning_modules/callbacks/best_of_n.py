@@ -79,7 +79,8 @@ class BestOfN(Callback):
     Args:
         ns: Numbers of candidates. Those that the rollouts have not enough candidates for are left out with a warning.
         aggregations: How step scores become a response score; the first is the primary one. By default all that have a
-            meaning for the model's scores: those of an advantage model may be negative and have no product.
+            meaning for the model's scores: those of an advantage model may be negative and have no product, and an
+            outcome model gives one score, which is the mean.
         bootstrap: Number of resamples for the 95 % intervals.
         seed: Of the resampling.
         outcome_scores: ``candidate_scores.jsonl`` of an outcome reward model on the same rollouts, to compare with.
@@ -124,8 +125,11 @@ class BestOfN(Callback):
         Raises:
             ValueError: If an aggregation that was asked for has no meaning for the model's scores.
         """
-        score_range = getattr(getattr(pl_module, "protocol", None), "score_range", (0.0, 1.0))
-        if self.given_aggregations is None:
+        protocol = getattr(pl_module, "protocol", None)
+        score_range = getattr(protocol, "score_range", (0.0, 1.0))
+        if self.given_aggregations is None and getattr(protocol, "objective", None) == "outcome":
+            self.aggregations = ["mean"]
+        elif self.given_aggregations is None:
             self.aggregations = list(aggregations_for(score_range))
         elif unfit := set(self.aggregations) - set(aggregations_for(score_range)):
             raise ValueError(

@@ -126,7 +126,8 @@ class ProcessBench(Callback):
         if self._must_choose(trainer, pl_module) and names is not None and PROCESS not in names:
             raise ValueError(
                 "ProcessBench: threshold 'validation' needs a process validation split to choose on; give the data "
-                "module validation_annotations or validation_fraction, use a model that has a threshold, or give a number"
+                "module validation_annotations or validation_fraction, use a model that has a threshold, or give a "
+                "number"
             )
 
     on_validation_start = on_fit_start

@@ -1,7 +1,7 @@
 """The parser of the `visualprm` command.
 
-References such as ``${seed_everything}`` and ``${run_name}`` are resolved once, after all files and the command line are
-merged. So an overlay or an option reaches every value that refers to it.
+References such as ``${seed_everything}`` and ``${run_name}`` are resolved once, after all files and the command line
+are merged. So an overlay or an option reaches every value that refers to it.
 """
 
 from __future__ import annotations
