@@ -151,6 +151,29 @@ def test_from_a_configuration(trained, picture, tmp_path, sharp_checkpoint):
             load_module(file, tmp_path / "config.yaml")
 
 
+def test_old_names_of_settings(trained, picture, tmp_path, sharp_checkpoint, caplog):
+    """In the config.yaml of a run and among the hyperparameters of a checkpoint."""
+    model, file, _ = trained
+    settings = {"model_name_or_path": str(sharp_checkpoint), "objective": "soft", "system_prompt": "You check ."}
+    section = {
+        "class_path": "lightning_modules.process_reward.ProcessRewardModel",
+        "init_args": {**settings, "warmup_share": 0.25},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": section}))
+    checkpoint = torch.load(file, weights_only=True)
+    del checkpoint["hyper_parameters"]["warmup_ratio"]
+    checkpoint["hyper_parameters"]["warmup_share"] = 0.25
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    for source, again in (
+        (tmp_path / "config.yaml", load_module(file, tmp_path / "config.yaml")),
+        (tmp_path / "old.ckpt", load_module(tmp_path / "old.ckpt")),
+    ):
+        assert again.hparams["warmup_ratio"] == 0.25
+        assert scores(again, picture) == pytest.approx(scores(model, picture), abs=1e-6)
+        assert f"{source}: model" in caplog.text
+        assert "has a new name; write model" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_adapters(sharp_checkpoint, data, picture, tmp_path, kind):
     """A checkpoint of adapters is small, and complete with its base."""
