@@ -27,6 +27,7 @@ from lightning_modules.callbacks.failure_log import failures_reported
 from lightning_modules.callbacks.lost_ranks import LostRanks
 from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
+from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
 from lightning_modules.distributed.meta_loading import structure_only
 from lightning_modules.distributed.rank_logging import configure_logging
 from lightning_modules.distributed.time_limits import register_seconds
@@ -47,7 +48,13 @@ class VisualPRMCLI(LightningCLI):
             super().instantiate_classes()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the callbacks that every run has, also where an overlay replaces `trainer.callbacks`."""
+        """Add the name of the run, and the callbacks that it has even where an overlay replaces `trainer.callbacks`."""
+        parser.add_argument(
+            "--run_name",
+            type=str | None,
+            default=None,
+            help="Name of the run; experiments name the folders of its logs and results after it.",
+        )
         parser.add_lightning_class_args(LostRanks, "lost_ranks")
         parser.add_lightning_class_args(Requeue, "requeue")
         add_default_callbacks(parser)
@@ -67,20 +74,22 @@ class VisualPRMCLI(LightningCLI):
         return kwargs
 
 
-def run(args: Sequence[str] | None = None) -> LightningCLI:
+def run(args: Sequence[str] | None = None, kind: type[VisualPRMCLI] = VisualPRMCLI) -> LightningCLI:
     """Run `visualprm fit|validate|test|predict --config FILE [--config FILE ...] [--key value ...]`.
 
     Args:
         args: Command-line arguments; those of the process by default.
+        kind: What reads and runs them.
     """
     configure_logging()
-    return VisualPRMCLI(
+    return kind(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
-        parser_kwargs={"parser_mode": "omegaconf"},
+        parser_class=ConfigurationParser,
+        parser_kwargs=PARSER_OPTIONS,
         save_config_kwargs={"overwrite": True},
         args=list(args) if args is not None else None,
     )

@@ -24,7 +24,7 @@ from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle
 from lightning_modules.model.step_head import vocabulary_logits
-from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory, renamed_warmup_share
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 
 
 class Policy(BackboneModule):
@@ -41,7 +41,6 @@ class Policy(BackboneModule):
         sampling: How they are sampled.
         backbone: How the checkpoint is loaded and which of its weights are trained.
         engine: What samples, by class path; the model in this process by default.
-        warmup_share: Former name of ``warmup_ratio``.
     """
 
     def __init__(
@@ -56,11 +55,9 @@ class Policy(BackboneModule):
         sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
         backbone: BackboneOptions | None = None,
         engine: GenerationEngine | None = None,
-        warmup_share: float | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone", "engine", "warmup_share"])
-        self.save_hyperparameters({"warmup_ratio": renamed_warmup_share(warmup_ratio, warmup_share)})
+        self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone", "engine"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         self.num_samples = num_samples

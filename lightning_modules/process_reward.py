@@ -33,7 +33,7 @@ from lightning_modules.objectives.table import ObjectiveName
 from lightning_modules.protocol import resolve_protocol
 from lightning_modules.scoring.candidates import score_candidates
 from lightning_modules.scoring.scored_batch import ScoredBatch
-from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory, renamed_warmup_share
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 from lightning_modules.training.record import TrainingRecord, training_record
 
 
@@ -82,7 +82,6 @@ class ProcessRewardModel(BackboneModule):
         backbone: How the checkpoint is loaded and which of its weights are trained.
         scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.scoring.candidates.score_candidates`.
         image_backend: What resizes images, see :func:`lightning_modules.model.backbone.load_processor`.
-        warmup_share: Former name of ``warmup_ratio``.
 
     Raises:
         ValueError: If a setting is out of range, or two do not go together.
@@ -108,11 +107,9 @@ class ProcessRewardModel(BackboneModule):
         backbone: BackboneOptions | None = None,
         scoring_memory_gib: float | None = None,
         image_backend: ImageBackend | None = None,
-        warmup_share: float | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "backbone", "loss", "warmup_share"])
-        self.save_hyperparameters({"warmup_ratio": renamed_warmup_share(warmup_ratio, warmup_share)})
+        self.save_hyperparameters(ignore=["optimizer", "backbone", "loss"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         given = {

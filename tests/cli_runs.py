@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_modules.cli import run
+from lightning_modules.cli import VisualPRMCLI, run
 from tools.quickstart_stages import Stage, stages
 
 # As the processes that get killed, since sums depend on it. Models this small are also fastest so.
@@ -62,6 +62,29 @@ def visualprm(folder: Path, *arguments: object) -> LightningCLI:
         patch.setattr(sys, "argv", ["visualprm"])
         patch.chdir(REPOSITORY)
         return run([*map(str, arguments), *QUIET])
+
+
+class ParsedCLI(VisualPRMCLI):
+    """A command up to what its files and options come to: nothing is made and nothing runs."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def parsed(folder: Path, *arguments: object) -> dict[str, Any]:
+    """What a `visualprm` command is configured to do, all references resolved."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(folder).items():
+            patch.setenv(name, value)
+        patch.setenv("PL_GLOBAL_SEED", "0")
+        patch.setattr(sys, "argv", ["visualprm"])
+        patch.chdir(REPOSITORY)
+        cli = run([*map(str, arguments)], kind=ParsedCLI)
+    config: dict[str, Any] = cli.config[cli.subcommand].as_dict()
+    return config
 
 
 def visualprm_until_killed(folder: Path, *arguments: object) -> None:

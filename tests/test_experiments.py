@@ -1,49 +1,174 @@
-"""Every YAML under experiments/ runs: its first comment says with which command."""
+"""Every YAML under experiments/ runs with the command of its first line, and says what that reproduces and takes."""
 
 import itertools
 import re
 import shlex
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
-from cli_runs import REPOSITORY, visualprm
-from lightning.pytorch import LightningDataModule, LightningModule
+from cli_runs import REPOSITORY, parsed, visualprm
 
-from lightning_modules.cli import VisualPRMCLI
+from lightning_modules.objectives.step_loss import LossOptions
 
 LARGE = ("visualprm_8b", "strategies")
 EXPERIMENTS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
+TRAINED = "experiments/quickstart/process_reward_model.yaml"
+TESTED = "experiments/quickstart/process_reward_model_test.yaml"
+FULL = "experiments/visualprm_8b/full.yaml"
+ABLATIONS = {
+    "advantage": {"objective": "advantage"},
+    "binomial": {"objective": "soft", "loss.binomial_weight": True},
+    "class_weights": {"loss.class_weights": [1.0, 9.0]},
+    "early_stop": {"loss.early_stop": True},
+    "focal": {"loss.focal_gamma": 2.0},
+    "high_threshold": {"threshold": 0.5},
+    "outcome": {"objective": "outcome"},
+    "regression": {"objective": "regression"},
+    "sample_averaging": {"loss.averaging": "sample"},
+    "soft": {"objective": "soft"},
+}
+"""What each changes in the arguments of the base experiment's model."""
 
 
 def name_of(path):
     return str(path.relative_to(REPOSITORY))
 
 
-def command_of(path):
-    """Arguments of the `visualprm` command in the comment that a YAML begins with."""
+def head_of(path):
+    """The comment that a YAML begins with, line by line."""
     comment = re.match(r"(?:#.*\n)+", path.read_text())
-    assert comment, f"{path}: begin with a comment that says what it is for and how it is run"
-    command = re.search(r"visualprm (.+)", comment[0])
-    assert command, f"{path}: the first comment must hold its `visualprm` command"
-    return shlex.split(command[1])
+    assert comment, f"{path}: begin with a comment: the command, what it does, what it reproduces, how long it takes"
+    return [line.removeprefix("#").strip() for line in comment[0].splitlines()]
 
 
-class Parsed(VisualPRMCLI):
-    """The command up to what its files come to."""
+def command_of(path):
+    """Arguments of the `visualprm` command in the first line of a YAML."""
+    line = head_of(path)[0]
+    assert line.startswith("visualprm "), f"{path}: the first line must be the command that runs it, got {line!r}"
+    return shlex.split(line)[1:]
 
-    def instantiate_classes(self):
-        """Make nothing."""
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_the_head_of_an_experiment(path):
+    """That its command parses and runs is checked by :func:`test_fast_dev_run`."""
+    arguments, sentences = command_of(path), head_of(path)[1:]
+    named = [value for option, value in itertools.pairwise(arguments) if option == "--config"]
+    assert named[-1] == name_of(path)
+    assert all((REPOSITORY / name).is_file() for name in named)
+    starts = [number for number, line in enumerate(sentences) if re.match(r"(Reproduces|Takes)\b", line)]
+    kinds = [sentences[number].split()[0].rstrip(":") for number in starts]
+    assert kinds == ["Reproduces", "Takes"], f"{path}: say what it does, then 'Reproduces ...', then 'Takes ...'"
+    assert starts[0] > 0, f"{path}: say what it does first"
+    takes = " ".join(sentences[starts[1] :])
+    # A duration without machine and date says nothing.
+    assert "not measured" in takes or re.search(r"\d+ s \(.+, \d{4}-\d\d-\d\d\)", takes), takes
 
 
-def test_large_experiments_compose_with_every_strategy(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["visualprm"])
+# --------------------------------------------------------- values that refer to others
+
+
+def seeds(node):
+    """All values of keys called `seed` in a part of a configuration."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from [value] if key == "seed" else seeds(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from seeds(value)
+
+
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.parent.name != "strategies"], ids=name_of)
+def test_the_seed_of_the_command_reaches_everything(path):
+    config = parsed(Path("run"), *command_of(path), "--seed_everything=3")
+    assert config["seed_everything"] == 3
+    assert config["data"]["init_args"]["seed"] == 3
+    if path.stem in ("rollouts", "annotation"):
+        assert config["model"]["init_args"]["sampling"]["seed"] == 3
+    assert set(seeds([config["model"], config["data"]])) == {3}
+
+
+def places(config):
+    """What the callbacks of a run write, and how its logger calls it."""
+    found = {
+        callback["class_path"].rpartition(".")[2]: Path(callback["init_args"][key])
+        for callback in config["trainer"]["callbacks"]
+        for key in ("folder", "output", "output_dir")
+        if callback.get("init_args", {}).get(key)
+    }
+    logger = config["trainer"]["logger"]
+    if logger and logger["init_args"]["version"]:
+        found["logger"] = Path(logger["init_args"]["version"])
+    return found
+
+
+def model_options(config):
+    """Arguments of the model, those of its loss with defaults filled in, by key."""
+    arguments = dict(config["model"]["init_args"])
+    loss = asdict(LossOptions(**(arguments.pop("loss") or {})))
+    return arguments | {f"loss.{name}": value for name, value in loss.items()}
+
+
+def test_every_ablation_is_known():
+    assert {path.stem for path in EXPERIMENTS if path.parent.name == "ablations"} == set(ABLATIONS)
+
+
+@pytest.fixture(scope="module")
+def base_config():
+    return parsed(Path("run"), "fit", "--config", TRAINED)
+
+
+@pytest.mark.parametrize("name", sorted(ABLATIONS))
+def test_an_ablation_changes_what_it_is_about(name, base_config):
+    config = parsed(Path("run"), *command_of(REPOSITORY / f"experiments/ablations/{name}.yaml"))
+    before, after = model_options(base_config), model_options(config)
+    assert {key: value for key, value in after.items() if before[key] != value} == ABLATIONS[name]
+    assert config["data"] == base_config["data"]
+    folder = Path("run", f"ablation_{name}")
+    assert places(config) == {"SavePretrained": folder, "logger": Path(folder.name)}
+    # All else of the trainer is the base's: the same text, but for the name of the run.
+    assert str(config["trainer"]).replace(folder.name, "process_reward_model") == str(base_config["trainer"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (f"fit --config {TRAINED}", {"SavePretrained": "process_reward_model", "logger": "process_reward_model"}),
+        (f"fit --config {TRAINED} --run_name=x", {"SavePretrained": "x", "logger": "x"}),
+        (
+            f"test --config {TRAINED} --config experiments/ablations/soft.yaml --config {TESTED}",
+            {"model": "ablation_soft", "ProcessBench": "ablation_soft_test", "BestOfN": "ablation_soft_test"},
+        ),
+        ("predict --config experiments/quickstart/rollouts.yaml --run_name=x", {"PredictionWriter": "x.jsonl"}),
+        (f"fit --config {FULL}", {"RunCheckpoints": "checkpoints", "SavePretrained": "model"}),
+        (
+            f"fit --config {FULL} --config experiments/visualprm_8b/lora.yaml",
+            {"RunCheckpoints": "lora/checkpoints", "SavePretrained": "lora/model"},
+        ),
+        (
+            f"fit --config {FULL} --trainer.logger.init_args.version=x",
+            {"RunCheckpoints": "x/checkpoints", "SavePretrained": "x/model", "logger": "x"},
+        ),
+    ],
+)
+def test_a_run_writes_to_folders_of_its_name(words, expected):
+    config = parsed(Path("run"), *words.split())
+    found = places(config)
+    if "model" in expected:
+        found["model"] = Path(config["model"]["init_args"]["model_name_or_path"])
+    assert found == {name: Path(place) if name == "logger" else Path("run", place) for name, place in expected.items()}
+
+
+# ---------------------------------------------------------------------- compositions
+
+
+def test_large_experiments_compose_with_every_strategy():
     large, strategies = (sorted((REPOSITORY / "experiments" / name).glob("*.yaml")) for name in LARGE)
     alone = {}
     for overlay, strategy in itertools.product(large, [None, *strategies]):
-        files = dict.fromkeys([REPOSITORY / "experiments/visualprm_8b/full.yaml", overlay, *filter(None, [strategy])])
-        words = [f"--config={path}" for path in files]
-        parts = {"subclass_mode_model": True, "subclass_mode_data": True, "parser_kwargs": {"parser_mode": "omegaconf"}}
-        config = Parsed(LightningModule, LightningDataModule, run=False, args=words, **parts).config
-        trainer, rest = vars(config.trainer), {"model": config.model, "data": config.data}
+        files = dict.fromkeys([REPOSITORY / FULL, overlay, *filter(None, [strategy])])
+        config = parsed(Path("run"), "fit", *(f"--config={path}" for path in files))
+        trainer, rest = config["trainer"], {"model": config["model"], "data": config["data"]}
         if strategy is None:
             alone = {"rest": rest, "trainer": trainer}
             continue
@@ -52,6 +177,9 @@ def test_large_experiments_compose_with_every_strategy(monkeypatch):
         changed = {name for name in trainer if trainer[name] != alone["trainer"][name]}
         assert changed <= {"strategy", "devices", "num_nodes", "inference_mode"}, (overlay, strategy)
         assert changed & {"strategy", "devices"}, (overlay, strategy)
+
+
+# ------------------------------------------------------------------------------ runs
 
 
 def files_of(folder):
@@ -70,14 +198,6 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
     monkeypatch.setenv("VISUALPRM_WORKERS", "0")
     monkeypatch.setenv("VISUALPRM_OFFLOAD_BACKEND", "gloo")  # NCCL begins on GPUs only
     return ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.validation_fraction=0.2"]
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
-def test_the_command_of_the_first_comment_is_of_this_file(path):
-    arguments = command_of(path)
-    named = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--config"]
-    assert named[-1] == name_of(path)
-    assert all((REPOSITORY / name).is_file() for name in named)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)

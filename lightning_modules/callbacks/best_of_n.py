@@ -80,7 +80,8 @@ class BestOfN(Callback):
     Args:
         ns: Numbers of candidates. Those that the rollouts have not enough candidates for are left out with a warning.
         aggregations: How step scores become a response score; the first is the primary one. By default all that have a
-            meaning for the model's scores: those of an advantage model may be negative and have no product.
+            meaning for the model's scores: those of an advantage model may be negative and have no product, and an
+            outcome model gives one score, which is the mean.
         bootstrap: Number of resamples for the 95 % intervals.
         seed: Of the resampling.
         outcome_scores: ``candidate_scores.jsonl`` of an outcome reward model on the same rollouts, to compare with.
@@ -127,7 +128,9 @@ class BestOfN(Callback):
         """
         protocol = protocol_of(pl_module)
         score_range = protocol.score_range
-        if self.given_aggregations is None:
+        if self.given_aggregations is None and protocol.response_as_one_step:
+            self.aggregations = ["mean"]
+        elif self.given_aggregations is None:
             self.aggregations = list(aggregations_for(score_range))
         elif unfit := set(self.aggregations) - set(aggregations_for(score_range)):
             raise ValueError(

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from lightning_modules.checkpointing.folder import STATE
 from lightning_modules.checkpointing.reading import misfit, plain_file, read_folder
+from lightning_modules.configuration.renames import renamed_config
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel
@@ -77,7 +78,8 @@ def _build(
         section = _model_section(config)
         arguments = dict(section["init_args"] or {})
     else:
-        arguments = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_")}
+        stored = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if not k.startswith("_")}
+        arguments = renamed_config({"model": stored}, str(path))["model"]
     if model_name_or_path is not None:
         arguments["model_name_or_path"] = model_name_or_path
     if "model_name_or_path" not in arguments:
@@ -105,7 +107,7 @@ def _model_section(config: Path) -> Mapping[str, Any]:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{config}: not valid YAML: {error}") from error
-    section = content.get("model") if isinstance(content, dict) else None
+    section = renamed_config(content, str(config)).get("model") if isinstance(content, dict) else None
     if not isinstance(section, dict) or not {"class_path", "init_args"} <= set(section):
         raise ValueError(f"{config}: must have a 'model' with class_path and init_args, as `visualprm fit` saves it")
     return section

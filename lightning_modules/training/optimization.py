@@ -108,23 +108,6 @@ def warmup_cosine_factor(step: int, total_steps: int, warmup_ratio: float) -> fl
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def renamed_warmup_share(warmup_ratio: float, warmup_share: float | None) -> float:
-    """The warm-up ratio, given its present and its former name; the former one is accepted with a notice.
-
-    Raises:
-        ValueError: If both are given and differ.
-    """
-    if warmup_share is None:
-        return warmup_ratio
-    if warmup_ratio not in (DEFAULT_WARMUP_RATIO, warmup_share):
-        raise ValueError(
-            f"warmup_ratio is {warmup_ratio}, and warmup_share, its former name, is {warmup_share}; leave warmup_share "
-            f"out"
-        )
-    rank_zero_warn(f"'warmup_share' is called 'warmup_ratio' now; {warmup_share} is taken for it. Rename it.")
-    return warmup_share
-
-
 def can_be_fused(groups: list[dict[str, Any]], scaler: object) -> bool:
     """Whether one kernel may take AdamW's whole step: a fifth of the time of one operation after another on a CPU.
 

@@ -22,7 +22,6 @@ from datamodules.batching.collate import StepCollator
 from datamodules.storage.images import open_image
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.callbacks.process_bench import ProcessBench
-from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel
 from lightning_modules.protocol import PROTOCOL_FILE, Protocol
 
@@ -469,16 +468,3 @@ def test_fit_chooses_a_step_threshold_that_test_takes_from_the_checkpoint(
     assert stored["threshold_chosen_on"] == chosen.step_threshold_chosen_on
     with pytest.raises(ValueError, match="'validation' needs a process validation split to choose on"):
         run("test")  # weights without a threshold, data without a split
-
-
-# ------------------------------------------------------------- former names
-
-
-@pytest.mark.parametrize("module", [ProcessRewardModel, Policy])
-def test_the_former_name_of_the_warmup_ratio(module, sharp_checkpoint):
-    with pytest.warns(UserWarning, match="'warmup_share' is called 'warmup_ratio' now; 0.25 is taken for it"):
-        model = module(str(sharp_checkpoint), warmup_share=0.25)
-    assert model.hparams["warmup_ratio"] == 0.25
-    assert "warmup_share" not in model.hparams
-    with pytest.raises(ValueError, match=r"warmup_ratio is 0\.125, and warmup_share, its former name, is 0.25"):
-        module(str(sharp_checkpoint), warmup_ratio=0.125, warmup_share=0.25)

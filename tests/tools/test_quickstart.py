@@ -3,11 +3,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_runs import parsed
 
 from tools.quickstart import run_recipe
 from tools.quickstart_stages import Stage, run_command, run_stages, stages
 
 REPOSITORY = Path(__file__).parents[2]
+WRITTEN = ("folder", "output", "output_dir")
+"""Arguments of callbacks that say where results go."""
 
 
 def test_stages(tmp_path):
@@ -25,6 +28,20 @@ def test_stages(tmp_path):
     named = {Path(word) for stage in todo for word in stage.command if word.endswith(".yaml")}
     expected = set((REPOSITORY / "experiments" / "quickstart").glob("*.yaml"))
     assert named == {path.relative_to(REPOSITORY) for path in expected}
+
+
+def test_commands_write_the_results_of_their_stages(tmp_path):
+    """And read those of the stages before, under the names that the recipe knows them by."""
+    before = set()
+    for stage in stages(tmp_path, seed=3):
+        if stage.command[1] == "lightning_modules.cli":
+            config = parsed(tmp_path, *stage.command[2:])
+            callbacks = [callback.get("init_args", {}) for callback in config["trainer"]["callbacks"]]
+            written = {Path(options[key]) for options in callbacks for key in WRITTEN if options.get(key)}
+            assert len(written) == 1, stage.title
+            assert written <= {stage.result, stage.result.parent}, stage.title
+            assert Path(config["model"]["init_args"]["model_name_or_path"]) in before, stage.title
+        before.add(stage.result)
 
 
 def test_what_is_done_is_not_done_again(tmp_path, capsys):

@@ -119,26 +119,6 @@ def test_lightning_loads_it_too(trained, picture):
     assert scores(again, picture) == pytest.approx(scores(model, picture), abs=1e-6)
 
 
-def test_checkpoints_and_configurations_with_the_former_name_of_the_warmup_ratio(trained, tmp_path, sharp_checkpoint):
-    model, file, _ = trained
-    checkpoint = torch.load(file, weights_only=True)
-    assert checkpoint["hyper_parameters"].pop("warmup_ratio") == 0.05
-    checkpoint["hyper_parameters"]["warmup_share"] = 0.25
-    torch.save(checkpoint, tmp_path / "old.ckpt")
-    arguments = {"model_name_or_path": str(sharp_checkpoint), "objective": "soft", "warmup_share": 0.25}
-    section = {"class_path": "lightning_modules.process_reward.ProcessRewardModel", "init_args": arguments}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": section}))
-    for load in (
-        lambda: load_module(tmp_path / "old.ckpt"),
-        lambda: load_module(tmp_path / "old.ckpt", tmp_path / "config.yaml"),
-        lambda: ProcessRewardModel.load_from_checkpoint(tmp_path / "old.ckpt", map_location="cpu", weights_only=True),
-    ):
-        with pytest.warns(UserWarning, match="'warmup_share' is called 'warmup_ratio' now"):
-            again = load()
-        assert again.hparams["warmup_ratio"] == 0.25
-        assert torch.equal(again.head.weight, model.head.weight)
-
-
 def test_the_optimizer_of_a_folder_is_not_read(trained):
     _, _, folder = trained
     found = read_checkpoint(folder)
@@ -169,6 +149,29 @@ def test_from_a_configuration(trained, picture, tmp_path, sharp_checkpoint):
         (tmp_path / "config.yaml").write_text(content)
         with pytest.raises(ValueError, match=f"config.yaml: {message}"):
             load_module(file, tmp_path / "config.yaml")
+
+
+def test_old_names_of_settings(trained, picture, tmp_path, sharp_checkpoint, caplog):
+    """In the config.yaml of a run and among the hyperparameters of a checkpoint."""
+    model, file, _ = trained
+    settings = {"model_name_or_path": str(sharp_checkpoint), "objective": "soft", "system_prompt": "You check ."}
+    section = {
+        "class_path": "lightning_modules.process_reward.ProcessRewardModel",
+        "init_args": {**settings, "warmup_share": 0.25},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": section}))
+    checkpoint = torch.load(file, weights_only=True)
+    del checkpoint["hyper_parameters"]["warmup_ratio"]
+    checkpoint["hyper_parameters"]["warmup_share"] = 0.25
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    for source, again in (
+        (tmp_path / "config.yaml", load_module(file, tmp_path / "config.yaml")),
+        (tmp_path / "old.ckpt", load_module(tmp_path / "old.ckpt")),
+    ):
+        assert again.hparams["warmup_ratio"] == 0.25
+        assert scores(again, picture) == pytest.approx(scores(model, picture), abs=1e-6)
+        assert f"{source}: model" in caplog.text
+        assert "has a new name; write model" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
