@@ -23,9 +23,7 @@ _BOX_OR_BRACE = re.compile(
 _BETWEEN_BOXES = re.compile(
     r"(?:\s*|\s*(?:[a-z]+|for part \(?\w\)?)?\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*)(?:[a-z](?:_\{?\d\}?)?\s*=\s*)?"
 )
-_IGNORED_BETWEEN_BOXES = re.compile(
-    r"\\(?:quad|qquad|[,;:! ()\[\]])|\$|\\text\s*\{|[{}]|\\(?:boxed|fbox)\s*\{?$"
-)
+_IGNORED_BETWEEN_BOXES = re.compile(r"\\(?:quad|qquad|[,;:! ()\[\]])|\$|\\text\s*\{|[{}]|\\(?:boxed|fbox)\s*\{?$")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
 _VERB = r"(?:is|was|are|equals|(?:should|must|would|will|has to) be)\b"
 _SUBJECT = (

@@ -102,7 +102,9 @@ def value_of_formula(text: str) -> str:
 
 def _has_unknown(part: str) -> bool:
     """Whether a part of a formula has letters other than units, words and commands."""
-    rest = re.sub(r"[A-Za-zµΩ]+", lambda match: "" if match.group() in UNITS else match.group(), _COMMAND.sub(" ", part))
+    rest = re.sub(
+        r"[A-Za-zµΩ]+", lambda match: "" if match.group() in UNITS else match.group(), _COMMAND.sub(" ", part)
+    )
     return re.search(r"(?<![A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])", rest) is not None
 
 

@@ -53,7 +53,9 @@ def extract_letters(answer: str, letters: str) -> frozenset[str]:
         return frozenset() if is_word else frozenset(compact)
     each = re.fullmatch(rf"\W*({any_case})(?:\W+(?:and\W+|or\W+)?({any_case}))+\W*", text)
     if each and re.search(r"[,;&]|\b(?:and|or)\b", text):
-        return frozenset(re.findall(rf"(?<![A-Za-z])[{re.escape(letters + letters.lower())}](?![A-Za-z])", text.upper()))
+        return frozenset(
+            re.findall(rf"(?<![A-Za-z])[{re.escape(letters + letters.lower())}](?![A-Za-z])", text.upper())
+        )
     listed = rf"\(?{allowed}\)?(?:\s*(?:,|;|&|/|,?\s*\b(?:and|or)\b)\s*\(?{allowed}\b\)?)*"
     first = re.match(rf"\W*?(?:(?i:options?|choices?|answers?)\s+)?(?P<letters>{listed}){_ENDS}", text)
     if first:
