@@ -83,11 +83,17 @@ def _is_told(option: str) -> bool:
 def _words(text: str) -> list[str]:
     words = re.findall(r"[\w.%$€£]+(?:['’-]\w+)*", normalize(text).lower())
     words = [word for word in (word.strip(".") for word in words) if word and word not in _LITTLE_WORDS]
-    return [word.removesuffix("s") if len(word) > 3 else word for word in words]  # plurals are the same thing
+    return words
 
 
 def _contains(words: list[str], part: list[str]) -> bool:
-    return bool(part) and any(words[begin : begin + len(part)] == part for begin in range(len(words) - len(part) + 1))
+    places = range(len(words) - len(part) + 1) if part else ()
+    return any(all(map(_is_word_of, words[place:], part)) for place in places)
+
+
+def _is_word_of(word: str, option: str) -> bool:
+    """Whether two words are the same, or the first the singular of the second; not a verb's third person."""
+    return word == option or f"{word}s" == option
 
 
 def _is_part(option: str, other: str) -> bool:
@@ -110,7 +116,7 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
     result = _RESULT.match(sentence)
     if result:
         return number_value(result["number"])
-    given = {number_value(match.group()) for match in re.finditer(_NUMBER, question)}
+    given = {number_value(match.group()) for match in re.finditer(_NUMBER, bare_question(question))}
     values: dict[Value, bool] = {}
     counted = None
     for match in _STATED.finditer(sentence):
@@ -124,12 +130,19 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
         values.setdefault(value, match["digits"] is not None)
     if counted is not None:
         return counted if all(value == counted or value in given for value in values) else None
-    if _YEAR_ASKED.search(question):
+    if _YEAR_ASKED.search(bare_question(question)):
         years = {value for value in values if isinstance(value, Fraction) and _YEAR.fullmatch(str(value))}
         if len(years) == 1:
             return years.pop()
     values = {value: is_digit for value, is_digit in values.items() if value not in given}
     return next(iter(values)) if len(values) == 1 else None
+
+
+def bare_question(question: str) -> str:
+    """A question without the hint in front and without the options and whatever else follows."""
+    question = question.rpartition("Question:")[2]
+    question = re.split(r"\s(?:Choices|Options|Solution)\s*:", question)[0]
+    return re.split(r"\s\(?A\s*[).:]\s*\S", question)[0]
 
 
 def has_numbers(sentence: str) -> bool:

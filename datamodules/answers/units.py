@@ -89,6 +89,8 @@ _GLUED_UNITS = frozenset(spelling for spelling in UNITS if len(spelling) > 1 or 
     "m",
     "L",
     "Ω",
+    "米",
+    "度",
 }
 _NO_UNITS = re.compile(r"(?:square |cubic |sq\.? |cu\.? )?units?(?:\s?\^\{?[23]\}?)?\.?")
 """What questions without real units are answered in; fits every unit, as no unit does."""
