@@ -64,6 +64,11 @@ def _equal(prediction: str, gold: str) -> bool:
         values = _drop_surroundings(prediction, gold), _drop_surroundings(gold, prediction)
     if values != (prediction, gold):
         return _equal(*values)
+    approximations = [re.split(r"\s*\\approx(?![A-Za-z])\s*", text) for text in (prediction, gold)]
+    if any(len(parts) > 1 for parts in approximations):
+        return any(
+            _equal(a, b) for a in approximations[0] for b in approximations[1]
+        )  # said twice, exactly and rounded
     by_colons = colons_equal(prediction, gold)
     if by_colons is not None:
         return by_colons

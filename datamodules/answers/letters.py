@@ -133,7 +133,9 @@ def _is_other_value(answer: str, option: str) -> bool:
     if quantities[0] is None or quantities[1] is None:
         return False
     bare = number_value(re.split(r"\s", answer.strip("() "))[0])  # "125.6 million" where millions are asked for
-    return not any(value is not None and values_equal(value, quantities[1].value) for value in (quantities[0].value, bare))
+    return not any(
+        value is not None and values_equal(value, quantities[1].value) for value in (quantities[0].value, bare)
+    )
 
 
 def _is_number_of(answer: str, option: str) -> bool:
