@@ -22,10 +22,11 @@ from datamodules.answers.sentences import (
     is_undecided,
     split_sentences,
 )
-from datamodules.answers.statements import option_in_sentence
+from datamodules.answers.statements import has_numbers, option_in_sentence
 from datamodules.answers.yes_no import read_yes_no, yes_no_letters
 
 _LISTED = re.compile(r"\s*\(?([A-I])\s*[).:]\s*\S")
+_LABELLED_VALUE = re.compile(r"\W*[A-Z][A-Za-z ]{1,30}:\s*-?[\d.,]+\W*")
 _LETTER_LINE = re.compile(r"\W*(?:(?i:option|choice|answer)\s*:?\s*)?([A-I])\W*")
 _LAST_LETTER = re.compile(r"[.!?。]\W*\b([A-I])\W*$")
 _DECLARED = re.compile(
@@ -34,12 +35,12 @@ _DECLARED = re.compile(
     r"|选项?\s*(?:为|是|：|:)?\s*[\"“(（]*([A-I])(?![A-Za-z])"
     r"|(?:答案|正确的)[是为选：:\s]*[\"“(（]*([A-I])(?![A-Za-z])"
 )
-_DENIED = re.compile(r"\b(?:not|isn['’]t|wrong|incorrect|neither|nor|between|eliminate|rule out|exclude)\b|不|错误", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\b(?:not|isn['’]t|wrong|incorrect|neither|nor|between|eliminate|rule out|exclude)\b|不|错误", re.IGNORECASE
+)
 
 
-def read_option(
-    extracted: ExtractedAnswer, options: Mapping[str, str], letters: str, question: str = ""
-) -> str | None:
+def read_option(extracted: ExtractedAnswer, options: Mapping[str, str], letters: str, question: str = "") -> str | None:
     """The option that a response chooses.
 
     Looked at in turn: the uncut line, if it is exactly the text of one option; the cut, see
@@ -55,6 +56,8 @@ def read_option(
     Returns:
         The letter; None if no option or more than one is chosen. Nothing is guessed.
     """
+    if _LETTER_LINE.fullmatch(extracted.line) and extracted.status != "last_line":
+        return extract_option(extracted.text, options, letters)
     verbatim = [letter for letter, option in options.items() if is_option_text(extracted.line, option)]
     if len(verbatim) == 1:
         return verbatim[0]
@@ -62,9 +65,9 @@ def read_option(
         found = extract_option(extracted.text, options, letters)
         value = value_of_formula(extracted.text)
         return found or (option_with_text(value, options) if value != extracted.text and options else None)
-    if extracted.status == "last_line" and _is_listing(extracted.body, letters):
+    if _is_listing(extracted.body, letters):
         return None
-    found = None if _is_no_choice(extracted.line) else extract_option(extracted.text, options, letters)
+    found = None if _is_no_choice(extracted.text) else extract_option(extracted.text, options, letters)
     if found or _names_several(extracted.text, letters):
         return found
     pair = yes_no_letters(options)
@@ -94,7 +97,8 @@ def _is_listing(body: str, letters: str) -> bool:
     while lines and (match := _LISTED.match(lines[-1])) and match[1] in letters and match[1] not in listed:
         listed.append(match[1])
         lines.pop()
-    return len(listed) > 1
+    values = [_LABELLED_VALUE.fullmatch(line) for line in lines[-2:]]
+    return len(listed) > 1 or (len(values) == 2 and all(values))
 
 
 def _lone_letter(body: str, letters: str) -> str | None:
@@ -110,8 +114,13 @@ def _in_sentences(body: str, options: Mapping[str, str], letters: str, question:
     order = [sentences[-1]] if sentences else []
     order += [sentence for sentence in reversed(sentences[:-1]) if concludes(sentence)][:1]
     order += sentences[:1]
+    asks_if = re.search(r"\b(?:if|when|would|happens?)\b", question, re.IGNORECASE) is not None
     for sentence in dict.fromkeys(order):
         if is_condition(sentence):
+            main_clause = sentence.partition(", ")[2] if asks_if and not has_numbers(sentence) else ""
+            named = option_in_sentence(clean(main_clause), options, question) if not is_negated(main_clause) else None
+            if named:
+                return named
             continue
         declared = _declared(sentence, letters)
         if declared:

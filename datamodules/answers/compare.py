@@ -64,6 +64,11 @@ def _equal(prediction: str, gold: str) -> bool:
         values = _drop_surroundings(prediction, gold), _drop_surroundings(gold, prediction)
     if values != (prediction, gold):
         return _equal(*values)
+    approximations = [re.split(r"\s*\\approx(?![A-Za-z])\s*", text) for text in (prediction, gold)]
+    if any(len(parts) > 1 for parts in approximations):
+        return any(
+            _equal(a, b) for a in approximations[0] for b in approximations[1]
+        )  # said twice, exactly and rounded
     by_colons = colons_equal(prediction, gold)
     if by_colons is not None:
         return by_colons
@@ -83,7 +88,12 @@ def ordered_lists_equal(prediction: str, gold: str) -> bool:
 
 def _drop_surroundings(text: str, other: str) -> str:
     """The end of "3 + 4 = 7", "x = 3 + 4 = 7" and "the area is 7", and the beginning of "yes, they are"."""
-    if "=" in text and "=" not in other and split_list(text) is None and not re.search(r"[<>]|\\[lgn]e(?![A-Za-z])", text):
+    if (
+        "=" in text
+        and "=" not in other
+        and split_list(text) is None
+        and not re.search(r"[<>]|\\[lgn]e(?![A-Za-z])", text)
+    ):
         parts = [part.strip() for part in text.split("=")]
         is_named = len(parts) > 2 and named_value(f"{parts[0]} = 1")[0] != ""
         if all(parse_quantity(part) is not None for part in (parts[-1:] if is_named else parts)):

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from datamodules.answers.last_line import values_in_line
+from datamodules.answers.last_line import is_prose, is_value, value_in_sentence, values_in_line
 from datamodules.answers.normalize import remove_emphasis, strip_edges, unwrap_text_commands
 from datamodules.answers.response import counted_part
-from datamodules.answers.sentences import is_condition
+from datamodules.answers.sentences import is_condition, is_undecided
 
 Status = Literal["boxed", "tag", "marker", "last_line", "none"]
 
@@ -23,9 +23,7 @@ _BOX_OR_BRACE = re.compile(
 _BETWEEN_BOXES = re.compile(
     r"(?:\s*|\s*(?:[a-z]+|for part \(?\w\)?)?\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*)(?:[a-z](?:_\{?\d\}?)?\s*=\s*)?"
 )
-_IGNORED_BETWEEN_BOXES = re.compile(
-    r"\\(?:quad|qquad|[,;:! ()\[\]])|\$|\\text\s*\{|[{}]|\\(?:boxed|fbox)\s*\{?$"
-)
+_IGNORED_BETWEEN_BOXES = re.compile(r"\\(?:quad|qquad|[,;:! ()\[\]])|\$|\\text\s*\{|[{}]|\\(?:boxed|fbox)\s*\{?$")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
 _VERB = r"(?:is|was|are|equals|(?:should|must|would|will|has to) be)\b"
 _SUBJECT = (
@@ -40,7 +38,7 @@ _MARKER = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(
-    r"^[^\w\n]*(?:(?:final\s+)?answer\W*\n+\s*|final\s+answer\s*(?=[-\d\\$(]))(?P<tail>\S[^\n]*)",
+    r"^[^\w\n]*(?:(?:final\s+)?answer\W*\n+\s*|(?:final\s+)?answer\s*(?=[-\d\\$(]))(?P<tail>\S[^\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"(?<=\S)\.\s+(?=[A-Z])")
@@ -82,7 +80,12 @@ class ExtractedAnswer:
         if not self.text:
             return None
         is_long = len(self.text) > MAX_SHORT_LENGTH or len(self.text.split()) > MAX_SHORT_WORDS
-        return None if self.status == "last_line" and is_long else self.text
+        return None if self.status == "last_line" and is_long and is_prose(self.text) else self.text
+
+    @property
+    def formula(self) -> str | None:
+        """The line that the cut stands in, if it is a formula and nothing else: of ``y = 2x`` the cut is ``2x``."""
+        return self.line if self.line and len(self.line) <= MAX_CUT_LENGTH // 4 and not is_prose(self.line) else None
 
 
 def extract_final_answer(response: str) -> ExtractedAnswer:
@@ -117,12 +120,20 @@ def _candidates(response: str) -> list[tuple[str, str, Status]]:
         last_mark = max(marked, key=lambda match: match.start("tail"))
         tail = _REASON.sub("", _SENTENCE_END.split(last_mark["tail"])[0]) or last_mark["tail"]
         is_below = bool(placed) and last_mark.start() >= max(placed)[0] and not clean(response[last_mark.end("tail") :])
+        if _is_sentence_with_value(tail):
+            tail = value_in_sentence(clean(tail))
         marker: tuple[str, str, Status] = (tail, last_mark["tail"], "marker")
         if is_below and _is_statement(tail):
             found.insert(0, marker)
         found.append(marker)
     found += [(cut, last_line, "last_line") for cut in (*values_in_line(last_line), last_line) if cut]
     return found
+
+
+def _is_sentence_with_value(tail: str) -> bool:
+    """Whether a tail is a sentence that ends with a number: "the largest number of them is 19"."""
+    text = clean(tail)
+    return is_prose(text) and not is_undecided(text) and not is_value(text) and is_value(value_in_sentence(text))
 
 
 def _sentence_before(response: str, place: int) -> str:

@@ -13,9 +13,7 @@ from datamodules.answers.units import UNITS
 MAX_LENGTH = 200
 
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}|\\[A-Za-z]+")
-_MATH_WORDS = frozenset(
-    "sin cos tan cot sec csc log exp sqrt frac max min mod arcsin arccos arctan infty".split()
-)
+_MATH_WORDS = frozenset("sin cos tan cot sec csc log exp sqrt frac max min mod arcsin arccos arctan infty".split())
 _KNOWN_COMMANDS = frozenset(
     "frac sqrt sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln lg exp binom infty pi max min gcd lcm "
     "cdot times div pm mp le ge lt gt ne neq in notin cup cap setminus emptyset varnothing subset subseteq mathbb sum prod "

@@ -12,11 +12,13 @@ from datamodules.answers.sentences import is_undecided, split_sentences, without
 from datamodules.answers.units import UNITS, parse_quantity
 
 MAX_LENGTH = 60
+MAX_FORMULA_LENGTH = 200
 
 _VERB = r"\b(?:is|are|was|were|equals|be)\b(?:\s+(?:equal\s+to|about|approximately|then|therefore|only|exactly))?"
 _BEHIND_VERB = re.compile(
-    rf"^.*(?:{_VERB}\s*:?|(?<=[^\d\s])\s*:(?=\s)|\b(?:gets?|gives?|obtain|yields?|have|has|shows?)\b"
-    rf"(?:\s+(?:us|that|the\s+time|a\s+value\s+of))?\s*:?)\s*(?P<tail>\S.{{0,{MAX_LENGTH - 1}}})$",
+    rf"^.*(?:{_VERB}\s*:?|(?<=[^\d\s])\s*:(?=\s)|\b(?:gets?|gives?|obtain|yields?|have|has|shows?|value of"
+    r"|(?:increases?|decreases?|changes?|differs?)\s+by)\b"
+    rf"(?:\s+(?:us|that|the\s+time|a\s+value\s+of))?\s*:?)\s*(?P<tail>\S.{{0,{MAX_FORMULA_LENGTH - 1}}})$",
     re.DOTALL,
 )
 _VALUE_FIRST = re.compile(
@@ -26,7 +28,11 @@ _VALUE_FIRST = re.compile(
 )
 _OPTION_FIRST = re.compile(r"\(?[A-I]\s*[:.)]")
 _VALUE_OR_LETTER = re.compile(r"\(?[A-I]\)?")
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
+_WORD = re.compile(r"(?<![\\A-Za-z])(?![A-Z]{3,5}(?![A-Za-z]))[A-Za-z]{3,}(?![A-Za-z])")  # ABC names a triangle
+_THERE_ARE = re.compile(
+    r"there\s+(?:is|are|was|were|will be)\s+(?:only|exactly|a total of)?\s*(?P<number>\d[\d,]*)\s+[^\d]*$",
+    re.IGNORECASE,
+)
 _TWO_LETTERS = re.compile(r"(?<![\\A-Za-z{])(?:is|at|in|of|to|on|we|it|so|as|by|if|an|no)(?![A-Za-z])", re.IGNORECASE)
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}|\\[A-Za-z]+")
 _RELATION = re.compile(r"[<>≤≥≠]|!=|\\(?:[lg]e(?:q|qslant)?|[lg]t|neq?)(?![A-Za-z])")
@@ -68,8 +74,11 @@ def value_in_sentence(sentence: str) -> str:
     if first:
         head = re.sub(r"^.*\b(?:think|believe|say)\s+(?:that\s+)?", "", first["head"])
         return value_of_formula(head) if not is_prose(head) else head
+    there = _THERE_ARE.match(sentence)
+    if there:
+        return there["number"]
     behind = _BEHIND_VERB.match(sentence)
-    if behind:
+    if behind and (len(behind["tail"]) <= MAX_LENGTH or not is_prose(behind["tail"])):
         return value_of_formula(behind["tail"])
     equation = re.search(r"(?P<name>\S+)\s*=\s*(?P<tail>[^=]{1,60})$", sentence)
     if equation and not _RELATION.search(equation["tail"]):
@@ -102,7 +111,9 @@ def value_of_formula(text: str) -> str:
 
 def _has_unknown(part: str) -> bool:
     """Whether a part of a formula has letters other than units, words and commands."""
-    rest = re.sub(r"[A-Za-zµΩ]+", lambda match: "" if match.group() in UNITS else match.group(), _COMMAND.sub(" ", part))
+    rest = re.sub(
+        r"[A-Za-zµΩ]+", lambda match: "" if match.group() in UNITS else match.group(), _COMMAND.sub(" ", part)
+    )
     return re.search(r"(?<![A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])", rest) is not None
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from datamodules.answers.normalize import normalize, text_key
-from datamodules.answers.numbers import values_equal
+from datamodules.answers.numbers import number_value, values_equal
 from datamodules.answers.units import parse_quantity
 
 OPTION_LETTERS = "ABCDEFGHI"
@@ -53,7 +53,9 @@ def extract_letters(answer: str, letters: str) -> frozenset[str]:
         return frozenset() if is_word else frozenset(compact)
     each = re.fullmatch(rf"\W*({any_case})(?:\W+(?:and\W+|or\W+)?({any_case}))+\W*", text)
     if each and re.search(r"[,;&]|\b(?:and|or)\b", text):
-        return frozenset(re.findall(rf"(?<![A-Za-z])[{re.escape(letters + letters.lower())}](?![A-Za-z])", text.upper()))
+        return frozenset(
+            re.findall(rf"(?<![A-Za-z])[{re.escape(letters + letters.lower())}](?![A-Za-z])", text.upper())
+        )
     listed = rf"\(?{allowed}\)?(?:\s*(?:,|;|&|/|,?\s*\b(?:and|or)\b)\s*\(?{allowed}\b\)?)*"
     first = re.match(rf"\W*?(?:(?i:options?|choices?|answers?)\s+)?(?P<letters>{listed}){_ENDS}", text)
     if first:
@@ -130,7 +132,10 @@ def _is_other_value(answer: str, option: str) -> bool:
     quantities = parse_quantity(answer.strip("() ")), parse_quantity(normalize(option))
     if quantities[0] is None or quantities[1] is None:
         return False
-    return not values_equal(quantities[0].value, quantities[1].value)
+    bare = number_value(re.split(r"\s", answer.strip("() "))[0])  # "125.6 million" where millions are asked for
+    return not any(
+        value is not None and values_equal(value, quantities[1].value) for value in (quantities[0].value, bare)
+    )
 
 
 def _is_number_of(answer: str, option: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _SIGNS = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms
@@ -71,6 +72,11 @@ _APPROXIMATELY = re.compile(
     r"^(?:\\approx(?![A-Za-z])|(?:approximately|approx\.?|about|roughly|around)\s)\s*(?=[-\d.\\])", re.IGNORECASE
 )
 _INFINITY = re.compile(r"(?:\+\s*)?(?:\\infty(?![A-Za-z])|(?<![A-Za-z\\])[Ii]nfinity(?![A-Za-z]))")
+_MATRIX = re.compile(
+    r"(?:\\left\s*)?[\[(]?\s*\\begin\s*\{(?P<kind>array|[pb]?matrix)\}(?:\{[lcr| ]*\})?(?P<inside>.*?)(?:\\\\\s*)?"
+    r"\\end\s*\{(?P=kind)\}\s*(?:\\right\s*)?[\])]?",
+    re.DOTALL,
+)
 _LEADING_EQUALS = re.compile(r"^=\s*(?=[^\s=])")
 _MINUS_POWER = re.compile(r"\^\s*-\s*(\d+|[A-Za-z])(?![\d.A-Za-z])")
 _POWER_ASTERISKS = re.compile(r"(?<=[\w)])\*\*(?=[\d({-])")
@@ -104,6 +110,7 @@ def strip_edges(text: str) -> str:
         text = stripped
 
 
+@lru_cache(maxsize=16384)
 def normalize(text: str) -> str:
     """Bring an answer into one spelling: LaTeX without spacing commands, ASCII signs, single spaces.
 
@@ -114,9 +121,10 @@ def normalize(text: str) -> str:
         text = text.translate(_SIGNS)
         text = _SUPERSCRIPT.sub(lambda match: f"^{{{match.group().translate(_SMALL_DIGITS)}}}", text)
         text = _SUBSCRIPT.sub(lambda match: f"_{{{match.group().translate(_SMALL_DIGITS)}}}", text)
-    text = unwrap_text_commands(text)
+    text = unwrap_text_commands(text.replace("\\boxed{", "\\text{") if "\\boxed{" in text else text)
     text = _LATEX_THOUSANDS.sub("", text)
-    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\(", "").replace("\\)", "")
+    text = _MATRIX.sub(r"\\begin{pmatrix}\g<inside>\\end{pmatrix}", text) if "\\begin" in text else text
+    text = re.sub(r"\s*\{,\s*\}", ",", text).replace("\\%", "%").replace("\\(", "").replace("\\)", "")
     text = remove_emphasis(text.replace("\\[", "").replace("\\]", ""))
     text = _DEGREE.sub("°", text)
     text = _SPACING_COMMAND.sub(" ", text)
@@ -136,6 +144,7 @@ def _root(match: re.Match[str]) -> str:
     return rf"\sqrt{{{radicand}}}" if radicand else r"\sqrt "
 
 
+@lru_cache(maxsize=16384)
 def text_key(normalized: str) -> str:
     """What two answers must share to be equal as text: case, articles and spaces beside signs do not count."""
     key = re.sub(r"^(?:the|an?)\s+(?=[a-z]{3})", "", normalized.casefold())

@@ -11,7 +11,7 @@ from datamodules.answers.last_line import value_in_sentence
 from datamodules.answers.normalize import normalize
 from datamodules.answers.numbers import Value, number_value
 from datamodules.answers.sentences import concludes, is_condition, is_undecided, split_sentences
-from datamodules.answers.statements import stated_number
+from datamodules.answers.statements import has_numbers, stated_number
 from datamodules.answers.units import PERCENT, Quantity, parse_quantity
 
 _NUMBER = re.compile(
@@ -51,7 +51,8 @@ def read_number(extracted: ExtractedAnswer, question: str = "") -> Quantity | No
         question: As asked; of several numbers, those that it gives are not the answer.
     """
     text = normalize(extracted.text)
-    quantity = _plain_quantity(text)
+    bold = _only_bold(extracted.body) if extracted.status == "last_line" else None
+    quantity = bold or _plain_quantity(text)
     if quantity is not None or extracted.status in ("boxed", "tag", "none"):
         return quantity or _stated_quantity(text)
     if extracted.status == "marker":
@@ -105,16 +106,26 @@ def _number_in_sentences(body: str, question: str) -> Quantity | None:
     sentences = split_sentences(body)
     if not sentences or is_undecided(sentences[-1]):
         return None
-    for text in (sentences[-1], body):
-        bold = {inside for inside in map(clean, _BOLD.findall(text)) if _plain_quantity(normalize(inside))}
-        if len(bold) == 1:
-            return _plain_quantity(normalize(bold.pop()))
-    order = [sentences[-1], *[sentence for sentence in reversed(sentences[:-1]) if concludes(sentence)][:1], sentences[0]]
+    bold = _only_bold(sentences[-1])
+    if bold is not None:
+        return bold
+    order = [
+        sentences[-1],
+        *[sentence for sentence in reversed(sentences[:-1]) if concludes(sentence)][:1],
+        sentences[0],
+    ]
     for sentence in dict.fromkeys(order):
-        quantity = None if is_condition(sentence) else _number_of_sentence(clean(sentence), question)
-        if quantity is not None:
+        if is_condition(sentence) or "|" in sentence:  # a row of a table
+            continue
+        quantity = _number_of_sentence(clean(sentence), question)
+        if quantity is not None or (has_numbers(sentence) and concludes(sentence)):
             return quantity
     return None
+
+
+def _only_bold(text: str) -> Quantity | None:
+    bold = {inside for inside in map(clean, _BOLD.findall(text)) if _plain_quantity(normalize(inside))}
+    return _plain_quantity(normalize(bold.pop())) if len(bold) == 1 else None
 
 
 def _number_of_sentence(sentence: str, question: str) -> Quantity | None:

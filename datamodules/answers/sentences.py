@@ -19,7 +19,8 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
-    r"\W*(?:so|thus|hence|therefore|in (?:conclusion|summary)|consequently|finally|所以|因此|故|综上)(?![a-z])", re.IGNORECASE
+    r"\W*(?:so|thus|hence|therefore|in (?:conclusion|summary)|consequently|finally|所以|因此|故|综上)(?![a-z])",
+    re.IGNORECASE,
 )
 _UNDECIDED = re.compile(
     r"\b(?:(?:not|n't|no|without|insufficient|lacks?)\s+(?:\w+\s+){0,4}(?:information|context|data|details)|(?:can(?:not|'t| not)"

@@ -19,8 +19,9 @@ _AUXILIARY = re.compile(
     r"(?P<word>is|are|was|were|does|do|did|can|could|will|would|has|have)\s+(?P<rest>\S.*)", re.IGNORECASE
 )
 _NOT = re.compile(r"\bnot\b|n['’]t\b", re.IGNORECASE)
+_REASON = re.compile(r",\s+(?:as|because|since|which|where|with)\b.*$", re.IGNORECASE | re.DOTALL)
 _LITTLE = frozenset(
-    "the a an is are was were be been do does did has have had can could will would there that this it of".split()
+    "color colour actually indeed also the a an is are was were be been do does did has have had can could will would there that this it of".split()
 )
 
 
@@ -58,30 +59,30 @@ def read_yes_no(text: str, question: str) -> bool | None:
     asked = asked_statement(question)
     if asked is None:
         return None
-    said = {verdict for sentence in {*sentences[:1], *sentences[-1:]} if (verdict := _compare(sentence, asked)) is not None}
+    said = {
+        verdict for sentence in {*sentences[:1], *sentences[-1:]} if (verdict := _compare(sentence, asked)) is not None
+    }
     return said.pop() if len(said) == 1 else None
 
 
 def asked_statement(question: str) -> list[str] | None:
     """The words of what a question asks whether it is so; None where it is no such question."""
     before = question.rpartition("?")[0]
-    sentence = re.split(r"[.?!:\n]\s*", before.strip())[-1] if before else ""
+    sentence = re.split(r"[.?!]\s+|\n|Question:\s*", before.strip())[-1] if before else ""
     match = _AUXILIARY.fullmatch(sentence.strip())
     words = _words(match["rest"]) if match and not _NOT.search(sentence) else []
     return words if len(words) >= 2 else None
 
 
 def _compare(sentence: str, asked: list[str]) -> bool | None:
-    statement = without_lead(sentence)
+    statement = _REASON.sub("", without_lead(sentence))
     negations = len(_NOT.findall(statement))
     words = _words(_NOT.sub(" ", statement))
-    if negations > 1 or is_condition(sentence) or not _same_words(words, asked):
+    if (
+        negations > 1 or is_condition(sentence) or words != asked
+    ):  # the order counts: "more A than B" is not "more B than A"
         return None
     return negations == 0
-
-
-def _same_words(first: list[str], second: list[str]) -> bool:
-    return first == second or (len(first) == len(second) and sorted(first) == sorted(second) and first[:1] == second[:1])
 
 
 def _words(text: str) -> list[str]:

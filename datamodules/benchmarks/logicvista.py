@@ -97,7 +97,8 @@ class LogicVista(Benchmark):
         if question.answer_type == "text":
             return grade_expression(question, extracted)
         single = read_option(extracted, question.options, OPTION_LETTERS, question.question)
-        letters = {single} if single else extract_letters(extracted.text, OPTION_LETTERS)
+        several = extract_letters(extracted.text, OPTION_LETTERS)
+        letters = {single} if single else several if len(several) > 1 else frozenset()
         answer = ", ".join(sorted(letters)) or None
         return Grade(answer == question.gold[0], answer, extracted.status)
 

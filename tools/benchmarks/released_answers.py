@@ -163,9 +163,7 @@ def read_mmmu(folder: Path) -> Iterator[tuple[str, list[Released]]]:
             gold = asked["ground_truth"]
             texts = tuple(str(item) for item in gold) if isinstance(gold, list) else (str(gold),)
             options = dict.fromkeys(OPTION_LETTERS, "?") if is_choice else {}
-            question = BenchmarkQuestion(
-                "MMMU", key, "?", (), texts, options, "letter" if is_choice else "expression"
-            )
+            question = BenchmarkQuestion("MMMU", key, "?", (), texts, options, "letter" if is_choice else "expression")
             is_right = response in texts if is_choice else _is_right_openly(response, texts)
             released.append(Released(question, response, is_right))
         yield file.name, released
