@@ -77,14 +77,16 @@ def question_digest(benchmark: Benchmark, question: BenchmarkQuestion) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def verdict_digest(question: str, response: str) -> str:
+def verdict_digest(question: str, response: str, extraction: str | None = None) -> str:
     """The fingerprint that a rollout keeps with its verdict.
 
     Args:
         question: As of :func:`question_digest`.
         response: The text that was graded.
+        extraction: What another tool had read from it, if anything.
     """
-    text = f"{question}\0{response}".encode("utf-8", "surrogatepass")
+    parts = [question, response] if extraction is None else [question, response, extraction]
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
@@ -119,12 +121,12 @@ def regrade(
         key = (name, rollout.question_id)
         if key not in digests:
             digests[key] = question_digest(graders[name], question)
-        digest = verdict_digest(digests[key], rollout.response)
+        digest = verdict_digest(digests[key], rollout.response, rollout.extraction)
         if rollout.verdict_digest == digest:
             graded.append(rollout)
             continue
         count += 1
-        grade = graders[name].grade(question, rollout.response)
+        grade = graders[name].grade(question, rollout.response, rollout.extraction)
         if grade.is_correct != rollout.is_correct:
             changed.append(
                 ChangedVerdict(
