@@ -177,8 +177,8 @@ class BenchmarkReader(ABC):
         source = found.path if isinstance(found, ClonedFile) else found
         if isinstance(found, ClonedFile) and images == "needed" and self.clone and self.clone.answers_only:
             raise ValueError(
-                f"{found.path}: holds the answers of {self.name} alone, to grade responses by; put its table or dataset "
-                f"into the folder"
+                f"{found.path}: holds the answers of {self.name} alone, to grade responses by; put its table "
+                f"or dataset into the folder"
             )
         images = images or ("optional" if isinstance(found, ClonedFile) else "needed")
         self._missing_images = [] if images == "optional" else None
