@@ -9,13 +9,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeVar, get_args
 
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Rules
 from datamodules.rollouts.records import Rollout, place
 
-_RULES = ("answers", "benchmarks")
 _LIBRARIES = ("math-verify", "sympy")
 
 SomeRollout = TypeVar("SomeRollout", bound=Rollout)
@@ -48,24 +46,21 @@ class ChangedVerdict:
 
 
 @functools.cache
-def rules_digest() -> str:
-    """A fingerprint of all code that grading depends on: the rules of this repository and the libraries they use."""
-    digest = hashlib.blake2b(digest_size=16)
-    root = Path(__file__).parents[1]
-    for folder in _RULES:
-        for file in sorted((root / folder).rglob("*.py")):
-            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
-    for library in _LIBRARIES:
-        digest.update(f"{library} {version(library)}\0".encode())
-    return digest.hexdigest()
+def library_versions() -> tuple[str, ...]:
+    """Names and versions of the libraries that verdicts depend on."""
+    return tuple(f"{library} {version(library)}" for library in _LIBRARIES)
 
 
 def question_digest(benchmark: Benchmark, question: BenchmarkQuestion) -> str:
-    """A fingerprint of what a verdict on a question depends on beside the response: rules, gold answers, options."""
+    """A fingerprint of what a verdict on a question depends on beside the response: rules, gold answers, options.
+
+    Rules count by their number, see :attr:`datamodules.benchmarks.base.Benchmark.rules_versions`.
+    """
     fields = (
-        rules_digest(),
+        library_versions(),
         benchmark.name,
         benchmark.rules,
+        benchmark.rules_versions[benchmark.rules],
         question.question,
         list(question.gold),
         dict(question.options),
