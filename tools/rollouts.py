@@ -5,13 +5,17 @@ Examples::
     # Eight prediction files of VLMEvalKit become the samples 0 to 7.
     python -m tools.rollouts import --benchmarks data/benchmarks --benchmark MathVista --policy InternVL2_5-8B \
         --temperature 0.7 --output rollouts/mathvista.jsonl outputs/sample*/InternVL2_5-8B_MathVista_MINI.xlsx
+    # What the authors of a benchmark published, graded by their own rules.
+    python -m tools.rollouts import --benchmarks MATH-V --benchmark MathVision --policy Qwen-VL-Max --rules official \
+        --output rollouts/qwen.jsonl MATH-V/outputs/closed-source/Qwen/Qwen-VL-Max.jsonl
     # Is every question there with 8 candidates, nothing twice, every verdict that of the present rules?
     python -m tools.rollouts check rollouts/mathvista.jsonl --benchmarks data/benchmarks --candidates 8
     # What the reward model picked, for VLMEvalKit to score.
     python -m tools.rollouts export rollouts/mathvista.jsonl --benchmarks data/benchmarks --benchmark MathVista \
         --candidate-scores runs/test/candidate_scores.jsonl --output InternVL2_5-8B_MathVista_MINI.xlsx
 
-Plain JSONL is imported, too: rows of ``question_id`` (or ``index``) and ``response`` (or a list of ``responses``).
+JSON lines are imported, too: rows of ``question_id`` (or ``index``, ``id``) and ``response`` (or a list of
+``responses``), and the JSON files of responses that the authors of MathVista, MMMU, LogicVista and others publish.
 """
 
 from __future__ import annotations
@@ -134,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
 
     adder = commands.add_parser("import", help="make a rollout file of files of another tool")
-    adder.add_argument("files", type=Path, nargs="+", help="prediction files (.tsv, .xlsx), a sample each, or .jsonl")
+    adder.add_argument(
+        "files", type=Path, nargs="+", help="prediction files (.tsv, .xlsx), a sample each, or .jsonl, .json"
+    )
     adder.add_argument("--benchmark", choices=BENCHMARKS, required=True)
     adder.add_argument("--policy", required=True, help="name of the model that wrote the responses")
     adder.add_argument("--temperature", type=float, help="of sampling, where it is known; likewise the next ones")

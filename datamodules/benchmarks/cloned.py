@@ -25,11 +25,26 @@ class ClonedRepository:
         files: Split to its file, relative to the repository. The file alone is found, too, where it lies in the folder
             itself.
         columns: That each row must have, by which files of the same name are told apart.
+        answers_only: Whether the rows have no question, so that responses can be graded but none can be asked for.
     """
 
     repository: str
     files: Mapping[str, str]
     columns: tuple[str, ...]
+    answers_only: bool = False
+
+
+@dataclass(frozen=True)
+class ResponseFields:
+    """Where the authors' response files have the question and the response.
+
+    Attributes:
+        ids: Fields whose values, joined by "-", are the question's id; not looked at in an object by id.
+        response: Field of the response; one that is called "response" comes first.
+    """
+
+    ids: tuple[str, ...] = ("id",)
+    response: str = "response"
 
 
 @dataclass(frozen=True)

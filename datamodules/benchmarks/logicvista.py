@@ -12,7 +12,7 @@ from datamodules.answers.choice import read_option
 from datamodules.answers.extract import extract_final_answer
 from datamodules.answers.letters import extract_letters
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, Grade, Rules
-from datamodules.benchmarks.cloned import ClonedRepository
+from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import accuracy_by, grade_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.options import options_in_text
@@ -58,6 +58,7 @@ class LogicVista(Benchmark):
         "no_other_golds": "a gold answer that is no letter can never be reached",
     }
     rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
+    response_fields: ClassVar[ResponseFields] = ResponseFields(response="answer")
     order: ClassVar[int] = 7
 
     def hub_images(self, row: HubRow) -> list[Any]:

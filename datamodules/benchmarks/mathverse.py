@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.answers.extract import extract_final_answer
 from datamodules.answers.letters import extract_letters
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, Grade
-from datamodules.benchmarks.cloned import ClonedRepository
+from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import accuracy_by, grade_option_or_expression
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
 from datamodules.benchmarks.question import OPTION_LETTERS
@@ -57,6 +57,7 @@ class MathVerseVisionOnly(Benchmark):
         "exact_text": "the final-answer cut must be the gold answer letter by letter (the authors ask a judge model "
         "about the others; no rule of theirs does)",
     }
+    response_fields: ClassVar[ResponseFields] = ResponseFields(("sample_index",), "model_answer")
     order: ClassVar[int] = 4
 
     def hub_parts(self) -> Sequence[HubPart]:

@@ -16,7 +16,7 @@ from datamodules.answers.normalize import normalize, text_key
 from datamodules.answers.numeric import decimals_equal, integers_equal, numeric_answer, read_number
 from datamodules.benchmarks import vlmevalkit
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade, Rules
-from datamodules.benchmarks.cloned import ClonedRepository
+from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import accuracy_by, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.question import OPTION_LETTERS
@@ -62,6 +62,7 @@ class MathVista(Benchmark):
         "no_lists": "a list question is always wrong",
     }
     rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
+    response_fields: ClassVar[ResponseFields] = ResponseFields(("pid",))
     order: ClassVar[int] = 2
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:

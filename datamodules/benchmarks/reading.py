@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 
-from datamodules.benchmarks.cloned import ClonedFile, ClonedRepository, cloned_rows, find_cloned_file
+from datamodules.benchmarks.cloned import ClonedFile, ClonedRepository, ResponseFields, cloned_rows, find_cloned_file
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow, find_root, possible_roots, read_rows
 from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded
 from datamodules.benchmarks.released import Release, release_mismatches
@@ -58,10 +58,12 @@ class BenchmarkReader(ABC):
         table: Name of the TSV file of the default split; empty where there is no such table.
         hub: Its layout on Hugging Face.
         clone: The repository of its authors, where that holds the questions.
+        response_fields: Of the response files that its authors publish.
         releases: Split to what is released of it; the first is the default.
         required_columns: Columns that the TSV table must have.
         is_text_only: Whether its questions have no pictures.
         excluded: After :meth:`read`: why rows were not scored, and how many.
+        unscored_ids: After :meth:`read`: ids of the rows that are not scored.
         mismatches: After :meth:`read`: how the questions differ from the release, in words.
         notes: After :meth:`read`: what is remarkable about rows that are scored all the same, and the places of these.
 
@@ -80,6 +82,7 @@ class BenchmarkReader(ABC):
     table: ClassVar[str] = ""
     hub: ClassVar[HubLayout]
     clone: ClassVar[ClonedRepository | None] = None
+    response_fields: ClassVar[ResponseFields] = ResponseFields()
     releases: ClassVar[Mapping[str, Release]]
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer")
     is_text_only: ClassVar[bool] = False
@@ -104,6 +107,7 @@ class BenchmarkReader(ABC):
         self.excluded: dict[str, int] = {}
         self.mismatches: list[str] = []
         self.notes: dict[str, list[str]] = {}
+        self.unscored_ids: set[str] = set()
         self._missing_images: list[str] | None = None
         self._unusable: list[str] = []
 
@@ -171,9 +175,14 @@ class BenchmarkReader(ABC):
             raise FileNotFoundError(self._not_found(folder))
         table = found if isinstance(found, Path) and found.is_file() else None
         source = found.path if isinstance(found, ClonedFile) else found
+        if isinstance(found, ClonedFile) and images == "needed" and self.clone and self.clone.answers_only:
+            raise ValueError(
+                f"{found.path}: holds the answers of {self.name} alone, to grade responses by; put its table "
+                f"or dataset into the folder"
+            )
         images = images or ("optional" if isinstance(found, ClonedFile) else "needed")
         self._missing_images = [] if images == "optional" else None
-        self.notes = {}
+        self.notes, self.unscored_ids = {}, set()
         if isinstance(found, ClonedFile):
             rows = self._cloned_rows(found)
         else:
@@ -268,9 +277,11 @@ class BenchmarkReader(ABC):
         return self._parse_table_row(table_row, lambda: row.images(self.hub_images(row), self._missing_images))
 
     def _parse_table_row(self, row: TableRow, load: Callable[[], LazyImages]) -> BenchmarkQuestion | Excluded:
+        self.unscored_ids.add(row.get("index"))
         question = self.parse_row(row, load())
         if isinstance(question, BenchmarkQuestion):
             _check(question, row)
+            self.unscored_ids.discard(row.get("index"))
         return question
 
     def _parse_all(self, rows: Iterator[Row]) -> tuple[list[BenchmarkQuestion], Counter[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.answers.extract import extract_final_answer
 from datamodules.benchmarks import vlmevalkit
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
-from datamodules.benchmarks.cloned import ClonedRepository
+from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import as_scores, grade_option, with_options
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.released import Release
@@ -80,6 +80,7 @@ class WeMath(Benchmark):
         "inferred_option": "an option is the only letter among the last four words, a letter behind 'answer is', or "
         "the only option whose text occurs",
     }
+    response_fields: ClassVar[ResponseFields] = ResponseFields(("ID", "key"))
     order: ClassVar[int] = 6
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
