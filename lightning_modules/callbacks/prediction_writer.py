@@ -135,7 +135,7 @@ class PredictionWriter(Callback):
         self._join(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Join the journals where the run before was killed just before it: no prompt is left, no hook above called."""
+        """Join the journals if the previous run was killed just before: without a prompt left no other hook runs."""
         if stage == "predict" and not self._is_joined:
             self._join(trainer)
 

@@ -43,7 +43,7 @@ def expected_calibration_error(scores: Tensor, is_correct: Tensor) -> float:
 
 
 def calibration_bins(scores: Tensor, is_correct: Tensor) -> list[CalibrationBin]:
-    """The bins of a reliability diagram: :data:`NUM_BINS` of them, in order; arguments as above."""
+    """The :data:`NUM_BINS` bins of a reliability diagram, in order, for such scores and labels."""
     bounds = torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)
     places = torch.bucketize(_below_one(scores), bounds, right=True) - 1
     steps = torch.bincount(places, minlength=NUM_BINS).tolist()
