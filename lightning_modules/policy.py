@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from datamodules.conversation.labels import IGNORE_INDEX
+from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.demonstrations import SupervisedBatch
 from datamodules.policy.prompts import Prompt, PromptBatch
 from datamodules.rollouts.records import Rollout, rollout_row
@@ -74,11 +75,12 @@ class Policy(BackboneModule):
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """What the rollouts depend on, beside the prompts."""
+        data = data_module_of(self.trainer)
         return {
             "model": str(self.hparams["model_name_or_path"]),
             "num_samples": self.num_samples,
             "sampling": asdict(self.sampling),
-            "data": getattr(self.trainer.datamodule, "prediction_settings", {}),  # type: ignore[attr-defined]
+            "data": data.prediction_settings if isinstance(data, PredictionSettings) else {},
         }
 
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:

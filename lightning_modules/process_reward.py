@@ -17,6 +17,7 @@ from datamodules.best_of_n import CandidateBatch
 from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.steps import response_steps
+from datamodules.interfaces import RewardModelData, RewardModelFacts, data_module_of, evaluation_name
 from datamodules.storage.images import decoded
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
@@ -136,14 +137,16 @@ class ProcessRewardModel(BackboneModule):
         if stage == "fit":
             # Training makes other scores; a resumed run gets the threshold of its checkpoint back.
             self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None)
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None and hasattr(datamodule, "connect"):
-            datamodule.connect(
-                self.encoder,
-                max_steps=self.protocol.max_steps,
-                response_as_one_step=self.protocol.objective == "outcome",
-                mark_step_tokens=self.hparams["language_model_weight"] > 0,
-                packing_obstacle=packing_obstacle(self.backbone),
+        data = data_module_of(self.trainer)
+        if isinstance(data, RewardModelData):
+            data.connect(
+                RewardModelFacts(
+                    self.encoder,
+                    max_steps=self.protocol.max_steps,
+                    response_as_one_step=self.protocol.objective == "outcome",
+                    mark_step_tokens=self.hparams["language_model_weight"] > 0,
+                    packing_obstacle=packing_obstacle(self.backbone),
+                )
             )
 
     # ------------------------------------------------------------- forwards
@@ -190,8 +193,7 @@ class ProcessRewardModel(BackboneModule):
         if isinstance(batch, CandidateBatch):
             return self.score_encoded([group.encoded for group in batch.groups])
         logits = self(batch)
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if datamodule.validation_names[dataloader_idx] != PROCESS:
+        if evaluation_name(self.trainer, dataloader_idx) != PROCESS:
             return self._scored(batch, logits)
         self.step_validation.update(batch, self.scores_from_logits(logits), self._losses(batch, logits))
         return self._scored(batch, logits)

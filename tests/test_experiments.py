@@ -69,7 +69,7 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
     monkeypatch.setenv("VISUALPRM_DATA", str(quickstart_run / "world/prompts/process_supervision.jsonl"))
     monkeypatch.setenv("VISUALPRM_WORKERS", "0")
     monkeypatch.setenv("VISUALPRM_OFFLOAD_BACKEND", "gloo")  # NCCL begins on GPUs only
-    return ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.validation_share=0.2"]
+    return ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.validation_fraction=0.2"]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)

@@ -216,9 +216,10 @@ def test_visualprm_understands_options_within_the_text(parse_visualprm):
 
 
 def class_of(settings):
-    """The class of a ``class_path``, its arguments, and those that are given."""
+    """The class of a ``class_path``, all arguments of it and its bases, and those that are given."""
     kind = pydoc.locate(settings["class_path"])
-    return kind, set(inspect.signature(kind).parameters), settings.get("init_args", {})
+    arguments = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
+    return kind, arguments, settings.get("init_args", {})
 
 
 def settings_of_classes(value):

@@ -35,7 +35,7 @@ from lightning_modules.callbacks.candidate_scores import OutcomeScores, response
 def import_rollouts(arguments: argparse.Namespace) -> int:
     """The command ``import``; 0 if it went well."""
     benchmark = _benchmark(arguments.benchmark, arguments)
-    questions = benchmark.read(arguments.benchmarks)
+    questions = benchmark.read(arguments.benchmarks, images="optional")
     responses = read_responses(arguments.files, benchmark, arguments.benchmarks, arguments.first_sample_index)
     names = ("policy", "temperature", "top_p", "max_new_tokens", "seed")
     origin = Origin(**{name: getattr(arguments, name) for name in names})
@@ -62,7 +62,7 @@ def check(arguments: argparse.Namespace) -> int:
     has_problems = False
     for name in (name for name in BENCHMARKS if name in wanted):
         benchmark = _benchmark(name, arguments)
-        questions = benchmark.read(arguments.benchmarks)
+        questions = benchmark.read(arguments.benchmarks, images="optional")
         found = check_rollouts(benchmark, questions, rollouts, arguments.candidates, arguments.rules)
         present_rows += [rollout for group in found.graded.values() for rollout in group]
         print(f"{name}: {_summary(found)}")
@@ -79,9 +79,8 @@ def check(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     """The command ``export``; 0 if it went well."""
     benchmark = _benchmark(arguments.benchmark, arguments)
-    found = check_rollouts(
-        benchmark, benchmark.read(arguments.benchmarks), read_rollouts(arguments.rollouts), arguments.candidates
-    )
+    questions = benchmark.read(arguments.benchmarks, images="optional")
+    found = check_rollouts(benchmark, questions, read_rollouts(arguments.rollouts), arguments.candidates)
     if not found.groups:
         raise ValueError(f"{arguments.rollouts}: holds no rollouts of {benchmark.name}")
     if found.unknown or found.repeated or found.reordered:

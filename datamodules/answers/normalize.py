@@ -43,6 +43,9 @@ _SIGNS = str.maketrans(
         "‘": "'",
         "’": "'",
         "′": "'",
+        "掳": "°",  # the degree sign, read as GBK, in released golds
+        "∶": ":",
+        "…": "\\ldots ",
     }
 )
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
@@ -54,10 +57,10 @@ _ROOT_SIGN = re.compile(
 _PI = re.compile(r"(?<![A-Za-z\\])[Pp]i(?![A-Za-z])")
 
 _TEXT_COMMAND = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|boldsymbol|bm)"
-    r"\s*\{([^{}]*)\}"
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|textup|mathrm|mathbf|mathit|mathsf|operatorname|mbox|hbox"
+    r"|emph|underline|boldsymbol|bm)\s*\{(?P<inside>(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"
 )
-_LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:,?\\[,!;:]|\{,\}|~)(?=\d{3}(?!\d))")
+_LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:,?\\[,!;:]|\{,\}|~) ?(?=\d{3}(?!\d))")
 _SPACED_THOUSANDS = re.compile(r"(?<![\w.,/}^])(?<!\d )\d{1,3}(?: \d{3})+(?![\d/]| \d)")
 _SPACING_COMMAND = re.compile(
     r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|left\b\.?|right\b\.?|[Bb]igg?[lr]?\b|limits\b)|~"
@@ -67,6 +70,9 @@ _MONEY = re.compile(r"\\?\$|[€£¥]")
 _APPROXIMATELY = re.compile(
     r"^(?:\\approx(?![A-Za-z])|(?:approximately|approx\.?|about|roughly|around)\s)\s*(?=[-\d.\\])", re.IGNORECASE
 )
+_INFINITY = re.compile(r"(?:\+\s*)?(?:\\infty(?![A-Za-z])|(?<![A-Za-z\\])[Ii]nfinity(?![A-Za-z]))")
+_LEADING_EQUALS = re.compile(r"^=\s*(?=[^\s=])")
+_MINUS_POWER = re.compile(r"\^\s*-\s*(\d+|[A-Za-z])(?![\d.A-Za-z])")
 _POWER_ASTERISKS = re.compile(r"(?<=[\w)])\*\*(?=[\d({-])")
 _EDGE_CHARACTERS = " \t\r\n\"'`*“”"
 
@@ -74,7 +80,7 @@ _EDGE_CHARACTERS = " \t\r\n\"'`*“”"
 def unwrap_text_commands(text: str) -> str:
     r"""Replace ``\text{x}``, ``\mathbf{x}`` and their like by ``x`` between spaces, nested ones too."""
     while True:
-        unwrapped = _TEXT_COMMAND.sub(r" \1 ", text)
+        unwrapped = _TEXT_COMMAND.sub(r" \g<inside> ", text)
         if unwrapped == text:
             return text
         text = unwrapped
@@ -119,8 +125,9 @@ def normalize(text: str) -> str:
     text = _PI.sub(r"\\pi ", text)
     text = re.sub(r"\\[dtc]frac\b|\\[dtc]frac(?=\d)", r"\\frac", text)
     text = re.sub(r"\\([lg])e(?:q|qslant)(?![A-Za-z])", r"\\\1e", text)
-    text = re.sub(r"\s*\^\s*", "^", text)
-    text = _APPROXIMATELY.sub("", strip_edges(" ".join(text.split())))
+    text = _MINUS_POWER.sub(r"^{-\1}", re.sub(r"\s*\^\s*", "^", text))
+    text = _INFINITY.sub(r"\\infty ", text)
+    text = _APPROXIMATELY.sub("", _LEADING_EQUALS.sub("", strip_edges(" ".join(text.split()))))
     return _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
 
 
@@ -134,4 +141,5 @@ def text_key(normalized: str) -> str:
     key = re.sub(r"^(?:the|an?)\s+(?=[a-z]{3})", "", normalized.casefold())
     key = re.sub(r"([_^])\{(\w)\}", r"\1\2", key)
     key = re.sub(r"(?<![^\W_])\s+|\s+(?![^\W_])", "", key).strip("?;:,")
-    return key.rstrip("!") if key.rstrip("!").isalpha() else key
+    word = key.rstrip("!")
+    return word if len(word) > 1 and word.isalpha() else key  # n! is a factorial

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from datamodules.answers.number_words import SCALES
 from datamodules.answers.numbers import Value, number_value, values_equal
 
 PERCENT = "%"
@@ -68,7 +69,7 @@ def _unit_table() -> dict[str, tuple[str, Fraction]]:
         (("ha", "hectare", "hectares"), "area", Fraction(10000)),
         (("°C", "deg C", "degrees Celsius"), "temperature in Celsius", Fraction(1)),
         (("°F", "degrees Fahrenheit"), "temperature in Fahrenheit", Fraction(1)),
-        ((PERCENT, "percent", "percents", "per cent", "percentage"), "percent", Fraction(1)),
+        ((PERCENT, "pct", "percent", "percents", "per cent", "percentage"), "percent", Fraction(1)),
         (("°", "deg", "degree", "degrees"), "angle", Fraction(1)),
         (("rad", "radian", "radians"), "angle", Fraction(180 / math.pi)),
     ):
@@ -93,6 +94,9 @@ _QUANTITY = re.compile(
 )
 _NUMBER_WITH_PI = re.compile(
     r"^(?P<number>.*\\pi)(?P<space>\s+)(?P<unit>[A-Za-zµΩ%°][A-Za-zµΩ°%/*^0-9 .{}()-]*)$", re.DOTALL
+)
+_SCALED = re.compile(
+    rf"(?P<number>[-+]?(?:\d[\d.,]*|\.\d+))(?:\s*(?P<word>(?i:{'|'.join(SCALES)}))s?\b|(?P<k>[kK]))(?:\s+(?P<unit>\S.*))?"
 )
 _UNIT_SIGNS = re.compile(r"\\(cdot|Omega|ohm|mu)(?![A-Za-z])\s*(?=[A-Za-zΩ]|$)")
 
@@ -119,6 +123,9 @@ def parse_quantity(text: str) -> Quantity | None:
     value = number_value(text)
     if value is not None:
         return Quantity(value, "")
+    scaled = _SCALED.fullmatch(text)
+    if scaled:
+        return _scaled_quantity(scaled)
     text = _UNIT_SIGNS.sub(lambda match: {"cdot": "*", "Omega": "Ω", "ohm": "Ω", "mu": "µ"}[match[1]], text)
     for pattern in (_QUANTITY, _NUMBER_WITH_PI):
         match = pattern.match(text)
@@ -131,6 +138,14 @@ def parse_quantity(text: str) -> Quantity | None:
         if value is not None and unit:
             return Quantity(value, unit)
     return None
+
+
+def _scaled_quantity(match: re.Match[str]) -> Quantity | None:
+    """"3 million dollars" and "3k"."""
+    value = number_value(match["number"])
+    scale = SCALES[match["word"].lower()] if match["word"] else 1000
+    unit = _spell_unit(match["unit"], is_glued=False) if match["unit"] else ""
+    return None if value is None or (match["unit"] and not unit) else Quantity(value * scale, unit)
 
 
 def quantities_equal(first: Quantity, second: Quantity) -> bool:

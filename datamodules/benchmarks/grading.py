@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datamodules.answers.choice import read_option
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
-from datamodules.answers.letters import extract_option
 from datamodules.answers.normalize import normalize
 from datamodules.answers.numbers import number_value
 from datamodules.benchmarks.question import OPTION_LETTERS, BenchmarkQuestion, Grade
@@ -53,7 +53,7 @@ def with_options(question: str, options: dict[str, str]) -> str:
 def grade_option(question: BenchmarkQuestion, extracted: ExtractedAnswer, letters: str = OPTION_LETTERS) -> Grade:
     """Grade a multiple-choice answer: one option letter, or exactly the text of one option."""
     allowed = "".join(question.options) or letters
-    letter = extract_option(extracted.text, question.options, allowed)
+    letter = read_option(extracted, question.options, allowed, question.question)
     return Grade(letter is not None and letter in question.gold, letter, extracted.status)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import extract_final_answer
 from datamodules.answers.numeric import numeric_answer
+from datamodules.benchmarks import vlmevalkit
 from datamodules.benchmarks.base import IMAGE_PLACEHOLDER, Benchmark, BenchmarkQuestion, Excluded, Grade
 from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_option, with_options
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
@@ -80,6 +82,12 @@ class MMMU(Benchmark):
         "random_option": "where no option can be read, one is drawn (by seed 42, question and response)",
         "open_substring": "an open answer is right if the gold answer is a part of one of its key phrases",
         "open_numbers": "an open answer is right if any number in a key phrase is the gold number, to two decimals",
+    }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
+        "inferred_option": "an option is the only letter among the last four words, a letter behind 'answer is', or "
+        "the only option whose text occurs; none is drawn here where the judge model fails",
+        "open_as_choice": "an open question has the options A, the gold answer, and B, Other Answers; a gold answer "
+        "that is a capital letter can never be reached unless it is A, and several gold answers are one text",
     }
     order: ClassVar[int] = 1
 
@@ -162,6 +170,17 @@ class MMMU(Benchmark):
         if question.answer_type == "letter":
             return grade_choice_officially(question, text)
         return grade_open_officially(question, text)
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The option that it infers, open questions being turned into multiple-choice ones."""
+        if question.answer_type == "letter":
+            return vlmevalkit.grade_choice(question, response)
+        answer = question.gold[0] if len(question.gold) == 1 else str(list(question.gold))
+        options = {"A": answer, "B": "Other Answers"}
+        is_capital = len(answer) == 1 and "A" <= answer <= "Z"
+        asked = replace(question, gold=(answer if is_capital else "A",))
+        grade = vlmevalkit.grade_choice(asked, response, options)
+        return replace(grade, extracted_answer=options.get(grade.extracted_answer or ""))
 
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:
         """Accuracy by domain and subject, of multiple-choice and of open questions."""

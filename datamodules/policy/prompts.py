@@ -241,7 +241,7 @@ def benchmark_prompts(
     prompts = []
     for name in names or benchmarks_in(folder, options):
         benchmark = make_benchmark(name, rules, options)
-        for question in benchmark.read(folder):
+        for question in benchmark.read(folder, images="needed"):
             details: dict[str, Any] = {"rules": rules}
             if question.option_order is not None:
                 details["option_order"] = question.option_order

@@ -19,6 +19,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from datamodules.batching.ranks import rank_of_process
+from datamodules.storage.fields import first_of
 from datamodules.supervision.row_reader import RowReader, bad_rows, row_readers
 from datamodules.supervision.sources import ProcessSource
 from datamodules.supervision.table import open_table, remembered_digest, table_folder, table_path, write_table
@@ -40,6 +41,7 @@ FEATURES = Features(
         "num_mc_correct": List(Value("int64")),
         "num_mc_total": List(Value("int64")),
         "question_accuracy": Value("float64"),
+        "blank_steps": Value("int64"),
         "problem": Value("string"),
     }
 )
@@ -47,6 +49,7 @@ FEATURES = Features(
 about the same images; images are paths or references of :mod:`datamodules.storage.archives`, or, where
 ``image_bytes`` holds embedded ones, their names; ``mc`` is NaN for a step without a score; the counts -1 where unknown;
 ``question_accuracy`` is how often the policy solves the question from scratch, None where the row does not say;
+``blank_steps`` is how many steps without text were joined to their neighbours;
 ``problem`` is empty for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source,
 0 where there is none.
 """
@@ -58,7 +61,7 @@ def read_rows(
     sources: Sequence[str | Path | ProcessSource],
     image_root: str | Path | None = None,
     *,
-    on_bad_row: OnBadRow = "error",
+    on_bad_row: OnBadRow = "skip",
     check_images: bool = True,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
@@ -70,7 +73,7 @@ def read_rows(
     Args:
         sources: Paths as of :func:`datamodules.supervision.annotation_files.find_annotation_files`, or sources.
         image_root: Image root of sources that name none.
-        on_bad_row: What to do about unusable rows: raise an error, or skip and report them.
+        on_bad_row: What to do about unusable rows: skip and report them, or raise an error.
         check_images: Read the header of every image when a table is built. Switch it off on slow file systems; a broken
             image then fails when its batch is made.
         cache_dir: Folder of the tables; the cache of `datasets` by default.
@@ -89,8 +92,10 @@ def read_rows(
     table = _with_settings(tables, of_tables)
     usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations")
     if not len(usable):
-        raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}")
-    return usable
+        first = next(iter(bad_rows(table).values()), "there are no rows")
+        raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}: {first}")
+    _report_blank_steps(usable)
+    return usable.remove_columns("blank_steps")
 
 
 def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]) -> Dataset:
@@ -103,6 +108,21 @@ def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]
     for name, values in (("weight", weights), ("max_tiles", tiles), ("limit", limits)):
         table = table.add_column(name, np.repeat(values, lengths))
     return table
+
+
+def _report_blank_steps(table: Dataset) -> None:
+    """Say how many steps without text were joined to their neighbours, and in which rows."""
+    counts = table.with_format("arrow")["blank_steps"][:].to_numpy()
+    rows = np.flatnonzero(counts)
+    if len(rows):
+        places = first_of(table.select(rows)["sample_id"][:])
+        logger.warning(
+            "annotations: %d blank steps in %d of %d rows joined their neighbours, and their scores were dropped: %s",
+            counts.sum(),
+            len(rows),
+            len(table),
+            places,
+        )
 
 
 def _compare_counts(
@@ -129,12 +149,13 @@ def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, 
     if not bad:
         return table
     first = next(iter(bad.values()))
+    listed = first_of(list(bad.values()), "; ")
     if on_bad_row == "error":
         more = f" (and {len(bad) - 1} more bad rows of {len(table)})" if len(bad) > 1 else ""
         raise ValueError(f"{first}{more}; correct the rows, or set on_bad_row to 'skip' to leave such rows out")
     sources = Counter(table.select(list(bad))["source"][:]) if "source" in table.column_names else {}
     counts = ", ".join(f"{source}: {count}" for source, count in sorted(sources.items()))
-    logger.warning("%s: %d of %d rows are left out (%s); the first: %s", what, len(bad), len(table), counts, first)
+    logger.warning("%s: %d of %d rows are left out (%s); the first: %s", what, len(bad), len(table), counts, listed)
     return table.select(np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64)))
 
 

@@ -51,6 +51,7 @@ def _facts(dataset: BestOfNDataset) -> BenchmarkFacts:
         split=benchmark.split,
         rules=tuple(dataset.rules),
         official_differences=benchmark.official_differences,
+        vlmevalkit_differences=benchmark.vlmevalkit_differences,
         released_questions=benchmark.release.questions,
         mismatches=tuple(benchmark.mismatches),
         excluded=benchmark.excluded,

@@ -14,6 +14,7 @@ from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.batching.shards import Shard
+from datamodules.interfaces import PredictionSettings, PromptData, data_module_of
 from datamodules.storage.files import atomic_write_text
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,10 @@ class PredictionWriter(Callback):
         """Tell the data module which prompts are finished."""
         if stage != "predict":
             return
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._shard = getattr(datamodule, "shard", Shard())
-        self._settings = json.dumps(getattr(pl_module, "prediction_settings", {}), sort_keys=True)
+        datamodule = self._prompt_data(trainer)
+        self._shard = datamodule.shard
+        settings = pl_module.prediction_settings if isinstance(pl_module, PredictionSettings) else {}
+        self._settings = json.dumps(settings, sort_keys=True)
         with self._other_shards_waiting():
             is_there = self._shard.count > 1 and self.output.exists()
             known = self._settings_path.read_text(encoding="utf-8") if self._settings_path.exists() else self._settings
@@ -85,6 +87,16 @@ class PredictionWriter(Callback):
             else:
                 datamodule.completed_ids = {prompt_id for prompt_id, _ in self._finished()}
         self._is_joined = False
+
+    @staticmethod
+    def _prompt_data(trainer: Trainer) -> PromptData:
+        data = data_module_of(trainer)
+        if not isinstance(data, PromptData):
+            raise TypeError(
+                f"PredictionWriter needs a data module with prompt_ids, completed_ids and shard, such as "
+                f"PromptDataModule; got {type(data).__name__}"
+            )
+        return data
 
     def _other_shards_waiting(self) -> AbstractContextManager[Any]:
         """Within this context no other run joins journals."""
@@ -154,8 +166,7 @@ class PredictionWriter(Callback):
                 path.unlink()
             return
         rows_of = dict(self._finished())
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        order = datamodule.prompt_ids
+        order = self._prompt_data(trainer).prompt_ids
         missing = [prompt_id for prompt_id in order if prompt_id not in rows_of]
         own = [prompt_id for prompt_id in self._shard.of(order) if prompt_id not in rows_of]
         if not missing:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.batching.collate import StepBatch
 from datamodules.conversation.labels import IGNORE_INDEX, value_labels
+from datamodules.interfaces import EvaluationData, ProcessSupervisionData, data_module_of
 from datamodules.process_bench.solutions import ProcessBenchBatch
 from datamodules.process_bench.totals import SourceTotals, coverage_sentence, differences_from_release
 from datamodules.storage.files import atomic_write_bytes, atomic_write_text
@@ -122,11 +123,13 @@ class ProcessBench(Callback):
             raise ValueError(
                 f"ProcessBench: threshold {self.threshold} is outside of this model's scores, [{low:g}, {high:g}]"
             )
-        names = getattr(getattr(trainer, "datamodule", None), "validation_names", None)
-        if self._must_choose(trainer, pl_module) and names is not None and PROCESS not in names:
+        data = data_module_of(trainer)
+        has_split = not isinstance(data, EvaluationData) or PROCESS in data.validation_names
+        if self._must_choose(trainer, pl_module) and not has_split:
             raise ValueError(
                 "ProcessBench: threshold 'validation' needs a process validation split to choose on; give the data "
-                "module validation_annotations or validation_share, use a model that has a threshold, or give a number"
+                "module validation_annotations, or validation_fraction (in `test` also test_held_out), use a model "
+                "that has a threshold, or give a number"
             )
 
     on_validation_start = on_fit_start
@@ -225,7 +228,9 @@ class ProcessBench(Callback):
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule, rows: Sequence[_LabelledSteps]) -> None:
         """Choose the threshold on the process validation split and store it in the module's protocol."""
-        name = getattr(getattr(trainer, "datamodule", None), "process_split_name", "the process validation split")
+        data = data_module_of(trainer)
+        is_named = isinstance(data, ProcessSupervisionData)
+        name = data.process_split_name if is_named else "the process validation split"
         scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
         labels = torch.tensor([label for row in rows for label in row.is_correct], dtype=torch.bool)
         try:

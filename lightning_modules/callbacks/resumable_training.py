@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
+from datamodules.batching.position import ResumableData, TrainingPosition
+from datamodules.interfaces import data_module_of
 from lightning_modules.checkpointing.folder_io import FolderCheckpointIO
 from lightning_modules.checkpointing.optimizer_states import check_groups, named_optimizer_state, parameter_names
 from lightning_modules.checkpointing.random_states import random_states, seed_from, set_random_states
@@ -91,10 +93,11 @@ class ResumableTraining(Callback):
         return is_batch_end and fetcher is not None and loop._should_check_val_fx(fetcher) and not loop.val_loop.skip
 
     def _step_back(self, trainer: Trainer, checkpoint: dict[str, Any], undone: int) -> None:
-        position = getattr(getattr(trainer, "datamodule", None), "training_position", None)
+        position = _training_position(trainer)
         if position is not None:
             undone = position.step_back(undone)
-            checkpoint[type(trainer.datamodule).__qualname__] |= position.state_dict(undone)  # type: ignore[attr-defined]
+            # Lightning stores the state of a data module by the name of its class.
+            checkpoint[type(data_module_of(trainer)).__qualname__] |= position.state_dict(undone)
         progress = checkpoint["loops"]["fit_loop"][_BATCHES]
         progress["is_last_batch"] = False
         for part in ("total", "current"):
@@ -113,7 +116,7 @@ class ResumableTraining(Callback):
         """Find the place in the epoch, and the random numbers to go on with."""
         self._check_groups(trainer, pl_module)
         loop = trainer.fit_loop.epoch_loop
-        position = getattr(getattr(trainer, "datamodule", None), "training_position", None)
+        position = _training_position(trainer)
         batches = position.resume() if position is not None else None
         if batches is not None:
             current: Any = loop.batch_progress.current
@@ -184,3 +187,9 @@ class ResumableTraining(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on it is one after it."""
         self._has_evaluated = True
+
+
+def _training_position(trainer: Trainer) -> TrainingPosition | None:
+    """Of the data module; None where there is none that keeps it."""
+    data = data_module_of(trainer)
+    return data.training_position if isinstance(data, ResumableData) else None

@@ -27,6 +27,7 @@ class BenchmarkFacts:
         split: Name of the split.
         rules: Names of the rules behind the verdicts.
         official_differences: What the official rules do differently from ours, by name.
+        vlmevalkit_differences: What VLMEvalKit does differently from the official rules, by name.
         released_questions: Scored questions of the split as released.
         mismatches: Differences of the questions from the release, in words.
         excluded: Reasons why rows of the table are not scored, with their numbers.
@@ -35,6 +36,7 @@ class BenchmarkFacts:
     split: str
     rules: tuple[str, ...] = ("ours",)
     official_differences: Mapping[str, str] = field(default_factory=dict)
+    vlmevalkit_differences: Mapping[str, str] = field(default_factory=dict)
     released_questions: int = 0
     mismatches: tuple[str, ...] = ()
     excluded: Mapping[str, int] = field(default_factory=dict)
@@ -84,6 +86,9 @@ class BenchmarkDetails:
             parts.append(f"Rows left out: {', '.join(f'{n} {reason}' for reason, n in facts.excluded.items())}.")
         differences = ", ".join(facts.official_differences) or "nothing"
         parts.append(f"Rules: {' and '.join(facts.rules)}. The official rules differ from ours in: {differences}.")
+        if "vlmevalkit" in facts.rules:
+            others = ", ".join(facts.vlmevalkit_differences) or "nothing"
+            parts.append(f"Those of VLMEvalKit differ from the official ones in: {others}.")
         return " ".join(parts)
 
 

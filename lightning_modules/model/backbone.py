@@ -17,6 +17,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from datamodules.interfaces import PolicyData, PolicyFacts, data_module_of
 from lightning_modules.distributed.meta_loading import auto_class, is_structure_only, structure_of
 from lightning_modules.model.chat_template import require_template, without_opening
 from lightning_modules.model.families import language_model_of, parameters_of
@@ -180,8 +181,8 @@ def _named(backbone: PreTrainedModel, part: str) -> list[tuple[str, torch.nn.Par
     return [(name, parameter) for name, parameter in backbone.named_parameters() if id(parameter) in wanted]
 
 
-def connect_processor(module: LightningModule, **more: Any) -> None:
-    """Pass a policy's processor, and ``more``, to the trainer's data module, which renders prompts with it."""
-    datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    if datamodule is not None:
-        datamodule.connect(module.processor, **more)
+def connect_processor(module: LightningModule, packing_obstacle: str | None = None) -> None:
+    """Pass a policy's processor to the trainer's data module, which renders prompts with it."""
+    data = data_module_of(module.trainer)
+    if isinstance(data, PolicyData):
+        data.connect(PolicyFacts(module.processor, packing_obstacle))  # type: ignore[arg-type]
