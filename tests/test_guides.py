@@ -177,16 +177,8 @@ def parse_visualprm(monkeypatch):
     """Gives a function that parses the arguments of `visualprm`; what the parser does not know ends in SystemExit."""
     from lightning_modules import cli
 
-    class Parsed(cli.VisualPRMCLI):
-        """The command up to what its arguments come to."""
-
-        def instantiate_classes(self):
-            """Make nothing."""
-
-        def _run_subcommand(self, subcommand):
-            """Run nothing."""
-
-    monkeypatch.setattr(cli, "VisualPRMCLI", Parsed)
+    monkeypatch.setattr(cli.VisualPRMCLI, "instantiate_classes", lambda self: None)
+    monkeypatch.setattr(cli.VisualPRMCLI, "_run_subcommand", lambda self, subcommand: None)
     monkeypatch.chdir(REPOSITORY)
     return cli.run
 
