@@ -177,16 +177,8 @@ def parse_visualprm(monkeypatch):
     """Gives a function that parses the arguments of `visualprm`; what the parser does not know ends in SystemExit."""
     from lightning_modules import cli
 
-    class Parsed(cli.VisualPRMCLI):
-        """The command up to what its arguments come to."""
-
-        def instantiate_classes(self):
-            """Make nothing."""
-
-        def _run_subcommand(self, subcommand):
-            """Run nothing."""
-
-    monkeypatch.setattr(cli, "VisualPRMCLI", Parsed)
+    monkeypatch.setattr(cli.VisualPRMCLI, "instantiate_classes", lambda self: None)
+    monkeypatch.setattr(cli.VisualPRMCLI, "_run_subcommand", lambda self, subcommand: None)
     monkeypatch.chdir(REPOSITORY)
     return cli.run
 
@@ -216,9 +208,10 @@ def test_visualprm_understands_options_within_the_text(parse_visualprm):
 
 
 def class_of(settings):
-    """The class of a ``class_path``, its arguments, and those that are given."""
+    """The class of a ``class_path``, all arguments of it and its bases, and those that are given."""
     kind = pydoc.locate(settings["class_path"])
-    return kind, set(inspect.signature(kind).parameters), settings.get("init_args", {})
+    arguments = {name for base in kind.__mro__ for name in inspect.signature(base.__init__).parameters}
+    return kind, arguments, settings.get("init_args", {})
 
 
 def settings_of_classes(value):

@@ -109,7 +109,7 @@ def _benchmark(name: str, arguments: argparse.Namespace) -> Benchmark:
 
 
 def _best_candidates(benchmark: Benchmark, found: RolloutCheck, path: Path) -> dict[str, Rollout]:
-    """The candidate of each question with the highest score, the first of equals, as Best-of-N picks it."""
+    """The candidate with the highest score of each question, in a tie the first, as Best-of-N picks it."""
     scores = OutcomeScores(path)
     chosen = {}
     for name, group in found.groups.items():
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     adder.add_argument("--benchmark", choices=BENCHMARKS, required=True)
     adder.add_argument("--policy", required=True, help="name of the model that wrote the responses")
-    adder.add_argument("--temperature", type=float, help="of sampling, where it is known; likewise the next ones")
+    adder.add_argument("--temperature", type=float, help="of sampling, if it is known, as the next three")
     adder.add_argument("--top-p", type=float)
     adder.add_argument("--max-new-tokens", type=int)
     adder.add_argument("--seed", type=int)

@@ -16,7 +16,7 @@ _BETTER, _EQUAL, _WORSE = 0, 1, 2
 
 
 def value_labels(mc: Tensor, threshold: float) -> Tensor:
-    """Classes ``+`` (0) and ``-`` (1): a step is right if its score exceeds the threshold (paper, section 3.2)."""
+    """Classes ``+`` (0) and ``-`` (1): a step is correct if its score exceeds the threshold (paper, section 3.2)."""
     labels = torch.where(mc > threshold, _RIGHT, _WRONG)
     return labels.masked_fill(mc.isnan(), IGNORE_INDEX)
 
@@ -46,7 +46,7 @@ def soft_targets(mc: Tensor) -> Tensor:
 
 
 def until_first_error(mc: Tensor, threshold: float) -> Tensor:
-    """The steps up to the first wrong one (score not above the threshold), which is among them: (..., S) bool.
+    """Mask of the steps up to and including the first wrong one (score at most the threshold): (..., S) bool.
 
     A step without a score is not wrong.
     """

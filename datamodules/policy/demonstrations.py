@@ -1,4 +1,4 @@
-"""Gold responses as batches for supervised fine-tuning, padded or one after another in a row."""
+"""Batches of gold responses for supervised fine-tuning, padded or packed into one row."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class SupervisedCollator:
     """Builds batches for supervised fine-tuning on gold responses.
 
     Attributes:
-        renderer: Renders them.
-        padding_free: Put the conversations of a batch into one row.
+        renderer: Renders the conversations.
+        padding_free: Pack the conversations of a batch into one row.
     """
 
     renderer: ChatRenderer

@@ -1,8 +1,8 @@
-"""Rows of process supervision on disk, read into one table with known types.
+"""Read rows of process supervision from disk into one typed table.
 
-Two kinds of rows are read, from any of the places that :mod:`datamodules.supervision.annotation_files` knows:
-VisualPRM400K raw rows (``steps_with_score``) and VisualPRM400K conversation rows (``conversations``). Each file's table
-is built once and kept under the file's content.
+Two kinds of rows are read, from all files of :mod:`datamodules.supervision.annotation_files`: VisualPRM400K raw rows
+(``steps_with_score``) and VisualPRM400K conversation rows (``conversations``). The table of each file is built once and
+cached by content.
 """
 
 from __future__ import annotations
@@ -67,20 +67,19 @@ def read_rows(
 ) -> Dataset:
     """Read annotation files into a memory-mapped table with the columns of :data:`FEATURES` and those of their sources.
 
-    A file that two sources give belongs to the later one, so that a folder can be given and one of its files again with
-    other settings.
+    If two sources name the same file, it belongs to the later one. So a folder can be given, and one of its files again
+    with other settings.
 
     Args:
         sources: Paths as of :func:`datamodules.supervision.annotation_files.find_annotation_files`, or sources.
-        image_root: What image paths are relative to where a source does not say.
-        on_bad_row: What to do about rows that cannot be used: leave them out and say how many and which, or raise an
-            error.
-        check_images: Look for every image, and at its header, when a table is built. Switch it off on slow file
-            systems; a broken image is then found when its batch is made.
-        cache_dir: Where tables are kept; the cache of `datasets` by default.
+        image_root: Image root of sources that name none.
+        on_bad_row: What to do about unusable rows: skip and report them, or raise an error.
+        check_images: Read the header of every image when a table is built. Switch it off on slow file systems; a broken
+            image then fails when its batch is made.
+        cache_dir: Folder of the tables; the cache of `datasets` by default.
 
     Raises:
-        FileNotFoundError: If there is nothing at a path.
+        FileNotFoundError: If a path does not exist.
         ValueError: If no row can be used, or a row is unusable and ``on_bad_row`` is "error"; names file, line, field.
     """
     root = str(image_root) if image_root else None
@@ -100,7 +99,7 @@ def read_rows(
 
 
 def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]) -> Dataset:
-    """All tables in one, with columns of what the source of each says."""
+    """All tables in one, with columns of the settings of their sources."""
     lengths = [len(table) for table in tables]
     weights = np.array([source.weight for source in of_tables], np.float64)
     tiles = np.array([source.max_tiles or 0 for source in of_tables], np.int64)
@@ -136,7 +135,7 @@ def _compare_counts(
 
 
 def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, what: str) -> Dataset:
-    """Raise an error about the first bad row, or leave all of them out with a warning.
+    """Raise an error for the first bad row, or leave out all bad rows with a warning.
 
     Args:
         table: Any rows.
@@ -161,7 +160,7 @@ def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, 
 
 
 class _Progress:
-    """Shows how far the first reading is; silent as long as every table is there already."""
+    """Progress bar of building tables; silent if all tables exist."""
 
     def __init__(self, files: int) -> None:
         self.files, self.file = files, 0
@@ -186,7 +185,7 @@ class _Progress:
 
 
 def _file_table(reader: RowReader, folder: Path, progress: _Progress) -> Dataset:
-    """The table of a file; built anew if pictures that were missing or broken are there now."""
+    """The table of a file; built again if pictures that were missing or broken are usable now."""
     progress.file += 1
     path = table_path(folder, reader.identity(remembered_digest(reader.file, folder)))
     write_table(path, progress.watch(iter(reader), reader.file.source), FEATURES)

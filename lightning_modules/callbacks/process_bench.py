@@ -49,7 +49,7 @@ _MAIN_METRICS = (
 
 @dataclass(frozen=True)
 class _LabelledSteps:
-    """Scores and labels of the labelled steps of a row of the process validation split."""
+    """Scores and labels of the labelled steps of one validation row."""
 
     sample_id: str
     scores: list[float]
@@ -68,22 +68,22 @@ class ProcessBench(Callback):
     ``process_bench_step_index/<metric>/<place>``, and TensorBoard the tables and the figure. Files:
     ``process_bench_<run>.json`` and ``.md``; a test also writes the figure. `validate` and `test` print the tables. For
     names of runs see :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold,
-    ``process_bench`` is ``process_bench_oracle`` in all these names, so that nothing monitors or quotes it unawares.
+    ``process_bench`` is ``process_bench_oracle`` in all these names, so that it is not monitored or quoted by mistake.
 
     Args:
-        threshold: From which score on a step counts as judged correct.
+        threshold: Least score of a step that counts as judged correct.
 
             - A number is fixed: the released VisualPRM-8B is used with 0.85. By default it is the middle of the model's
               scores: 0.5, where both class tokens are equally likely; 0 for an advantage model.
-            - ``validation`` takes the one with the best macro F1 on the labels of the process validation split. `fit`
-              and `validate` choose it anew each time and keep it in the module's protocol, which checkpoints and
-              exported models hold; `test` uses the one of the model, and chooses only where the model has none.
-            - ``oracle`` takes the one with the best macro F1 on VisualProcessBench itself: an upper bound, never a
-              result, and marked as such wherever it is shown.
+            - ``validation`` chooses the best macro F1 on the labels of the process validation split. `fit` and
+              `validate` choose it again each time and store it in the module's protocol, which checkpoints and exported
+              models hold. `test` uses the model's threshold, and chooses one only if the model has none.
+            - ``oracle`` chooses the best macro F1 on VisualProcessBench itself: an upper bound, never a result, and
+              marked as such wherever it is shown.
         output_dir: Folder for the files; the logger's by default.
 
     Raises:
-        ValueError: If the threshold is neither of these.
+        ValueError: If the threshold is none of these.
     """
 
     def __init__(
@@ -102,17 +102,17 @@ class ProcessBench(Callback):
 
     @property
     def name(self) -> str:
-        """How names of metrics and files begin."""
+        """Prefix of the names of metrics and files."""
         return "process_bench_oracle" if self.threshold == "oracle" else "process_bench"
 
     # --------------------------------------------------------------- collect
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out before any time is spent whether the threshold suits the model and can be chosen.
+        """Check, before the run starts, that the threshold suits the model and can be chosen.
 
         Raises:
-            ValueError: If the threshold is not one of the model's scores, or is to be chosen on a process validation
-                split that does not exist.
+            ValueError: If the threshold is outside the range of the model's scores, or is to be chosen on a process
+                validation split that does not exist.
         """
         low, high = protocol_of(pl_module).score_range
         if isinstance(self.threshold, int | float) and not low <= self.threshold <= high:
@@ -132,7 +132,7 @@ class ProcessBench(Callback):
     on_test_start = on_fit_start
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an interrupted epoch left."""
+        """Drop the scores of an interrupted epoch."""
         self._solutions, self._validation = [], []
 
     on_test_epoch_start = on_validation_epoch_start
@@ -190,7 +190,7 @@ class ProcessBench(Callback):
     # ---------------------------------------------------------------- report
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the threshold if asked to, and report on the benchmark."""
+        """Choose the threshold if requested, and report on the benchmark."""
         if trainer.sanity_checking:
             return
         # One order whatever the number of ranks, so that the sums agree to the last bit.
@@ -227,7 +227,7 @@ class ProcessBench(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule, rows: Sequence[_LabelledSteps]) -> None:
-        """Choose the threshold on the process validation split and keep it in the module's protocol."""
+        """Choose the threshold on the process validation split and store it in the module's protocol."""
         data = data_module_of(trainer)
         name = "the process validation split"
         if isinstance(data, ProcessSupervisionData):
@@ -256,7 +256,7 @@ class ProcessBench(Callback):
         )
 
     def _publish(self, trainer: Trainer, report: StepReport, folder: Path | None, is_released: bool) -> None:
-        """Write files and inform the loggers; rank zero only."""
+        """Write files and log; rank zero only."""
         by_place = {
             f"{self.name}_step_index/{metric}/{row.step_index}": value
             for row in report.by_step_index
@@ -284,13 +284,13 @@ class ProcessBench(Callback):
             atomic_write_bytes(folder / f"{self.name}_{label}.png", figure_png(figure))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the tables of `validate` and `test` when the progress bar is gone."""
+        """Print the tables of `validate` and `test` after the progress bar."""
         if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
             print_tables(step_report_tables(self.report, self._coverage))
 
 
 def _is_partial(trainer: Trainer) -> bool:
-    """Whether the run sees only some batches, so that labels may be missing by chance."""
+    """Whether the run is limited to some batches, so that labels may be missing by chance."""
     limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
     # A share of 1.0 means everything, the integer 1 a single batch.
     return bool(trainer.fast_dev_run) or not (isinstance(limit, float) and limit == 1.0)  # type: ignore[attr-defined]

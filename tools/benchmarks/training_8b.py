@@ -1,4 +1,4 @@
-"""Training speed of the whole 8B on one GPU: tokens a second, MFU, and peak memory.
+"""Training speed of the whole 8B on one GPU: tokens/s, MFU, and peak memory.
 
     python -m tools.benchmarks.training_8b
 
@@ -46,14 +46,14 @@ class Result:
 
     Attributes:
         device: Its name.
-        parameters: Of the model, and how many of them are trained.
-        trained_parameters: See there.
-        seconds_per_step: Median.
-        tokens_per_second: Median of the steps; there is no padding.
+        parameters: Number of parameters.
+        trained_parameters: Number of trained ones.
+        seconds_per_step: Median time of an optimizer step.
+        tokens_per_second: Median over the steps; there is no padding.
         filled: Mean share of a row's tokens that is used.
-        operations_per_second: That the steps ask for.
-        mfu: None where the peak of the device is not known.
-        peak_gib: Of the device's memory; of the process's on a CPU.
+        operations_per_second: Useful operations/s.
+        mfu: Model FLOPs utilisation; None if the peak of the device is not known.
+        peak_gib: Peak memory of the device; on a CPU of the process.
     """
 
     device: str

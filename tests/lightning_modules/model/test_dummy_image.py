@@ -9,7 +9,7 @@ from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import TransformersEngine
 from lightning_modules.model.backbone import load_backbone, load_processor
-from lightning_modules.model.blank_picture import BlankPicture
+from lightning_modules.model.dummy_image import DummyImage
 from lightning_modules.model.families import part_of
 
 
@@ -43,7 +43,7 @@ def test_texts_alone(family):
     assert all(before[name] is None for name in before if parts[name] == "vision")
     with torch.no_grad():
         expected = backbone.base_model(**inputs).last_hidden_state
-    BlankPicture(backbone, processor)
+    DummyImage(backbone, processor)
     calls = vision_calls(backbone)
     with torch.no_grad():
         assert torch.equal(backbone.base_model(**inputs).last_hidden_state, expected)
