@@ -78,7 +78,7 @@ def test_rules_and_splits_from_yaml(tmp_path, tiny_processor):
     assert module.prompt_ids == ["MathVision/7", "MathVision/8"]
     (batch,) = module.predict_dataloader()
     assert not batch.prompts[0].grade("It is 007").is_correct
-    assert POLICY_INSTRUCTION in str(batch.messages[0])
+    assert POLICY_INSTRUCTION in batch.messages[0][-1]["content"][-1]["text"]
     assert module.prediction_settings["rules"] == "official"
     row = {
         "benchmark": "MathVision",
