@@ -1,4 +1,4 @@
-"""Best-of-N evaluation: each item is one benchmark question with its N sampled solutions."""
+"""The data of Best-of-N: each item is one benchmark question with its N sampled solutions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.answers.vote import equivalence_classes
 from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, make_benchmark
 from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
-from datamodules.conversation.steps import response_steps
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS, response_steps
 from datamodules.rollouts.check import RolloutCheck, check_rollouts
 from datamodules.rollouts.records import Rollout, place, read_rollouts
 
@@ -31,7 +31,7 @@ class AnsweredQuestion:
     Attributes:
         question: From the benchmark's table.
         rollouts: N of them, by sample index.
-        answer_classes: For each candidate the class of its final answer, -1 if it has none.
+        answer_classes: For each candidate the class of equal final answers that its own belongs to; -1 if it has none.
     """
 
     question: BenchmarkQuestion
@@ -67,7 +67,7 @@ class CandidateBatch:
     """Questions with their candidates.
 
     Attributes:
-        groups: One a question.
+        groups: One for each question.
     """
 
     groups: list[CandidateGroup]
@@ -79,23 +79,23 @@ class CandidateBatch:
 
 
 class BestOfNDataset(Dataset[AnsweredQuestion]):
-    """Questions of one benchmark with their candidates, which are checked against it.
+    """The questions of one benchmark with their candidates, checked against the benchmark.
 
     Args:
         benchmark: A name in :data:`datamodules.benchmarks.BENCHMARKS`.
-        folder: Holds the benchmark's table or dataset.
-        rollouts: At least the samples 0 to N - 1 of each question; those of other benchmarks are not looked at.
+        folder: Folder with the benchmark's table or dataset.
+        rollouts: At least samples 0 to N - 1 of each question. Those of other benchmarks are ignored.
         num_candidates: N.
-        rules: Whose verdicts count. "ours" and "official" grade by these rules what is not known to be graded by them.
-            By default these are the rules that each rollout names, ours if it names none. "file" takes the verdicts as
-            they are in the file, for instance of a judge. Verdicts in the file that differ from those of the rules are
-            reported in each case.
-        options: Name of a benchmark to how it is read.
-        on_missing: What to do about questions without any rollouts: raise an error that names them, or leave them out
-            and say so.
+        rules: Whose verdicts count. "ours" and "official": those of these rules; rollouts that were not graded by them
+            are graded. None, the default: those of the rules that each rollout names, ours if it names none. "file":
+            the verdicts as they are in the file, for instance those of a judge. Verdicts of the file that differ from
+            those of the rules are reported in each case.
+        options: For each benchmark by name how it is read.
+        on_missing: What to do about questions without rollouts: raise an error that names them, or skip and report
+            them.
 
     Attributes:
-        rules: Names of the rules that the verdicts are by; "unknown" where verdicts of the file do not say.
+        rules: Names of the rules that the verdicts come from; "unknown" where verdicts of the file do not say.
 
     Raises:
         FileNotFoundError: If the benchmark is not there.
@@ -115,7 +115,7 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
     ) -> None:
         by_rules = None if rules == "file" else rules
         self.benchmark = make_benchmark(benchmark, by_rules or "ours", options)
-        questions = {question.question_id: question for question in self.benchmark.read(folder)}
+        questions = {question.question_id: question for question in self.benchmark.read(folder, images="needed")}
         check = check_rollouts(self.benchmark, list(questions.values()), rollouts, num_candidates, by_rules)
         _refuse(check, on_missing)
         if check.stale:
@@ -183,19 +183,19 @@ def read_best_of_n_datasets(
     options: Mapping[str, BenchmarkOptions] | None = None,
     on_missing: OnMissing = "error",
 ) -> dict[str, BestOfNDataset]:
-    """One dataset a benchmark.
+    """Read the rollouts and make one dataset for each benchmark.
 
     Args:
-        folder: Holds the benchmark tables or datasets.
-        rollouts: Rollout file, or folder of them.
-        names: Of the benchmarks; by default those that the rollouts are from.
+        folder: Folder with the benchmark tables or datasets.
+        rollouts: Rollout file, or folder of such files.
+        names: Names of the benchmarks; by default all that have rollouts.
         num_candidates: N.
         rules: See :class:`BestOfNDataset`.
-        options: Likewise.
-        on_missing: Likewise.
+        options: See :class:`BestOfNDataset`.
+        on_missing: See :class:`BestOfNDataset`.
 
     Returns:
-        Name to dataset, in the order of the paper's tables.
+        The datasets by name, in the order of the paper's tables.
 
     Raises:
         FileNotFoundError: If a table or the rollouts are not there.
@@ -216,16 +216,16 @@ def read_best_of_n_datasets(
 
 @dataclass
 class CandidateCollator:
-    """Cuts solutions into steps and encodes the candidates of each question together.
+    """Splits solutions into steps and encodes the candidates of each question together.
 
     Attributes:
-        encoder: Renders and tokenises.
-        max_steps: Longer solutions have neighbouring steps merged.
-        response_as_one_step: Judge each solution as a whole.
+        encoder: Renders and tokenizes.
+        max_steps: Solutions with more steps have neighbouring ones merged.
+        response_as_one_step: Whether each solution is one step, as outcome reward models judge it.
     """
 
     encoder: ConversationEncoder
-    max_steps: int = 12
+    max_steps: int = DEFAULT_MAX_STEPS
     response_as_one_step: bool = False
 
     def __call__(self, items: Sequence[AnsweredQuestion]) -> CandidateBatch:

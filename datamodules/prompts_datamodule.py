@@ -8,15 +8,15 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
-from transformers import ProcessorMixin
 
-from datamodules.batching.evaluation_order import evaluation_sampler
-from datamodules.batching.order import LazyLoader, TrainingSampler
-from datamodules.batching.position import TrainingPosition
+from datamodules.batching.evaluation_order import evaluation_loader
+from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
+from datamodules.batching.training_loader import fixed_size_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
+from datamodules.interfaces import PolicyFacts
 from datamodules.policy.demonstrations import SupervisedCollator
 from datamodules.policy.prompts import (
     ChatRenderer,
@@ -32,34 +32,42 @@ from datamodules.policy.prompts import (
 logger = logging.getLogger(__name__)
 
 
-class PromptDataModule(LightningDataModule):
-    """Serves demonstrations and prompts; the policy's processor and chat template come through :meth:`connect`.
+class PromptDataModule(ResumableData, LightningDataModule):
+    """Serves a policy: demonstrations to `fit` and `validate`, prompts to `predict`.
+
+    The policy gives its processor and chat template through :meth:`connect`.
 
     Args:
         demonstrations: MMPR rows with a gold response, for `fit`.
         validation_demonstrations: The same for validation while fitting.
         prompts: MMPR prompt rows for `predict`.
         benchmarks: Folder of benchmark tables for `predict`, instead of ``prompts``.
-        benchmark_names: Which of them; those that the folder holds by default.
-        benchmark_options: Name of a benchmark to how it is read: its split and table, and what to do about incomplete
+        benchmark_names: Benchmarks to predict; by default all that the folder has.
+        benchmark_options: For each benchmark by name how it is read: split, table, and what to do about incomplete
             units, bad rows, and questions that are not those of the release.
-        rules: How responses to benchmark questions are graded: by our rules, which cut the final answer out and never
-            guess, or by the official ones of each benchmark's authors.
-        image_root: Folder that image paths are relative to; a file's own folder by default.
-        other_images: Give every question the images of another one; a control, see
+        rules: How responses to benchmark questions are graded: "ours" (cut the final answer out and never guess), or
+            "official" (the rules of each benchmark's authors).
+        image_root: Folder that image paths are relative to; the folder of the file by default.
+        other_images: Give every question the images of another one, as a control; see
             :func:`datamodules.policy.prompts.with_other_images`.
-        max_prompts: Only the first so many prompts of `predict`.
-        num_shards: Of how many runs of `predict` with the same output this is one; every run predicts a share of the
-            prompts on its own devices, and the last one to end writes the output.
-        shard_index: Which of them, from 0: prompts number ``shard_index``, ``shard_index + num_shards``, ...
-        batch_size: Prompts or demonstrations a batch.
-        padding_free: Put the demonstrations of a training batch into one row instead of padding them to the longest.
-            They do not attend to each other, so the loss is the same. Models that do not allow it have padded batches.
-        num_workers: Dataloader processes.
+        max_prompts: Use only so many prompts of `predict`, the first ones.
+        num_shards: Number of `predict` runs that share one output. Each predicts its shard of the prompts on its own
+            devices; the last one to end writes the output.
+        shard_index: Shard of this run, from 0: the prompts ``shard_index``, ``shard_index + num_shards``, ...
+        batch_size: Prompts, or demonstrations of a micro-batch, on each rank.
+        padding_free: Pack the demonstrations of a training micro-batch into one row instead of padding them. They do
+            not attend to each other, so the loss is the same. Models that cannot be trained so get padded batches.
+        num_workers: DataLoader workers.
         system_prompt: System turn; empty for none.
-        instruction: What the policy reads after every question, on a line of its own; by default the one that
-            :meth:`datamodules.benchmarks.Benchmark.policy_prompt` adds. Empty for none.
-        seed: Of the training order.
+        instruction: Text that the policy reads after every question, on a line of its own. By default the one that
+            :meth:`datamodules.benchmarks.Benchmark.policy_prompt` adds; empty for none.
+        seed: Of the order of training samples.
+
+    Attributes:
+        completed_ids: Prompts that earlier runs have answered; `predict` leaves them out.
+
+    Raises:
+        ValueError: If the arguments contradict each other.
     """
 
     def __init__(
@@ -97,25 +105,29 @@ class PromptDataModule(LightningDataModule):
         self._packing_obstacle: str | None = None
         self.training_position = TrainingPosition(self._order)
 
-    def connect(self, processor: ProcessorMixin, packing_obstacle: str | None = None) -> None:
-        """Take the processor of the policy; called by the policy before any dataloader is asked for.
+    def connect(self, model: PolicyFacts) -> None:
+        """Take over the policy's processor; the policy calls it before any dataloader is asked for.
 
-        Args:
-            processor: Renders and encodes chats.
-            packing_obstacle: Why conversations cannot share a row, if they cannot.
+        Raises:
+            TypeError: If it is not a policy.
         """
-        self._renderer = ChatRenderer(processor, self.hparams["system_prompt"])
-        self._packing_obstacle = packing_obstacle
+        if not isinstance(model, PolicyFacts):
+            raise TypeError(
+                "PromptDataModule is for policies; a reward model takes datamodules.visual_prm_400k."
+                "VisualPRM400KDataModule, or datamodules.evaluation.EvaluationDataModule"
+            )
+        self._renderer = ChatRenderer(model.processor, self.hparams["system_prompt"])
+        self._packing_obstacle = model.packing_obstacle
 
     @property
     def renderer(self) -> ChatRenderer:
-        """Renders prompts as the connected policy reads them.
+        """Renders prompts for the connected policy.
 
         Raises:
             RuntimeError: If no policy has connected.
         """
         if self._renderer is None:
-            raise RuntimeError("no policy has connected to the data module; call connect(processor) first")
+            raise RuntimeError("no policy has connected to the data module; call connect(PolicyFacts(processor)) first")
         return self._renderer
 
     def setup(self, stage: str) -> None:
@@ -153,46 +165,38 @@ class PromptDataModule(LightningDataModule):
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
-        """What predictions depend on beside the prompts and the policy."""
+        """What predictions depend on, beside the prompts and the policy."""
         return {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
 
     @property
     def prompt_ids(self) -> list[str]:
-        """Ids of all prompts of `predict`, in order, those completed earlier included."""
+        """Ids of all prompts of `predict` in their order, the completed ones included."""
         return [prompt.prompt_id for prompt in self._prompts or []]
 
     @property
     def shard(self) -> Shard:
-        """Which of the prompts are this run's to predict."""
+        """Which of the prompts this run predicts."""
         return Shard(self.hparams["shard_index"], self.hparams["num_shards"])
 
     def train_dataloader(self) -> DataLoader[Prompt]:
-        """Demonstrations as :class:`SupervisedBatch`, in an order of their own each epoch; resumes exactly."""
-        batch_size, trainer = self.hparams["batch_size"], self.trainer
-        padding_free = self.hparams["padding_free"]
+        """Demonstrations as :class:`SupervisedBatch` in a new order each epoch; a resumed run goes on in it."""
+        options, padding_free = self.hparams, self.hparams["padding_free"]
         if padding_free and self._packing_obstacle is not None:
             logger.warning("padding_free: %s; batches are padded instead", self._packing_obstacle)
             padding_free = False
         same_on_all_ranks(self._train.fingerprint, "demonstrations")
-        self.training_position.trainer = trainer
-        self.training_position.sampler = sampler = TrainingSampler(
+        return fixed_size_loader(
             self._train,
-            batch_size,
-            self.hparams["seed"],
-            self.training_position.start,
-            trainer.world_size if trainer else 1,
-            trainer.global_rank if trainer else 0,
-        )
-        return LazyLoader(
-            self._train,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=SupervisedCollator(self.renderer, padding_free),
-            num_workers=self.hparams["num_workers"],
+            options["batch_size"],
+            SupervisedCollator(self.renderer, padding_free),
+            seed=options["seed"],
+            position=self.training_position,
+            num_workers=options["num_workers"],
+            trainer=self.trainer,
         )
 
     def _order(self) -> dict[str, Any]:
-        """What the order of training samples depends on."""
+        """What the order of the training samples depends on."""
         return {
             "rows": len(self._train),
             "fingerprint": self._train.fingerprint,
@@ -202,32 +206,22 @@ class PromptDataModule(LightningDataModule):
             "seed": self.hparams["seed"],
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where training stands in the order of its samples, and what that depends on."""
-        return self.training_position.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember that, for a run that resumes."""
-        self.training_position.load_state_dict(state_dict)
-
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
         """Validation demonstrations as :class:`SupervisedBatch`; no loader where there are none."""
         return self._loader(self._validation, SupervisedCollator(self.renderer)) if len(self._validation) else []
 
     def predict_dataloader(self) -> DataLoader[Prompt]:
-        """Prompts of this run's share that no earlier run completed, as :class:`PromptBatch`."""
+        """Prompts of this run's shard that no earlier run has completed, as :class:`PromptBatch`."""
         share = self.shard.of(self._prompts or [])
         open_prompts = [prompt for prompt in share if prompt.prompt_id not in self.completed_ids]
         return self._loader(PromptDataset(open_prompts), PromptCollator(self.renderer))
 
     def _loader(self, dataset: PromptDataset, collator: PromptCollator | SupervisedCollator) -> DataLoader[Prompt]:
-        batch_size = self.hparams["batch_size"]
-        sampler = evaluation_sampler(dataset, batch_size, self.trainer)
-        workers = self.hparams["num_workers"]
-        return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=collator, num_workers=workers)
+        options = self.hparams
+        return evaluation_loader(dataset, options["batch_size"], collator, options["num_workers"], self.trainer)
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
-        """Leave prompts where they are: the engine moves what it encodes."""
+        """Leave prompts on the CPU: the engine moves what it encodes."""
         if isinstance(batch, PromptBatch):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)  # type: ignore[arg-type]

@@ -7,27 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from datamodules.conversation.labels import IGNORE_INDEX
+from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.demonstrations import SupervisedBatch
 from datamodules.policy.prompts import Prompt, PromptBatch
 from datamodules.rollouts.records import Rollout, rollout_row
 from lightning_modules.distributed.gathering import SampleMeans
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
+from lightning_modules.generation.engine import GenerationEngine, GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
-from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
-from lightning_modules.model.backbone import (
-    BackboneOptions,
-    connect_processor,
-    load_processor,
-)
+from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
+from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle
 from lightning_modules.model.step_head import vocabulary_logits
-from lightning_modules.training.optimization import OptimizerFactory, configure_warmup_cosine
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 
 
 class Policy(BackboneModule):
@@ -36,13 +33,14 @@ class Policy(BackboneModule):
     Args:
         model_name_or_path: Any image-text-to-text or causal language model checkpoint.
         learning_rate: Peak learning rate of supervised fine-tuning.
-        weight_decay: Of matrices.
+        weight_decay: Applied to matrices and embeddings, not to biases, norms and single vectors.
         warmup_ratio: Fraction of the optimizer steps with linear warm-up, in [0, 1).
-        vision_learning_rate_multiplier: See :func:`lightning_modules.training.optimization.configure_warmup_cosine`.
-        optimizer: Factory by class path; AdamW by default.
-        num_samples: Solutions a question in `predict`.
+        vision_learning_rate_multiplier: Learning rate of the vision tower relative to ``learning_rate``.
+        optimizer: Optimizer by class path; AdamW by default.
+        num_samples: Solutions per question in `predict`.
         sampling: How they are sampled.
         backbone: How the checkpoint is loaded and which of its weights are trained.
+        engine: What samples, by class path; the model in this process by default.
     """
 
     def __init__(
@@ -50,19 +48,21 @@ class Policy(BackboneModule):
         model_name_or_path: str,
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
-        warmup_ratio: float = 0.05,
+        warmup_ratio: float = DEFAULT_WARMUP_RATIO,
         vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
         num_samples: int = 8,
         sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
         backbone: BackboneOptions | None = None,
+        engine: GenerationEngine | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone"])
+        self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone", "engine"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         self.num_samples = num_samples
         self.sampling = sampling
+        self.engine = engine or TransformersEngine()
         self._validation = SampleMeans()
         self.processor = load_processor(model_name_or_path)
         self.build()
@@ -73,26 +73,28 @@ class Policy(BackboneModule):
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
-        """What the rollouts depend on, beside the prompts."""
+        """What the rollouts depend on besides the prompts."""
+        data = data_module_of(self.trainer)
         return {
             "model": str(self.hparams["model_name_or_path"]),
             "num_samples": self.num_samples,
             "sampling": asdict(self.sampling),
-            "data": getattr(self.trainer.datamodule, "prediction_settings", {}),  # type: ignore[attr-defined]
+            "data": data.prediction_settings if isinstance(data, PredictionSettings) else {},
+            **engine_settings(self.engine),
         }
 
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
         """Cross-entropy of the response tokens.
 
         Returns:
-            A sum, see :meth:`sum_of_labels`.
+            A sum over the tokens, see :meth:`sum_of_labels`.
         """
         losses, is_hit, row = self._judge(batch)
         total = losses.sum()
         return self.sum_of_labels(total, losses.new_tensor(len(row)), loss=total, token_accuracy=is_hit.sum())
 
     def validation_step(self, batch: SupervisedBatch, batch_idx: int) -> None:
-        """The same on validation demonstrations, and the share of tokens that are the most likely one."""
+        """Cross-entropy and accuracy of the response tokens of validation demonstrations."""
         losses, is_hit, row = self._judge(batch)
 
         def of_samples(values: Tensor) -> Tensor:
@@ -108,7 +110,7 @@ class Policy(BackboneModule):
         self.log_dict(means, prog_bar=True, sync_dist=True)
 
     def _judge(self, batch: SupervisedBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each response token: its loss, whether it is the most likely one, and its conversation in the batch."""
+        """For each response token: its loss, whether it is the most likely one, and its conversation in the batch."""
         states = hidden_states(self.backbone, batch)[:, :-1]
         labels = batch.labels[:, 1:]
         is_target = labels != IGNORE_INDEX
@@ -123,14 +125,14 @@ class Policy(BackboneModule):
         Returns:
             For each prompt its id and its rollout rows (see :mod:`datamodules.rollouts.records`).
         """
-        engine = TransformersEngine(self.backbone, self.processor)
+        self.engine.attach(self.backbone, self.processor)
         requests = [
-            GenerationRequest(text, images, [f"{prompt.prompt_id}/{index}" for index in range(self.num_samples)])
-            for prompt, images, text in zip(batch.prompts, batch.images, batch.texts, strict=True)
+            GenerationRequest(messages, images, [f"{prompt.prompt_id}/{index}" for index in range(self.num_samples)])
+            for prompt, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True)
         ]
-        sampled = engine.sample(requests, self.sampling)
+        sampled = self.engine.sample(requests, self.sampling)
         return [
-            (prompt.prompt_id, [self._rollout(prompt, index, text) for index, (text, _) in enumerate(texts)])
+            (prompt.prompt_id, [self._rollout(prompt, index, found.text) for index, found in enumerate(texts)])
             for prompt, texts in zip(batch.prompts, sampled, strict=True)
         ]
 
@@ -154,21 +156,10 @@ class Policy(BackboneModule):
             )
         )
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with warm-up and cosine decay."""
-        return configure_warmup_cosine(
-            self,
-            self.optimizer_factory,
-            learning_rate=self.hparams["learning_rate"],
-            weight_decay=self.hparams["weight_decay"],
-            warmup_share=self.hparams["warmup_ratio"],
-            vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
-        )
-
     def save_pretrained(self, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
-        """Write a checkpoint folder that `transformers` loads by itself, adapters merged.
+        """Write an ordinary `transformers` folder, adapters merged.
 
-        Where weights are sharded, all ranks must call it together; rank zero writes.
+        With sharded weights all ranks must call it together; rank zero writes.
         """
         whole = self.unsharded()
         if whole is not None:

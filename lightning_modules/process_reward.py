@@ -1,4 +1,4 @@
-"""The process reward model: a multimodal language model that judges each step of a solution."""
+"""The process reward model: a multimodal language model that scores each step of a solution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from datamodules.best_of_n import CandidateBatch
 from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.steps import response_steps
+from datamodules.interfaces import RewardModelData, RewardModelFacts, data_module_of, evaluation_name
 from datamodules.storage.images import decoded
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
@@ -29,9 +29,11 @@ from lightning_modules.model.step_head import StepHead, language_model_head, unt
 from lightning_modules.objectives.language_model_loss import step_text_losses
 from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.objectives.step_validation import StepValidation
-from lightning_modules.protocol import Objective, resolve_protocol
+from lightning_modules.objectives.table import ObjectiveName
+from lightning_modules.protocol import resolve_protocol
 from lightning_modules.scoring.candidates import score_candidates
-from lightning_modules.training.optimization import OptimizerFactory, configure_warmup_cosine
+from lightning_modules.scoring.scored_batch import ScoredBatch
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 from lightning_modules.training.record import TrainingRecord, training_record
 
 
@@ -40,9 +42,10 @@ class ScoredResponses:
     """Scores of N responses to one question.
 
     Attributes:
-        steps: The steps as they were judged.
-        step_scores: One score a step, in [0, 1]; of an advantage model in [-1, 1].
-        response_scores: One score a response.
+        steps: N lists of the steps that were scored, after merging.
+        step_scores: N lists with one score per step, in the protocol's ``score_range``: [0, 1] unless the objective
+            says otherwise.
+        response_scores: N scores, the aggregated step scores.
     """
 
     steps: list[list[str]]
@@ -51,35 +54,43 @@ class ScoredResponses:
 
 
 class ProcessRewardModel(BackboneModule):
-    """Trains on steps with Monte Carlo scores and scores steps of new solutions.
+    """Learns from steps with Monte Carlo scores, and scores the steps of new solutions.
+
+    Settings of the protocol that are None are those that the checkpoint's folder stores; without them they are the
+    defaults of :class:`lightning_modules.protocol.Protocol`.
 
     Args:
-        model_name_or_path: Any image-text-to-text checkpoint, or a folder that :meth:`save_pretrained` wrote.
-        objective: See :class:`lightning_modules.protocol.Protocol`; None takes the folder's, else ``value``.
-        threshold: Likewise; else 0.
-        system_prompt: Likewise; else our default. An empty text switches the system turn off.
-        max_steps: Likewise; else 12.
-        aggregation: Likewise; else ``mean``.
-        class_tokens: Likewise; else ``+`` and ``-``, for ``advantage`` ``+``, ``=`` and ``-``.
-        loss: Variants of the objective's loss, in training only.
-        language_model_weight: Weight of a second loss, in training only: of a step labelled right, the language-model
-            loss on its text; 0 of others. It keeps hidden states generative, see
-            :mod:`lightning_modules.objectives.language_model_loss`; 0, the paper's recipe, leaves it out.
+        model_name_or_path: Any image-text-to-text or causal language model checkpoint, or a folder that
+            :meth:`save_pretrained` wrote.
+        objective: What the model learns: an entry of :data:`lightning_modules.objectives.table.OBJECTIVES`; by default
+            ``value``, whether a step is right.
+        threshold: A step is right if its Monte Carlo score is above it; in [0, 1), by default 0.
+        system_prompt: The system turn; an empty text for none.
+        max_steps: Responses with more steps have consecutive ones merged; by default 12.
+        aggregation: From step scores to the response score; by default their mean.
+        class_tokens: Texts of the class tokens, best first; by default those of the objective.
+        loss: Options of the step loss. Training only.
+        language_model_weight: Weight of a second loss: the language-model loss on the text of right steps, which keeps
+            hidden states generative; see :mod:`lightning_modules.objectives.language_model_loss`. Training only. 0,
+            the paper's setting, switches it off.
         learning_rate: Peak learning rate.
-        weight_decay: Of matrices.
+        weight_decay: Applied to matrices and embeddings, not to biases, norms and single vectors.
         warmup_ratio: Fraction of the optimizer steps with linear warm-up, in [0, 1).
-        head_learning_rate_multiplier: See :func:`lightning_modules.training.optimization.configure_warmup_cosine`.
-        vision_learning_rate_multiplier: Likewise.
-        optimizer: Factory by class path; AdamW by default.
+        head_learning_rate_multiplier: Learning rate of the step head relative to ``learning_rate``.
+        vision_learning_rate_multiplier: Learning rate of the vision tower relative to ``learning_rate``.
+        optimizer: Optimizer by class path; AdamW by default.
         backbone: How the checkpoint is loaded and which of its weights are trained.
         scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.scoring.candidates.score_candidates`.
-        image_backend: See :func:`lightning_modules.model.backbone.load_processor`; None takes the folder's.
+        image_backend: What resizes images, see :func:`lightning_modules.model.backbone.load_processor`.
+
+    Raises:
+        ValueError: If a setting is out of range, or two do not go together.
     """
 
     def __init__(
         self,
         model_name_or_path: str,
-        objective: Objective | None = None,
+        objective: ObjectiveName | None = None,
         threshold: float | None = None,
         system_prompt: str | None = None,
         max_steps: int | None = None,
@@ -89,7 +100,7 @@ class ProcessRewardModel(BackboneModule):
         language_model_weight: float = 0.0,
         learning_rate: float = 1e-5,
         weight_decay: float = 0.05,
-        warmup_ratio: float = 0.05,
+        warmup_ratio: float = DEFAULT_WARMUP_RATIO,
         head_learning_rate_multiplier: float = 1.0,
         vision_learning_rate_multiplier: float = 1.0,
         optimizer: OptimizerFactory | None = None,
@@ -122,7 +133,7 @@ class ProcessRewardModel(BackboneModule):
         self.training_record: TrainingRecord | None = None
 
     def build(self) -> None:
-        """Make the backbone and the step head, which stands in for the language-model head until export."""
+        """Load the backbone and take the step head from the rows of its language-model head."""
         self.backbone = load_backbone(self.hparams["model_name_or_path"], self.backbone_options)
         untie_language_model_head(self.backbone)
         self.head = StepHead(self.backbone, self.encoder.class_token_ids)
@@ -134,16 +145,18 @@ class ProcessRewardModel(BackboneModule):
     def setup(self, stage: str) -> None:
         """Tell the data module how this model reads conversations."""
         if stage == "fit":
-            # Training makes other scores; a resumed run gets the threshold of its checkpoint back.
+            # Training changes the scores; a resumed run gets the threshold of its checkpoint back.
             self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None)
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None and hasattr(datamodule, "connect"):
-            datamodule.connect(
-                self.encoder,
-                max_steps=self.protocol.max_steps,
-                response_as_one_step=self.protocol.objective == "outcome",
-                mark_step_tokens=self.hparams["language_model_weight"] > 0,
-                packing_obstacle=packing_obstacle(self.backbone),
+        data = data_module_of(self.trainer)
+        if isinstance(data, RewardModelData):
+            data.connect(
+                RewardModelFacts(
+                    self.encoder,
+                    max_steps=self.protocol.max_steps,
+                    response_as_one_step=self.protocol.response_as_one_step,
+                    mark_step_tokens=self.hparams["language_model_weight"] > 0,
+                    packing_obstacle=packing_obstacle(self.backbone),
+                )
             )
 
     # ------------------------------------------------------------- forwards
@@ -153,14 +166,14 @@ class ProcessRewardModel(BackboneModule):
         return step_logits(self.head, hidden_states(self.backbone, batch), batch)
 
     def scores_from_logits(self, logits: Tensor) -> Tensor:
-        """Mean worth of the class tokens, P(+) or P(+) - P(-) among them: (..., K) -> (...)."""
+        """Step scores: expected value of the class tokens, for instance P(+); (..., K) -> (...)."""
         return step_scores(logits, self.protocol.class_values)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
-        """The objective over the labelled steps of the batch, with the language-model loss where it is switched on.
+        """The step loss, plus the language-model loss if it is switched on.
 
         Returns:
-            A sum, see :meth:`sum_of_labels`.
+            A sum over the labelled steps, see :meth:`sum_of_labels`.
         """
         states = hidden_states(self.backbone, batch)
         logits = step_logits(self.head, states, batch)
@@ -174,29 +187,26 @@ class ProcessRewardModel(BackboneModule):
         return self.sum_of_labels(total, judged.weight, loss=judged.total, language_model_loss=added)
 
     def _losses(self, batch: StepBatch, logits: Tensor, added: Tensor | None = None) -> LossSum:
-        """The loss of each conversation of a batch, not divided by the weight of its labels."""
+        """(B,) losses of the conversations, not yet divided by the weight of their labels."""
         accuracy, totals = batch.question_accuracy, batch.num_mc_total
         return self.step_loss.of_solutions(
             logits, batch.mc, question_accuracy=accuracy, num_mc_total=totals, added=added
         )
 
-    def validation_step(self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Score a batch of conversations or of Best-of-N candidates.
-
-        Returns:
-            For conversations ``{"step_scores": (B, S), "step_logits": (B, S, K)}``, scores NaN at padding. For
-            candidates: for each question, for each candidate, its step scores (S,) on the CPU.
-        """
+    # Lightning hands on whatever an evaluation step returns; its annotation is that of training.
+    def validation_step(  # type: ignore[override]
+        self, batch: StepBatch | CandidateBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> ScoredBatch:
+        """Score the steps of a batch of conversations or of Best-of-N candidates."""
         if isinstance(batch, CandidateBatch):
-            return self.score_encoded([group.encoded for group in batch.groups])
+            return ScoredBatch(self.score_encoded([group.encoded for group in batch.groups]))
         logits = self(batch)
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if datamodule.validation_names[dataloader_idx] != PROCESS:
-            return self._scored(batch, logits)
-        self.step_validation.update(batch, self.scores_from_logits(logits), self._losses(batch, logits))
-        return self._scored(batch, logits)
+        scores = self.scores_from_logits(logits)
+        if evaluation_name(self.trainer, dataloader_idx) == PROCESS:
+            self.step_validation.update(batch, scores, self._losses(batch, logits))
+        return ScoredBatch.of_conversations(scores, batch.step_positions)
 
-    test_step = validation_step
+    test_step = validation_step  # type: ignore[assignment]
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and step metrics of the process validation split."""
@@ -206,17 +216,17 @@ class ProcessRewardModel(BackboneModule):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _scored(self, batch: StepBatch, logits: Tensor) -> dict[str, Tensor]:
-        scores = self.scores_from_logits(logits).masked_fill(batch.step_positions < 0, float("nan"))
-        return {"step_scores": scores, "step_logits": logits}
-
     # ---------------------------------------------------------------- score
 
     @torch.no_grad()
     def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
-        """Step scores of encoded candidates: for each question, for each candidate, (S,) on the CPU.
+        """Step scores of encoded candidates. In a distributed run all ranks must call it together.
 
-        In a distributed run all ranks must call it together.
+        Args:
+            groups: Questions with their candidates.
+
+        Returns:
+            For each question, for each candidate, (S,) scores on the CPU.
         """
         pad_id = self.processor.tokenizer.pad_token_id
         logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
@@ -229,21 +239,19 @@ class ProcessRewardModel(BackboneModule):
 
         Args:
             images: One image, several (``<image>`` in the question says where), or None.
-            question: Its text, without chain-of-thought instruction.
-            responses: Solutions whose steps are separated by blank lines; a blank one is one empty step, as released.
-
-        Returns:
-            Step scores, see :class:`ScoredResponses`, and one response score each.
+            question: Its text, without a chain-of-thought instruction.
+            responses: N solutions whose steps are separated by blank lines. A blank one is one empty step, as in the
+                released scorer.
 
         Raises:
-            TypeError: If a picture is not one of PIL, or the responses are a single text.
-            ValueError: If there are no responses, a picture cannot be used, or images and placeholders do not match.
+            TypeError: If an image is not a PIL image, or the responses are a single text.
+            ValueError: If there are no responses, an image cannot be used, or images and placeholders do not match.
         """
         if isinstance(responses, str):
             raise TypeError("score(): responses must be a list of texts, got a text; put it into a list")
         given = [images] if isinstance(images, Image.Image | str) else list(images or [])
         opened = [decoded(image, f"score(): picture {number}") for number, image in enumerate(given)]
-        as_one_step = self.protocol.objective == "outcome"
+        as_one_step = self.protocol.response_as_one_step
         steps = [response_steps(text, self.protocol.max_steps, as_one_step=as_one_step) for text in responses]
         encoded = encode_candidates(self.encoder, opened, question, steps, "score()")
         was_training = self.training
@@ -259,13 +267,18 @@ class ProcessRewardModel(BackboneModule):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> ProcessRewardModel:
-        """Load a model that :meth:`save_pretrained` wrote, ready to score; ``options`` go to the constructor."""
+        """Load a model for scoring, in evaluation mode.
+
+        Args:
+            folder: A folder that :meth:`save_pretrained` wrote, or any checkpoint that the constructor takes.
+            options: Further arguments of the constructor.
+        """
         return cls(str(folder), **options).eval()
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
-        """Write an ordinary checkpoint folder with a model card; see :func:`write_reward_model`.
+        """Write an ordinary `transformers` folder with a model card; see :func:`write_reward_model`.
 
-        Where weights are sharded, all ranks must call it together; rank zero writes.
+        With sharded weights all ranks must call it together; rank zero writes.
         """
         whole = self.unsharded()
         if whole is not None:
@@ -283,26 +296,14 @@ class ProcessRewardModel(BackboneModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep with the weights what was chosen for them and what they were trained on."""
+        """Store the step threshold and the training record with the weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
         checkpoint["training_record"] = training_record(self) or self.training_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take that up."""
+        """Take the step threshold and the training record from a checkpoint."""
         super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
         self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
         self.training_record = checkpoint.get("training_record")
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with warm-up and cosine decay."""
-        return configure_warmup_cosine(
-            self,
-            self.optimizer_factory,
-            learning_rate=self.hparams["learning_rate"],
-            weight_decay=self.hparams["weight_decay"],
-            warmup_share=self.hparams["warmup_ratio"],
-            head_learning_rate_multiplier=self.hparams["head_learning_rate_multiplier"],
-            vision_learning_rate_multiplier=self.hparams["vision_learning_rate_multiplier"],
-        )

@@ -1,62 +1,53 @@
-"""How a reward model reads a response, and the file beside its weights that says so."""
+"""The protocol of a reward model: how it reads a response, and the file beside its weights that says so.
+
+The defaults of :class:`Protocol` are the only ones: they are the settings of the released VisualPRM scorer, except for
+the system prompt, which is our own.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from datamodules.conversation.messages import CLASS_TOKENS, DEFAULT_SYSTEM_PROMPT, ImageLayout
+from datamodules.conversation.messages import DEFAULT_SYSTEM_PROMPT, ImageLayout
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS
 from datamodules.storage.files import atomic_write_text, parse_json_line
 from lightning_modules.metrics.response_score import Aggregation
 from lightning_modules.model.backbone import ImageBackend
+from lightning_modules.objectives.table import ObjectiveName, objective_named
 
-Objective = Literal["value", "advantage", "outcome", "soft", "regression"]
 PROTOCOL_FILE = "process_reward_model.json"
-
-_VALUES = {"value": (1.0, 0.0), "advantage": (1.0, 0.0, -1.0)}
-
-
-def _label_kind(objective: str) -> str:
-    """Key of :data:`datamodules.conversation.messages.CLASS_TOKENS`."""
-    return "advantage" if objective == "advantage" else "value"
-
-
-def class_values(objective: str) -> tuple[float, ...]:
-    """What each class token is worth, best first; the score of a step is the mean under its probabilities."""
-    return _VALUES[_label_kind(objective)]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a reward model reads a response; stored beside its weights.
+    """How a reward model reads a response. It is stored beside the weights.
 
     Attributes:
-        objective: ``value``: a step is right if its Monte Carlo score exceeds the threshold. ``outcome``: the same
-            of the response as a whole, read as one step. ``soft`` and ``regression``: the score itself is learnt, by
-            cross-entropy or squared error. ``advantage``: whether the score rose, stayed or fell with the step.
-        threshold: On the Monte Carlo score.
+        objective: What the model learns, an entry of :data:`lightning_modules.objectives.table.OBJECTIVES`.
+        threshold: A step is right if its Monte Carlo score is above this; in [0, 1).
         system_prompt: The system turn; empty for none.
-        max_steps: Longer responses have neighbouring steps merged.
+        max_steps: Responses with more steps have consecutive ones merged.
         aggregation: From step scores to the response score; ``product`` needs scores that are not negative.
-        step_threshold: From which score, in :attr:`score_range`, on a step counts as judged correct, as chosen by
+        step_threshold: A step counts as judged correct from this score on, within :attr:`score_range`. Chosen by
             :class:`lightning_modules.callbacks.process_bench.ProcessBench`; None if none was chosen.
         step_threshold_chosen_on: Name of the data that it was chosen on.
-        class_tokens: Texts of the class tokens, best first, each a single token of the tokenizer; the first one also
-            stands in past assistant turns. By default ``+`` and ``-``, for ``advantage`` ``+``, ``=`` and ``-``.
-        image_layout: Where the images of a question stand that does not say so itself.
+        class_tokens: Texts of the class tokens, best first, each a single token of the tokenizer. The first one also
+            stands in past assistant turns. None takes those of the objective.
+        image_layout: Where images stand if the question does not say so itself.
         image_backend: What resizes images, see :func:`lightning_modules.model.backbone.load_processor`.
 
     Raises:
         ValueError: If a setting is out of range, or two do not go together.
     """
 
-    objective: Objective
-    threshold: float
-    system_prompt: str
-    max_steps: int
-    aggregation: Aggregation
+    objective: ObjectiveName = "value"
+    threshold: float = 0.0
+    system_prompt: str = DEFAULT_SYSTEM_PROMPT
+    max_steps: int = DEFAULT_MAX_STEPS
+    aggregation: Aggregation = "mean"
     step_threshold: float | None = None
     step_threshold_chosen_on: str | None = None
     class_tokens: list[str] | None = None
@@ -64,8 +55,7 @@ class Protocol:
     image_backend: ImageBackend | None = None
 
     def __post_init__(self) -> None:
-        if self.objective not in get_args(Objective):
-            raise ValueError(f"objective must be one of {get_args(Objective)}, got {self.objective!r}")
+        objective = objective_named(self.objective)
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be one of {get_args(Aggregation)}, got {self.aggregation!r}")
         if self.image_layout not in get_args(ImageLayout):
@@ -84,7 +74,7 @@ class Protocol:
                 f"aggregation 'product' needs scores in [0, 1]; those of objective {self.objective!r} may be negative: "
                 f"choose mean, min, max or last"
             )
-        tokens = self.class_tokens or list(CLASS_TOKENS[_label_kind(self.objective)])
+        tokens = self.class_tokens or list(objective.class_tokens)
         if len(tokens) != len(self.class_values):
             raise ValueError(
                 f"objective {self.objective!r} needs {len(self.class_values)} class_tokens, best first, got {tokens}"
@@ -93,13 +83,18 @@ class Protocol:
 
     @property
     def class_values(self) -> tuple[float, ...]:
-        """See :func:`class_values`."""
-        return class_values(self.objective)
+        """Value of each class token, best first; the score of a step is their mean under its probabilities."""
+        return objective_named(self.objective).class_values
 
     @property
     def score_range(self) -> tuple[float, float]:
-        """Least and greatest score of a step: [0, 1], or [-1, 1] for ``advantage``."""
+        """Lowest and highest possible score of a step: the lowest and highest class value."""
         return min(self.class_values), max(self.class_values)
+
+    @property
+    def response_as_one_step(self) -> bool:
+        """Whether the whole response is read as one step (an outcome reward model)."""
+        return objective_named(self.objective).response_as_one_step
 
 
 def save_protocol(protocol: Protocol, folder: str | Path) -> None:
@@ -109,36 +104,31 @@ def save_protocol(protocol: Protocol, folder: str | Path) -> None:
 
 
 def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
-    """Complete the given settings by those stored with the checkpoint, then by the defaults.
+    """The protocol of a model: what is given, then what its folder stores, then the defaults.
+
+    A stored step threshold is dropped where something is given that changes the scores. Stored class tokens are dropped
+    where an objective with other classes is given.
+
+    Args:
+        name_or_path: Folder, which may hold :data:`PROTOCOL_FILE`, or a name on the hub.
+        given: Settings by name; None stands for "not given".
 
     Raises:
         ValueError: If the stored file is not a protocol.
     """
-    settings: dict[str, Any] = {
-        "objective": "value",
-        "threshold": 0.0,
-        "system_prompt": DEFAULT_SYSTEM_PROMPT,
-        "max_steps": 12,
-        "aggregation": "mean",
-        "step_threshold": None,
-        "step_threshold_chosen_on": None,
-        "class_tokens": None,
-        "image_layout": "first",
-        "image_backend": None,
-    }
+    settings: dict[str, Any] = {field.name: field.default for field in fields(Protocol)}
     path = Path(name_or_path) / PROTOCOL_FILE
     if path.is_file():
         stored = parse_json_line(path.read_bytes(), str(path))
         if not set(stored) <= set(settings):
             raise ValueError(f"{path}: must hold an object with keys {sorted(settings)}, got {stored!r}")
         settings |= stored
-    kind = _label_kind(settings["objective"])
-    settings["class_tokens"] = settings["class_tokens"] or list(CLASS_TOKENS[kind])
+    own_tokens = objective_named(settings["objective"]).class_tokens
+    settings["class_tokens"] = settings["class_tokens"] or list(own_tokens)
     changed = {name: value for name, value in given.items() if value not in (None, settings[name])}
     if changed.keys() - {"aggregation", "image_backend"}:
         # The stored step threshold was chosen on the scores of another protocol.
         changed |= {"step_threshold": None, "step_threshold_chosen_on": None}
-    if _label_kind(changed.get("objective", settings["objective"])) != kind:
-        # Labels of another kind have other tokens.
+    if objective_named(changed.get("objective", settings["objective"])).class_tokens != own_tokens:
         changed["class_tokens"] = given.get("class_tokens")
     return Protocol(**settings | changed)

@@ -265,14 +265,15 @@ def like_blank_lines(module):
 
 
 def clip_shards(folder):
-    """Gradients that are sharded evenly and unevenly, that are whole on every rank, and a plain one; clipped."""
+    """Gradients in even and uneven shards, whole on every rank, over another mesh, and a plain one; clipped."""
     mesh = init_device_mesh("cpu", (2,))
+    hybrid = init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard"))
     generator = torch.Generator().manual_seed(0)
-    whole = [torch.randn(shape, generator=generator) for shape in ((4, 3), (5, 2), (1, 2), (3,), (2, 2))]
-    ways = [Shard(0), Shard(0), Shard(0), Replicate(), None]
+    whole = [torch.randn(shape, generator=generator) for shape in ((4, 3), (5, 2), (1, 2), (3,), (4, 2), (2, 2))]
+    ways = [*[(mesh, [Shard(0)])] * 3, (mesh, [Replicate()]), (hybrid, [Replicate(), Shard(0)]), None]
     parameters = []
     for gradient, way in zip(whole, ways, strict=True):
-        spread = gradient.clone() if way is None else distribute_tensor(gradient.clone(), mesh, [way])
+        spread = gradient.clone() if way is None else distribute_tensor(gradient.clone(), *way)
         parameters.append(torch.nn.Parameter(torch.zeros_like(spread)))
         parameters[-1].grad = spread
     norm = clip_gradient_norm(parameters, 0.5)

@@ -1,4 +1,4 @@
-r"""Make a miniature VisualProcessBench: a policy's solutions with the exact label of every step.
+r"""Write a miniature VisualProcessBench: a policy's solutions with exact step labels.
 
 The labels come from the miniature world's truth, not from Monte Carlo. Example::
 
@@ -31,7 +31,7 @@ DATA_SOURCE = {
 def build_process_bench(world: Path, rollouts: Path, output: Path) -> int:
     """Write ``test.jsonl`` and ``images/``; returns the number of samples.
 
-    The first sampled solution of every question is taken; empty responses have no steps and are left out.
+    It takes the first sampled solution of every question; empty responses have no steps and are left out.
     """
     truth = {(row["benchmark"], row["question_id"]): row for _, row in read_jsonl(world / "truth.jsonl")}
     questions = {

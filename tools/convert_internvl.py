@@ -46,24 +46,25 @@ def convert(
 ) -> dict[str, object]:
     """Convert the folder ``source`` into the new folder ``output``.
 
-    Everything is checked before the first weight is written, and ``output`` appears once it is complete.
+    Everything is checked before the first weight is written, and ``output`` appears when it is complete.
 
     Args:
         source: Released folder: config.json, weights, tokenizer files, conversation.py.
         output: Folder to write.
-        dtype: Of the weights; as in the source by default.
-        max_shard_size: Most bytes of a weight file; memory holds about one.
-        system_prompt: In place of the one of the source's conversation template.
+        dtype: Dtype of the weights; by default as in the source.
+        max_shard_size: Largest weight file, such as ``5GB``; memory holds about one.
+        system_prompt: System prompt instead of the one of the source's conversation template.
         max_tiles: Most tiles of a picture, the thumbnail not counted.
         overwrite: Whether to replace a converted (or exported) model that is in ``output``.
 
     Returns:
-        What was converted: architecture, numbers of tensors and parameters, files, dtype and system prompt.
+        Facts of the conversion: architecture, numbers of tensors and parameters, files, dtype and system prompt.
 
     Raises:
         FileNotFoundError: If a file of the source is missing.
-        FileExistsError: If ``output`` holds something and is not to be overwritten, or something else than a model.
-        ValueError: If the source holds what this conversion does not know, or the disk is too small.
+        FileExistsError: If ``output`` is not empty and ``overwrite`` is False, or if it holds something else than a
+            model.
+        ValueError: If the source holds something that this conversion does not support, or the disk is too small.
     """
     if max_tiles < 1:
         raise ValueError(f"max_tiles must be at least 1, got {max_tiles}")
@@ -161,11 +162,7 @@ def _protocol(template: ConversationTemplate, architecture: str) -> Protocol:
     # Pixels exactly as released: the faster backend is a few of 256 levels off in some.
     is_released = architecture == REWARD_MODEL
     return Protocol(
-        objective="value",
-        threshold=0.0,
         system_prompt=template.system_message,
-        max_steps=12,
-        aggregation="mean",
         step_threshold=RELEASED_STEP_THRESHOLD if is_released else None,
         step_threshold_chosen_on="VisualProcessBench, by the authors of VisualPRM-8B" if is_released else None,
         image_layout="in_question",

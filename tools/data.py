@@ -1,10 +1,9 @@
-r"""Look at process supervision before a run does, and unpack archives safely.
+r"""Check process supervision before a run, and unpack archives safely.
 
 Examples::
 
-visualprm-data check data/VisualPRM400K-v1.1-Raw
-visualprm-data check data/annotations --image-root data/images.zip --json report.json
-visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
+visualprm-data check data/VisualPRM400K-v1.1-Raw visualprm-data check data/annotations --image-root data/images.zip
+--json report.json visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
 """
 
 from __future__ import annotations

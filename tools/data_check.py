@@ -1,4 +1,4 @@
-"""Going through annotations once: statistics by source, and every row that cannot be used, with the reason."""
+"""Read annotations once: statistics by source, and every unusable row with its reason."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _TASK_IMAGES, _TASK_BYTES = 64, 16 * 2**20
 
 @dataclass
 class SourceReport:
-    """What was counted for one source.
+    """Counts of one source.
 
     Attributes:
-        rows: All of them.
-        bad_rows: Those that cannot be used; they are in none of the counts below.
+        rows: All rows.
+        bad_rows: Unusable rows; they are not in the counts below.
         duplicates: Rows with the question, images and steps of an earlier row.
         steps: Steps of usable rows.
         words: White-space separated words of these steps.
         labels: Steps by label at the paper's threshold: "+" (score above 0), "-", and "none" for those without a score.
         mc: Steps with a score by range, see :data:`MC_BINS`.
-        images: Distinct images, with bad ones.
-        missing: Distinct images that are not there.
-        undecodable: Distinct images that are there and cannot be decoded.
+        images: Distinct images, bad ones included.
+        missing: Distinct images that do not exist.
+        undecodable: Distinct images that exist and cannot be decoded.
     """
 
     rows: int = 0
@@ -55,20 +55,20 @@ class SourceReport:
     undecodable: int = 0
 
     def add(self, other: SourceReport) -> None:
-        """Take another source's counts in."""
+        """Add another source's counts."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass
 class DataReport:
-    """What was found in annotations.
+    """Findings in annotations.
 
     Attributes:
-        sources: By name.
+        sources: Counts by source name.
         bad_rows: Place ``file:row`` and reason, in the order of the files.
-        duplicates: Place of a row and of the earlier row that it repeats.
-        images_opened: Whether images were looked at.
+        duplicates: Places of a row and of the earlier row that it repeats.
+        images_opened: Whether images were opened.
     """
 
     sources: dict[str, SourceReport]
@@ -78,7 +78,7 @@ class DataReport:
 
     @property
     def total(self) -> SourceReport:
-        """The sum over the sources; an image that two sources use counts in both."""
+        """The sum over the sources; an image of two sources counts in both."""
         total = SourceReport()
         for report in self.sources.values():
             total.add(report)
@@ -87,7 +87,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class _Row:
-    """What is kept of a row that could be read, until its images have been opened."""
+    """Facts of a readable row, until its images have been opened."""
 
     place: str
     counts: SourceReport
@@ -106,14 +106,14 @@ def check_data(
     """Read all rows as the data module does, and decode every image that they name.
 
     Args:
-        paths: As ``train_annotations`` of the data module.
-        image_root: Likewise.
-        look_at_images: Decode the images; each distinct one once.
-        processes: That decode images.
-        show_progress: Show a bar.
+        paths: Paths as in ``train_annotations`` of the data module.
+        image_root: Image root as in ``image_root`` of the data module.
+        look_at_images: Decode the images, each distinct one once.
+        processes: Number of processes that decode images.
+        show_progress: Show a progress bar.
 
     Raises:
-        FileNotFoundError: If there is nothing at a path.
+        FileNotFoundError: If a path does not exist.
         ValueError: If a file as a whole, or an archive, cannot be read.
     """
     readers = [reader for reader, _ in row_readers(process_sources(paths, None, image_root), image_root)]
@@ -169,14 +169,14 @@ def _image_key(name: str, data: bytes | None) -> str:
 
 
 def mc_bin(score: float) -> str:
-    """The range of :data:`MC_BINS` that a score lies in."""
+    """The range of :data:`MC_BINS` of a score."""
     if score in (0.0, 1.0):
         return MC_BINS[0] if score == 0.0 else MC_BINS[-1]
     return MC_BINS[min(math.ceil(score * 4), 4)]
 
 
 class _ImageChecker:
-    """Decodes each distinct image once, in other processes where there are several."""
+    """Decodes each distinct image once, in worker processes if there are several."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
@@ -194,7 +194,7 @@ class _ImageChecker:
             self._pool.shutdown(cancel_futures=True)
 
     def submit(self, key: str, image: str | bytes) -> None:
-        """Have an image decoded, now or later, unless one of this key was submitted before."""
+        """Decode an image, now or later, unless one with this key was submitted before."""
         if key in self._seen:
             return
         self._seen.add(key)
@@ -215,7 +215,7 @@ class _ImageChecker:
             self._problems |= self._running.popleft().result()
 
     def problems(self) -> dict[str, tuple[str, str]]:
-        """Key to kind and reason, for the images that cannot be used; waits for all of them."""
+        """Kind and reason of unusable images, by key; waits for all submitted images."""
         if self._task:
             self._start_task()
         while self._running:

@@ -1,4 +1,4 @@
-"""A report on annotations as tables for the terminal and as JSON."""
+"""Report on annotations, as tables for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def _table(report: DataReport, title: str, columns: dict[str, Callable[[SourceRe
 def as_json(report: DataReport) -> str:
     """The report as JSON.
 
-    ``total`` and ``sources`` hold the counts of :class:`tools.data_check.SourceReport` with shares and means; then come
-    ``bad_rows`` and ``duplicates``.
+    ``total`` and ``sources`` hold the counts of :class:`tools.data_check.SourceReport` with shares and means;
+    ``bad_rows`` and ``duplicates`` follow.
     """
     content = {
         "total": _counts(report.total),

@@ -1,6 +1,6 @@
-"""Turn the checkpoint of a training run into a folder that `transformers` loads by itself.
+"""Export the checkpoint of a training run as a folder that plain `transformers` loads.
 
-Takes a `.ckpt` file or the folder of a sharded (FSDP2) run, which is put together on the way. Example::
+Takes a `.ckpt` file or the folder of a sharded (FSDP2) run, which is consolidated. Example::
 
     visualprm-export runs/prm/checkpoints/last.ckpt --config runs/prm/config.yaml --output exported/prm
 """
@@ -24,18 +24,18 @@ def export(
     max_shard_size: str = MAX_SHARD_SIZE,
     overwrite: bool = False,
 ) -> None:
-    """Write the folder, whole or not at all.
+    """Write the folder, completely or not at all.
 
     Args:
-        checkpoint: Of a reward model or a policy.
+        checkpoint: Checkpoint of a reward model or a policy.
         output: Folder to write.
         config: The ``config.yaml`` of the run.
-        model_name_or_path: The base model, where it lies elsewhere now.
-        max_shard_size: Largest file of weights.
-        overwrite: Replace an exported folder that is there.
+        model_name_or_path: The base model, if it is in another place now.
+        max_shard_size: Largest weight file.
+        overwrite: Replace an exported folder.
 
     Raises:
-        FileExistsError: If ``output`` is there and must not, or is no exported folder and cannot be replaced.
+        FileExistsError: If ``output`` exists and is not to be replaced, or is not an exported folder.
         ValueError: If the checkpoint cannot be read or does not fit.
     """
     if output.exists():

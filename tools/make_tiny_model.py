@@ -1,6 +1,7 @@
 """Write a small, randomly initialised InternVL checkpoint that any `transformers` program loads.
 
-The folder holds what an 8B checkpoint's folder holds: configuration, safetensors weights, a tokenizer (byte-level BPE,
+The folder has the contents of an 8B checkpoint's folder: configuration, safetensors weights, a tokenizer (byte-level
+BPE,
 trained on the given texts), an image processor, and a chat template. Example::
 
     python -m tools.make_tiny_model --output data/base --texts data/world --text-hidden-size 128
@@ -54,7 +55,7 @@ PRE_TOKENIZATION = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+(?:\n+| )?|\n+|\s+"
 
 
 def texts_of(paths: list[Path]) -> Iterator[str]:
-    """Every string in the JSONL files given, or found in the folders given."""
+    """Every string in the given JSONL files and folders of them."""
     for path in paths:
         for file in sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]:
             for _, row in read_jsonl(file):
@@ -63,7 +64,7 @@ def texts_of(paths: list[Path]) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose special tokens are those that the InternVL processor asks for."""
+    """Train a byte-level BPE tokenizer with the special tokens of the InternVL processor."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -113,7 +114,7 @@ def make_tiny_model(
 
     Args:
         output: Folder to write.
-        texts: What the tokenizer learns from.
+        texts: Texts to train the tokenizer on.
         vocabulary_size: At least 280: 256 bytes and the special tokens.
         image_size: Side of a tile in pixels.
         patch_size: Side of a vision patch in pixels; four patches make one image token.
@@ -122,8 +123,8 @@ def make_tiny_model(
         text_hidden_size: Width of the language model.
         text_layers: Depth of the language model.
         heads: Attention heads of both.
-        max_patches: Most tiles that dynamic tiling cuts an image into; 1 switches tiling off.
-        seed: Of the random weights.
+        max_patches: Most tiles of an image in dynamic tiling; 1 switches tiling off.
+        seed: Seed of the random weights.
     """
     tokenizer = train_tokenizer(texts, vocabulary_size)
     image_tokens = (image_size // patch_size) ** 2 // 4

@@ -1,4 +1,4 @@
-"""Run the whole recipe in miniature, stage by stage; a stage whose result is there is not run again.
+"""Run the whole recipe in miniature, stage by stage; a stage whose result exists is skipped.
 
 Example::
 
@@ -19,12 +19,12 @@ from tools.seed_report import seed_table
 
 
 def run_recipe(run: Path, seed: int, threads: int) -> None:
-    """Run the stages of :mod:`tools.quickstart_stages` that are not done, in a process of their own.
+    """Run the unfinished stages of :mod:`tools.quickstart_stages` in a process of their own.
 
     Args:
         run: Folder of the run.
-        seed: Of the world and of everything sampled or initialised.
-        threads: Of the processor, to use.
+        seed: Seed of the world and of all sampling and initialisation.
+        threads: Number of CPU threads.
 
     Raises:
         subprocess.CalledProcessError: If a stage fails.

@@ -1,4 +1,4 @@
-"""The stages of the recipe in miniature, and running them: all in one process, which pays for its imports once.
+"""The stages of the recipe in miniature; they run in one process, which imports everything once.
 
 Example, as :mod:`tools.quickstart` does it::
 
@@ -23,8 +23,8 @@ class Stage:
     """One command of the recipe.
 
     Attributes:
-        title: What it does, for people.
-        result: File or folder that exists once the stage is done.
+        title: Displayed description.
+        result: File or folder that exists when the stage is done.
         command: Arguments of the Python interpreter.
     """
 
@@ -51,7 +51,7 @@ def stages(run: Path, seed: int) -> list[Stage]:
 
     Args:
         run: Folder of the run.
-        seed: Of the world and of everything sampled or initialised.
+        seed: Seed of the world and of all sampling and initialisation.
     """
     reward_model, annotation = "process_reward_model", "annotation"
     world = run / "world"
@@ -113,7 +113,7 @@ def stages(run: Path, seed: int) -> list[Stage]:
 
 
 def run_command(command: Sequence[str]) -> None:
-    """Do in this process what ``python`` does with these arguments, ``-m MODULE ...``.
+    """Run ``python -m MODULE ...`` in this process.
 
     Raises:
         SystemExit: If the program ends with a status other than 0.
@@ -131,9 +131,9 @@ def run_command(command: Sequence[str]) -> None:
 
 
 def run_stages(run: Path, seed: int) -> None:
-    """Run the stages that are not done.
+    """Run the unfinished stages.
 
-    The environment must hold what the experiments ask for: VISUALPRM_RUN and VISUALPRM_SEED.
+    The environment must hold VISUALPRM_RUN and VISUALPRM_SEED, which the experiments read.
 
     Args:
         run: See :func:`stages`.

@@ -5,13 +5,17 @@ Examples::
     # Eight prediction files of VLMEvalKit become the samples 0 to 7.
     python -m tools.rollouts import --benchmarks data/benchmarks --benchmark MathVista --policy InternVL2_5-8B \
         --temperature 0.7 --output rollouts/mathvista.jsonl outputs/sample*/InternVL2_5-8B_MathVista_MINI.xlsx
+    # What the authors of a benchmark published, graded by their own rules.
+    python -m tools.rollouts import --benchmarks MATH-V --benchmark MathVision --policy Qwen-VL-Max --rules official \
+        --output rollouts/qwen.jsonl MATH-V/outputs/closed-source/Qwen/Qwen-VL-Max.jsonl
     # Is every question there with 8 candidates, nothing twice, every verdict that of the present rules?
     python -m tools.rollouts check rollouts/mathvista.jsonl --benchmarks data/benchmarks --candidates 8
     # What the reward model picked, for VLMEvalKit to score.
     python -m tools.rollouts export rollouts/mathvista.jsonl --benchmarks data/benchmarks --benchmark MathVista \
         --candidate-scores runs/test/candidate_scores.jsonl --output InternVL2_5-8B_MathVista_MINI.xlsx
 
-Plain JSONL is imported, too: rows of ``question_id`` (or ``index``) and ``response`` (or a list of ``responses``).
+JSON lines are imported, too: rows of ``question_id`` (or ``index``, ``id``) and ``response`` (or a list of
+``responses``), and the JSON files of responses that the authors of MathVista, MMMU, LogicVista and others publish.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from lightning_modules.callbacks.candidate_scores import OutcomeScores, response
 def import_rollouts(arguments: argparse.Namespace) -> int:
     """The command ``import``; 0 if it went well."""
     benchmark = _benchmark(arguments.benchmark, arguments)
-    questions = benchmark.read(arguments.benchmarks)
+    questions = benchmark.read(arguments.benchmarks, images="optional")
     responses = read_responses(arguments.files, benchmark, arguments.benchmarks, arguments.first_sample_index)
     names = ("policy", "temperature", "top_p", "max_new_tokens", "seed")
     origin = Origin(**{name: getattr(arguments, name) for name in names})
@@ -62,7 +66,7 @@ def check(arguments: argparse.Namespace) -> int:
     has_problems = False
     for name in (name for name in BENCHMARKS if name in wanted):
         benchmark = _benchmark(name, arguments)
-        questions = benchmark.read(arguments.benchmarks)
+        questions = benchmark.read(arguments.benchmarks, images="optional")
         found = check_rollouts(benchmark, questions, rollouts, arguments.candidates, arguments.rules)
         present_rows += [rollout for group in found.graded.values() for rollout in group]
         print(f"{name}: {_summary(found)}")
@@ -79,9 +83,8 @@ def check(arguments: argparse.Namespace) -> int:
 def export(arguments: argparse.Namespace) -> int:
     """The command ``export``; 0 if it went well."""
     benchmark = _benchmark(arguments.benchmark, arguments)
-    found = check_rollouts(
-        benchmark, benchmark.read(arguments.benchmarks), read_rollouts(arguments.rollouts), arguments.candidates
-    )
+    questions = benchmark.read(arguments.benchmarks, images="optional")
+    found = check_rollouts(benchmark, questions, read_rollouts(arguments.rollouts), arguments.candidates)
     if not found.groups:
         raise ValueError(f"{arguments.rollouts}: holds no rollouts of {benchmark.name}")
     if found.unknown or found.repeated or found.reordered:
@@ -106,7 +109,7 @@ def _benchmark(name: str, arguments: argparse.Namespace) -> Benchmark:
 
 
 def _best_candidates(benchmark: Benchmark, found: RolloutCheck, path: Path) -> dict[str, Rollout]:
-    """The candidate of each question with the highest score, the first of equals, as Best-of-N picks it."""
+    """The candidate with the highest score of each question, in a tie the first, as Best-of-N picks it."""
     scores = OutcomeScores(path)
     chosen = {}
     for name, group in found.groups.items():
@@ -135,10 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
 
     adder = commands.add_parser("import", help="make a rollout file of files of another tool")
-    adder.add_argument("files", type=Path, nargs="+", help="prediction files (.tsv, .xlsx), a sample each, or .jsonl")
+    adder.add_argument(
+        "files", type=Path, nargs="+", help="prediction files (.tsv, .xlsx), a sample each, or .jsonl, .json"
+    )
     adder.add_argument("--benchmark", choices=BENCHMARKS, required=True)
     adder.add_argument("--policy", required=True, help="name of the model that wrote the responses")
-    adder.add_argument("--temperature", type=float, help="of sampling, where it is known; likewise the next ones")
+    adder.add_argument("--temperature", type=float, help="of sampling, if it is known, as the next three")
     adder.add_argument("--top-p", type=float)
     adder.add_argument("--max-new-tokens", type=int)
     adder.add_argument("--seed", type=int)

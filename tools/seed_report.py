@@ -1,4 +1,4 @@
-"""Best-of-N of several runs of the recipe in one table: a row a seed, with the paired differences.
+"""Best-of-N of several runs of the recipe in one table: one row per seed, with paired differences.
 
 Example::
 

@@ -1,13 +1,13 @@
-"""Two hosts on one machine, to run a multi-node experiment and to take a node or the network away from it.
+"""Two hosts on one machine: run a multi-node experiment, and kill a node or cut the network.
 
-Each host is a network namespace with a name and an address of its own, joined to the other by a veth pair (needs Linux
-and root). The file system is shared, as that of a cluster:
+Each host is a network namespace with its own name and address; a veth pair joins them (needs Linux and root). They
+share the file system, as nodes of a cluster do:
 
     python -m tools.two_nodes fit --config experiments/quickstart/process_reward_model.yaml \
         --config experiments/strategies/fsdp2.yaml
 
-runs `visualprm fit ...` on both under torchrun over gloo, one process each. Nothing stays behind, however this program
-ends: namespaces, link and processes go with it.
+runs `visualprm fit ...` on both under torchrun over gloo, one process each. Namespaces, link and processes end with
+this program, however it ends.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INTERFACE = "eth0"
 
 
 class NoHostsError(RuntimeError):
-    """This machine does not let us make network namespaces; the message says what is missing."""
+    """This machine does not permit network namespaces; the message says what is missing."""
 
 
 class Host:
@@ -39,7 +39,7 @@ class Host:
 
     Args:
         name: Host name.
-        address: Of its interface.
+        address: Address of its interface.
     """
 
     def __init__(self, name: str, address: str) -> None:
@@ -59,7 +59,7 @@ class Host:
 
     @property
     def pid(self) -> int:
-        """Of the process that holds the namespaces."""
+        """Id of the process that holds the namespaces."""
         return self._holder.pid
 
     def inside(self, command: Sequence[str]) -> list[str]:
@@ -67,7 +67,7 @@ class Host:
         return ["nsenter", f"--target={self.pid}", "--net", "--uts", *command]
 
     def close(self) -> None:
-        """Give the namespaces back."""
+        """Remove the namespaces."""
         self._holder.kill()
         self._holder.communicate()
 
@@ -76,10 +76,10 @@ class Node:
     """A command on a host, in a process namespace of its own: all its processes end together.
 
     Args:
-        host: Where to run it.
-        command: What to run.
-        environment: All variables.
-        log: Takes its output.
+        host: Host to run it on.
+        command: Command to run.
+        environment: All environment variables.
+        log: File for its output.
     """
 
     def __init__(self, host: Host, command: Sequence[str], environment: Mapping[str, str], log: IO[str]) -> None:
@@ -95,7 +95,7 @@ class Node:
         )
 
     def kill(self) -> None:
-        """SIGKILL all of its processes at once, as a crash of the machine would end them."""
+        """SIGKILL all its processes at once, as a crash of the machine does."""
         self.process.kill()
         self.process.wait()
 
@@ -116,7 +116,7 @@ class TwoHosts:
         self._nodes: list[Node] = []
 
     def __enter__(self) -> TwoHosts:
-        """Make both hosts and the link between them."""
+        """Create both hosts and the link between them."""
         if sys.platform != "linux" or os.geteuid() != 0:
             raise NoHostsError("two hosts on one machine need Linux and root")
         if missing := [name for name in PROGRAMS if not shutil.which(name)]:
@@ -175,9 +175,9 @@ class TwoHosts:
         """Run `visualprm` on both hosts under torchrun, one process each.
 
         Args:
-            arguments: After `visualprm`.
-            environment: All variables.
-            logs: Take the output of each host.
+            arguments: Arguments of `visualprm`.
+            environment: All environment variables.
+            logs: Files for the output of each host.
         """
         return [
             self.start(
@@ -191,7 +191,7 @@ class TwoHosts:
         ]
 
     def cut(self) -> None:
-        """Take the link down: packets are lost and nobody is told, as when a switch fails."""
+        """Take the link down: packets are lost silently, as when a switch fails."""
         self._ip(self._hosts[1], "link", "set", INTERFACE, "down")
 
 
@@ -199,8 +199,8 @@ def torchrun(index: int, first_address: str) -> list[str]:
     """The torchrun command of a host, up to the arguments of `visualprm`.
 
     Args:
-        index: Of the host.
-        first_address: Of host 0, where the processes meet.
+        index: Index of the host.
+        first_address: Address of host 0, the rendezvous.
     """
     return [
         sys.executable,
@@ -220,7 +220,7 @@ def torchrun(index: int, first_address: str) -> list[str]:
 
 
 def main() -> None:
-    """Console entry point: exit status is that of the first host, or of the second if that is 0."""
+    """Console entry point; the exit status is that of the first host, or of the second if that is 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

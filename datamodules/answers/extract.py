@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from datamodules.answers.normalize import normalize, remove_emphasis, strip_edges, unwrap_text_commands
-from datamodules.answers.units import parse_quantity
+from datamodules.answers.last_line import is_prose, is_value, value_in_sentence, values_in_line
+from datamodules.answers.normalize import remove_emphasis, strip_edges, unwrap_text_commands
+from datamodules.answers.response import counted_part
+from datamodules.answers.sentences import is_condition, is_undecided
 
 Status = Literal["boxed", "tag", "marker", "last_line", "none"]
 
@@ -18,45 +20,33 @@ MAX_CUT_LENGTH = 2000
 _BOX_OR_BRACE = re.compile(
     r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\boxed\s+(?P<bare>[^\s{$]+)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL
 )
-_BETWEEN_BOXES = re.compile(r"\s*\$*\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*\$*\s*(?:[a-z]\s*=\s*)?\\(?:boxed|fbox)\s*\{?")
+_BETWEEN_BOXES = re.compile(
+    r"(?:\s*|\s*(?:[a-z]+|for part \(?\w\)?)?\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*)(?:[a-z](?:_\{?\d\}?)?\s*=\s*)?"
+)
+_IGNORED_BETWEEN_BOXES = re.compile(r"\\(?:quad|qquad|[,;:! ()\[\]])|\$|\\text\s*\{|[{}]|\\(?:boxed|fbox)\s*\{?$")
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.IGNORECASE | re.DOTALL)
-_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[\s$]*\}")
-_THOUGHT_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
-_END_OF_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _VERB = r"(?:is|was|are|equals|(?:should|must|would|will|has to) be)\b"
 _SUBJECT = (
     r"(?<!\bwrong )(?<!\bincorrect )\b(?:(?:final|correct|right)\s+)*answers?\b(?:\s+choice)?"
     r"(?:\s+(?:to|of|for)\s+(?:the|this|our)\s+(?:[a-z]+\s+)?(?:question|problem))?"
-    r"|\b(?:correct|right|best)\s+(?:option|choice)|\bans\b\.?|答案"
+    r"|\b(?:correct|right|best)\s+(?:option|choice)(?:\s+letter)?|\bans\b\.?|(?:正确)?(?:答案|选项)"
 )
 _MARKER = re.compile(
-    rf"(?:{_SUBJECT})[*_]*\s*(?:therefore\s+|thus\s+|then\s+)?(?:{_VERB}|[:=：→]|[为是])"
+    rf"(?:{_SUBJECT})[*_]*\s*(?:therefore\s+|thus\s+|then\s+)?(?:{_VERB}|[:=：→]|[为是选])"
     r"(?!\s*(?:not|n't|wrong|incorrect|correct|right)\b)(?:[\s*:=_：`]|\$|\\[\[(])*"
     r"(?=(?P<tail>\S[^\n]{0,2000}))",  # not consumed: the same line may hold another one
     re.IGNORECASE,
 )
 _HEADING = re.compile(
-    r"^[^\w\n]*(?:(?:final\s+)?answer\W*\n+\s*|final\s+answer\s*(?=[-\d\\$(]))(?P<tail>\S[^\n]*)",
+    r"^[^\w\n]*(?:(?:final\s+)?answer\W*\n+\s*|(?:final\s+)?answer\s*(?=[-\d\\$(]))(?P<tail>\S[^\n]*)",
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"(?<=\S)\.\s+(?=[A-Z])")
 _REASON = re.compile(r",?\s+(?:because|since|as\s+(?:it|the|they|this|we)|which)\b.*", re.IGNORECASE | re.DOTALL)
-_LAST_VALUE = re.compile(
-    r"^.*(?:=|\b(?:is|are|equals|be)\b(?:\s+(?:equal\s+to|about|approximately|then|therefore))?\s*:?|:)"
-    r"\s*(?P<tail>\S.{0,30})$",
-    re.DOTALL,
-)
-_LAST_RESULT = re.compile(r"^.*\b(?:gets?|gives?|obtain|yields?|have|has)\b:?\s*(?P<tail>\S.{0,30})$", re.DOTALL)
-_VALUE_FIRST = re.compile(
-    r"^(?:(?:so|thus|hence|therefore)\b,?\s+)?(?P<head>.{1,60}?)\s+(?:is|are)\s+(?:the\s+|our\s+)?"
-    r"(?:(?:final|correct|right|best)\b\s*)?(?:answers?|option|choice|one)?$",
-    re.IGNORECASE | re.DOTALL,
-)
 _LEAD = re.compile(
     rf"^(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:the\s+)?(?:{_SUBJECT})\s*(?:{_VERB}|[:=：])\s*", re.IGNORECASE
 )
 _WIDE_SPACE = re.compile(r"(?<!\\)\\ ")
-_OPTION_FIRST = re.compile(r"\(?[A-I]\s*[:.)]")
 _ASIDE = re.compile(
     r"\s*\((?:or|i\.e\.|that is|since|because|as|about|approximately|approx\.?|≈|\\approx)(?![A-Za-z])[^()]*\)$"
 )
@@ -65,7 +55,6 @@ _REMARK = re.compile(
     r"|reasonable|consistent|valid|verified|confirmed|indeed|only|also|already|unique|therefore|thus|so)\b",
     re.IGNORECASE,
 )
-_VALUE_OR_LETTER = re.compile(r"\(?[A-I]\)?")
 
 
 @dataclass(frozen=True)
@@ -76,10 +65,14 @@ class ExtractedAnswer:
         text: The cut, without LaTeX text commands, dollar signs, emphasis, quotes and a final full stop.
         status: Where it was found: in the last box ("boxed"), an ``<answer>`` tag ("tag"), behind "the answer is"
             ("marker"), in the last line ("last_line"), or nowhere ("none"; then `text` is empty).
+        line: What `text` was cut from: the whole box, the whole line behind the marker, the whole last line.
+        body: The part of the response that counts, as written.
     """
 
     text: str
     status: Status
+    line: str = field(default="", compare=False)
+    body: str = field(default="", compare=False, repr=False)
 
     @property
     def short_text(self) -> str | None:
@@ -87,7 +80,12 @@ class ExtractedAnswer:
         if not self.text:
             return None
         is_long = len(self.text) > MAX_SHORT_LENGTH or len(self.text.split()) > MAX_SHORT_WORDS
-        return None if self.status == "last_line" and is_long else self.text
+        return None if self.status == "last_line" and is_long and is_prose(self.text) else self.text
+
+    @property
+    def formula(self) -> str | None:
+        """The line that the cut stands in, if it is a formula and nothing else: of ``y = 2x`` the cut is ``2x``."""
+        return self.line if self.line and len(self.line) <= MAX_CUT_LENGTH // 4 and not is_prose(self.line) else None
 
 
 def extract_final_answer(response: str) -> ExtractedAnswer:
@@ -98,34 +96,49 @@ def extract_final_answer(response: str) -> ExtractedAnswer:
     option is"; the last line that is not blank (of which only the tail behind its last "=" or "is", if it is short). A
     box gives way only to what the last line, below the box, calls the answer in a few words.
     """
-    thought_ends = [match.end() for match in _END_OF_THOUGHT.finditer(response)]
-    if thought_ends and response[thought_ends[-1] :].strip():
-        response = response[thought_ends[-1] :]
-    response = _EMPTY_BOX.sub(" ", _THOUGHT_TAG.sub(" ", response))
-    for cut, status in _candidates(response):
+    response = counted_part(response)
+    for cut, line, status in _candidates(response):
         text = clean(cut[-MAX_CUT_LENGTH:])
         text = _ASIDE.sub("", _LEAD.sub("", text)) or text
         if text:
-            return ExtractedAnswer(text, status)
-    return ExtractedAnswer("", "none")
+            return ExtractedAnswer(text, status, clean(line[-MAX_CUT_LENGTH:]), response)
+    return ExtractedAnswer("", "none", "", response)
 
 
-def _candidates(response: str) -> list[tuple[str, Status]]:
+def _candidates(response: str) -> list[tuple[str, str, Status]]:
+    """(cut, what it was cut from, where), the best one first."""
     placed: list[tuple[int, str, Status]] = [(end, cut, "boxed") for end, cut in _boxed_contents(response)]
     placed += [(match.end(), match[1], "tag") for match in _TAG.finditer(response) if "\\boxed" not in match[1]]
-    found: list[tuple[str, Status]] = [(cut, status) for _, cut, status in sorted(placed, reverse=True) if clean(cut)]
+    found: list[tuple[str, str, Status]] = [
+        (cut, cut, status) for _, cut, status in sorted(placed, reverse=True) if clean(cut)
+    ]
     marked = [match for pattern in (_MARKER, _HEADING) for match in pattern.finditer(response)]
+    marked = [match for match in marked if not is_condition(_sentence_before(response, match.start()))]
     lines = (clean(line.lstrip("#>")[-MAX_CUT_LENGTH:]) for line in reversed(response.splitlines()))
     last_line = next((line for line in lines if line), "")
     if marked:
         last_mark = max(marked, key=lambda match: match.start("tail"))
         tail = _REASON.sub("", _SENTENCE_END.split(last_mark["tail"])[0]) or last_mark["tail"]
         is_below = bool(placed) and last_mark.start() >= max(placed)[0] and not clean(response[last_mark.end("tail") :])
+        if _is_sentence_with_value(tail):
+            tail = value_in_sentence(clean(tail))
+        marker: tuple[str, str, Status] = (tail, last_mark["tail"], "marker")
         if is_below and _is_statement(tail):
-            found.insert(0, (tail, "marker"))
-        found.append((tail, "marker"))
-    found += [(cut, "last_line") for cut in (*_values_in_line(last_line), last_line) if cut]
+            found.insert(0, marker)
+        found.append(marker)
+    found += [(cut, last_line, "last_line") for cut in (*values_in_line(last_line), last_line) if cut]
     return found
+
+
+def _is_sentence_with_value(tail: str) -> bool:
+    """Whether a tail is a sentence that ends with a number: "the largest number of them is 19"."""
+    text = clean(tail)
+    return is_prose(text) and not is_undecided(text) and not is_value(text) and is_value(value_in_sentence(text))
+
+
+def _sentence_before(response: str, place: int) -> str:
+    """What stands in the same sentence before a place."""
+    return re.split(r"[.!?。]\s|\n", response[max(0, place - 300) : place])[-1]
 
 
 def _is_statement(tail: str) -> bool:
@@ -133,30 +146,6 @@ def _is_statement(tail: str) -> bool:
     text = clean(tail)
     is_short = len(text) <= MAX_SHORT_LENGTH and len(text.split()) <= MAX_SHORT_WORDS
     return bool(text) and is_short and _REMARK.match(text) is None
-
-
-def _is_value(tail: str) -> bool:
-    """Whether a tail is a number, a quantity or an option letter and nothing else."""
-    text = normalize(clean(tail))
-    return _VALUE_OR_LETTER.fullmatch(text) is not None or parse_quantity(text) is not None
-
-
-def _values_in_line(line: str) -> list[str]:
-    """The part of a last line that is the answer, if it is told apart: "so x is 5", "5 is the answer"."""
-    if _OPTION_FIRST.match(line):
-        return []
-    values = [_value_in_sentence(sentence) for sentence in [line, *reversed(_SENTENCE_END.split(line))]]
-    result = _LAST_RESULT.match(line)
-    clear = [value for value in [*values, result["tail"] if result else ""] if value and _is_value(value)]
-    return clear[:1] or [value for value in values[:1] if value]
-
-
-def _value_in_sentence(sentence: str) -> str:
-    value_first = _VALUE_FIRST.match(sentence)
-    if value_first:
-        return value_first["head"]
-    value_last = _LAST_VALUE.match(sentence)
-    return value_last["tail"] if value_last else ""
 
 
 def _boxed_contents(response: str) -> list[tuple[int, str]]:
@@ -181,10 +170,19 @@ def _boxed_contents(response: str) -> list[tuple[int, str]]:
     joined: list[tuple[int, str]] = []
     for begin, end, box_end in sorted(contents):
         content = response[begin:end]
-        if joined and _BETWEEN_BOXES.fullmatch(response, joined[-1][0], begin):
+        if joined and _are_one_answer(response[joined[-1][0] : begin], joined[-1][1], content):
             content = f"{joined.pop()[1]}, {content}"
         joined.append((box_end, content))
     return joined
+
+
+def _are_one_answer(between: str, first: str, second: str) -> bool:
+    """Whether two boxes hold parts of one answer: nothing but "and" and markup is between them."""
+    if len(between) > 100 or "\n\n" in between:
+        return False
+    between = re.sub(r"\s+", " ", _IGNORED_BETWEEN_BOXES.sub(" ", _IGNORED_BETWEEN_BOXES.sub(" ", between.rstrip())))
+    has_word = bool(between.strip(" "))
+    return _BETWEEN_BOXES.fullmatch(between) is not None and (has_word or first.strip() != second.strip())
 
 
 def clean(cut: str) -> str:

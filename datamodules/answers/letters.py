@@ -6,13 +6,25 @@ import re
 from collections.abc import Mapping
 
 from datamodules.answers.normalize import normalize, text_key
-from datamodules.answers.numbers import values_equal
+from datamodules.answers.numbers import number_value, values_equal
 from datamodules.answers.units import parse_quantity
 
 OPTION_LETTERS = "ABCDEFGHI"
 
+_CHAIN = re.compile(r"\d+(?:\.\d+)?%?(?:\s*-\s*\d+(?:\.\d+)?%?)+")
 _GOES_ON = r"(?=\s+(?:is|are|because|since|as|which)\b)"
 _ENDS = rf"(?:{_GOES_ON}|(?![\w'^]|\s*\w{{2,}}|\s*[=+*/^<>]))"
+
+
+_NAMED = re.compile(
+    rf"(?i:\b(?:options?|choices?|images?|figures?|answers?|scenarios?|pictures?|graphs?|proposals?|letters?)\s+\(?)([{OPTION_LETTERS}])\b"
+    rf"|(?<!\w)\(\s*([{OPTION_LETTERS}])\s*\)|选项?\s*(?:为|是|：|:)?\s*\(?([{OPTION_LETTERS}])(?![A-Za-z])"
+)
+
+
+def names_option(text: str) -> bool:
+    """Whether a text has an option letter in parentheses or behind "option"."""
+    return _NAMED.search(text) is not None
 
 
 def extract_letters(answer: str, letters: str) -> frozenset[str]:
@@ -39,6 +51,11 @@ def extract_letters(answer: str, letters: str) -> frozenset[str]:
     if re.fullmatch(rf"{allowed}+", compact) and len(set(compact)) == len(compact):
         is_word = re.fullmatch(r"\w{5,}", text) is not None
         return frozenset() if is_word else frozenset(compact)
+    each = re.fullmatch(rf"\W*({any_case})(?:\W+(?:and\W+|or\W+)?({any_case}))+\W*", text)
+    if each and re.search(r"[,;&]|\b(?:and|or)\b", text):
+        return frozenset(
+            re.findall(rf"(?<![A-Za-z])[{re.escape(letters + letters.lower())}](?![A-Za-z])", text.upper())
+        )
     listed = rf"\(?{allowed}\)?(?:\s*(?:,|;|&|/|,?\s*\b(?:and|or)\b)\s*\(?{allowed}\b\)?)*"
     first = re.match(rf"\W*?(?:(?i:options?|choices?|answers?)\s+)?(?P<letters>{listed}){_ENDS}", text)
     if first:
@@ -65,7 +82,8 @@ def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str
     """The one option that a final-answer cut names: by letter, by exactly its text, or by its number.
 
     A number without a unit names the one option with that number, since a free-form answer may leave its unit out, too;
-    a number with another unit names none.
+    so does a number with a unit where the options have none; a number with another unit names none. A letter with a
+    number behind it that is not that option's names none, either.
 
     Args:
         answer: The cut.
@@ -76,14 +94,17 @@ def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str
         The letter; None if no option or more than one is named. Nothing is guessed.
     """
     text = normalize(answer)
-    if re.fullmatch(rf"\W*[{re.escape(letters)}]\W*", text):
+    if re.fullmatch(rf"\W*[{re.escape(letters)}]\W*", text) and not re.search(r"[!'^]", text):
         return re.sub(r"[\W_]", "", text)
-    by_text = [letter for letter, option in options.items() if text and _is_same_text(text, option)]
-    if len(by_text) == 1:
-        return by_text[0]
+    by_text = option_with_text(text, options)
+    if by_text:
+        return by_text
     lettered = re.match(rf"\W*([{re.escape(letters)}])\W+(.+)$", text)
-    if lettered and lettered[1] in options and _is_same_text(lettered[2], options[lettered[1]]):
-        return lettered[1]
+    if lettered and lettered[1] in options:
+        if is_option_text(lettered[2], options[lettered[1]]):
+            return lettered[1]
+        if _is_other_value(lettered[2], options[lettered[1]]):
+            return None
     found = extract_letters(answer, letters)
     if found:
         return next(iter(found)) if len(found) == 1 else None
@@ -91,21 +112,58 @@ def extract_option(answer: str, options: Mapping[str, str], letters: str) -> str
     return by_number[0] if len(by_number) == 1 else None
 
 
+def option_with_text(answer: str, options: Mapping[str, str]) -> str | None:
+    """The one option that an answer reads as, else the one that is the same number with the same unit."""
+    text = normalize(answer)
+    for is_same in (_is_same_text, _is_same_value):
+        named = [letter for letter, option in options.items() if text and is_same(text, option)]
+        if len(named) == 1:
+            return named[0]
+    return None
+
+
+def is_option_text(answer: str, option: str) -> bool:
+    """Whether an answer reads as an option, or is the same number with the same unit."""
+    return _is_same_text(normalize(answer), option) or _is_same_value(normalize(answer), option)
+
+
+def _is_other_value(answer: str, option: str) -> bool:
+    """Whether an answer is a number, and not the one that an option is."""
+    quantities = parse_quantity(answer.strip("() ")), parse_quantity(normalize(option))
+    if quantities[0] is None or quantities[1] is None:
+        return False
+    bare = number_value(re.split(r"\s", answer.strip("() "))[0])  # "125.6 million" where millions are asked for
+    return not any(
+        value is not None and values_equal(value, quantities[1].value) for value in (quantities[0].value, bare)
+    )
+
+
 def _is_number_of(answer: str, option: str) -> bool:
-    """Whether a normalised answer is the bare number of an option that has a unit, as 140 of 140°."""
+    """Whether one of a normalised answer and an option is the bare number of the other, as 140 of 140°."""
     quantities = parse_quantity(answer), parse_quantity(normalize(option))
-    if quantities[0] is None or quantities[1] is None or quantities[0].unit:
+    if quantities[0] is None or quantities[1] is None or (quantities[0].unit and quantities[1].unit):
         return False
     return values_equal(quantities[0].value, quantities[1].value)
 
 
 def _is_same_text(answer: str, option: str) -> bool:
-    """Whether a normalised answer reads as an option, or is the same number with the same unit."""
+    """Whether a normalised answer reads as an option."""
     option = normalize(option)
     option_key = text_key(option)
-    if option_key and text_key(answer) == option_key:
-        return True
+    return bool(option_key) and text_key(answer) == option_key
+
+
+def _is_same_value(answer: str, option: str) -> bool:
+    """Whether a normalised answer is the same number with the same unit as an option; chains and ranges are none."""
+    option = normalize(option)
+    if _is_chain(option):
+        return False
     quantities = parse_quantity(answer), parse_quantity(option)
     if quantities[0] is None or quantities[1] is None or quantities[0].unit != quantities[1].unit:
         return False
     return values_equal(quantities[0].value, quantities[1].value)
+
+
+def _is_chain(option: str) -> bool:
+    """Whether an option reads as a sequence or a range and no subtraction: 5-2-3-1-4, 0.0 - 0.2."""
+    return _CHAIN.fullmatch(option) is not None

@@ -10,7 +10,7 @@ from datamodules.answers.normalize import normalize, strip_edges
 MAX_BRACKETS = 60
 
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
-_SEPARATORS = re.compile(r"(,|;|\b(?:and|or)\b|[(\[{]|[)\]}])")
+_SEPARATORS = re.compile(r"(,|;|(?<![A-Za-z\\])(?:and|or)(?![a-z])|[(\[{]|[)\]}])")
 _PLUS_MINUS = re.compile(r"^(?P<left>[^,;=<>]*?)\\(?:pm|mp)(?![A-Za-z])\s*(?P<right>[^,;=<>]+)$")
 
 
@@ -70,11 +70,16 @@ def _is_balanced(text: str) -> bool:
 
 
 def _split_at_separators(text: str) -> list[str]:
+    pieces = _SEPARATORS.split(text)
+    depths = [0]
+    for piece in pieces:
+        depths.append(depths[-1] + (piece in ("(", "[", "{")) - (piece in (")", "]", "}")))
+    at_top = {piece for piece, depth in zip(pieces, depths[1:], strict=True) if depth == 0}
+    # "p = 5, q = 2; p = 7, q = 2" is a list of two lists.
+    separators = (";",) if {",", ";"} <= at_top else (",", ";", "and", "or")
     items = [""]
-    depth = 0
-    for piece in _SEPARATORS.split(text):
-        depth += (piece in ("(", "[", "{")) - (piece in (")", "]", "}"))
-        if depth == 0 and piece in (",", ";", "and", "or"):
+    for piece, depth in zip(pieces, depths[1:], strict=True):
+        if depth == 0 and piece in separators:
             items.append("")
         else:
             items[-1] += piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _SIGNS = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms
@@ -43,6 +44,9 @@ _SIGNS = str.maketrans(
         "‘": "'",
         "’": "'",
         "′": "'",
+        "掳": "°",  # the degree sign, read as GBK, in released golds
+        "∶": ":",
+        "…": "\\ldots ",
     }
 )
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
@@ -54,10 +58,10 @@ _ROOT_SIGN = re.compile(
 _PI = re.compile(r"(?<![A-Za-z\\])[Pp]i(?![A-Za-z])")
 
 _TEXT_COMMAND = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|operatorname|mbox|emph|boldsymbol|bm)"
-    r"\s*\{([^{}]*)\}"
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|textup|mathrm|mathbf|mathit|mathsf|operatorname|mbox|hbox"
+    r"|emph|underline|boldsymbol|bm)\s*\{(?P<inside>(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"
 )
-_LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:,?\\[,!;:]|\{,\}|~)(?=\d{3}(?!\d))")
+_LATEX_THOUSANDS = re.compile(r"(?<=\d)(?:,?\\[,!;:]|\{,\}|~) ?(?=\d{3}(?!\d))")
 _SPACED_THOUSANDS = re.compile(r"(?<![\w.,/}^])(?<!\d )\d{1,3}(?: \d{3})+(?![\d/]| \d)")
 _SPACING_COMMAND = re.compile(
     r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|displaystyle\b|left\b\.?|right\b\.?|[Bb]igg?[lr]?\b|limits\b)|~"
@@ -67,6 +71,14 @@ _MONEY = re.compile(r"\\?\$|[€£¥]")
 _APPROXIMATELY = re.compile(
     r"^(?:\\approx(?![A-Za-z])|(?:approximately|approx\.?|about|roughly|around)\s)\s*(?=[-\d.\\])", re.IGNORECASE
 )
+_INFINITY = re.compile(r"(?:\+\s*)?(?:\\infty(?![A-Za-z])|(?<![A-Za-z\\])[Ii]nfinity(?![A-Za-z]))")
+_MATRIX = re.compile(
+    r"(?:\\left\s*)?[\[(]?\s*\\begin\s*\{(?P<kind>array|[pb]?matrix)\}(?:\{[lcr| ]*\})?(?P<inside>.*?)(?:\\\\\s*)?"
+    r"\\end\s*\{(?P=kind)\}\s*(?:\\right\s*)?[\])]?",
+    re.DOTALL,
+)
+_LEADING_EQUALS = re.compile(r"^=\s*(?=[^\s=])")
+_MINUS_POWER = re.compile(r"\^\s*-\s*(\d+|[A-Za-z])(?![\d.A-Za-z])")
 _POWER_ASTERISKS = re.compile(r"(?<=[\w)])\*\*(?=[\d({-])")
 _EDGE_CHARACTERS = " \t\r\n\"'`*“”"
 
@@ -74,7 +86,7 @@ _EDGE_CHARACTERS = " \t\r\n\"'`*“”"
 def unwrap_text_commands(text: str) -> str:
     r"""Replace ``\text{x}``, ``\mathbf{x}`` and their like by ``x`` between spaces, nested ones too."""
     while True:
-        unwrapped = _TEXT_COMMAND.sub(r" \1 ", text)
+        unwrapped = _TEXT_COMMAND.sub(r" \g<inside> ", text)
         if unwrapped == text:
             return text
         text = unwrapped
@@ -98,6 +110,7 @@ def strip_edges(text: str) -> str:
         text = stripped
 
 
+@lru_cache(maxsize=16384)
 def normalize(text: str) -> str:
     """Bring an answer into one spelling: LaTeX without spacing commands, ASCII signs, single spaces.
 
@@ -108,9 +121,10 @@ def normalize(text: str) -> str:
         text = text.translate(_SIGNS)
         text = _SUPERSCRIPT.sub(lambda match: f"^{{{match.group().translate(_SMALL_DIGITS)}}}", text)
         text = _SUBSCRIPT.sub(lambda match: f"_{{{match.group().translate(_SMALL_DIGITS)}}}", text)
-    text = unwrap_text_commands(text)
+    text = unwrap_text_commands(text.replace("\\boxed{", "\\text{") if "\\boxed{" in text else text)
     text = _LATEX_THOUSANDS.sub("", text)
-    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\(", "").replace("\\)", "")
+    text = _MATRIX.sub(r"\\begin{pmatrix}\g<inside>\\end{pmatrix}", text) if "\\begin" in text else text
+    text = re.sub(r"\s*\{,\s*\}", ",", text).replace("\\%", "%").replace("\\(", "").replace("\\)", "")
     text = remove_emphasis(text.replace("\\[", "").replace("\\]", ""))
     text = _DEGREE.sub("°", text)
     text = _SPACING_COMMAND.sub(" ", text)
@@ -119,8 +133,9 @@ def normalize(text: str) -> str:
     text = _PI.sub(r"\\pi ", text)
     text = re.sub(r"\\[dtc]frac\b|\\[dtc]frac(?=\d)", r"\\frac", text)
     text = re.sub(r"\\([lg])e(?:q|qslant)(?![A-Za-z])", r"\\\1e", text)
-    text = re.sub(r"\s*\^\s*", "^", text)
-    text = _APPROXIMATELY.sub("", strip_edges(" ".join(text.split())))
+    text = _MINUS_POWER.sub(r"^{-\1}", re.sub(r"\s*\^\s*", "^", text))
+    text = _INFINITY.sub(r"\\infty ", text)
+    text = _APPROXIMATELY.sub("", _LEADING_EQUALS.sub("", strip_edges(" ".join(text.split()))))
     return _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
 
 
@@ -129,9 +144,11 @@ def _root(match: re.Match[str]) -> str:
     return rf"\sqrt{{{radicand}}}" if radicand else r"\sqrt "
 
 
+@lru_cache(maxsize=16384)
 def text_key(normalized: str) -> str:
     """What two answers must share to be equal as text: case, articles and spaces beside signs do not count."""
     key = re.sub(r"^(?:the|an?)\s+(?=[a-z]{3})", "", normalized.casefold())
     key = re.sub(r"([_^])\{(\w)\}", r"\1\2", key)
     key = re.sub(r"(?<![^\W_])\s+|\s+(?![^\W_])", "", key).strip("?;:,")
-    return key.rstrip("!") if key.rstrip("!").isalpha() else key
+    word = key.rstrip("!")
+    return word if len(word) > 1 and word.isalpha() else key  # n! is a factorial

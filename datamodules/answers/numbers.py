@@ -1,7 +1,9 @@
 r"""The value of a numeric answer, computed by a small parser of arithmetic and LaTeX: never `eval`, always bounded.
 
 Understands ``-1,234.5``, ``3/4``, ``1\frac{1}{2}``, ``2.5 \times 10^{-3}``, ``\frac{2\pi}{3}``, ``2\sqrt3``, and sums,
-products and powers of these. Anything else, letters for instance, has no value here.
+products and powers of these. Numbers in words are read by :mod:`datamodules.answers.number_words`. Anything else,
+letters for instance, has no value here. No library does it: SymPy's parsers evaluate whatever they read, without a bound
+on powers.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import math
 import re
 from fractions import Fraction
 from functools import lru_cache
+
+from datamodules.answers.number_words import number_in_words
 
 Value = Fraction | float
 
@@ -26,10 +30,8 @@ _TOKEN = re.compile(
 )
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar)\s*(?:\{(\d+)\}|(\d))")
-_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
+_WORDS_ONLY = re.compile(r"[A-Za-z]{2,}(?:[ -][A-Za-z]+){0,11}")
+_ORDINAL = re.compile(r"\d{1,9}(?:st|nd|rd|th)")
 
 
 class _NotANumberError(Exception):
@@ -47,8 +49,10 @@ def number_value(text: str) -> Value | None:
         A fraction when the value is rational and not huge, else a float; None when it is not numeric or out of the
         range of floats.
     """
-    if text.isalpha() and text.lower() in _WORDS:
-        return Fraction(_WORDS.index(text.lower()))
+    if text[:1].isalpha() or _ORDINAL.fullmatch(text):
+        value_in_words = number_in_words(text) if _WORDS_ONLY.fullmatch(text) or text[:1].isdigit() else None
+        if value_in_words is not None:
+            return value_in_words
     if len(text) > MAX_LENGTH or not text.isascii() or not any(sign.isdigit() or sign in "pi" for sign in text):
         return None
     text = _REPEATING.sub(_repeating_decimal, text)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -19,6 +20,18 @@ from typing import Any
 SECONDS = 3.0
 SECONDS_UNTIL_KILLED = 3
 MEMORY_LIMIT = 2 * 2**30
+
+
+_INNER_SPACE = re.compile(r"(?<=[{(])\s+|\s+(?=[})])")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*°")
+
+
+def _with_radians(text: str) -> str:
+    """Degrees in radians, in a formula with trigonometric functions."""
+    if "°" not in text or not _TRIGONOMETRIC.search(text):
+        return text
+    return _DEGREES.sub(r"\\frac{\1\\pi}{180}", text)
 
 
 class _OutOfTimeError(BaseException):
@@ -32,16 +45,38 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     _limit_memory()
 
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import Eq, Expr, Rational, Set, simplify
 
     def expressions(text: str) -> list[Any]:
-        configurations = [LatexExtractionConfig(), ExprExtractionConfig()]
-        return list(parse(f"${text}$", configurations, fallback_mode="no_fallback", parsing_timeout=None))
+        # No ExprExtractionConfig: it would take the first number out of a text that is not understood as a whole.
+        text = _INNER_SPACE.sub("", _with_radians(text))
+        return list(parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None))
+
+    def are_same_equation(first: Any, second: Any) -> bool:  # noqa: ANN401 - sympy has no types
+        """Whether the differences of both sides are multiples of each other by a number that is not 0."""
+        left, right = first.lhs - first.rhs, second.lhs - second.rhs
+        symbols = sorted(left.free_symbols | right.free_symbols, key=str)
+        if not symbols or left.free_symbols != right.free_symbols:
+            return False
+        point = {symbol: Rational(3 + 2 * place, 7 + place) for place, symbol in enumerate(symbols)}
+        values = left.subs(point), right.subs(point)
+        if not all(value.is_number and value.is_finite for value in values) or 0 in values:
+            return False
+        return bool(simplify(left * values[1] - right * values[0]) == 0)
 
     def verdict(prediction: str, gold: str) -> str:
         expected, given = expressions(gold), expressions(prediction)
         if not expected or not given:
             return "0"
+        equations = [
+            isinstance(item, Eq) and not isinstance(item.rhs, Set) and isinstance(item.lhs, Expr)
+            for item in (expected[0], given[0])
+        ]
+        if all(equations) and are_same_equation(expected[0], given[0]):
+            return "1"
+        if equations[0] != equations[1]:
+            return "0"  # verify() would compare an equation's right side with the other answer
         # verify() is not symmetric: the right answer comes first, and only with this switch may a set stand for the
         # inequality that describes it in both directions.
         return "1" if verify(expected, given, allow_set_relation_comp=True, timeout_seconds=None) else "0"

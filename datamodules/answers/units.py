@@ -1,4 +1,8 @@
-"""Quantities: a number with a unit, or without one."""
+"""Quantities: a number with a unit, or without one.
+
+No library does it: those of units, such as pint, take any letters that may be one (`a` is a year), and answers are full
+of letters.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
+from datamodules.answers.number_words import SCALES
 from datamodules.answers.numbers import Value, number_value, values_equal
 
 PERCENT = "%"
@@ -68,7 +73,12 @@ def _unit_table() -> dict[str, tuple[str, Fraction]]:
         (("ha", "hectare", "hectares"), "area", Fraction(10000)),
         (("°C", "deg C", "degrees Celsius"), "temperature in Celsius", Fraction(1)),
         (("°F", "degrees Fahrenheit"), "temperature in Fahrenheit", Fraction(1)),
-        ((PERCENT, "percent", "percents", "per cent", "percentage"), "percent", Fraction(1)),
+        (("米",), "length", Fraction(1)),
+        (("厘米",), "length", Fraction(1, 100)),
+        (("毫米",), "length", Fraction(1, 1000)),
+        (("千米", "公里"), "length", Fraction(1000)),
+        (("度",), "angle", Fraction(1)),
+        ((PERCENT, "pct", "percent", "percents", "per cent", "percentage"), "percent", Fraction(1)),
         (("°", "deg", "degree", "degrees"), "angle", Fraction(1)),
         (("rad", "radian", "radians"), "angle", Fraction(180 / math.pi)),
     ):
@@ -83,16 +93,22 @@ _GLUED_UNITS = frozenset(spelling for spelling in UNITS if len(spelling) > 1 or 
     "m",
     "L",
     "Ω",
+    "米",
+    "度",
 }
 _NO_UNITS = re.compile(r"(?:square |cubic |sq\.? |cu\.? )?units?(?:\s?\^\{?[23]\}?)?\.?")
 """What questions without real units are answered in; fits every unit, as no unit does."""
 
 _MATH_WORDS = frozenset("sin cos tan cot sec csc log exp lim max min mod det gcd lcm sqrt and".split())
 _QUANTITY = re.compile(
-    r"^(?P<number>.*[\d)}])(?P<space>\s*)(?P<unit>[A-Za-zµΩ%°][A-Za-zµΩ°%/*^0-9 .{}()-]*)$", re.DOTALL
+    r"^(?P<number>.*[\d)}])(?P<space>\s*)(?P<unit>[A-Za-zµΩ%°][A-Za-zµΩ°%/*^0-9 .{}()-]*|[\u4e00-\u9fff]{1,2})$",
+    re.DOTALL,
 )
 _NUMBER_WITH_PI = re.compile(
     r"^(?P<number>.*\\pi)(?P<space>\s+)(?P<unit>[A-Za-zµΩ%°][A-Za-zµΩ°%/*^0-9 .{}()-]*)$", re.DOTALL
+)
+_SCALED = re.compile(
+    rf"(?P<number>[-+]?(?:\d[\d.,]*|\.\d+))(?:\s*(?P<word>(?i:{'|'.join(SCALES)}))s?\b|(?P<k>[kK]))(?:\s+(?P<unit>\S.*))?"
 )
 _UNIT_SIGNS = re.compile(r"\\(cdot|Omega|ohm|mu)(?![A-Za-z])\s*(?=[A-Za-zΩ]|$)")
 
@@ -119,6 +135,9 @@ def parse_quantity(text: str) -> Quantity | None:
     value = number_value(text)
     if value is not None:
         return Quantity(value, "")
+    scaled = _SCALED.fullmatch(text)
+    if scaled:
+        return _scaled_quantity(scaled)
     text = _UNIT_SIGNS.sub(lambda match: {"cdot": "*", "Omega": "Ω", "ohm": "Ω", "mu": "µ"}[match[1]], text)
     for pattern in (_QUANTITY, _NUMBER_WITH_PI):
         match = pattern.match(text)
@@ -131,6 +150,14 @@ def parse_quantity(text: str) -> Quantity | None:
         if value is not None and unit:
             return Quantity(value, unit)
     return None
+
+
+def _scaled_quantity(match: re.Match[str]) -> Quantity | None:
+    """ "3 million dollars" and "3k"."""
+    value = number_value(match["number"])
+    scale = SCALES[match["word"].lower()] if match["word"] else 1000
+    unit = _spell_unit(match["unit"], is_glued=False) if match["unit"] else ""
+    return None if value is None or (match["unit"] and not unit) else Quantity(value * scale, unit)
 
 
 def quantities_equal(first: Quantity, second: Quantity) -> bool:
@@ -179,7 +206,7 @@ def _unit_size(unit: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None
     size = Fraction(1)
     for place, part in enumerate(unit.replace("per cent", "percent").replace(" per ", "/").split("/")):
         for factor in re.split(r"[\s*.]+", part.strip()):
-            match = re.fullmatch(r"\(?([A-Za-zµΩ%°]+)(?:\^\(?(-?\d)\)?)?\)?", factor)
+            match = re.fullmatch(r"\(?([A-Za-zµΩ%°]+|[\u4e00-\u9fff]+)(?:\^\(?(-?\d)\)?)?\)?", factor)
             if match is None or match[1] not in UNITS:
                 return None
             dimension, unit_size = UNITS[match[1]]

@@ -6,43 +6,39 @@ B conversations, L tokens, S steps of the longest conversation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
-from datamodules.conversation.steps import merge_steps, merged_sizes
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS, merge_steps, merged_sizes
 from datamodules.storage.images import open_image
 
 __all__ = ["ConversationEncoder", "StepBatch", "StepCollator", "load_images", "merge_scored_steps", "pad_rows"]
 
 
 @dataclass
-class StepBatch:
+class StepBatch(ConversationBatch):
     """Conversations whose steps are to be judged.
 
     Attributes:
-        inputs: Output of the processor; ``input_ids`` and ``attention_mask`` are (B, L), right-padded. In a packed
-            batch all conversations stand in one row of T tokens: ``input_ids`` and ``position_ids`` are (1, T).
-        step_positions: (B, S) long, the tokens whose logits judge the steps, counted from the beginning of the
-            conversation's row, or of the packed one; -1 at padding.
+        step_positions: (B, S) long, token positions in the row (the conversation's own, or the packed one) whose logits
+            judge the steps; -1 at padding.
         mc: (B, S) float32 Monte Carlo scores in [0, 1]; NaN at padding and for a step without a score.
         num_mc_correct: (B, S) long, continuations that reached the gold answer; -1 at padding and where unknown.
-        num_mc_total: (B, S) long, continuations sampled; likewise.
+        num_mc_total: (B, S) long, continuations sampled; -1 at padding and where unknown.
         sample_ids: B names, unique in the dataset.
         sources: B names of datasets.
         question_accuracy: (B,) float32, the policy's accuracy before the first step, NaN where unknown; None if it is
             unknown for all.
         step_tokens: (B, S, L) bool, or (B, S, T), the tokens that are the text of each step; None unless asked for.
-        boundaries: Of a packed batch, the B places in its row where conversations begin, and T; None of a padded one.
-            (A list, so that the host knows it without asking the device.)
     """
 
-    inputs: dict[str, Tensor]
     step_positions: Tensor
     mc: Tensor
     num_mc_correct: Tensor
@@ -51,7 +47,6 @@ class StepBatch:
     sources: list[str]
     question_accuracy: Tensor | None = field(default=None, kw_only=True)
     step_tokens: Tensor | None = field(default=None, kw_only=True)
-    boundaries: list[int] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         shape = self.step_positions.shape
@@ -61,22 +56,6 @@ class StepBatch:
         rows = len(self.inputs["input_ids"]) if self.boundaries is None else len(self.boundaries) - 1
         if not shape[0] == len(self.sample_ids) == len(self.sources) == rows:
             raise ValueError(f"expected {shape[0]} conversations, ids and sources, got {len(self.sample_ids)} ids")
-
-    @property
-    def lengths(self) -> Tensor:
-        """(B,) tokens of each conversation, padding not counted."""
-        if self.boundaries is None:
-            return self.inputs["attention_mask"].sum(1)
-        return torch.tensor(self.boundaries).diff()
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory, from which a GPU can copy while it computes; for dataloaders."""
-        pinned: dict[str, Any] = {
-            each.name: value.pin_memory()
-            for each in fields(self)
-            if isinstance(value := getattr(self, each.name), Tensor)
-        }
-        return replace(self, inputs={name: value.pin_memory() for name, value in self.inputs.items()}, **pinned)
 
 
 class StepCollator:
@@ -92,7 +71,7 @@ class StepCollator:
     def __init__(
         self,
         encoder: ConversationEncoder,
-        max_steps: int = 12,
+        max_steps: int = DEFAULT_MAX_STEPS,
         response_as_one_step: bool = False,
         mark_step_tokens: bool = False,
     ) -> None:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 
 class EvaluationSampler(DistributedSampler[Any]):
-    """Indices of this rank, whole batches of a single process one after another.
+    """Indices of this rank, in whole batches of a single process.
 
-    Batch number b of a single process is one of rank ``b % num_replicas``. Scores depend in their last digits on what
-    shares a batch, so tables of any number of ranks agree exactly only if batches do. Ranks that have one batch fewer
-    repeat one of the first ones, so that all run the same number of forwards; who sums up drops the copies by their id.
-    (Being a `DistributedSampler`, it is left in place by Lightning, whose own deals out samples one by one.)
+    Batch b of a single process goes to rank ``b % num_replicas``. The last digits of scores depend on what shares a
+    batch, so tables of any number of ranks agree exactly only if the batches do. Ranks with one batch fewer repeat one
+    of the first batches, so that all ranks run the same number of forwards; metrics drop the copies by sample id.
+
+    It is a `DistributedSampler`, so that Lightning keeps it instead of its own, which gives samples to ranks one by
+    one.
 
     Args:
         dataset: Anything with a length.
         batch_size: Of the dataloader.
         num_replicas: Number of ranks.
-        rank: Of this process.
+        rank: This rank.
     """
 
     def __init__(self, dataset: Sized, batch_size: int, num_replicas: int, rank: int) -> None:
@@ -52,3 +54,28 @@ def evaluation_sampler(dataset: Sized, batch_size: int, trainer: Trainer | None)
     if trainer is None or trainer.world_size == 1:
         return SequentialSampler(dataset)
     return EvaluationSampler(dataset, batch_size, trainer.world_size, trainer.global_rank)
+
+
+def evaluation_loader(
+    dataset: Dataset[Any],
+    batch_size: int,
+    collator: Callable[[list[Any]], Any],
+    num_workers: int,
+    trainer: Trainer | None,
+) -> DataLoader[Any]:
+    """The DataLoader of evaluation or prediction: every item once, in the order of :func:`evaluation_sampler`.
+
+    Args:
+        dataset: With a length.
+        batch_size: Items a batch on one rank.
+        collator: Turns a list of items into a batch.
+        num_workers: DataLoader workers.
+        trainer: Says which rank this is; a single process without one.
+    """
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=evaluation_sampler(dataset, batch_size, trainer),  # type: ignore[arg-type]
+        collate_fn=collator,
+        num_workers=num_workers,
+    )

@@ -1,7 +1,7 @@
 """Which conversations share a packed batch: decided before an epoch, from their lengths alone.
 
 Every epoch has the same number of batches, so that schedules, ranks and a resumed run can rely on it. For that, places
-are laid out once: the lengths of an epoch are dealt to as few batches as hold them, the longest first, each to the
+are laid out once: the lengths of an epoch are put into as few batches as hold them, the longest first, each into the
 batch that has the fewest tokens so far (the greedy rule of Graham 1969 for equal loads). In each epoch the i-th longest
 conversation takes the i-th largest place, in random order among those of one length class; so it always fits, and
 batches of one step have nearly as many tokens on all ranks.

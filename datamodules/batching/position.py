@@ -97,6 +97,10 @@ class TrainingPosition:
         """Remember where the checkpoint stood; used when the epoch goes on."""
         self._resumed = state
 
+    def follow(self, sampler: EpochSampler, trainer: Trainer | None) -> None:
+        """Take the sampler of the training dataloader, and the trainer whose progress counts its batches."""
+        self.sampler, self.trainer = sampler, trainer
+
     # ---------------------------------------------------------------- resume
 
     def resume(self) -> int | None:
@@ -167,6 +171,25 @@ class TrainingPosition:
 
     def _start(self, epoch: int) -> EpochStart:
         return self._begun[2] if self._begun is not None and self._begun[0] == epoch else EpochStart()
+
+
+class ResumableData:
+    """The part of a LightningDataModule that keeps the training position in checkpoints; inherit it first.
+
+    Attributes:
+        training_position: Set it in `__init__`. The training sampler asks it where an epoch begins, and
+            :class:`lightning_modules.callbacks.resumable_training.ResumableTraining` finds the place to resume at.
+    """
+
+    training_position: TrainingPosition
+
+    def state_dict(self) -> dict[str, Any]:
+        """The order of the training samples and how much of the epoch is done; Lightning puts it into checkpoints."""
+        return self.training_position.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the position of the checkpoint that the run resumes from."""
+        self.training_position.load_state_dict(state_dict)
 
 
 def _unit(order: Mapping[str, Any]) -> int:

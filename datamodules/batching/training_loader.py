@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from datamodules.batching.packing import PackingCollator
 from datamodules.batching.position import TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.supervision.rows import OnBadRow, drop_bad_rows
-from datamodules.supervision.split import strata
+from datamodules.supervision.split import Stratum, strata
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +133,6 @@ def training_loader(
 ) -> LazyLoader:
     """The dataloader of training conversations of this rank.
 
-    Pictures are decoded and cut, and texts tokenised, in the workers, which live as long as the run. On a GPU batches
-    wait in page-locked memory.
-
     Args:
         rows: As of :func:`datamodules.supervision.rows.read_rows`.
         lengths: (n,) tokens of each; needed unless ``chosen`` is "padded".
@@ -143,31 +141,72 @@ def training_loader(
         chosen: See :meth:`BatchLayout.chosen`.
         seed: Of the order.
         position: Tells where in the epoch training stands.
-        num_workers: Processes.
-        trainer: Says which rank this is, and on what device; one process on a CPU without.
+        num_workers: DataLoader workers.
+        trainer: Says which rank this is, and on what device; a single process on the CPU without one.
     """
-    ranks, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-    options: dict[str, Any] = {
+    if chosen == "packed":
+        assert lengths is not None
+        assert layout.packed_tokens is not None
+        ranks, rank = _ranks(trainer)
+        packed = PackedSampler(lengths, layout.packed_tokens, seed, position.start, ranks, rank, strata(rows))
+        position.follow(packed, trainer)
+        collate = PackingCollator(collator, layout.packed_tokens)
+        return LazyLoader(
+            PackedRows(rows), batch_size=None, sampler=packed, collate_fn=collate, **_options(num_workers, trainer)
+        )
+    return fixed_size_loader(
+        rows,
+        layout.batch_size,
+        collator,
+        seed=seed,
+        position=position,
+        num_workers=num_workers,
+        trainer=trainer,
+        row_strata=strata(rows),
+        lengths=lengths if chosen == "grouped" else None,
+    )
+
+
+def fixed_size_loader(
+    rows: Any,
+    batch_size: int,
+    collator: Callable[[list[Any]], Any],
+    *,
+    seed: int,
+    position: TrainingPosition,
+    num_workers: int,
+    trainer: Trainer | None,
+    row_strata: Sequence[Stratum] | None = None,
+    lengths: np.ndarray | None = None,
+) -> LazyLoader:
+    """The dataloader of training batches of a fixed number of rows, for this rank.
+
+    Args:
+        rows: A dataset with a length.
+        batch_size: Rows of a micro-batch on each rank.
+        collator: Turns a list of rows into a batch.
+        seed: Of the order.
+        position: Tells where in the epoch training stands.
+        num_workers: DataLoader workers.
+        trainer: Says which rank this is, and on what device; a single process on the CPU without one.
+        row_strata: How often rows are seen; each once an epoch by default.
+        lengths: (n,) tokens of each row, to put rows of similar length into one batch.
+    """
+    ranks, rank = _ranks(trainer)
+    sampler = TrainingSampler(rows, batch_size, seed, position.start, ranks, rank, row_strata, lengths)
+    position.follow(sampler, trainer)
+    return LazyLoader(rows, batch_size, sampler=sampler, collate_fn=collator, **_options(num_workers, trainer))
+
+
+def _ranks(trainer: Trainer | None) -> tuple[int, int]:
+    """Number of ranks, and this one."""
+    return (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+
+
+def _options(num_workers: int, trainer: Trainer | None) -> dict[str, Any]:
+    """Workers decode pictures and tokenize, and live as long as the run; a GPU gets page-locked memory."""
+    return {
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
         "pin_memory": trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator),
     }
-    if chosen == "packed":
-        assert lengths is not None
-        assert layout.packed_tokens is not None
-        packed = PackedSampler(lengths, layout.packed_tokens, seed, position.start, ranks, rank, strata(rows))
-        position.sampler = packed
-        collate = PackingCollator(collator, layout.packed_tokens)
-        return LazyLoader(PackedRows(rows), batch_size=None, sampler=packed, collate_fn=collate, **options)
-    sampler = TrainingSampler(
-        rows,
-        layout.batch_size,
-        seed,
-        position.start,
-        ranks,
-        rank,
-        strata(rows),
-        lengths if chosen == "grouped" else None,
-    )
-    position.sampler = sampler
-    return LazyLoader(rows, layout.batch_size, sampler=sampler, collate_fn=collator, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -35,7 +35,11 @@ class Benchmark(BenchmarkReader):
 
     Attributes:
         headline: Name of the headline metric.
-        official_differences: What the official rules do differently, by name.
+        official_differences: What the official rules do differently from ours, by name.
+        vlmevalkit_differences: What VLMEvalKit does differently from the authors, by name; empty where it does the same
+            or does not have the benchmark, and its rules are the official ones.
+        rules_versions: The number of each kind of rules. Verdicts on disk are graded anew when it changes, so raise it
+            with every change that moves a verdict (``tests/datamodules/benchmarks/test_rules_versions.py``).
         order: Place in reports; those of the same place follow the alphabet.
 
     Args:
@@ -52,6 +56,8 @@ class Benchmark(BenchmarkReader):
 
     headline: ClassVar[str] = "accuracy"
     official_differences: ClassVar[Mapping[str, str]] = {}
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {}
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 1, "vlmevalkit": 1}
     order: ClassVar[int] = 100
 
     def __init__(
@@ -60,12 +66,12 @@ class Benchmark(BenchmarkReader):
         split: str | None = None,
         rules: Rules = "ours",
         allow_incomplete: bool = False,
-        on_bad_row: Literal["error", "skip"] = "error",
+        on_bad_row: Literal["error", "skip"] = "skip",
         on_mismatch: Literal["warn", "error"] = "warn",
     ) -> None:
         super().__init__(table, split, allow_incomplete, on_bad_row, on_mismatch)
-        if rules not in ("ours", "official"):
-            raise ValueError(f"rules must be 'ours' or 'official', got {rules!r}")
+        if rules not in get_args(Rules):
+            raise ValueError(f"rules must be one of {', '.join(get_args(Rules))}, got {rules!r}")
         self.rules = rules
 
     # ---------------------------------------------------------------- prompt
@@ -81,10 +87,21 @@ class Benchmark(BenchmarkReader):
 
     # ----------------------------------------------------------------- grade
 
-    def grade(self, question: BenchmarkQuestion, response: str) -> Grade:
-        """Read the final answer of a response and judge it, by the rules that the benchmark was made with."""
+    def grade(self, question: BenchmarkQuestion, response: str, extraction: str | None = None) -> Grade:
+        """Read the final answer of a response and judge it, by the rules that the benchmark was made with.
+
+        Args:
+            question: Of this benchmark.
+            response: What the policy wrote.
+            extraction: The answer that another tool, such as the authors' judge model, read from the response. The
+                official rules judge it where the authors judge such an answer; the others do not look at it.
+        """
         if self.rules == "official":
+            if extraction is not None:
+                return self.grade_extraction(question, response, extraction)
             return self.grade_officially(question, response)
+        if self.rules == "vlmevalkit":
+            return self.grade_as_vlmevalkit(question, response)
         return self.grade_by_our_rules(question, response)
 
     @abstractmethod
@@ -94,6 +111,14 @@ class Benchmark(BenchmarkReader):
     def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
         """Judge as the benchmark's authors do, as far as they do so by rules; see :attr:`official_differences`."""
         return self.grade_by_our_rules(question, response)
+
+    def grade_extraction(self, question: BenchmarkQuestion, response: str, extraction: str) -> Grade:
+        """Judge an answer that the authors' judge model extracted; by default the response is judged officially."""
+        return self.grade_officially(question, response)
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """Judge as VLMEvalKit does, our final-answer cut in place of its judge model's; officially by default."""
+        return self.grade_officially(question, response)
 
     # ------------------------------------------------------------- aggregate
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,8 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
-from datamodules.answers.numeric import numbers_within, numeric_answer
-from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.answers.numeric import numbers_within, numeric_answer, read_number
+from datamodules.benchmarks import dynamath_official
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade, Rules
+from datamodules.benchmarks.cloned import ClonedRepository
+from datamodules.benchmarks.dynamath_official import TOLERANCE
 from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
 from datamodules.benchmarks.options import options_in_text
@@ -20,7 +22,9 @@ from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow
 
 VARIANTS = 10
-TOLERANCE = 1e-3
+SEEDS = "seeds"
+"""The split of the authors' repository, with one variant of each seed question."""
+
 
 _VARIANT_SPLIT = "sample_variant"
 _ANSWER_TYPES = {"float": "float", "multiple choice": "letter", "text": "text"}
@@ -41,18 +45,33 @@ class DynaMath(Benchmark):
         ("id", "question", "ground_truth", "answer_type", "subject", "knowledge_level"),
         ("decoded_image", "image"),
     )
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "DynaMath/DynaMath", {SEEDS: "dataset/dataset.json"}, ("question", "answer", "answer_type", "subject", "level")
+    )
     releases: ClassVar[Mapping[str, Release]] = {
-        "sample": Release(questions=5010, tables=("DynaMath.tsv",), md5="b8425ad9a7114571fc9366e013699494")
+        "sample": Release(questions=5010, tables=("DynaMath.tsv",), md5="b8425ad9a7114571fc9366e013699494"),
+        SEEDS: Release(questions=501),
     }
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer", "answer_type", "qid", "varid")
     official_differences: ClassVar[Mapping[str, str]] = {
-        "json_short_answer": 'the answer is the string "short answer" of the JSON object between the first and the '
-        "last brace, without backslashes; else that text, or the whole response, is taken",
+        "json_short_answer": 'the answer is "short answer" of the JSON object between the first and the last brace; '
+        "our final-answer cut where there is no such object",
         "plain_float": "a float is what Python reads before the first space, or such a number before the sign π",
+        "letter_in_front": "an option is right if its letter stands in the first three characters",
+        "gold_inside_text": "a text answer is right if the gold answer is a part of it, capital letters counting",
+    }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
         "single_letter_inside": "an option is the only one of the letters A to E that occurs anywhere",
         "text_inside_gold": "a text answer is right if it is a part of the gold answer, also if it is empty",
+        "whole_reply": "a text answer without JSON is the whole reply; the cut is not looked at",
     }
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
     order: ClassVar[int] = 5
+
+    @property
+    def variants(self) -> int:
+        """How many variants of a seed the split has."""
+        return 1 if self.split == SEEDS else VARIANTS
 
     def hub_parts(self) -> Sequence[HubPart]:
         """One split a variant."""
@@ -60,6 +79,11 @@ class DynaMath(Benchmark):
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
         """The id is that of the seed; the split gives the variant."""
+        if self.split == SEEDS:
+            values = row.values
+            cells = {"index": values.get("id"), "qid": values.get("id"), "varid": "1"}
+            kept = ("question", "answer", "answer_type", "subject")
+            return cells | {"knowledge_level": values["level"]} | {name: values[name] for name in kept}
         variant = row.part.split.removeprefix(_VARIANT_SPLIT)
         kept = ("question", "answer_type", "subject", "knowledge_level")
         seed = row.values["id"]
@@ -76,7 +100,7 @@ class DynaMath(Benchmark):
         options = options_in_text(question) if answer_type == "letter" else {}
         variant = row.require("varid").removesuffix(".0")
         if not variant.isdecimal():
-            raise ValueError(f"{row.where}: column 'varid' is {variant!r}; expected 1 to {VARIANTS}")
+            raise ValueError(f"{row.where}: column 'varid' is {variant!r}; expected 1 to {self.variants}")
         return BenchmarkQuestion(
             benchmark=self.name,
             question_id=row.get("index"),
@@ -108,25 +132,20 @@ class DynaMath(Benchmark):
         return Grade(grade.is_correct, grade.extracted_answer, "json") if short_answer else grade
 
     def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
-        """By the authors' parser of the JSON reply that their prompt asks for."""
-        answer = _official_answer(response, question.answer_type)
-        gold = question.gold[0]
-        if answer is None:
-            return Grade(False, None, "none")
-        if question.answer_type == "float":
-            value = numeric_answer(gold)
-            is_correct = value is not None and abs(float(answer) - float(value)) <= TOLERANCE
-            return Grade(is_correct, answer, "response")
-        is_correct = answer == gold.upper() if question.answer_type == "letter" else answer.lower() in gold.lower()
-        return Grade(is_correct, answer.strip() or None, "response" if answer.strip() else "none")
+        """By the authors' reading of the JSON reply, see :mod:`datamodules.benchmarks.dynamath_official`."""
+        return dynamath_official.grade_as_authors(question, response)
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """By VLMEvalKit's reading of the JSON reply; it compares texts the other way round."""
+        return dynamath_official.grade_as_vlmevalkit(question, response)
 
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
-        """Whether a question's seed is there with each of its ten variants once: (Q,) bool."""
+        """Whether a question's seed is there with each of its variants once: (Q,) bool."""
         rows = _rows_of_seeds(questions)
         complete = np.zeros(len(questions), dtype=bool)
         for indices in rows.values():
             variants = sorted(questions[i].metadata["varid"] for i in indices)
-            complete[indices] = variants == list(range(1, VARIANTS + 1))
+            complete[indices] = variants == list(range(1, self.variants + 1))
         return complete
 
     def incomplete_units(self, questions: Sequence[BenchmarkQuestion]) -> str:
@@ -136,7 +155,7 @@ class DynaMath(Benchmark):
         names = ", ".join(list(seeds)[:5])
         return (
             f"{len(seeds)} seeds (qid {names}{', ...' if len(seeds) > 5 else ''}) do not have each of the variants "
-            f"(varid) 1 to {VARIANTS} once, without which a worst case would look better than it is"
+            f"(varid) 1 to {self.variants} once, without which a worst case would look better than it is"
         )
 
     def unit_scores(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> np.ndarray:
@@ -159,35 +178,6 @@ class DynaMath(Benchmark):
             if average > 0:
                 metrics["robustness"] = float(worst / average)
         return metrics | accuracy_by(questions, correct, "subject") | accuracy_by(questions, correct, "level")
-
-
-def _official_answer(response: str, answer_type: str) -> str | None:
-    """The answer as the authors' parser reads it; None where it gives up."""
-    start, end = response.find("{"), response.rfind("}")
-    text = (response[start : end + 1] if 0 <= start < end else response).replace("\\", "")
-    try:
-        content = json.loads(text, strict=False)
-    except (json.JSONDecodeError, RecursionError):
-        content = None
-    short = content.get("short answer") if isinstance(content, dict) else None
-    read = _official_value(short, answer_type) if isinstance(short, str) else None
-    return _official_value(text, answer_type) if read is None else read
-
-
-def _official_value(text: str, answer_type: str) -> str | None:
-    """The text, the letter, or the number (as Python writes it) of an answer; None where there is none."""
-    if answer_type == "letter":
-        upper = text.upper()
-        letters = [letter for letter in "ABCDE" if letter in upper]
-        return upper if len(upper) == 1 else letters[0] if len(letters) == 1 else None
-    if answer_type != "float":
-        return text
-    number, pi, _ = text.split(" ")[0].partition("π")
-    try:
-        value = float(number) * (math.pi if pi else 1.0)
-    except ValueError:
-        return None
-    return repr(value) if math.isfinite(value) else None
 
 
 def _rows_of_seeds(questions: Sequence[BenchmarkQuestion]) -> dict[str, list[int]]:
@@ -213,6 +203,9 @@ def _json_short_answer(response: str) -> str:
 
 
 def _grade_float(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
-    if numeric_answer(extracted.text) is None:
+    answer, gold = read_number(extracted, question.question), numeric_answer(question.gold[0])
+    if answer is None or gold is None:
         return Grade(False, None, extracted.status)
-    return Grade(numbers_within(extracted.text, question.gold[0], TOLERANCE), extracted.text, extracted.status)
+    # What votes is the text where it is the number, and not a sentence.
+    text = extracted.text if numeric_answer(extracted.text) == answer.value else str(float(answer.value))
+    return Grade(numbers_within(answer, gold, TOLERANCE), text, extracted.status)

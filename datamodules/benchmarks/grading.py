@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from datamodules.answers.choice import read_option
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
-from datamodules.answers.letters import extract_option
-from datamodules.answers.normalize import normalize
+from datamodules.answers.normalize import normalize, text_key
 from datamodules.answers.numbers import number_value
 from datamodules.benchmarks.question import OPTION_LETTERS, BenchmarkQuestion, Grade
 
@@ -53,15 +53,28 @@ def with_options(question: str, options: dict[str, str]) -> str:
 def grade_option(question: BenchmarkQuestion, extracted: ExtractedAnswer, letters: str = OPTION_LETTERS) -> Grade:
     """Grade a multiple-choice answer: one option letter, or exactly the text of one option."""
     allowed = "".join(question.options) or letters
-    letter = extract_option(extracted.text, question.options, allowed)
+    letter = read_option(extracted, question.options, allowed, question.question)
     return Grade(letter is not None and letter in question.gold, letter, extracted.status)
 
 
 def grade_expression(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
     """Grade a free-form answer that must equal one of the gold answers as mathematics or as text."""
     answer = extracted.short_text
-    is_correct = answer is not None and any(answers_equal(answer, gold) for gold in question.gold)
-    return Grade(is_correct, answer, extracted.status)
+    if answer is not None and any(answers_equal(answer, gold) for gold in question.gold):
+        return Grade(True, answer, extracted.status)
+    # A cut may have lost what a right answer says: an equation its left side, a sentence its beginning.
+    if any(_is_same_text(extracted.line, gold) for gold in question.gold):
+        return Grade(True, extracted.line, extracted.status)
+    formula = extracted.formula
+    is_formula_right = formula not in (None, answer) and any(
+        answers_equal(formula or "", gold) for gold in question.gold
+    )
+    return Grade(is_formula_right, formula if is_formula_right else answer, extracted.status)
+
+
+def _is_same_text(answer: str, gold: str) -> bool:
+    key = text_key(normalize(gold))
+    return bool(key) and text_key(normalize(answer)) == key
 
 
 def grade_option_or_expression(question: BenchmarkQuestion, response: str) -> Grade:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from datamodules.benchmarks.table import MAX_FIELD_LENGTH, LazyImages
+from datamodules.storage.fields import shown
 from datamodules.storage.files import parse_json_line, read_lines
 from datamodules.storage.images import ImageError, check_image
 
@@ -70,6 +71,7 @@ class HubRow:
         number: Of the row in its part, from 0.
         file: That it stands in.
         root: Folder of the dataset, which picture paths are relative to.
+        problem: What is wrong with a row that cannot be used; empty for a good one.
     """
 
     values: Mapping[str, Any]
@@ -77,25 +79,31 @@ class HubRow:
     number: int
     file: Path
     root: Path
+    problem: str = ""
 
     @property
     def where(self) -> str:
         """``file: row n`` (from 0, within the split)."""
         return f"{self.file}: row {self.number}"
 
-    def images(self, values: Sequence[Any]) -> LazyImages:
+    def images(self, values: Sequence[Any], missing: list[str] | None = None) -> LazyImages:
         """Pictures from image structures (``{bytes, path}``), encoded bytes, or paths; headers are checked now.
+
+        Args:
+            values: One a picture.
+            missing: Where given, a picture that is not on the disk is no error until it is opened; its path is added.
 
         Raises:
             ImageError: If a picture is broken, too large or missing; names file and row.
         """
-        sources = [self._image_source(value) for value in values]
+        sources = [self._image_source(value, missing) for value in values]
         places = [self.where if len(sources) == 1 else f"{self.where}, picture {n + 1}" for n in range(len(sources))]
         for source, place in zip(sources, places, strict=True):
-            check_image(source, place)
+            if isinstance(source, bytes) or source.is_file():
+                check_image(source, place)
         return LazyImages(sources, places)
 
-    def _image_source(self, value: Any) -> bytes | Path:
+    def _image_source(self, value: Any, missing: list[str] | None) -> bytes | Path:
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
@@ -104,8 +112,12 @@ class HubRow:
             raise ImageError(f"{self.where}: a picture must be bytes or a path, got {type(value).__name__}")
         is_inside = not Path(value).is_absolute() and ".." not in Path(value).parts
         for base in (self.root, self.file.parent):
-            if is_inside and (base / value).is_file():
-                return base / value
+            for path in (base / value, base / "images" / value):
+                if is_inside and path.is_file():
+                    return path
+        if is_inside and missing is not None:
+            missing.append(value)
+            return self.root / value
         raise ImageError(f"{self.where}: the picture {value!r} is neither in {self.root} nor in {self.file.parent}")
 
 
@@ -170,18 +182,50 @@ def read_rows(root: Path, part: HubPart, columns: Sequence[str]) -> Iterator[Hub
         )
     number = 0
     for file in files:
-        with file.open("rb") as start:
-            if start.read(len(_POINTER)) == _POINTER:
-                raise ValueError(f"{file}: only the pointer of a large file; fetch it (git lfs pull, or the hub's CLI)")
-        try:
-            for values in _rows_of_file(file):
-                missing = [name for name in columns if name not in values]
-                if missing:
-                    raise ValueError(f"{file}: columns {missing} are missing; the file has {sorted(values)}")
-                yield HubRow(values, part, number, file, root)
-                number += 1
-        except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{file}: cannot be read after row {number} of {part}: {error}") from error
+        for row in read_file(file, root, part, columns, number):
+            yield row
+            number += 1
+
+
+def read_file(file: Path, root: Path, part: HubPart, columns: Sequence[str], number: int = 0) -> Iterator[HubRow]:
+    """Rows of one file of a part.
+
+    Args:
+        file: To read.
+        root: Of the dataset.
+        part: That the file is of.
+        columns: That each row must have.
+        number: Of the first row.
+
+    Raises:
+        ValueError: See :func:`read_rows`.
+    """
+    with file.open("rb") as start:
+        if start.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{file}: only the pointer of a large file; fetch it (git lfs pull, or the hub's CLI)")
+    try:
+        for place, values in enumerate(_rows_of_file(file)):
+            problem = str(values) if isinstance(values, ValueError) else ""
+            if isinstance(values, ValueError):
+                values = {}
+            elif missing := [name for name in columns if name not in values]:
+                problem = f"{file}: columns {missing} are missing; the file has {sorted(values)}"
+                if not place:
+                    raise ValueError(problem)
+                problem = f"{file}: row {number}: columns {missing} are missing; the row has {sorted(values)}"
+            yield HubRow(values, part, number, file, root, problem)
+            number += 1
+    except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read after row {number} of {part}: {error}") from error
+
+
+def first_values(file: Path) -> Mapping[str, Any]:
+    """The first row of a file; empty if it has none or cannot be read."""
+    try:
+        values = next(iter(_rows_of_file(file)), {})
+    except (ValueError, pa.ArrowException, csv.Error):
+        return {}
+    return {} if isinstance(values, ValueError) else values
 
 
 def _data_files(root: Path) -> list[Path]:
@@ -214,7 +258,8 @@ def _check_shards(files: Sequence[Path], part: HubPart) -> None:
         raise ValueError(f"{files[0].parent}: the shards of {part} are not complete and single; there are {names}")
 
 
-def _rows_of_file(file: Path) -> Iterator[Mapping[str, Any]]:
+def _rows_of_file(file: Path) -> Iterator[Mapping[str, Any] | ValueError]:
+    """The rows, and in place of each line or item that is no JSON object what is wrong with it."""
     if file.suffix == ".parquet":
         with pyarrow.parquet.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=ROWS_AT_ONCE):
@@ -226,7 +271,10 @@ def _rows_of_file(file: Path) -> Iterator[Mapping[str, Any]]:
                     yield from batch.slice(start, ROWS_AT_ONCE).to_pylist()
     elif file.suffix == ".jsonl":
         for where, line in read_lines(file):
-            yield parse_json_line(line, where)
+            try:
+                yield parse_json_line(line, where)
+            except ValueError as error:
+                yield error
     elif file.suffix == ".json":
         yield from _rows_of_json(file)
     else:
@@ -239,17 +287,17 @@ def _rows_of_file(file: Path) -> Iterator[Mapping[str, Any]]:
                 yield row
 
 
-def _rows_of_json(file: Path) -> Iterator[Mapping[str, Any]]:
+def _rows_of_json(file: Path) -> Iterator[Mapping[str, Any] | ValueError]:
     """A list of objects, or an object of objects whose keys serve as ``id`` where they have none."""
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not valid JSON: {error}") from error
-    rows = [{"id": key, **row} for key, row in content.items()] if _is_object_of_objects(content) else content
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if isinstance(content, dict):
+        rows = [{"id": key, **row} if isinstance(row, dict) else row for key, row in content.items()]
+    else:
+        rows = content
+    if not isinstance(rows, list) or not any(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file}: expected a list of JSON objects, or an object of objects")
-    yield from rows
-
-
-def _is_object_of_objects(content: Any) -> bool:
-    return isinstance(content, dict) and all(isinstance(row, dict) for row in content.values())
+    for number, row in enumerate(rows):
+        yield row if isinstance(row, dict) else ValueError(f"{file}: row {number}: is {shown(row)}, no JSON object")

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from datamodules.answers.choice import read_option
 from datamodules.answers.extract import extract_final_answer
-from datamodules.answers.letters import extract_letters, extract_option
-from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, Grade
+from datamodules.answers.letters import extract_letters
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, Grade, Rules
+from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import accuracy_by, grade_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.options import options_in_text
 from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.table import LazyImages, TableRow, parse_list
+
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+
+ASSISTANT = "ASSISTANT:"
+"""Begins the reply in the responses of some released models."""
 
 
 class LogicVista(Benchmark):
@@ -24,7 +32,10 @@ class LogicVista(Benchmark):
     name: ClassVar[str] = "LogicVista"
     table: ClassVar[str] = "LogicVista.tsv"
     hub: ClassVar[HubLayout] = HubLayout(
-        ("lscpku/LogicVista", "Yijia-Xiao/LogicVista"), ("question", "answer", "skill"), ("image", "imagesource")
+        ("lscpku/LogicVista", "Yijia-Xiao/LogicVista"), ("question", "answer", "skill"), ("image",)
+    )
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "Yijia-Xiao/LogicVista", {"test": "data/dataset.json"}, ("imagename", "question", "answer", "skill")
     )
     releases: ClassVar[Mapping[str, Release]] = {
         "test": Release(
@@ -37,11 +48,25 @@ class LogicVista(Benchmark):
         )
     }
     official_differences: ClassVar[Mapping[str, str]] = {
-        "letters_only": "the final-answer cut must be capital letters and nothing else, as the authors' judge model "
-        "writes them; option texts and separators are not read",
+        "assistant_turn": "only what follows the first 'ASSISTANT:' is read",
+        "letters_as_listed": "the letters that the authors' judge model lists must be those of the gold answer, each "
+        "as often; where its list is not given, ours is taken",
+    }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
+        "letters_only": "the final-answer cut must be capital letters and nothing else, as its judge model writes "
+        "them; option texts and separators are not read",
         "no_other_golds": "a gold answer that is no letter can never be reached",
     }
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
+    response_fields: ClassVar[ResponseFields] = ResponseFields(response="answer")
     order: ClassVar[int] = 7
+
+    def hub_images(self, row: HubRow) -> list[Any]:
+        """The column image or imagename; or imagesource, which is a web site's name in the authors' file, if a path."""
+        values = row.values
+        names = [values.get("imagename"), values.get("imagesource")]
+        named = [name for name in names if name and Path(str(name)).suffix.lower() in _PICTURE_SUFFIXES]
+        return super().hub_images(row) or named[:1]
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
         """The same columns."""
@@ -72,13 +97,26 @@ class LogicVista(Benchmark):
         extracted = extract_final_answer(response)
         if question.answer_type == "text":
             return grade_expression(question, extracted)
-        single = extract_option(extracted.text, question.options, OPTION_LETTERS)
-        letters = {single} if single else extract_letters(extracted.text, OPTION_LETTERS)
+        single = read_option(extracted, question.options, OPTION_LETTERS, question.question)
+        several = extract_letters(extracted.text, OPTION_LETTERS)
+        letters = {single} if single else several if len(several) > 1 else frozenset()
         answer = ", ".join(sorted(letters)) or None
         return Grade(answer == question.gold[0], answer, extracted.status)
 
     def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
-        """The authors' comparison of sorted letters; their judge model's extraction is replaced by the cut."""
+        """The authors' comparison of sorted letters; our list takes the place of their judge model's."""
+        _, marker, assistant = response.partition(ASSISTANT)
+        return self.grade_by_our_rules(question, assistant.split(ASSISTANT)[0] if marker else response)
+
+    def grade_extraction(self, question: BenchmarkQuestion, response: str, extraction: str) -> Grade:
+        """The authors' comparison of the letters that their judge model listed, as a list's text or with commas."""
+        items = parse_list(extraction, "extraction") if extraction.startswith("[") else extraction.split(", ")
+        answers = sorted(str(item).lower() for item in items)
+        gold = sorted(part.lower() for part in question.gold[0].split(", "))
+        return Grade(answers == gold, ", ".join(answers).upper() or None, "extraction")
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """Its comparison of sorted letters, which must be capital ones and nothing else; the cut is what is read."""
         extracted = extract_final_answer(response)
         if not (extracted.text.isalpha() and extracted.text.isupper()):
             return Grade(False, None, "none")

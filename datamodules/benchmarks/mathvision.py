@@ -9,12 +9,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.answers.extract import extract_final_answer
-from datamodules.benchmarks.base import IMAGE_PLACEHOLDER, Benchmark, BenchmarkQuestion, Grade
-from datamodules.benchmarks.grading import accuracy_by, equal_as_text_or_number, grade_option_or_expression
+from datamodules.benchmarks import mathvision_official, vlmevalkit
+from datamodules.benchmarks.base import IMAGE_PLACEHOLDER, Benchmark, BenchmarkQuestion, Grade, Rules
+from datamodules.benchmarks.cloned import ClonedRepository
+from datamodules.benchmarks.grading import accuracy_by, grade_option_or_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
+from datamodules.benchmarks.latex_value import value_of
 from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow
+
+TOLERANCE = 1e-6
+"""Of VLMEvalKit."""
 
 _NUMBERED_PLACEHOLDER = re.compile(r"<image\s*\d*>")
 
@@ -29,6 +35,11 @@ class MathVision(Benchmark):
         ("id", "question", "options", "answer", "level", "subject"),
         ("decoded_image", "image"),
     )
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "mathllm/MATH-V",
+        {"test": "data/test.jsonl", "testmini": "data/testmini.jsonl"},
+        ("id", "question", "options", "answer", "level", "subject"),
+    )
     releases: ClassVar[Mapping[str, Release]] = {
         "test": Release(
             questions=3040,
@@ -40,10 +51,17 @@ class MathVision(Benchmark):
     }
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer", "choices")
     official_differences: ClassVar[Mapping[str, str]] = {
-        "box_only": "only the content of the last box counts",
-        "text_or_number": "right if equal to the gold letter or to the gold option's value, as text or within 1e-6; "
-        "units and symbolic forms are not looked through",
+        "fixed_phrases": "the last box counts, else a letter at the beginning or end, a number behind the last 'is', "
+        "or what follows 'the answer is'; else the whole response is the answer",
+        "two_decimals": "right if equal to the gold letter or to the gold option's text, or if both have a value and "
+        "the values are equal to two decimals; LaTeX is looked through, units other than degrees and km are not",
     }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
+        "inferred_option": "an option is the only letter among the last four words, a letter behind 'answer is', or "
+        "the only option whose text occurs; option values are not compared",
+        "six_decimals": "free-form values must agree within 1e-6",
+    }
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
     order: ClassVar[int] = 3
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
@@ -88,15 +106,30 @@ class MathVision(Benchmark):
         return grade_option_or_expression(question, response)
 
     def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
-        """What stands in the last box, compared with the gold letter and with the gold option's value."""
-        extracted = extract_final_answer(response)
-        if extracted.status != "boxed":
-            return Grade(False, None, "none")
+        """By the script of the authors: see :mod:`datamodules.benchmarks.mathvision_official`."""
+        answer = mathvision_official.short_answer(response)
         accepted = [*question.gold, *(question.options[g] for g in question.gold if g in question.options)]
-        is_correct = any(equal_as_text_or_number(extracted.text, gold) for gold in accepted)
-        return Grade(is_correct, extracted.text, extracted.status)
+        is_correct = any(mathvision_official.is_equal(gold, answer) for gold in accepted)
+        return Grade(is_correct, answer or None, "response" if answer else "none")
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The option that it infers; for free-form answers equal text or value of the response or of the cut."""
+        if question.answer_type == "letter":
+            return vlmevalkit.grade_choice(question, response)
+        cut = extract_final_answer(response).text
+        is_correct = any(_is_equal(answer, gold) for gold in question.gold for answer in (response, cut))
+        return Grade(is_correct, cut or None, "response" if cut else "none")
 
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:
         """Accuracy by question type, subject and level."""
         metrics = accuracy_by(questions, correct, "question_type") | accuracy_by(questions, correct, "subject")
         return metrics | accuracy_by(questions, correct, "level")
+
+
+def _is_equal(answer: str, gold: str) -> bool:
+    """VLMEvalKit's comparison of free-form answers: equal text but for case, or values within 1e-6."""
+    answer, gold = answer.lower().strip(), gold.lower().strip()
+    if answer == gold:
+        return True
+    values = value_of(answer), value_of(gold)
+    return values[0] is not None and values[1] is not None and abs(values[0] - values[1]) < TOLERANCE

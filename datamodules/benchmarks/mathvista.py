@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +13,10 @@ from datamodules.answers.compare import ordered_lists_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
 from datamodules.answers.lists import list_items
 from datamodules.answers.normalize import normalize, text_key
-from datamodules.answers.numeric import decimals_equal, integers_equal, numeric_answer
-from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.answers.numeric import decimals_equal, integers_equal, numeric_answer, read_number
+from datamodules.benchmarks import vlmevalkit
+from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade, Rules
+from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import accuracy_by, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.question import OPTION_LETTERS
@@ -30,8 +33,11 @@ class MathVista(Benchmark):
     table: ClassVar[str] = "MathVista_MINI.tsv"
     hub: ClassVar[HubLayout] = HubLayout(
         ("AI4Math/MathVista",),
-        ("pid", "query", "answer", "question_type", "answer_type", "choices", "precision", "metadata"),
+        ("pid", "question", "answer", "question_type", "answer_type", "choices", "precision", "metadata"),
         ("decoded_image", "image"),
+    )
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "lupantech/MathVista", {"testmini": "data/testmini.json"}, hub.columns
     )
     releases: ClassVar[Mapping[str, Release]] = {
         "testmini": Release(
@@ -49,15 +55,23 @@ class MathVista(Benchmark):
         "text_equality": "numbers and lists are compared as text after truncation or rounding",
         "precision_required": "a float question without a precision is always wrong",
     }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
+        "inferred_option": "an option is the only letter among the last four words, a letter behind 'answer is', or "
+        "the only option whose text occurs; there is no nearest option",
+        "python_numbers": "an integer must be written as one (14.0 is none), a float must be equal exactly",
+        "no_lists": "a list question is always wrong",
+    }
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 1, "official": 2, "vlmevalkit": 1}
+    response_fields: ClassVar[ResponseFields] = ResponseFields(("pid",))
     order: ClassVar[int] = 2
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
-        """The query holds question, options and hint; metadata is a structure."""
+        """The query holds question, options and hint, and is put together here without it; metadata is a structure."""
         values, metadata = row.values, row.values["metadata"]
         if not isinstance(metadata, Mapping):
             raise ValueError(f"{row.where}: column 'metadata' must be a structure, got {type(metadata).__name__}")
         kept = ("answer", "question_type", "answer_type", "choices", "precision")
-        cells = {"index": values["pid"], "question": values["query"], "unit": values.get("unit")}
+        cells = {"index": values["pid"], "question": values.get("query") or _query(row), "unit": values.get("unit")}
         return cells | {name: values[name] for name in kept} | {name: metadata.get(name) for name in _METADATA_KEYS}
 
     def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion:
@@ -69,7 +83,10 @@ class MathVista(Benchmark):
             raise ValueError(
                 f"{row.where}: column 'answer_type' is {answer_type!r}; known are integer, float, list, text"
             )
-        gold = _gold_letter(row, options) if is_choice else row.require("answer").strip()
+        golds = _gold_letters(row, options) if is_choice else (row.require("answer").strip(),)
+        gold = golds[0]
+        if len(golds) > 1:
+            self.note("options with the text of the right one are right, too", row)
         precision = _precision(row, gold) if answer_type == "float" else None
         keys = ("task", "category", "context", "grade", "source", "language", "unit", "question_type")
         return BenchmarkQuestion(
@@ -77,7 +94,7 @@ class MathVista(Benchmark):
             question_id=row.get("index"),
             question=row.require("question"),
             images=images,
-            gold=(gold,),
+            gold=golds,
             options=options if is_choice else {},
             answer_type=answer_type,
             precision=_decimals(gold) if answer_type == "float" and precision is None else precision,
@@ -89,7 +106,7 @@ class MathVista(Benchmark):
         """Letter or exact option text; integers truncated; floats rounded to the precision; lists item by item."""
         extracted = extract_final_answer(response)
         if question.answer_type == "letter":
-            return grade_option(question, extracted)
+            return _grade_letter(question, extracted)
         if question.answer_type in ("integer", "float"):
             return _grade_number(question, extracted)
         if question.answer_type == "list":
@@ -99,12 +116,25 @@ class MathVista(Benchmark):
     def grade_officially(self, question: BenchmarkQuestion, response: str) -> Grade:
         """The authors' normalisation of an extracted answer, which here is the final-answer cut."""
         extracted = extract_final_answer(response)
+        return _grade_extraction(question, extracted.text, extracted.status)
+
+    def grade_extraction(self, question: BenchmarkQuestion, response: str, extraction: str) -> Grade:
+        """The authors' normalisation of the answer that their judge model extracted."""
+        return _grade_extraction(question, extraction, "extraction")
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The option that it infers, or what Python reads as a number, from the response, else from the cut."""
         if question.answer_type == "letter":
-            letter = _official_letter(question, extracted.text)
-            is_named = _names_option(extracted.text, question.options)
-            return Grade(letter in question.gold, letter if is_named else None, extracted.status)
-        answer = _official_text(question, extracted.text)
-        return Grade(answer is not None and answer == question.gold[0], answer, extracted.status)
+            return vlmevalkit.grade_choice(question, response)
+        read = {"integer": int, "float": float}.get(question.answer_type)
+        for text in (response, extract_final_answer(response).text):
+            try:
+                value = read(text) if read else None
+            except ValueError:
+                continue
+            if read and value is not None:
+                return Grade(value == read(question.gold[0]), str(value), "response")
+        return Grade(False, None, "none")
 
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:
         """Accuracy by question type, task and skill."""
@@ -113,17 +143,58 @@ class MathVista(Benchmark):
         return metrics | accuracy_by(questions, correct, "skills", "skill")
 
 
-def _gold_letter(row: TableRow, options: dict[str, str]) -> str:
-    """The letter of the right option: column answer_option, else the option that reads as the answer."""
+def _query(row: HubRow) -> str:
+    """What the policy reads where the row does not say: how to answer, the question with its unit, and the options."""
+    values = row.values
+    question, choices = str(values["question"]), values["choices"] or []
+    decimals = {1: "one decimal", 2: "two decimals"}.get(int(values["precision"] or 0), "decimals as precise as asked")
+    requests = {
+        "integer": "with an integer, such as 7",
+        "float": f"with a number with {decimals}",
+        "list": "with a list, such as [2, 5]",
+    }
+    request = "with the letter of the right option" if choices else requests.get(str(values["answer_type"]), "briefly")
+    unit = f" (Unit: {values['unit']})" if values.get("unit") else ""
+    lines = [f"Hint: Please answer the question {request}, at the end.", f"Question: {question}{unit}"]
+    lines += (
+        ["Choices:", *(f"({letter}) {text}" for letter, text in zip(OPTION_LETTERS, choices, strict=False))]
+        if choices
+        else []
+    )
+    return "\n".join(lines)
+
+
+def _gold_letters(row: TableRow, options: dict[str, str]) -> tuple[str, ...]:
+    """The letter of the right option: column answer_option, else the option that reads as the answer.
+
+    Options with one text are one answer, so each of their letters is right.
+    """
     if row.get("answer_option").strip():
-        return row.get("answer_option").strip()
-    answer = row.require("answer")
-    exact = [letter for letter, text in options.items() if text == answer]
-    key = text_key(normalize(answer))
-    letters = exact or [letter for letter, text in options.items() if text_key(normalize(text)) == key]
-    if len(letters) != 1:
-        raise ValueError(f"{row.where}: column 'answer' is {answer!r}, which is not one of {list(options.values())}")
-    return letters[0]
+        letters = [row.get("answer_option").strip()]
+    else:
+        answer = row.require("answer")
+        exact = [letter for letter, text in options.items() if text == answer]
+        key = text_key(normalize(answer))
+        letters = exact or [letter for letter, text in options.items() if text_key(normalize(text)) == key]
+    texts = {options.get(letter) for letter in letters}
+    if len(texts) != 1:
+        raise ValueError(
+            f"{row.where}: column 'answer' is {row.get('answer')!r}, which is not one of {list(options.values())}"
+        )
+    equal = tuple(letter for letter, text in options.items() if text in texts)
+    return equal or tuple(letters)
+
+
+def _grade_letter(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
+    """Grade an option; where several are right since their texts are equal, any letter counts, and as one answer."""
+    grade = grade_option(question, extracted)
+    if len(question.gold) == 1:
+        return grade
+    if grade.extracted_answer is None:
+        first_only = {text: letter for letter, text in reversed(question.options.items())}
+        distinct = {letter: text for letter, text in question.options.items() if first_only[text] == letter}
+        grade = grade_option(replace(question, options=distinct), extracted)
+    return replace(grade, extracted_answer=question.gold[0]) if grade.is_correct else grade
 
 
 def _precision(row: TableRow, gold: str) -> int | None:
@@ -142,16 +213,16 @@ def _decimals(gold: str) -> int:
 
 
 def _grade_number(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
-    answer, gold = extracted.text, question.gold[0]
-    value = numeric_answer(answer)
-    if value is None:
-        return Grade(False, None, extracted.status)
-    if numeric_answer(gold) is None:
+    gold = numeric_answer(question.gold[0])
+    if gold is None:
         return grade_expression(question, extracted)
+    answer = read_number(extracted, question.question)
+    if answer is None:
+        return Grade(False, None, extracted.status)
     if question.answer_type == "integer":
-        return Grade(integers_equal(answer, gold), str(int(value)), extracted.status)
+        return Grade(integers_equal(answer, gold), str(int(answer.value)), extracted.status)
     decimals = question.precision or 0
-    return Grade(decimals_equal(answer, gold, decimals), str(round(float(value), decimals)), extracted.status)
+    return Grade(decimals_equal(answer, gold, decimals), str(round(float(answer.value), decimals)), extracted.status)
 
 
 def _grade_list(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:
@@ -160,6 +231,16 @@ def _grade_list(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grad
         return Grade(False, None, extracted.status)
     answer = f"[{', '.join(items)}]"
     return Grade(ordered_lists_equal(answer, question.gold[0]), answer, extracted.status)
+
+
+def _grade_extraction(question: BenchmarkQuestion, extraction: str, status: str) -> Grade:
+    """Judge an extracted answer as the authors do; what names no option has no vote, though the nearest one counts."""
+    if question.answer_type == "letter":
+        letter = _official_letter(question, extraction.strip())
+        is_named = _names_option(extraction, question.options)
+        return Grade(letter in question.gold, letter if is_named else None, status)
+    answer = _official_text(question, extraction)
+    return Grade(answer is not None and answer == question.gold[0], answer, status)
 
 
 def _named_letter(text: str) -> str:

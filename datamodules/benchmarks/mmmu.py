@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import extract_final_answer
 from datamodules.answers.numeric import numeric_answer
+from datamodules.benchmarks import vlmevalkit
 from datamodules.benchmarks.base import IMAGE_PLACEHOLDER, Benchmark, BenchmarkQuestion, Excluded, Grade
+from datamodules.benchmarks.cloned import ClonedRepository
 from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_option, with_options
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
 from datamodules.benchmarks.mmmu_official import grade_choice_officially, grade_open_officially
@@ -45,6 +48,7 @@ DOMAINS: dict[str, tuple[str, ...]] = {
 
 SUBJECTS = tuple(sorted(subject for subjects in DOMAINS.values() for subject in subjects))
 MAX_IMAGES = 7
+ANSWERS_ONLY = "(a question that the file of the answers does not hold)"
 
 _DOMAIN_OF_SUBJECT = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
 _NUMBERED_PLACEHOLDER = re.compile(r"<image\s*(\d)>")
@@ -61,6 +65,12 @@ class MMMU(Benchmark):
     name: ClassVar[str] = "MMMU"
     table: ClassVar[str] = "MMMU_DEV_VAL.tsv"
     hub: ClassVar[HubLayout] = HubLayout(("MMMU/MMMU",), ("id", "question", "options", "answer", "image_1"))
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "MMMU-Benchmark/MMMU",
+        {"validation": "mmmu/answer_dict_val.json"},
+        ("question_type", "ground_truth"),
+        answers_only=True,
+    )
     releases: ClassVar[Mapping[str, Release]] = {
         "validation": Release(
             questions=900,
@@ -81,6 +91,12 @@ class MMMU(Benchmark):
         "open_substring": "an open answer is right if the gold answer is a part of one of its key phrases",
         "open_numbers": "an open answer is right if any number in a key phrase is the gold number, to two decimals",
     }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
+        "inferred_option": "an option is the only letter among the last four words, a letter behind 'answer is', or "
+        "the only option whose text occurs; none is drawn here where the judge model fails",
+        "open_as_choice": "an open question has the options A, the gold answer, and B, Other Answers; a gold answer "
+        "that is a capital letter can never be reached unless it is A, and several gold answers are one text",
+    }
     order: ClassVar[int] = 1
 
     def hub_parts(self) -> Sequence[HubPart]:
@@ -96,7 +112,11 @@ class MMMU(Benchmark):
         return images
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
-        """The options, text of a list in the dataset, become columns."""
+        """The options, text of a list in the dataset, become columns; the authors' file has ids and answers alone."""
+        if "ground_truth" in row.values:
+            cells = {"index": row.values["id"], "answer": row.values["ground_truth"], "split": row.part.split}
+            is_choice = row.values["question_type"] == "multiple-choice"
+            return cells | {"question": ANSWERS_ONLY, "question_type": "multiple-choice" if is_choice else "open"}
         options = row.values["options"]
         if isinstance(options, str):
             options = parse_list(options, f"{row.where}: column 'options'")
@@ -127,6 +147,7 @@ class MMMU(Benchmark):
         gold = [str(item) for item in parse_list(answer, f"{row.where}: column 'answer'")] if is_list else [answer]
         if not gold:
             raise ValueError(f"{row.where}: column 'answer' is an empty list")
+        is_choice = bool(options) or row.get("question_type") == "multiple-choice"
         subject = _subject(row)
         return BenchmarkQuestion(
             benchmark=self.name,
@@ -135,12 +156,12 @@ class MMMU(Benchmark):
             images=shown,
             gold=tuple(gold),
             options=options,
-            answer_type="letter" if options else "expression",
+            answer_type="letter" if is_choice else "expression",
             metadata={
                 "category": subject,
                 "l2-category": _DOMAIN_OF_SUBJECT.get(subject, row.get("l2-category")),
                 "split": split,
-                "question_type": "multiple-choice" if options else "open",
+                "question_type": "multiple-choice" if is_choice else "open",
             },
         )
 
@@ -163,12 +184,23 @@ class MMMU(Benchmark):
             return grade_choice_officially(question, text)
         return grade_open_officially(question, text)
 
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The option that it infers, open questions being turned into multiple-choice ones."""
+        if question.answer_type == "letter":
+            return vlmevalkit.grade_choice(question, response)
+        answer = question.gold[0] if len(question.gold) == 1 else str(list(question.gold))
+        options = {"A": answer, "B": "Other Answers"}
+        is_capital = len(answer) == 1 and "A" <= answer <= "Z"
+        asked = replace(question, gold=(answer if is_capital else "A",))
+        grade = vlmevalkit.grade_choice(asked, response, options)
+        return replace(grade, extracted_answer=options.get(grade.extracted_answer or ""))
+
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:
         """Accuracy by domain and subject, of multiple-choice and of open questions."""
         scores = as_scores(questions, correct)
         metrics = accuracy_by(questions, correct, "l2-category", "domain")
         metrics |= accuracy_by(questions, correct, "category", "subject")
-        has_options = np.array([bool(question.options) for question in questions], dtype=bool)
+        has_options = np.array([question.answer_type == "letter" for question in questions], dtype=bool)
         for label, chosen in (("multiple_choice", has_options), ("open", ~has_options)):
             if chosen.any():
                 metrics[label] = float(scores[chosen].mean())

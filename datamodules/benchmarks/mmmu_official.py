@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from datamodules.benchmarks.question import BenchmarkQuestion, Grade
+from datamodules.benchmarks.question import OPTION_LETTERS, BenchmarkQuestion, Grade
 
 SEED = 42
 """Of the drawn options, as in the authors' script; there the draws also depend on the order of the questions."""
@@ -25,7 +25,7 @@ def grade_choice_officially(question: BenchmarkQuestion, response: str) -> Grade
 
     A drawn option makes the verdict but is no answer: it has no vote and counts as not parsed.
     """
-    letter = read_letter(response, question.options)
+    letter = read_letter(response, question.options or dict.fromkeys(OPTION_LETTERS, ""))
     if letter is None:
         drawn = draw_option(question, response)
         return Grade(drawn in question.gold, None, "none")
@@ -52,8 +52,8 @@ def read_letter(response: str, options: Mapping[str, str]) -> str | None:
             return max(places, key=lambda letter: places[letter])
     if len(text.split()) > 5:
         lowered = text.lower()
-        places = {letter: lowered.rfind(option.lower()) for letter, option in options.items()}
-        if max(places.values()) >= 0:
+        places = {letter: lowered.rfind(option.lower()) for letter, option in options.items() if option}
+        if max(places.values(), default=-1) >= 0:
             return max(places, key=lambda letter: places[letter])
     return None
 
@@ -61,7 +61,7 @@ def read_letter(response: str, options: Mapping[str, str]) -> str | None:
 def draw_option(question: BenchmarkQuestion, response: str) -> str:
     """An option drawn by seed, question and response, so that neither order nor number of processes matters."""
     digest = hashlib.sha256(f"{SEED}/{question.question_id}/{response}".encode()).digest()
-    letters = list(question.options)
+    letters = list(question.options or OPTION_LETTERS)
     return letters[int.from_bytes(digest[:8], "big") % len(letters)]
 
 

@@ -12,8 +12,9 @@ from datamodules.answers.letters import OPTION_LETTERS as OPTION_LETTERS
 
 IMAGE_PLACEHOLDER = "<image>"
 
-Rules = Literal["ours", "official"]
-"""Our rules cut the final answer out and never guess; the official ones are those of the benchmark's authors."""
+Rules = Literal["ours", "official", "vlmevalkit"]
+"""Our rules cut the final answer out and never guess; the official ones are those of the benchmark's authors; the last
+ones are those of VLMEvalKit, where they differ from the authors'."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Grade:
         is_correct: Whether the answer counts as right. Official rules that guess can make it so without an answer.
         extracted_answer: What was graded and what may vote; None when no answer could be read from the response.
         status: Where the answer was found: "boxed", "tag", "marker", "last_line", "json", "last_number", "response" (an
-            official rule read it from the response as a whole) or "none".
+            official rule read it from the response as a whole), "extraction" (another tool had read it) or "none".
     """
 
     is_correct: bool

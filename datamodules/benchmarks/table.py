@@ -151,17 +151,21 @@ class Table:
     def __iter__(self) -> Iterator[TableRow]:
         return iter(self.rows)
 
-    def images(self, row: TableRow) -> LazyImages:
+    def images(self, row: TableRow, missing: list[str] | None = None) -> LazyImages:
         """The pictures of a row, none for an empty cell; headers and sizes are checked now, pixels at access.
 
         The cell is base64 of a file, or the text of a list of them, or the index of another row. A table without a
         column ``image`` names files in ``image_path``, relative to ``images/<table name>`` beside it.
 
+        Args:
+            row: Of this table.
+            missing: Where given, a file that is not on the disk is no error until it is opened; its path is added.
+
         Raises:
             ImageError: If a cell is neither, or a picture is broken, missing or too large; names file, line, column.
         """
         if "image" not in row.values and row.get("image_path"):
-            return self._images_of_paths(row)
+            return self._images_of_paths(row, missing)
         place = f"{row.where}: column 'image'"
         cell = row.get("image").strip()
         if cell and len(cell) <= MAX_REFERENCE_LENGTH:
@@ -177,12 +181,15 @@ class Table:
             check_image(sources[-1], where)
         return LazyImages(sources, places)
 
-    def _images_of_paths(self, row: TableRow) -> LazyImages:
+    def _images_of_paths(self, row: TableRow, missing: list[str] | None) -> LazyImages:
         place = f"{row.where}: column 'image_path'"
         root = self.path.parent / "images" / self.path.stem
         paths = [root / name for name in _split_cell(row.get("image_path").strip(), place)]
         for path in paths:
-            check_image(path, place)
+            if missing is None or path.is_file():
+                check_image(path, place)
+            else:
+                missing.append(str(path))
         return LazyImages(paths, [place] * len(paths))
 
 

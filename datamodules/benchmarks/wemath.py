@@ -10,16 +10,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules.answers.extract import extract_final_answer
+from datamodules.benchmarks import vlmevalkit
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
+from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import as_scores, grade_option, with_options
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.released import Release
 from datamodules.benchmarks.table import LazyImages, TableRow, options_of_columns
 
+_UNSPLIT = "option text"
+"""Column of an option text that does not split."""
+
 STEP_COUNTS = {"2steps": 2, "3steps": 3}
 LETTERS = "ABCDEFGH"
 
 _OPTION_START = re.compile(r"(?:^|[;；\n])\s*\(?([A-H])\)?\s*[.．、:：]+\s*")
+_LOOSE_START = re.compile(r"(?:^|[;；\s])\s*\(?([A-H])\)?\s*[.．、:：]+\s*(?=[^;；\s])")
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,9 @@ class WeMath(Benchmark):
     hub: ClassVar[HubLayout] = HubLayout(
         ("We-Math/We-Math",), ("ID", "key", "question", "option", "answer"), ("image_path", "image")
     )
+    clone: ClassVar[ClonedRepository] = ClonedRepository(
+        "We-Math/We-Math", {"testmini": "data/testmini.json"}, ("ID", "key", "question", "option", "answer")
+    )
     releases: ClassVar[Mapping[str, Release]] = {
         "testmini": Release(
             questions=1740,
@@ -67,14 +76,24 @@ class WeMath(Benchmark):
         "raw_parser": 'the answer is the first character after the last "Answer", the signs > < : . aside, and must be '
         "one of A to H; a boxed letter is not read and a word like Because counts as B",
     }
+    vlmevalkit_differences: ClassVar[Mapping[str, str]] = {
+        "inferred_option": "an option is the only letter among the last four words, a letter behind 'answer is', or "
+        "the only option whose text occurs",
+    }
+    response_fields: ClassVar[ResponseFields] = ResponseFields(("ID", "key"))
     order: ClassVar[int] = 6
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
-        """The options, one text in the dataset, become columns."""
+        """The options, one text in the dataset, become columns; the text stays beside them where it does not split."""
         values = row.values
         kept = ("question", "answer", "ID", "key")
         cells = {"index": f"{values['ID']}-{values['key']}", "knowledge concept": values.get("knowledge concept")}
-        return _split_options(str(values["option"] or ""), row.where) | cells | {name: values[name] for name in kept}
+        text = str(values["option"] or "")
+        options = _split_options(text)
+        if not options:
+            cells[_UNSPLIT] = text
+            options = _split_loosely(text)
+        return options | cells | {name: values[name] for name in kept}
 
     def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion:
         """A row, with its group ``ID`` and its ``key`` (``2steps_1``, ..., ``3steps_multi``) in the metadata."""
@@ -87,14 +106,22 @@ class WeMath(Benchmark):
             )
         options = options_of_columns(row)
         question = row.require("question")
+        gold = row.require("answer").strip()
         if row.get("hint"):
             question = f"{row.get('hint')}\n{question}"
+        asked = with_options(question, options)
+        if not options or row.get(_UNSPLIT):
+            if gold not in tuple(LETTERS):
+                raise ValueError(f"{row.where}: column 'answer' is {gold!r}; expected a letter A to {LETTERS[-1]}")
+            self.note("the options do not split plainly, so their texts are as far as they can be told", row)
+            asked = "\n".join(part for part in (question, row.get(_UNSPLIT)) if part)
+            options = options if gold in options else {}
         return BenchmarkQuestion(
             benchmark=self.name,
             question_id=row.get("index"),
-            question=with_options(question, options),
+            question=asked,
             images=images,
-            gold=(row.require("answer").strip(),),
+            gold=(gold,),
             options=options,
             answer_type="letter",
             metadata={"ID": row.require("ID"), "key": key, "knowledge concept": row.get("knowledge concept")},
@@ -109,6 +136,10 @@ class WeMath(Benchmark):
         tail = re.sub("[><:.]", "", response.split("Answer")[-1].strip()).strip()
         letter = tail[:1] if tail[:1] in tuple(LETTERS) else None
         return Grade(letter is not None and letter in question.gold, letter, "response" if letter else "none")
+
+    def grade_as_vlmevalkit(self, question: BenchmarkQuestion, response: str) -> Grade:
+        """The option that it infers."""
+        return vlmevalkit.grade_choice(question, response)
 
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
         """Whether a question's group is there with each of its keys once: (Q,) bool."""
@@ -169,16 +200,33 @@ class WeMath(Benchmark):
         return metrics | {"row_accuracy": float(scores.mean())}
 
 
-def _split_options(text: str, where: str) -> dict[str, str]:
+def _split_options(text: str) -> dict[str, str]:
     """Options of a text like ``A. 12; B. 24``; the full-width signs are understood too.
 
-    Raises:
-        ValueError: If the letters are not A, B, ... in order, at least two.
+    Returns:
+        Letter to text; empty if the letters are not A, B, ... in order, at least two.
     """
     starts = list(_OPTION_START.finditer(text))
     letters = "".join(match[1] for match in starts)
-    if len(starts) < 2 or not LETTERS.startswith(letters):
-        raise ValueError(f"{where}: column 'option' is {text[:80]!r}; expected for instance 'A. 12; B. 24; C. 36'")
+    return _between(text, starts) if len(starts) >= 2 and LETTERS.startswith(letters) else {}
+
+
+def _split_loosely(text: str) -> dict[str, str]:
+    """Options of a released text that does not split plainly, as far as they can be told.
+
+    Letters ascend. Of several places that may begin an option the first counts. A letter that no text follows, as in
+    "Shape ;C.; B. moved", is part of the text. Spaces may part options, too.
+    """
+    starts: list[re.Match[str]] = []
+    found = list(_LOOSE_START.finditer(text))
+    while found:
+        letter = min(match[1] for match in found)
+        starts.append(next(match for match in found if match[1] == letter))
+        found = [match for match in found if match[1] > letter and match.start() > starts[-1].start()]
+    return _between(text, starts) if len(starts) >= 2 else {}
+
+
+def _between(text: str, starts: Sequence[re.Match[str]]) -> dict[str, str]:
     ends = [match.start() for match in starts[1:]] + [len(text)]
     return {match[1]: text[match.end() : end].strip(" ;；\n") for match, end in zip(starts, ends, strict=True)}
 

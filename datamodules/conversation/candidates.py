@@ -1,4 +1,4 @@
-"""Tokenising the N candidate solutions of one question, split into what they share and what they do not."""
+"""Tokenise the N candidate solutions of one question, split into a shared prefix and N suffixes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class EncodedCandidates:
     """N conversations about one question.
 
     Attributes:
-        prefix: Processor output of the shared start, input_ids of shape (1, P), with the image inputs.
-        suffixes: N tensors of token ids, each (L_n,): what follows the prefix, up to the last position that is judged.
-        step_positions: N tensors, each (S_n,): positions within the suffix that predict the assistant tokens.
+        prefix: Processor output of the shared prefix: input_ids of shape (1, P), and the image inputs.
+        suffixes: N tensors of token ids, each (L_n,): the tokens after the prefix, up to the last step position.
+        step_positions: N tensors, each (S_n,): positions in the suffix whose logits predict the class tokens.
     """
 
     prefix: dict[str, Tensor]
@@ -46,20 +46,20 @@ def encode_candidates(
     candidates: Sequence[Sequence[str]],
     sample_id: str,
 ) -> EncodedCandidates:
-    """Tokenise candidates once, preprocess the images once.
+    """Tokenise the candidates and preprocess the images once.
 
-    The shared prefix is the longest common token prefix of the *full* tokenisations, so nothing depends on how a prefix
-    would be tokenised by itself; it ends before the first position that is scored.
+    The shared prefix is the longest common token prefix of the *full* tokenisations, so the result does not depend on
+    how the prefix alone would be tokenised. It ends before the first step position.
 
     Args:
         encoder: Renders and tokenises conversations.
-        images: Of the question.
-        question: Its text.
+        images: Pictures of the question.
+        question: Text of the question.
         candidates: N lists of steps.
-        sample_id: Named in errors.
+        sample_id: Name of the sample, for error messages.
 
     Raises:
-        ValueError: If there is no candidate, a candidate has no steps, or an image placeholder lies outside the prefix.
+        ValueError: If there is no candidate, a candidate has no steps, or an image token is outside the prefix.
     """
     if not candidates or any(not steps for steps in candidates):
         raise ValueError(f"{sample_id}: every question needs a candidate and every candidate a step")

@@ -1,7 +1,8 @@
-"""How the chat template and the tokenizer of a checkpoint write a conversation in which steps are judged.
+"""The layout in which a checkpoint's chat template and tokenizer write conversations with judged steps.
 
-Everything here is found by rendering and tokenising small conversations through the template itself, so that nothing
-depends on a model family: which token each class is at the assistant's place, and which tokens lead up to it.
+The layout is found by rendering and tokenising small conversations through the template itself, so no model family
+needs rules of its own. It tells which token each class is in the assistant turn, and which tokens precede it. No
+library does it: the assistant masks of `transformers` need `generation` tags that released templates do not have.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ _OTHERS = ("7", "x", "?", "Q")
 
 
 class ChatLayout:
-    """The text of conversations, and where their assistant turns are in token ids.
+    """Text of conversations, and the token positions of their assistant turns.
 
     Args:
-        processor: Of the checkpoint.
-        system_prompt: Empty for no system turn; a template may then write a default of its own. A template that
-            refuses system turns, or drops them, gets the prompt at the beginning of the first user turn.
-        class_tokens: Answers that an assistant turn can hold; the first one stands in every turn.
+        processor: Processor of the checkpoint.
+        system_prompt: Empty for no system turn; a template may then write a default of its own. If a template refuses
+            or drops system turns, the prompt opens the first user turn.
+        class_tokens: Possible answers of an assistant turn; the first one is the placeholder in every turn.
 
     Attributes:
-        class_token_ids: The token that each class is in the assistant's turn.
-        pattern: Token ids from the end of a step to the assistant's answer, both excluded and included.
-        lead: The text between an answer and the text of the next step.
+        class_token_ids: Token id of each class in the assistant turn.
+        pattern: Token ids between a step and the assistant's answer, and the answer itself.
+        lead: Text between an answer and the next step.
 
     Raises:
         ValueError: If the template or the tokenizer does not suit step-by-step judgement.
@@ -60,13 +61,13 @@ class ChatLayout:
     # ----------------------------------------------------------------- text
 
     def render(self, question: str, num_images: int, steps: Sequence[str], answer: str | None = None) -> str:
-        """The conversation as text, image placeholders not yet expanded; later turns never change earlier ones.
+        """Render the conversation, image placeholders not expanded; later turns never change earlier ones.
 
         Args:
             question: See :func:`datamodules.conversation.messages.question_content`.
             num_images: Number of images of the question.
             steps: At least one.
-            answer: Of every assistant turn; the first class by default.
+            answer: Text of every assistant turn; the first class by default.
 
         Raises:
             ValueError: If there are no steps, images and placeholders do not match, or the template refuses.
@@ -109,7 +110,7 @@ class ChatLayout:
             return False
 
     def _moves_images(self) -> bool:
-        """Whether an image between two texts is written elsewhere than between them."""
+        """Whether the template moves an image that is between two texts."""
         if not isinstance(getattr(self.processor, "image_token", None), str):
             return False
         content = [{"type": "text", "text": f"{_MARK}a"}, {"type": "image"}, {"type": "text", "text": f"{_MARK}b"}]
@@ -119,13 +120,13 @@ class ChatLayout:
         return not text[text.index(f"{_MARK}a") + len(_MARK) + 1 : text.index(f"{_MARK}b")].strip()
 
     def _find_cut(self) -> tuple[str, str] | None:
-        """How to get a text whose last turn reads like all others, from templates that write the last one differently.
+        """How to make the last turn equal to the others if the template writes it differently.
 
         Thinking templates add an empty thought to the last answer, or drop those of earlier ones. With one more user
-        turn behind, every answer is an earlier one; the text is cut behind the last of them then.
+        turn every answer is an earlier one; the text is then cut after the last answer.
 
         Returns:
-            What to cut off and what to put there instead; None if texts are right as they are.
+            What to cut off and what to put there instead; None if nothing needs to be cut.
         """
         short, long = (self._apply(self._messages("1", 0, steps, _MARK)) for steps in (["2"], ["2", "3"]))
         if long.startswith(short) and short.count(_MARK) == 1 and long.count(_MARK) == 2:
@@ -152,12 +153,12 @@ class ChatLayout:
     # ---------------------------------------------------------------- tokens
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text that holds its special tokens already."""
+        """Token ids of a text that already holds its special tokens."""
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _find_class(self, token: str) -> int:
-        """The token that stands for a class: what differs from a conversation with another answer."""
+        """The token of a class: the one that differs from a conversation with another answer."""
         other = next(text for text in _OTHERS if text not in token)
         ids, others = (self.tokenize(self.render("1", 0, ["2"], answer)) for answer in (token, other))
         start = len(_common(ids, others, forward=True))
@@ -196,9 +197,9 @@ class ChatLayout:
         return pattern
 
     def text_lengths(self, steps: Sequence[str], is_first: Sequence[bool]) -> list[int]:
-        """Numbers of tokens of steps, read behind what stands before them in a conversation.
+        """Numbers of tokens of steps in the context of a conversation.
 
-        A space before a step is often one token with its first word, and counts as part of the step.
+        A space before a step is often one token with its first word; it then counts as part of the step.
         """
         leads = [SOLUTION_HEADER if first else self.lead for first in is_first]
         count: Callable[[list[str]], list[int]] = lambda texts: [  # noqa: E731

@@ -1,8 +1,7 @@
 """From Monte Carlo scores to training targets.
 
 ``mc`` is (..., S): the Monte Carlo score of each of S steps in [0, 1], NaN where there is no step or no score. Labels
-are (..., S) long: the index of the class token in :data:`datamodules.conversation.messages.CLASS_TOKENS`, and
-:data:`IGNORE_INDEX` where a step stays out of the loss.
+are (..., S) long: the index of the class token, best first; :data:`IGNORE_INDEX` where a step stays out of the loss.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ _RIGHT, _WRONG = 0, 1
 _BETTER, _EQUAL, _WORSE = 0, 1, 2
 
 
-def value_labels(mc: Tensor, threshold: float = 0.0) -> Tensor:
-    """Classes ``+`` (0) and ``-`` (1): a step is right if its score exceeds the threshold (paper, section 3.2)."""
+def value_labels(mc: Tensor, threshold: float) -> Tensor:
+    """Classes ``+`` (0) and ``-`` (1): a step is correct if its score exceeds the threshold (paper, section 3.2)."""
     labels = torch.where(mc > threshold, _RIGHT, _WRONG)
     return labels.masked_fill(mc.isnan(), IGNORE_INDEX)
 
@@ -46,8 +45,8 @@ def soft_targets(mc: Tensor) -> Tensor:
     return torch.stack([mc, 1.0 - mc], dim=-1)
 
 
-def until_first_error(mc: Tensor, threshold: float = 0.0) -> Tensor:
-    """The steps up to the first wrong one (score not above the threshold), which is among them: (..., S) bool.
+def until_first_error(mc: Tensor, threshold: float) -> Tensor:
+    """Mask of the steps up to and including the first wrong one (score at most the threshold): (..., S) bool.
 
     A step without a score is not wrong.
     """

@@ -1,8 +1,8 @@
-"""The conversation in which a reward model judges steps, and the only home of its texts.
+"""The conversation in which a reward model judges steps, and the only place of its texts.
 
-User turn 1 holds the image(s), the question and step 0, each later user turn one step. Every assistant turn is the
-placeholder, the first class token, in training and in scoring alike: the judgement is read from the logits that predict
-it.
+User turn 1 holds the image(s), the question and step 0. Each later user turn holds one step. Every assistant turn holds
+the placeholder, which is the first class token, in training and in scoring. The logits that predict it are the
+judgement.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 from datamodules.storage import fields
 
-PLACEHOLDER = "+"
-CLASS_TOKENS = {"value": ("+", "-"), "advantage": ("+", "=", "-")}
-"""Class tokens of each kind of label, best first."""
+DEFAULT_CLASS_TOKENS = ("+", "-")
+"""Texts of the classes of a step, right and wrong, unless the objective or the user says otherwise."""
+STEP_LABELS = ("+", "=", "-")
+"""What an assistant turn of VisualPRM400K may hold: better or right, equal, worse or wrong."""
+PLACEHOLDER = DEFAULT_CLASS_TOKENS[0]
 IMAGE_PLACEHOLDER = "<image>"
 ImageLayout = Literal["first", "in_question"]
 """Where images stand whose question has no placeholders: before all text, or where VisualPRM-8B has them."""
@@ -28,13 +30,13 @@ def question_content(text: str, num_images: int, before: str = "", after: str = 
     """Typed content parts of a user turn.
 
     Args:
-        text: May hold one ``<image>`` an image, which says where it stands; without any, the images come first.
+        text: May hold one ``<image>`` per image, at the image's place; without placeholders the images come first.
         num_images: Number of images.
-        before: Put before ``text``; a ``<image>`` in it is ordinary text.
-        after: Likewise, after it.
+        before: Text before ``text``; a ``<image>`` in it is ordinary text.
+        after: Text after ``text``; a ``<image>`` in it is ordinary text.
 
     Raises:
-        ValueError: If there are placeholders, but not one an image.
+        ValueError: If there are placeholders, but not one per image.
     """
     pieces = text.split(IMAGE_PLACEHOLDER)
     image = {"type": "image"}
@@ -54,10 +56,11 @@ def question_content(text: str, num_images: int, before: str = "", after: str = 
 
 
 def place_images(question: str, num_images: int) -> str:
-    r"""The question with the placeholders that the released VisualPRM scorer reads it with.
+    r"""Add image placeholders to a question as the released VisualPRM scorer does.
 
-    A question that has placeholders stays as it is. One image goes before the question, behind its header; several are
-    numbered as in InternVL's training and evaluation (``Image-1: <image>\n``), where that scorer refuses the question.
+    A question with placeholders is not changed. One image goes before the question, after its header. Several are
+    numbered as in InternVL's training and evaluation (``Image-1: <image>\n``); the released scorer refuses such a
+    question.
     """
     if IMAGE_PLACEHOLDER in question or not num_images:
         return question
@@ -69,14 +72,14 @@ def place_images(question: str, num_images: int) -> str:
 def build_messages(
     question: str, num_images: int, steps: Sequence[str], system_prompt: str, placeholder: str = PLACEHOLDER
 ) -> list[dict[str, Any]]:
-    """The conversation about a solution, as messages for a chat template.
+    """Messages of the conversation about a solution, for a chat template.
 
     Args:
         question: See :func:`question_content`.
         num_images: Number of images of the question.
         steps: At least one.
         system_prompt: Empty for no system turn.
-        placeholder: What every assistant turn holds.
+        placeholder: Text of every assistant turn.
 
     Raises:
         ValueError: If there are no steps, or placeholders and images do not match.
@@ -98,13 +101,13 @@ def _text(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ConversationRow:
-    """A row of VisualPRM400K taken apart.
+    """A parsed conversation row of VisualPRM400K.
 
     Attributes:
-        question: Without header and without leading image placeholders.
-        steps: At least one.
+        question: Question without header and leading image placeholders.
+        steps: At least one step.
         labels: The assistant's class token for each step.
-        system_prompt: Of the row, None if it has no system turn.
+        system_prompt: System prompt of the row; None if it has no system turn.
     """
 
     question: str
@@ -114,10 +117,10 @@ class ConversationRow:
 
 
 def parse_conversation_row(row: Mapping[str, Any], where: str = "row") -> ConversationRow:
-    """Take a VisualPRM400K conversation row apart.
+    """Parse a conversation row of VisualPRM400K.
 
     Args:
-        row: With ``conversations: [{"from": "system" | "human" | "gpt", "value": str}, ...]``.
+        row: Row with ``conversations: [{"from": "system" | "human" | "gpt", "value": str}, ...]``.
         where: ``file:line`` for error messages.
 
     Raises:
@@ -132,9 +135,8 @@ def parse_conversation_row(row: Mapping[str, Any], where: str = "row") -> Conver
         raise ValueError(f"{where}: field 'conversations' must alternate between human and gpt, got {speakers}")
     steps = [value for _, value in turns[::2]]
     labels = [value.strip() for _, value in turns[1::2]]
-    known = {token for tokens in CLASS_TOKENS.values() for token in tokens}
     for number, label in enumerate(labels):
-        if label not in known:
+        if label not in STEP_LABELS:
             raise ValueError(
                 f"{where}: field 'conversations': the gpt turn of step {number} must be + or -, got {label!r}"
             )

@@ -1,4 +1,4 @@
-"""Texts of rows that a tokenizer would not read as text."""
+"""Find texts of rows that a tokenizer would read as special tokens."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _ROWS_AT_ONCE = 10_000
 def rows_with_text(table: Dataset, texts: Sequence[str]) -> dict[int, str]:
     """Rows whose question or steps hold one of the given texts; an image placeholder in a question is not text.
 
-    What is found in a file's table is noted beside it, so that a second start need not read all texts again.
+    Findings are stored beside a file's table, so a second start does not read all texts again.
 
     Args:
         table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
-        texts: To look for.
+        texts: Texts to find.
 
     Returns:
         Row index to a description of the problem.
@@ -52,7 +52,7 @@ def rows_with_text(table: Dataset, texts: Sequence[str]) -> dict[int, str]:
 
 
 def _noted(file: Path, texts: Sequence[str]) -> dict[str, str]:
-    """Sample id to problem for the table in a file, from the note beside it or from a look at all its texts."""
+    """Sample id to problem for the table in a file, from the stored findings or by reading all texts."""
     key = hashlib.sha256(json.dumps(list(texts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     note = file.with_suffix(f".{key}.json")
     if note.is_file():
@@ -81,7 +81,7 @@ def _scan(table: Dataset, texts: Sequence[str]) -> dict[int, str]:
 
 
 def _matches(batch: pa.Table, pattern: str) -> Iterator[tuple[int, str, str]]:
-    """Row, field and text wherever the pattern occurs in a batch."""
+    """Row, field and text of every occurrence of the pattern in a batch."""
     questions = pc.replace_substring(batch.column("question").combine_chunks(), IMAGE_PLACEHOLDER, "")
     for row in pc.indices_nonzero(pc.match_substring_regex(questions, pattern)).to_pylist():
         yield row, "question", questions[row].as_py()

@@ -1,14 +1,16 @@
-"""From a response to its steps, as the released VisualPRM scorer cuts it."""
+"""Split a response into steps, as the released VisualPRM scorer does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 STEP_SEPARATOR = "\n\n"
+DEFAULT_MAX_STEPS = 12
+"""Most steps of a response, as the released VisualPRM reads it."""
 
 
 def split_into_steps(response: str) -> list[str]:
-    r"""Cut a response at blank lines; blank pieces are dropped, white space around a step too.
+    r"""Split a response at blank lines; blank pieces, and white space around a step, are dropped.
 
     >>> split_into_steps("First.\n\n\nSecond,\nstill second.\n\n")
     ['First.', 'Second,\nstill second.']
@@ -17,7 +19,7 @@ def split_into_steps(response: str) -> list[str]:
 
 
 def merged_sizes(num_steps: int, max_steps: int) -> list[int]:
-    """How many consecutive steps each merged step takes: ``ceil(n / max)``, the last one what is left.
+    """Number of consecutive steps in each merged step: ``ceil(n / max)``, in the last one the remainder.
 
     >>> merged_sizes(14, 12), merged_sizes(5, 12)
     ([2, 2, 2, 2, 2, 2, 2], [1, 1, 1, 1, 1])
@@ -31,8 +33,8 @@ def merged_sizes(num_steps: int, max_steps: int) -> list[int]:
     return [min(size, num_steps - start) for start in range(0, num_steps, size)]
 
 
-def merge_steps(steps: Sequence[str], max_steps: int = 12) -> list[str]:
-    """Join neighbouring steps until there are at most ``max_steps``; blank lines stay between the joined ones."""
+def merge_steps(steps: Sequence[str], max_steps: int = DEFAULT_MAX_STEPS) -> list[str]:
+    """Merge neighbouring steps into at most ``max_steps``; blank lines stay between the merged ones."""
     merged, start = [], 0
     for size in merged_sizes(len(steps), max_steps):
         merged.append(STEP_SEPARATOR.join(steps[start : start + size]))
@@ -40,11 +42,11 @@ def merge_steps(steps: Sequence[str], max_steps: int = 12) -> list[str]:
     return merged
 
 
-def response_steps(response: str, max_steps: int = 12, *, as_one_step: bool = False) -> list[str]:
-    """The steps of a response as a reward model judges them; there is always at least one.
+def response_steps(response: str, max_steps: int = DEFAULT_MAX_STEPS, *, as_one_step: bool = False) -> list[str]:
+    """Steps of a response as a reward model judges them; always at least one.
 
     Args:
-        response: A solution; a blank one is one empty step.
+        response: A solution; a blank one gives one empty step.
         max_steps: Longer responses have neighbouring steps merged.
         as_one_step: Judge the response as a whole (an outcome reward model).
     """

@@ -1,4 +1,4 @@
-"""Real handwritten digits (UCI, bundled with scikit-learn) and the pictures made of them.
+"""Real handwritten digits (UCI, bundled with scikit-learn) and pictures composed from them.
 
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998;
 1,797 images of 8 x 8 pixels with values 0..16.
@@ -43,26 +43,26 @@ in a sum; and one of them changes its last digit by 2, 5 or 6, so that another m
 
 @dataclass(frozen=True)
 class MisreadPool(DigitPool):
-    """Digit images as they look to somebody who often takes some digits for others.
+    """Digit images whose labels are sometimes those of a look-alike.
 
     Attributes:
-        share: Probability that a digit of :data:`LOOK_ALIKES` is taken for the other one.
+        share: Probability that a digit of :data:`LOOK_ALIKES` is read as its look-alike.
     """
 
     share: float
 
     def draw(self, generator: np.random.Generator) -> tuple[int, np.ndarray]:
-        """Pick one digit image uniformly: what it is taken for, and its (8, 8) pixels."""
+        """Pick one digit image uniformly: the digit that it is read as, and its (8, 8) pixels."""
         value, pixels = super().draw(generator)
         return (LOOK_ALIKES.get(value, value) if generator.random() < self.share else value), pixels
 
 
 def split_digit_pools(shares: dict[str, float], seed: int = 0) -> dict[str, DigitPool]:
-    """Divide the 1,797 images so that no image is in two pools; classes keep their shares in each.
+    """Split the 1,797 images into disjoint pools, stratified by class.
 
     Args:
-        shares: Pool name to its share of the images; the shares sum to at most 1.
-        seed: Of the shuffle that decides which image goes where.
+        shares: Share of the images by pool name; they sum to at most 1.
+        seed: Seed of the shuffle.
 
     Raises:
         ValueError: If the shares are not positive or sum to more than 1.
@@ -120,9 +120,9 @@ def draw_picture(
 
     Args:
         cells: Top left, top right, bottom left, bottom right: digit pixels (8, 8), an operator sign, or None (blank).
-        generator: Source of the turn, the shift and the noise.
+        generator: Source of the random rotation, shift and noise.
         noise: Standard deviation of the pixel noise (ink is 1).
-        max_rotation: Largest turn of a digit, in degrees.
+        max_rotation: Largest rotation of a digit, in degrees.
     """
     canvas = np.zeros((2 * CELL, 2 * CELL), dtype=np.float32)
     for position, cell in enumerate(cells):

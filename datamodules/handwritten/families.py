@@ -1,7 +1,7 @@
-"""The question families of the miniature world; each makes questions with one step-by-step solution.
+"""Question families of the miniature world; each generates questions with one step-by-step solution.
 
-A family that belongs to a benchmark carries that benchmark's name in :data:`FAMILY_OF_BENCHMARK`. To add one, write a
-function of the same signature and enter it in :data:`FAMILIES`.
+:data:`FAMILY_OF_BENCHMARK` names the family of each benchmark. To add one, write a function of the same signature and
+add it to :data:`FAMILIES`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Scene:
 
     @property
     def reading_steps(self) -> list[str]:
-        """Four steps, one a digit."""
+        """Four steps, one per digit."""
         return [f"{name.capitalize()}: {value}." for name, value in zip(POSITIONS, self.values, strict=True)]
 
 
@@ -74,7 +74,7 @@ def digit_order(question_id: str, pool: DigitPool, generator: np.random.Generato
 
 
 def row_sums(question_id: str, pool: DigitPool, generator: np.random.Generator) -> WorldQuestion:
-    """The sums of the two rows, one after the other, so that all four digits matter."""
+    """The sums of the two rows, one after the other; the answer depends on all four digits."""
     scene = draw_scene(pool, generator)
     top, bottom, step = _add_rows(scene)
     answer = f"{top}{bottom}"

@@ -1,4 +1,4 @@
-"""The question of the miniature world, with the truth that a program knows about it."""
+"""A question of the miniature world with its known truth."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class WorldQuestion:
         images: RGB pictures of 32 x 32 pixels.
         question: Text; holds ``<image>`` placeholders only when there are several pictures. Options are not part of it.
         options: Option texts in letter order; empty for a free-form question.
-        answer: What belongs into the box: a number, or an option letter for multiple choice.
+        answer: Content of the box: a number, or an option letter for multiple choice.
         steps: The true solution, 3 to 6 steps; the last one holds the boxed answer.
-        neutral_steps: Indices into ``steps`` that state nothing which could be true or false.
+        neutral_steps: Indices of steps that state nothing that could be true or false.
         metadata: Group and variant keys that the benchmark tables need.
     """
 
@@ -58,17 +58,17 @@ class WorldQuestion:
 def true_step_labels(steps: Sequence[str], true_steps: Sequence[str], neutral_steps: Set[int]) -> list[int]:
     """Exact step labels in the convention of VisualProcessBench.
 
-    A step is correct when it belongs to the solution and everything it states is true of the picture; since a question
-    has one solution text, that is the case exactly when the step is the true step of that place. An error thus also
-    condemns the later steps that build on it, unless they recover the truth.
+    A step is correct if it belongs to the solution and is true of the picture. A question has one solution text, so a
+    step is correct exactly if it equals the true step with the same index. Later steps that build on an error are
+    therefore incorrect, too, unless they return to the truth.
 
     Args:
-        steps: Of any response.
-        true_steps: Of the solution.
+        steps: Steps of a response.
+        true_steps: Steps of the solution.
         neutral_steps: Indices of true steps that state nothing.
 
     Returns:
-        One label a step: 1 correct, -1 incorrect, 0 neutral.
+        One label per step: 1 correct, -1 incorrect, 0 neutral.
     """
     labels = []
     for index, step in enumerate(steps):

@@ -1,8 +1,8 @@
-"""Statements about pictures, true and false: what the miniature base model is pretrained on.
+"""True and false statements about pictures, on which the miniature base model is pretrained.
 
-A multimodal model that one downloads has learned to look at pictures and to tell a true caption from a false one. The
-miniature base model starts from random weights, so it is taught that much first, on the digit images that the policy's
-demonstrations use. The statements are about pictures alone; no policy's solution is among them.
+A downloaded multimodal model can tell a true caption from a false one. The miniature base model starts from random
+weights, so it learns this first, on the digit images of the policy's demonstrations. The statements hold no solution of
+a policy.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Statement = tuple[str, bool]
 
 
 def readings(truth: Mapping[str, int], generator: np.random.Generator) -> list[Statement]:
-    """One statement a place, in the words of a solution's reading step; half of them are false.
+    """One statement per digit, in the words of a solution's reading step; half of them are false.
 
-    Statements about large digits are false more often, and false claims are small more often. Were both uniform,
-    neither the digit shown nor the digit claimed alone would tell anything about the truth, and gradient descent would
-    be long in finding that their comparison tells all (functions without a staircase of simpler parts are learned late,
-    Abbe et al. 2022, arXiv 2202.08658).
+    Statements about large digits are false more often, and false claims are small more often. If both were uniform,
+    neither the shown nor the claimed digit alone would be informative, and gradient descent would take long to learn
+    their comparison (functions without a staircase of simpler parts are learned late, Abbe et al. 2022, arXiv
+    2202.08658).
 
     Args:
-        truth: Where a digit is to which digit it is.
-        generator: Decides which statements are false, and how.
+        truth: Digit by place in the picture.
+        generator: Source of the random choice of false statements.
     """
     statements = []
     for place, value in truth.items():
@@ -79,9 +79,10 @@ def statement_row(row_id: str, images: list[str], question: str, statements: lis
 def draw_subject(
     family: str, pool: DigitPool, generator: np.random.Generator
 ) -> tuple[dict[str, int], list[Image.Image]]:
-    """What to make statements about: where a digit is to which digit it is, and the pictures that show it.
+    """Draw a subject of statements: digits by place, and the pictures that show them.
 
-    Questions of the family decide on one picture or two; of one picture all four digits are told, or two of them.
+    A question of the family decides between one picture and two. Of one picture, all four digits are stated, or two of
+    them.
     """
     if family == "two_pictures":
         drawn = [pool.draw(generator) for _ in PICTURES]
@@ -95,9 +96,9 @@ def draw_subject(
 def write_statements(count: int, pool: DigitPool, folder: Path, generator: np.random.Generator) -> None:
     """Write ``annotations.jsonl`` (raw process rows) and ``images/``.
 
-    Half of the rows are about pictures, three in ten about a description in words in place of pictures, two in ten
-    are arithmetic. To compare words with words is learned soon, and to compare words with pictures soon after; without
-    descriptions that takes several times as long.
+    Half of the rows are about pictures, three in ten about a description in words instead of pictures, two in ten are
+    arithmetic. Comparing words with words is learned first, and helps to learn comparing words with pictures; without
+    descriptions this takes several times as long.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     families = [name for name in FAMILIES if name != "text_only"]

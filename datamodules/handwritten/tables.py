@@ -1,4 +1,4 @@
-"""Questions of the miniature world as benchmark tables, with the columns of the released ones."""
+"""Write questions of the miniature world as benchmark tables with the columns of the released ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Row = dict[str, str]
 
 
 def write_benchmark_tables(questions: Mapping[str, Sequence[WorldQuestion]], folder: Path) -> None:
-    """Write one table a benchmark, as the benchmark's ``read(folder)`` expects it.
+    """Write one table per benchmark, as the benchmark's ``read(folder)`` expects it.
 
     Args:
-        questions: Benchmark name to its questions; the index of a row is the question's id.
-        folder: Of the tables.
+        questions: Questions by benchmark name; the index of a row is the question's id.
+        folder: Folder to write the tables to.
 
     Raises:
-        ValueError: For the name of a benchmark without a table format here.
+        ValueError: If a benchmark has no table format here.
     """
     for name, items in questions.items():
         if name not in ROW_WRITERS:
@@ -41,7 +41,7 @@ def _common(question: WorldQuestion, text: str) -> Row:
 
 
 def _option_columns(question: WorldQuestion, letters: str) -> Row:
-    """One column a letter; letters without an option have empty cells."""
+    """One column per letter; letters without an option have empty cells."""
     return {letter: "" for letter in letters} | dict(zip(letters, question.options, strict=False))
 
 

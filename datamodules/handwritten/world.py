@@ -44,14 +44,14 @@ class WorldSize:
     """How many questions each split holds, and which share of the digit images it draws from.
 
     Attributes:
-        statements: Pictures with true and false statements, for the base model, of the digits of demonstrations.
+        statements: Pictures with true and false statements, for the base model; from the digits of demonstrations.
         demonstrations: Questions with a gold solution for the policy.
         prompts: Questions to annotate for the process reward model.
         validation: Questions to annotate for its validation.
-        benchmark_questions: Questions a benchmark (rounded down to whole groups for DynaMath and We-Math).
-        misreadings: Probability that a demonstration takes a digit with a look-alike for the other one
-            (:data:`datamodules.handwritten.digits.LOOK_ALIKES`). It makes the policy's errors systematic, as those of
-            large models often are; response and answer of the demonstration follow from what it has read.
+        benchmark_questions: Questions per benchmark, rounded down to whole groups for DynaMath and We-Math.
+        misreadings: Probability that a demonstration reads a digit as its look-alike
+            (:data:`datamodules.handwritten.digits.LOOK_ALIKES`); its response and answer follow from that. So the
+            policy's errors are systematic, as those of large models often are.
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
     """
 
@@ -78,7 +78,7 @@ def sample_questions(count: int, pool: DigitPool, generator: np.random.Generator
 
 
 def benchmark_questions(benchmark: str, count: int, pool: DigitPool, seed: int) -> list[WorldQuestion]:
-    """The test questions of one benchmark; DynaMath in tens of variants, We-Math in groups of three."""
+    """The test questions of one benchmark; DynaMath in groups of ten variants, We-Math in groups of three."""
     generator = np.random.default_rng([seed, *benchmark.encode()])
     if benchmark == "DynaMath":
         return [q for i in range(1, count // 10 + 1) for q in position_sum_variants(i, pool, generator)]
@@ -109,7 +109,7 @@ def write_prompt_rows(questions: list[WorldQuestion], folder: Path, *, with_solu
 
 
 def _write_split(split: str, folder: Path, size: WorldSize, seed: int) -> None:
-    """Write questions, or statements, of one of ``SPLITS``; each has random numbers of its own."""
+    """Write the questions or statements of one of ``SPLITS``; each split has its own random numbers."""
     pools = split_digit_pools(size.digit_shares, seed)
     generator = np.random.default_rng([seed, SPLITS.index(split)])
     if split == "statements":
@@ -126,10 +126,10 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0, processes: int = 1
     """Write the world; its last file is ``truth.jsonl``.
 
     Args:
-        folder: Where to; files of the same names are replaced.
+        folder: Folder to write into; files of the same names are replaced.
         size: Numbers of questions and shares of digit images.
         seed: The same seed and size give the same files.
-        processes: That draw splits at the same time.
+        processes: Number of processes that write splits.
     """
     if processes > 1:
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as executor:

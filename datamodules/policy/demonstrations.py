@@ -1,4 +1,4 @@
-"""Gold responses as batches for supervised fine-tuning, padded or one after another in a row."""
+"""Batches of gold responses for supervised fine-tuning, padded or packed into one row."""
 
 from __future__ import annotations
 
@@ -7,34 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.batching.packing import packed_inputs
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.policy.prompts import ChatRenderer, Prompt
 
 
 @dataclass
-class SupervisedBatch:
+class SupervisedBatch(ConversationBatch):
     """Conversations with the response as target.
 
     Attributes:
-        inputs: Output of the processor; input_ids and attention_mask are (B, L), right-padded. Of a batch without
-            padding as :func:`datamodules.batching.packing.packed_inputs` makes them, one row of T tokens.
         labels: (B, L) or (1, T) token ids of the responses, IGNORE_INDEX elsewhere; not shifted.
         sample_ids: B prompt ids.
-        boundaries: Without padding, where in the row conversations begin and end: B + 1 places; None with padding.
     """
 
-    inputs: dict[str, Tensor]
     labels: Tensor
     sample_ids: list[str]
-    boundaries: list[int] | None = None
-
-    @property
-    def lengths(self) -> Tensor:
-        """(B,) tokens of each conversation."""
-        if self.boundaries is None:
-            return self.inputs["attention_mask"].sum(1)
-        return torch.tensor(self.boundaries).diff()
 
     def samples_of(self, is_target: Tensor) -> Tensor:
         """Which conversation, of B, each of the tokens marked in (B, L) or (1, T) belongs to."""
@@ -49,8 +38,8 @@ class SupervisedCollator:
     """Builds batches for supervised fine-tuning on gold responses.
 
     Attributes:
-        renderer: Renders them.
-        padding_free: Put the conversations of a batch into one row.
+        renderer: Renders the conversations.
+        padding_free: Pack the conversations of a batch into one row.
     """
 
     renderer: ChatRenderer
@@ -88,4 +77,4 @@ class SupervisedCollator:
             return SupervisedBatch(dict(inputs), labels, names)
         in_row = labels[inputs["attention_mask"].bool()][None]
         packed, boundaries = packed_inputs(inputs)
-        return SupervisedBatch(packed, in_row, names, boundaries)
+        return SupervisedBatch(packed, in_row, names, boundaries=boundaries)

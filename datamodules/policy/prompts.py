@@ -1,4 +1,4 @@
-"""Prompts for a policy: gold solutions to learn from, and questions to answer.
+"""Prompts of a policy: demonstrations to fit on, and questions to answer.
 
 Reads MMPR prompt rows (``{id, image, question, answer}``; with a ``response`` they are demonstrations) and the
 questions of the benchmarks, and turns both into batches for :class:`lightning_modules.policy.Policy` and
@@ -36,17 +36,18 @@ class Prompt:
 
     Attributes:
         prompt_id: Unique; keys the random numbers of its samples.
-        question: With options, without instruction: what a reward model will read.
-        image_names: As in the source row, for rows that are written from this prompt.
+        question: Question with options, without instruction; the reward model reads it.
+        image_names: Image names of the source row, for rows written from this prompt.
         answer: Gold answer.
-        source: Name of the file's dataset, or of the benchmark.
+        source: Name of the dataset or benchmark.
         load_images: Opens the images.
         grade: Compares a response with the gold answer.
         response: Gold solution of a demonstration.
-        text: What the policy reads: the question with the instruction; the question alone if empty.
-        details: Further fields of the rollouts of this prompt: the rules that grade them, and the order of options that
-            were shuffled.
-        verdict_digest: Of a response, for rollouts of benchmarks, see :mod:`datamodules.rollouts.grading`.
+        text: Text that the policy reads: the question with the instruction; if empty, the question alone.
+        details: More fields of the rollouts of this prompt: the rules that grade them, and the order of shuffled
+            options.
+        verdict_digest: Computes the digest of a verdict on a response to a benchmark question, see
+            :mod:`datamodules.rollouts.grading`.
     """
 
     prompt_id: str
@@ -63,23 +64,23 @@ class Prompt:
 
     @property
     def policy_text(self) -> str:
-        """What the policy reads."""
+        """Text that the policy reads."""
         return self.text or self.question
 
 
 @dataclass
 class PromptBatch:
-    """Prompts with their images opened and their chat rendered.
+    """Prompts with opened images and their chats as messages.
 
     Attributes:
         prompts: B prompts.
-        images: Their images.
-        texts: The rendered chats, ending where the model writes.
+        images: Images of each prompt.
+        messages: B chats up to the response, in the format of chat templates.
     """
 
     prompts: list[Prompt]
     images: list[list[Image.Image]]
-    texts: list[str]
+    messages: list[list[dict[str, Any]]]
 
     @property
     def sample_ids(self) -> list[str]:
@@ -87,11 +88,17 @@ class PromptBatch:
         return [prompt.prompt_id for prompt in self.prompts]
 
 
+def render_prompt(processor: ProcessorMixin, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The chat as text, up to where the model writes."""
+    chat: Any = list(messages)
+    return str(processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
+
 class ChatRenderer:
-    """Renders what a policy reads with the chat template of a processor.
+    """Renders the policy's chats with the chat template of a processor.
 
     Args:
-        processor: Whose template to use.
+        processor: Processor with the template.
         system_prompt: Empty for no system turn.
     """
 
@@ -100,17 +107,14 @@ class ChatRenderer:
         self.system_prompt = system_prompt
 
     def messages(self, text: str, num_images: int) -> list[dict[str, Any]]:
-        """The chat before the response."""
+        """Messages of the chat before the response."""
         system = [{"role": "system", "content": [{"type": "text", "text": self.system_prompt}]}]
         user = [{"role": "user", "content": question_content(text, num_images)}]
         return (system if self.system_prompt else []) + user
 
     def prompt(self, text: str, num_images: int) -> str:
-        """The rendered chat up to where the model writes."""
-        rendered = self.processor.apply_chat_template(
-            self.messages(text, num_images), tokenize=False, add_generation_prompt=True
-        )
-        return str(rendered)
+        """The rendered chat up to the beginning of the response."""
+        return render_prompt(self.processor, self.messages(text, num_images))
 
     def conversation(self, text: str, num_images: int, response: str) -> str:
         """The rendered chat with the response and its end."""
@@ -132,7 +136,7 @@ class PromptDataset(Dataset[Prompt]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of which prompts these are, with their solutions, in which order."""
+        """A digest of the prompts with their solutions, in order."""
         digest = hashlib.blake2b(digest_size=8)
         for prompt in self.prompts:
             for text in (prompt.prompt_id, prompt.policy_text, prompt.response or ""):
@@ -142,15 +146,15 @@ class PromptDataset(Dataset[Prompt]):
 
 @dataclass
 class PromptCollator:
-    """Opens images and renders chats."""
+    """Opens images and writes chats as messages."""
 
     renderer: ChatRenderer
 
     def __call__(self, prompts: list[Prompt]) -> PromptBatch:
         """Build a batch to generate from."""
         images = [prompt.load_images() for prompt in prompts]
-        texts = [self.renderer.prompt(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
-        return PromptBatch(prompts, images, texts)
+        messages = [self.renderer.messages(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
+        return PromptBatch(prompts, images, messages)
 
 
 def grade_by_answer(gold: str) -> Callable[[str], Grade]:
@@ -170,13 +174,13 @@ def read_prompts(path: Path, image_root: Path | None = None, instruction: str = 
     """Read MMPR prompt rows from a JSONL file.
 
     Args:
-        path: The file; its rows hold question, answer, and optionally id, image (a path or a list), source, response.
+        path: JSONL file; rows hold question, answer, and optionally id, image (a path or a list), source, response.
         image_root: Folder that image paths are relative to; the file's own folder by default.
-        instruction: What the policy reads after each question; may be empty.
+        instruction: Text after each question; may be empty.
 
     Raises:
-        ValueError: If a field is missing, blank or of the wrong type, an id repeats, or the placeholders of a question
-            do not match its images; names file, line and field.
+        ValueError: If a field is missing, blank or of the wrong type, an id is duplicate, or the placeholders of a
+            question do not match its images; names file, line and field.
     """
     root = image_root or path.parent
     prompts: list[Prompt] = []
@@ -227,20 +231,20 @@ def benchmark_prompts(
     """The questions of benchmarks as prompts; ids are ``benchmark/question_id``.
 
     Args:
-        folder: Holds their tables or datasets.
-        names: Which of them; those that the folder holds by default.
-        instruction: What the policy reads after each question; the benchmark's own by default.
-        rules: By which responses are graded.
-        options: Name to how that benchmark is read.
+        folder: Folder of the tables or datasets.
+        names: Names of benchmarks; by default all in the folder.
+        instruction: Text after each question; by default the benchmark's own.
+        rules: Rules of grading.
+        options: Reading options of benchmarks, by name.
 
     Raises:
-        FileNotFoundError: If a benchmark is not there, or none is.
+        FileNotFoundError: If a benchmark is missing, or the folder holds none.
         ValueError: If a name or split is unknown, or a benchmark cannot be read.
     """
     prompts = []
     for name in names or benchmarks_in(folder, options):
         benchmark = make_benchmark(name, rules, options)
-        for question in benchmark.read(folder):
+        for question in benchmark.read(folder, images="needed"):
             details: dict[str, Any] = {"rules": rules}
             if question.option_order is not None:
                 details["option_order"] = question.option_order
@@ -262,10 +266,10 @@ def benchmark_prompts(
 
 
 def with_other_images(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Give each prompt the images of another one, half the list away: a control that shows whether pictures matter.
+    """Give each prompt the images of another one: a control that shows whether pictures matter.
 
-    Only prompts of the same source and number of images change places; where there is no other, a prompt is as it was.
-    Image names are dropped, since they would not be true.
+    The other prompt is half the list away, among prompts of the same source and number of images. A prompt without
+    another one is not changed. Image names are dropped, since they would be wrong.
     """
     places: dict[tuple[str, int], list[int]] = {}
     for index, prompt in enumerate(prompts):

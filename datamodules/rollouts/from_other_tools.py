@@ -1,4 +1,4 @@
-"""Rollouts made of the files of other tools: VLMEvalKit prediction files and plain JSONL."""
+"""Rollouts made of the files of other tools: VLMEvalKit prediction files, those of benchmarks' authors, plain JSONL."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from datamodules.benchmarks.table import read_table
 from datamodules.rollouts.grading import question_digest, verdict_digest
 from datamodules.rollouts.prediction_tables import INDEX, MAX_CELL_LENGTH, PREDICTION, cell_length, read_predictions
 from datamodules.rollouts.records import Rollout
+from datamodules.rollouts.released_responses import entry_extraction, entry_id, entry_text, json_entries
 from datamodules.storage import fields
 from datamodules.storage.fields import first_of, shown
 from datamodules.storage.files import parse_json_line, read_lines
@@ -53,6 +54,7 @@ class Response:
         sample_index: As the file says, or the next one of its question.
         text: The response.
         fills_cell: Whether it is as long as a spreadsheet cell may be: openpyxl cuts longer texts without a word.
+        extraction: The answer that the other tool read from it; None where the file does not say.
     """
 
     where: str
@@ -60,6 +62,7 @@ class Response:
     sample_index: int
     text: str
     fills_cell: bool = False
+    extraction: str | None = None
 
 
 @dataclass
@@ -116,8 +119,9 @@ def read_responses(
     """Read the files of other tools.
 
     Args:
-        paths: Prediction files (``.tsv``, ``.xlsx``), each with one response a question, or plain ``.jsonl`` files (see
-            :func:`read_plain_rows`); all of one kind.
+        paths: Prediction files (``.tsv``, ``.xlsx``), each with one response a question, ``.jsonl`` files (see
+            :func:`read_plain_rows`), or ``.json`` files of the benchmark's authors (see
+            :mod:`datamodules.rollouts.released_responses`); all of one kind.
         benchmark: Whose questions were answered.
         folder: Holds its table.
         first_sample_index: Of the first file, or of the first response to a question.
@@ -126,11 +130,17 @@ def read_responses(
         FileNotFoundError: If a file is not there.
         ValueError: If a file is broken, or its answers are not those of the table; names file, line or row, and field.
     """
-    kinds = {".jsonl" if path.suffix.lower() == ".jsonl" else "predictions" for path in paths}
+    suffixes = (path.suffix.lower() for path in paths)
+    kinds = {suffix if suffix in (".jsonl", ".json") else "predictions" for suffix in suffixes}
     if len(kinds) != 1:
-        raise ValueError(f"import prediction files (.tsv, .xlsx) or plain .jsonl files, not both: {[*map(str, paths)]}")
+        raise ValueError(
+            f"import prediction files (.tsv, .xlsx), .jsonl files or .json files, one kind at a time: "
+            f"{[*map(str, paths)]}"
+        )
     if kinds == {".jsonl"}:
         return read_plain_rows(paths, benchmark.name, first_sample_index)
+    if kinds == {".json"}:
+        return read_released_responses(paths, benchmark, first_sample_index)
     table = _table(benchmark, folder)
     responses = []
     for sample_index, path in enumerate(paths, start=first_sample_index):
@@ -145,7 +155,7 @@ def read_responses(
 
 
 def read_plain_rows(paths: Sequence[Path], benchmark: str, first_sample_index: int = 0) -> list[Response]:
-    """Read plain JSONL: a question (``question_id`` or ``index``) and its ``response`` or list of ``responses`` a row.
+    """Read JSON lines: a question (``question_id``, ``index`` or ``id``) and its ``response`` or ``responses`` a row.
 
     Rows may have a ``sample_index``, else the responses to a question are numbered as they come; and a ``benchmark``,
     those of another one being passed over.
@@ -179,7 +189,11 @@ def read_plain_rows(paths: Sequence[Path], benchmark: str, first_sample_index: i
             counts[question_id] = counts.get(question_id, 0) + len(texts)
             if is_numbered:
                 start = fields.integer(row, "sample_index", where, minimum=0)
-            responses += [Response(where, question_id, start + number, text) for number, text in enumerate(texts)]
+            extraction = entry_extraction(row) if len(texts) == 1 else None
+            responses += [
+                Response(where, question_id, start + number, text, extraction=extraction)
+                for number, text in enumerate(texts)
+            ]
     if not responses:
         raise ValueError(f"{', '.join(map(str, paths))}: no responses to questions of {benchmark}")
     if passed_over:
@@ -187,10 +201,44 @@ def read_plain_rows(paths: Sequence[Path], benchmark: str, first_sample_index: i
     return responses
 
 
+def read_released_responses(paths: Sequence[Path], benchmark: Benchmark, first_sample_index: int = 0) -> list[Response]:
+    """Read JSON files of a benchmark's authors; responses to a question are numbered as they come.
+
+    An entry that cannot be used is left out, and a warning counts and names it.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is broken or holds no response.
+    """
+    responses: list[Response] = []
+    counts: dict[str, int] = {}
+    problems: list[str] = []
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file of responses")
+        for where, name, entry in json_entries(path):
+            try:
+                question_id = entry_id(entry, name, where, benchmark.response_fields)
+                text = entry_text(entry, where, benchmark.response_fields)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            sample_index = first_sample_index + counts.get(question_id, 0)
+            counts[question_id] = counts.get(question_id, 0) + 1
+            responses.append(Response(where, question_id, sample_index, text, extraction=entry_extraction(entry)))
+    if not responses:
+        first = f": {problems[0]}" if problems else ""
+        raise ValueError(f"{', '.join(map(str, paths))}: no responses to questions of {benchmark.name}{first}")
+    if problems:
+        logger.warning("%d entries cannot be used and are left out: %s", len(problems), first_of(problems, "; "))
+    return responses
+
+
 def _question_id(row: Mapping[str, Any], where: str) -> str:
     names = [name for name in ("question_id", INDEX) if row.get(name) is not None]
+    names = names or [name for name in ("id",) if row.get(name) is not None]
     if len(names) != 1:
-        raise ValueError(f"{where}: one of the fields 'question_id' and 'index' must be there, found {names}")
+        raise ValueError(f"{where}: one of the fields 'question_id', 'index' and 'id' must be there, found {names}")
     value = row[names[0]]
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise fields.wrong_field(where, names[0], "a string or a whole number", value)
@@ -278,7 +326,7 @@ def import_responses(
         spelled = (response.question_id, _plain_index(response.question_id))
         name = next((scored[text] for text in spelled if text in scored), None)
         if name is None:
-            if any(text in in_table for text in spelled):
+            if any(text in in_table or text in benchmark.unscored_ids for text in spelled):
                 found.not_scored += 1
             else:
                 unknown.append(f"{response.where}: {response.question_id!r}")
@@ -292,7 +340,7 @@ def import_responses(
             found.cut.append(response.where)
         if by_id[name].option_order is not None:
             found.shuffled.append(response.where)
-        grade = benchmark.grade(by_id[name], response.text)
+        grade = benchmark.grade(by_id[name], response.text, response.extraction)
         found.rollouts.append(
             Rollout(
                 benchmark=benchmark.name,
@@ -302,7 +350,8 @@ def import_responses(
                 extracted_answer=grade.extracted_answer,
                 is_correct=grade.is_correct,
                 rules=benchmark.rules,
-                verdict_digest=verdict_digest(digests[name], response.text),
+                verdict_digest=verdict_digest(digests[name], response.text, response.extraction),
+                extraction=response.extraction,
                 **vars(origin),
             )
         )

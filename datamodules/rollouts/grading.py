@@ -9,13 +9,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeVar, get_args
 
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Rules
 from datamodules.rollouts.records import Rollout, place
 
-_RULES = ("answers", "benchmarks")
 _LIBRARIES = ("math-verify", "sympy")
 
 SomeRollout = TypeVar("SomeRollout", bound=Rollout)
@@ -48,24 +46,21 @@ class ChangedVerdict:
 
 
 @functools.cache
-def rules_digest() -> str:
-    """A fingerprint of all code that grading depends on: the rules of this repository and the libraries they use."""
-    digest = hashlib.blake2b(digest_size=16)
-    root = Path(__file__).parents[1]
-    for folder in _RULES:
-        for file in sorted((root / folder).rglob("*.py")):
-            digest.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
-    for library in _LIBRARIES:
-        digest.update(f"{library} {version(library)}\0".encode())
-    return digest.hexdigest()
+def library_versions() -> tuple[str, ...]:
+    """Names and versions of the libraries that verdicts depend on."""
+    return tuple(f"{library} {version(library)}" for library in _LIBRARIES)
 
 
 def question_digest(benchmark: Benchmark, question: BenchmarkQuestion) -> str:
-    """A fingerprint of what a verdict on a question depends on beside the response: rules, gold answers, options."""
+    """A fingerprint of what a verdict on a question depends on beside the response: rules, gold answers, options.
+
+    Rules count by their number, see :attr:`datamodules.benchmarks.base.Benchmark.rules_versions`.
+    """
     fields = (
-        rules_digest(),
+        library_versions(),
         benchmark.name,
         benchmark.rules,
+        benchmark.rules_versions[benchmark.rules],
         question.question,
         list(question.gold),
         dict(question.options),
@@ -77,14 +72,16 @@ def question_digest(benchmark: Benchmark, question: BenchmarkQuestion) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def verdict_digest(question: str, response: str) -> str:
+def verdict_digest(question: str, response: str, extraction: str | None = None) -> str:
     """The fingerprint that a rollout keeps with its verdict.
 
     Args:
         question: As of :func:`question_digest`.
         response: The text that was graded.
+        extraction: What another tool had read from it, if anything.
     """
-    text = f"{question}\0{response}".encode("utf-8", "surrogatepass")
+    parts = [question, response] if extraction is None else [question, response, extraction]
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
@@ -119,12 +116,12 @@ def regrade(
         key = (name, rollout.question_id)
         if key not in digests:
             digests[key] = question_digest(graders[name], question)
-        digest = verdict_digest(digests[key], rollout.response)
+        digest = verdict_digest(digests[key], rollout.response, rollout.extraction)
         if rollout.verdict_digest == digest:
             graded.append(rollout)
             continue
         count += 1
-        grade = graders[name].grade(question, rollout.response)
+        grade = graders[name].grade(question, rollout.response, rollout.extraction)
         if grade.is_correct != rollout.is_correct:
             changed.append(
                 ChangedVerdict(

@@ -1,7 +1,8 @@
 """Prediction files of VLMEvalKit: the columns of a benchmark's table without the pictures, and ``prediction``.
 
 TSV and XLSX are read and written. Spreadsheets need care: their cells hold at most 32,767 characters, text that begins
-with "=" becomes a formula, and control characters cannot be written; nothing of that is cut or changed silently here.
+with "=" becomes a formula, and control characters cannot be written; nothing of that is cut or changed silently here,
+as libraries of spreadsheets do.
 """
 
 from __future__ import annotations

@@ -32,12 +32,14 @@ class Rollout:
         top_p: Of sampling; None likewise.
         max_new_tokens: Limit on the length; None likewise.
         seed: Of sampling; None likewise.
-        rules: By which the verdict was made, "ours" or "official", or another name for verdicts of something else, such
-            as a judge; None where the file does not say.
+        rules: By which the verdict was made, "ours", "official" or "vlmevalkit", or another name for verdicts of
+            something else, such as a judge; None where the file does not say.
         option_order: The order of the options that the policy saw, where they were shuffled: for option A, B, ... its
             place in the benchmark's row.
         verdict_digest: Tells whether rules, gold answers and response are those of the verdict, see
             :func:`datamodules.rollouts.grading.verdict_digest`; None where it is not known.
+        extraction: The answer that another tool, such as the authors' judge model, read from the response, which
+            official rules look at; None where there is none.
     """
 
     benchmark: str
@@ -54,6 +56,7 @@ class Rollout:
     rules: str | None = None
     option_order: tuple[int, ...] | None = None
     verdict_digest: str | None = None
+    extraction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def parse_rollout(row: Mapping[str, Any], where: str) -> LocatedRollout:
         rules=fields.text(row, "rules", where) if row.get("rules") is not None else None,
         option_order=_option_order(row, where),
         verdict_digest=fields.text(row, "verdict_digest", where) if row.get("verdict_digest") is not None else None,
+        extraction=(fields.text(row, "extraction", where, blank=True) if row.get("extraction") is not None else None),
         where=where,
     )
 
@@ -129,6 +133,8 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
     """The row of a rollout file that :func:`parse_rollout` reads."""
     row = asdict(rollout)
     row.pop("where", None)
+    if rollout.extraction is None:
+        del row["extraction"]
     return row
 
 

@@ -1,4 +1,4 @@
-"""Files, archives, pictures and untyped fields, read with a place for every error and written whole or not at all.
+"""Reading and writing of files, archives, pictures and untyped fields; errors name their place.
 
-Here: what knows nothing of benchmarks, rows or models.
+Here: code that is independent of benchmarks, rows and models.
 """

@@ -1,4 +1,4 @@
-"""Unpacking archives, all of one or nothing of it."""
+"""Unpack archives, completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def extract_archive(
 ) -> int:
     """Unpack a zip archive, in one file or in parts, into a new folder.
 
-    Every member is looked at before anything is written: names that leave the folder, links, devices, encrypted members
-    and suspicious compression are refused, and so is an archive that is too large or would not fit on the disk. The
-    folder appears when all of it is there; if anything fails, nothing is left behind.
+    Every member is checked before anything is written. Refused are names outside the folder, links, devices, encrypted
+    members, suspicious compression, and archives that are too large or do not fit on the disk. The folder appears when
+    it is complete. After an error nothing is left behind.
 
     Args:
-        path: Of the archive, ``images.zip`` also for ``images.zip_aa``, ``images.zip_ab``, ...
-        folder: To make; must not exist.
-        max_bytes: Most bytes after unpacking; what is free on the disk by default.
+        path: The archive; ``images.zip`` also for parts ``images.zip_aa``, ``images.zip_ab``, ...
+        folder: Folder to create; must not exist.
+        max_bytes: Most bytes after unpacking; by default the free space of the disk.
         max_files: Most files.
-        progress: Called with the number of bytes after each piece that was written.
+        progress: Called after each written piece with its number of bytes.
 
     Returns:
         The number of files.
@@ -75,6 +75,6 @@ def extract_archive(
 
 
 def unpacked_bytes(path: Path) -> int:
-    """How many bytes the files of an archive have, as its table of contents says."""
+    """Bytes of the files of an archive after unpacking, according to its table of contents."""
     with open_archive(path) as archive:
         return sum(info.file_size for info in archive.infolist())

@@ -1,8 +1,9 @@
-"""Pictures and annotations inside of zip archives, read where they are, by any number of processes.
+"""Read pictures and annotations in zip archives, in place and by any number of processes.
 
-An archive is one file, or the parts ``images.zip_aa``, ``images.zip_ab``, ... that a large one is released in (their
-concatenation is the archive). Its table of contents is read once, when rows are indexed; every row then carries where
-its member begins, so that a dataloader worker opens the file, reads one member and closes it, and shares nothing.
+An archive is one file, or the parts ``images.zip_aa``, ``images.zip_ab``, ... of a large one; their concatenation is
+the archive. Its table of contents is read once, when rows are indexed. Every row then stores the offset of its member,
+so a DataLoader worker opens the file, reads one member and closes it; workers share nothing. No library does it:
+`zipfile` reads no parts, and reads the whole table of contents each time that an archive is opened.
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ _REFERENCE = re.compile(r"zip://(?P<name>.*)::(?P<archive>.*)#(?P<numbers>\d+(?:
 
 
 class ArchiveError(ValueError):
-    """An archive, or a member of one, that cannot or must not be read; the message names it."""
+    """An archive or a member cannot be read, or is refused; the message names it."""
 
 
 class Member(NamedTuple):
-    """Where a file lies inside of an archive.
+    """A file in an archive.
 
     Attributes:
-        archive: Path of the archive; it need not exist where its parts do.
-        name: Name of the member in it.
-        offset: Of the member's header, in bytes from the beginning.
+        archive: Path of the archive; it need not exist if its parts do.
+        name: Name of the member.
+        offset: Offset of the member's header, in bytes from the beginning.
         packed: Bytes in the archive.
         size: Bytes after unpacking.
         checksum: CRC-32 of the unpacked bytes.
@@ -69,12 +70,12 @@ class Member(NamedTuple):
     method: int
 
     def reference(self) -> str:
-        """A text that :func:`parse_reference` turns into the member again: a zip URL with its place as the fragment."""
+        """A text for :func:`parse_reference`: a zip URL with the member's place as its fragment."""
         return f"zip://{self.name}::{self.archive}#{'+'.join(map(str, self[2:]))}"
 
 
 def parse_reference(text: str) -> Member | None:
-    """The member that a text of :meth:`Member.reference` names, None for any other text."""
+    """The member of a text that :meth:`Member.reference` wrote; None for any other text."""
     found = _REFERENCE.fullmatch(text) if text.startswith("zip://") else None
     if found is None:
         return None
@@ -82,7 +83,7 @@ def parse_reference(text: str) -> Member | None:
 
 
 def archive_parts(path: Path) -> list[Path]:
-    """The files that make up an archive, in order; none if there is no such archive.
+    """The files of an archive, in order; empty if there is no such archive.
 
     Raises:
         ArchiveError: If a part in the middle is missing.
@@ -116,7 +117,7 @@ def _letters(index: int, width: int) -> str:
 
 
 class _Parts(io.RawIOBase):
-    """The bytes of several files in a row, as one seekable file that opens a part for each read."""
+    """Several files as one seekable file; each read opens a part."""
 
     def __init__(self, parts: list[Path]) -> None:
         self.parts = [str(part) for part in parts]
@@ -174,10 +175,10 @@ def _parts(archive: str) -> _Parts:
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:
-    """The archive at a path, in one file or in parts.
+    """Open the archive at a path, in one file or in parts.
 
     Raises:
-        ArchiveError: If it does not exist, is no zip archive, or has too many members.
+        ArchiveError: If it does not exist, is not a zip archive, or has too many members.
     """
     parts = archive_parts(path)
     if not parts:
@@ -193,7 +194,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
 
 
 def safe_name(info: zipfile.ZipInfo, archive: Path) -> str:
-    """The name of a member with ``.`` parts taken out.
+    """The name of a member without ``.`` parts.
 
     Raises:
         ArchiveError: If it is absolute, leaves the archive's folder, or holds a character that file systems refuse.
@@ -231,7 +232,7 @@ def check_member(info: zipfile.ZipInfo, archive: Path) -> None:
 
 
 def plain_members(archive: zipfile.ZipFile, path: Path) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    """Names and entries of the files in an archive; folders are passed over.
+    """Names and entries of the files in an archive, without folders.
 
     Raises:
         ArchiveError: See :func:`safe_name`; also if two members have one name.
@@ -286,11 +287,11 @@ def read_member(member: Member, limit: int | None = None) -> bytes:
     """The unpacked bytes of a member.
 
     Args:
-        member: As found by :func:`read_contents`.
-        limit: Only the beginning, at most so many bytes of it, without a look at the checksum.
+        member: Member from :func:`read_contents`.
+        limit: Read at most this many bytes from the beginning, without checking the checksum.
 
     Raises:
-        ArchiveError: If the member must not be read, is damaged, or the archive is no longer the one that was indexed.
+        ArchiveError: If the member is refused or damaged, or the archive is not the one that was indexed.
         OSError: If the archive cannot be read.
     """
     where = f"{member.archive}: the member {member.name!r}"

@@ -1,4 +1,4 @@
-"""Reading the fields of untyped rows: the value with its type checked, or an error that names file, line and field."""
+"""Read fields of untyped rows with their type checked; errors name file, line and field."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _LARGEST_INTEGER = 2**63 - 1  # of the tables that rows are kept in
 
 
 def shown(value: object) -> str:
-    """``repr`` of a value, cut to a length that suits an error message."""
+    """``repr`` of a value, shortened for an error message."""
     whole = repr(value)
     return whole if len(whole) <= _LONGEST_VALUE else f"{whole[:_LONGEST_VALUE]}..."
 
 
 def first_of(texts: Sequence[str], separator: str = ", ") -> str:
-    """The first ten of some texts, and how many more there are."""
+    """The first ten of some texts, and the number of the others."""
     more = f"{separator}and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
     return separator.join(texts[:_NAMED]) + more
 
@@ -29,13 +29,13 @@ def wrong_field(where: str, name: str, expected: str, value: object) -> ValueErr
 
 
 def required(row: Mapping[str, Any], name: str, where: str, parent: str = "") -> Any:
-    """The value of a field that must be there.
+    """The value of a required field.
 
     Args:
-        row: The row, or an object inside of it.
+        row: The row, or an object in it.
         name: Key in ``row``.
         where: ``file:line``.
-        parent: Path of ``row`` inside of the whole row, such as ``"steps_with_score[2]."``.
+        parent: Path of ``row`` in the whole row, such as ``"steps_with_score[2]."``.
 
     Raises:
         ValueError: If it is missing.
@@ -46,7 +46,7 @@ def required(row: Mapping[str, Any], name: str, where: str, parent: str = "") ->
 
 
 def text(row: Mapping[str, Any], name: str, where: str, parent: str = "", *, blank: bool = False) -> str:
-    """A string of valid Unicode, which must hold more than white space unless ``blank`` is set."""
+    """A string of valid Unicode; only white space is refused unless ``blank`` is set."""
     value = required(row, name, where, parent)
     if not isinstance(value, str):
         raise wrong_field(where, parent + name, "a string", value)
@@ -67,7 +67,7 @@ def is_unicode(value: str) -> bool:
 
 
 def integer(row: Mapping[str, Any], name: str, where: str, parent: str = "", *, minimum: int | None = None) -> int:
-    """An integer of at least ``minimum`` that fits in 64 bits; a boolean is none."""
+    """An integer of at least ``minimum`` that fits in 64 bits; booleans are refused."""
     value = required(row, name, where, parent)
     if isinstance(value, bool) or not isinstance(value, int) or (minimum is not None and value < minimum):
         raise wrong_field(where, parent + name, f"an integer{_range(minimum, None)}", value)
@@ -85,7 +85,7 @@ def number(
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> float:
-    """A finite number in the given range, both ends included; a boolean is none."""
+    """A finite number in the given range, both ends included; booleans are refused."""
     value = required(row, name, where, parent)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
     if not is_number or (minimum is not None and value < minimum) or (maximum is not None and value > maximum):

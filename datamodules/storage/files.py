@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and JSON lines read with their place."""
+"""Write files atomically, and read JSON lines with their place."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file in the same folder, forced to the disk and renamed to ``path`` once the block is done.
+    """Open a temporary file in the same folder; after the block it is forced to disk and renamed to ``path``.
 
-    A reader sees the old file or the new one, never a part. Missing folders are made. If the block raises, ``path`` is
-    as it was before.
+    A reader sees the old file or the new one, never a part. Missing folders are created. If the block raises, ``path``
+    is not changed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -41,9 +41,9 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder to write into that takes the name ``path``, and the place of what is there, once the block is done.
+    """Create a folder to write into; after the block it replaces ``path``.
 
-    If the block raises, ``path`` is as it was before.
+    If the block raises, ``path`` is not changed.
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
@@ -62,10 +62,10 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 
 def atomic_write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line as :func:`atomic_write_bytes` does.
+    """Write one JSON object per line as :func:`atomic_write_bytes` does.
 
     Raises:
-        ValueError: If a row holds NaN or an infinity, which JSON does not have.
+        ValueError: If a row holds NaN or an infinity, which JSON cannot hold.
     """
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
     atomic_write_text(path, "".join(f"{line}\n" for line in lines))
@@ -92,7 +92,7 @@ def parse_json_line(line: bytes, where: str) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Lines of a file that are not blank, each after its place ``file:line``; the first line is 1."""
+    """Pairs of place ``file:line`` and line, for lines that are not blank; the first line is 1."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -100,7 +100,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSON-lines file with their line numbers, from 1; blank lines are passed over.
+    """Line numbers, from 1, and objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
         ValueError: For a line that is not a JSON object; names file and line.

@@ -1,4 +1,4 @@
-"""The one place where image files are opened: whatever comes in, an RGB picture or an error with a place comes out."""
+"""The only place where image files are opened: returns an RGB picture, or raises an error with a place."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BROKEN_FILE_ERRORS = (
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message says where it comes from and what is wrong with it."""
+    """A picture cannot be used; the message names its place and the reason."""
 
 
 _HEADER_BYTES = 2**16
@@ -47,15 +47,15 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and heigh
 
 
 def check_image(source: Path | str | bytes, where: str, *, upright: bool = False) -> tuple[int, int]:
-    """Look at the header only: the size of a picture, without decoding it.
+    """Read the size of a picture from its header, without decoding it.
 
     Args:
         source: Path of the file, reference of a member of an archive, or its bytes.
         where: Place for error messages, for instance ``"table.tsv:7: column 'image'"``.
-        upright: Turn the picture as the EXIF data of its header ask for.
+        upright: Return the size after the rotation in its EXIF data.
 
     Returns:
-        Width and height in pixels, before any rotation that the file asks for, or after it if ``upright``.
+        Width and height in pixels; after the EXIF rotation if ``upright``, else before it.
 
     Raises:
         ImageError: If it is not an image or has more than :data:`MAX_PIXELS` pixels.
@@ -81,12 +81,10 @@ def check_image(source: Path | str | bytes, where: str, *, upright: bool = False
 def open_image(source: Path | str | bytes, where: str) -> Image.Image:
     """Open and decode a picture.
 
-    The rotation in its EXIF data is applied, transparency is laid on white, 16-bit values are scaled to 8 bits, and an
-    animation gives its first frame.
-
-    As in PIL, what is behind the alpha channel does not matter, CMYK goes to RGB without a colour profile, and a
-    file cut short is an error rather than a picture with a grey end. (Plain ``convert("RGB")``, as in the released
-    scorer, would show the hidden colours of transparent pixels, mostly black, and clip 16-bit values to white.)
+    The EXIF rotation is applied, transparency is put on white, 16-bit values are scaled to 8 bits, and of an animation
+    the first frame is taken. CMYK is converted without a colour profile, as in PIL. A truncated file is an error.
+    (Plain ``convert("RGB")``, as in the released scorer, would show the hidden colours of transparent pixels, mostly
+    black, and clip 16-bit values to white.)
 
     Args:
         source: Path of the file, reference of a member of an archive, or its bytes.
@@ -96,8 +94,8 @@ def open_image(source: Path | str | bytes, where: str) -> Image.Image:
         The decoded picture in mode RGB.
 
     Raises:
-        ImageError: If the file is missing, is not an image, is truncated, has a mode without a meaning as colours, or
-            has more than :data:`MAX_PIXELS` pixels; the message begins with `where`.
+        ImageError: If the file is missing, is not an image, is truncated, has a mode without colours, or has more than
+            :data:`MAX_PIXELS` pixels; the message begins with `where`.
     """
     try:
         with Image.open(_as_file(source), formats=_FORMATS) as image:
@@ -109,14 +107,14 @@ def open_image(source: Path | str | bytes, where: str) -> Image.Image:
 
 
 def decoded(image: Image.Image, where: str) -> Image.Image:
-    """What :func:`open_image` makes of a picture that PIL has opened.
+    """Convert a picture that PIL has opened, as :func:`open_image` does.
 
     Args:
-        image: Is left as it is.
+        image: The picture; it is not changed.
         where: Place for error messages.
 
     Raises:
-        TypeError: If it is no picture.
+        TypeError: If it is not a picture.
         ImageError: See :func:`open_image`.
         OSError: If its file is broken.
     """

@@ -1,6 +1,6 @@
-"""Where process supervision lies on disk: JSONL files, released archives, and Hugging Face dataset directories.
+"""Files of process supervision: JSONL files, released archives, and Hugging Face dataset folders.
 
-Every reader streams: it gives one row after another with its place, and never holds a file.
+Every reader streams rows with their place and never holds a whole file.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class AnnotationFile:
     """One file of process supervision, or one saved dataset.
 
     Attributes:
-        path: Of the file, of the archive it lies in, or of the folder of a saved dataset.
-        kind: JSONL, JSONL in a zip archive, a parquet shard, or a dataset of ``save_to_disk``.
-        source: Name of its source where a row gives none: the file's stem, for shards the name of the dataset's folder.
-        member: Name inside of the archive, else empty.
+        path: Path of the file, of the archive that holds it, or of the folder of a saved dataset.
+        kind: JSONL, JSONL in a zip archive, a parquet shard, or a ``save_to_disk`` dataset.
+        source: Source of rows that name none: the file's stem; for shards the name of the dataset's folder.
+        member: Name in the archive, else empty.
     """
 
     path: Path
@@ -56,12 +56,12 @@ class AnnotationFile:
 
     @property
     def folder(self) -> Path:
-        """The folder that image paths are relative to if nothing else is said."""
+        """The default folder that image paths are relative to."""
         inside = Path(self.member).parent if self.member else Path()
         return self.path if self.kind == "saved" else self.path.parent / inside
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
-        """Rows as dictionaries, or the errors of lines that are no JSON objects, each after its place ``file:row``.
+        """Pairs of place ``file:row`` and row; for a line that is not a JSON object, its error instead of the row.
 
         Raises:
             ValueError: If the file as a whole cannot be read to its end.
@@ -80,15 +80,15 @@ class AnnotationFile:
 
 
 def find_annotation_files(paths: Sequence[str | Path]) -> list[AnnotationFile]:
-    """Everything that a list of paths stands for, in a fixed order, each file once.
+    """Find the annotation files of some paths, in a fixed order, each once.
 
     Args:
-        paths: JSONL or parquet files; zip archives of JSONL files; datasets of ``save_to_disk``; folders of any of
-            them, searched to the bottom, where an ``annotations.zip`` counts as long as no ``annotations`` folder lies
-            beside it; ``zip://file::archive``, one file in an archive; patterns with ``*``.
+        paths: JSONL or parquet files; zip archives of JSONL files; ``save_to_disk`` datasets; folders of any of them,
+            searched recursively (an ``annotations.zip`` is ignored if there is an ``annotations`` folder beside it);
+            ``zip://file::archive`` for one file in an archive; patterns with ``*``.
 
     Raises:
-        FileNotFoundError: If a path does not exist or there is nothing to read in it.
+        FileNotFoundError: If a path does not exist or holds nothing to read.
         ValueError: If an archive cannot be read.
     """
     files: list[AnnotationFile] = []
@@ -204,7 +204,7 @@ def _arrow_batches(dataset: Dataset) -> Iterator[Any]:
 
 
 def content_digest(file: AnnotationFile) -> str:
-    """A digest of what the rows of a file depend on."""
+    """A digest of all content that the rows of a file depend on."""
     total = hashlib.sha256()
     for part in file.content_files():
         with part.open("rb") as content:

@@ -1,4 +1,4 @@
-"""Finding the pictures that rows name: in folders or in archives, under the names that the released datasets use."""
+"""Find the pictures of rows, in folders or archives, under the names of the released datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RELEASE = re.compile(r"(?:VisualPRM400K|MMPR)[^/]*/")
 
 
 def spellings(name: str) -> list[str]:
-    """How a picture may be called on disk, given its name in a row; the first that exists counts.
+    """Possible names of a picture on disk, given its name in a row; the first that exists is used.
 
     VisualPRM400K-v1.1-Raw names its pictures "VisualPRM400K-v1.1-Raw/ai2d/1.png" and packs them as "images/ai2d/1.png";
     its rows of nlvr2 say "images/train-1-0-img0.png" for what is packed as "images/nlvr2/images/train-1-0-img0.png".
@@ -30,7 +30,7 @@ class ImageRoot:
     """A folder or an archive that the image names of an annotation file are relative to.
 
     Args:
-        path: A folder; a zip archive, in one file or in parts; or ``zip://folder::archive``, a folder inside of one.
+        path: A folder; a zip archive, in one file or in parts; or ``zip://folder::archive``, a folder in an archive.
 
     Raises:
         FileNotFoundError: If it does not exist.
@@ -49,7 +49,7 @@ class ImageRoot:
 
     @property
     def folder(self) -> Path:
-        """The folder that pictures are in, or would be if the archive were unpacked where it lies."""
+        """The folder of the pictures, or the one that they would have if the archive were unpacked beside it."""
         return self.path.parent / self.prefix if self.is_archive else self.path
 
     @property
@@ -60,7 +60,7 @@ class ImageRoot:
         return self._contents
 
     def find(self, name: str) -> str | None:
-        """The path, or the reference of a member of the archive, if there is such a picture."""
+        """The path, or the reference of an archive member, of a picture; None if there is no such picture."""
         if self.is_archive:
             member = self.contents.get(self.prefix + name.replace("\\", "/").removeprefix("./"))
             return member.reference() if member else None
@@ -73,14 +73,14 @@ class ImageRoot:
         return path if there and os.path.isfile(path) else None
 
     def signature(self) -> list[object]:
-        """What the references of this root depend on, as far as it can be told without looking at every picture."""
+        """What the references of this root depend on, as far as known without checking every picture."""
         files = archive_parts(self.path) if self.is_archive else []
         states = [part.stat() for part in files]
         return [str(self.path), self.prefix, [[s.st_size, s.st_mtime_ns] for s in states]]
 
 
 def default_roots(folder: Path) -> list[Path]:
-    """Where pictures may be if nothing is said: the folder of the annotations, else the one of a released dataset."""
+    """Default image roots: the folder of the annotations, else that of a released dataset."""
     return [folder, folder.parent] if folder.name == "annotations" else [folder]
 
 
@@ -96,7 +96,7 @@ class OpenedRoots:
         return self._roots[str(path)]
 
     def with_archives(self, paths: Sequence[str | Path]) -> list[ImageRoot]:
-        """The roots at some paths, each followed by the ``images.zip`` that lies in it."""
+        """The roots at some paths, each followed by the ``images.zip`` in it."""
         found: list[ImageRoot] = []
         for root in map(self.__getitem__, paths):
             found.append(root)
@@ -109,9 +109,9 @@ class ImageFinder:
     """Turns the image names of one annotation file into paths or references.
 
     Args:
-        roots: To look in, in this order.
-        look: Look for every picture in folders. Without it, once one has been found, the others are taken to be where
-            it was, as is right on file systems where looking is slow.
+        roots: Image roots, searched in this order.
+        look: Check every picture in folders. If False, the first picture is checked and the others are assumed to be in
+            the same root; for slow file systems.
     """
 
     def __init__(self, roots: Sequence[ImageRoot], look: bool = True) -> None:

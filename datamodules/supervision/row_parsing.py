@@ -100,6 +100,7 @@ def _conversation(row: Mapping[str, Any], where: str) -> tuple[str, dict[str, An
     unknown = [-1] * len(parsed.steps)
     scores = [1.0 if label == PLACEHOLDER else 0.0 for label in parsed.labels]
     return parsed.question, {
+        "blank_steps": 0,
         "steps": parsed.steps,
         "mc": scores,
         "num_mc_correct": unknown,
@@ -108,16 +109,20 @@ def _conversation(row: Mapping[str, Any], where: str) -> tuple[str, dict[str, An
 
 
 def _scored_steps(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Steps, scores and counts; a step with 0 of 0 continuations was not sampled and has no score."""
+    """Steps, scores and counts; a step with 0 of 0 continuations was not sampled and has no score.
+
+    The released annotator cuts at every blank line and keeps blank pieces. Such a step joins its neighbour, as in
+    :func:`datamodules.conversation.steps.split_into_steps`: it adds no text, and its score is dropped. A solution that
+    came out empty is one empty step.
+    """
     rows = fields.items(row, "steps_with_score", where)
-    scored: dict[str, list[Any]] = {"steps": [], "mc": [], "num_mc_correct": [], "num_mc_total": []}
-    for number, step in enumerate(rows):
-        parent = f"steps_with_score[{number}]"
-        if not isinstance(step, dict):
-            raise fields.wrong_field(where, parent, "an object", step)
-        parent += "."
-        # A solution that came out empty is kept as one empty step.
-        scored["steps"].append(fields.text(step, "step", where, parent, blank=len(rows) == 1))
+    scored: dict[str, Any] = {"steps": [], "mc": [], "num_mc_correct": [], "num_mc_total": []}
+    texts = [_step_text(step, where, f"steps_with_score[{number}]") for number, step in enumerate(rows)]
+    kept = [number for number, text in enumerate(texts) if text.strip()] or [len(rows) - 1]
+    scored["blank_steps"] = len(rows) - len(kept)
+    for number in kept:
+        step, parent = rows[number], f"steps_with_score[{number}]."
+        scored["steps"].append(texts[number])
         score = fields.number(step, "score", where, parent, minimum=0.0, maximum=1.0)
         correct, total = -1, -1
         if step.get("num_mc_total") is not None:
@@ -131,3 +136,9 @@ def _scored_steps(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     if all(map(math.isnan, scored["mc"])):
         raise ValueError(f"{where}: field 'steps_with_score': no step has a continuation, so none has a score")
     return scored
+
+
+def _step_text(step: Any, where: str, parent: str) -> str:
+    if not isinstance(step, dict):
+        raise fields.wrong_field(where, parent, "an object", step)
+    return fields.text(step, "step", where, f"{parent}.", blank=True)

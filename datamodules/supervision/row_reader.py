@@ -18,7 +18,7 @@ from datamodules.supervision.image_roots import ImageFinder, ImageRoot, OpenedRo
 from datamodules.supervision.row_parsing import parse_row
 from datamodules.supervision.sources import ProcessSource
 
-_FORMAT = 4  # raise it when the meaning of the table changes, so that cached tables are built anew
+_FORMAT = 5  # raise it when the meaning of the table changes, so that cached tables are built anew
 _NOTHING: dict[str, Any] = {
     "source": "",
     "question_key": "",
@@ -30,6 +30,7 @@ _NOTHING: dict[str, Any] = {
     "num_mc_correct": [],
     "num_mc_total": [],
     "question_accuracy": None,
+    "blank_steps": 0,
 }
 
 
@@ -131,7 +132,7 @@ def row_readers(
     Args:
         sources: A file that two of them give belongs to the later one.
         image_root: See :func:`datamodules.supervision.rows.read_rows`.
-        check_images: Likewise.
+        check_images: See :func:`datamodules.supervision.rows.read_rows`.
 
     Raises:
         FileNotFoundError: If there is nothing at a path.

@@ -1,8 +1,8 @@
-"""Rows of process supervision on disk, read into one table with known types.
+"""Read rows of process supervision from disk into one typed table.
 
-Two kinds of rows are read, from any of the places that :mod:`datamodules.supervision.annotation_files` knows:
-VisualPRM400K raw rows (``steps_with_score``) and VisualPRM400K conversation rows (``conversations``). Each file's table
-is built once and kept under the file's content.
+Two kinds of rows are read, from all files of :mod:`datamodules.supervision.annotation_files`: VisualPRM400K raw rows
+(``steps_with_score``) and VisualPRM400K conversation rows (``conversations``). The table of each file is built once and
+cached by content.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from datamodules.batching.ranks import rank_of_process
+from datamodules.storage.fields import first_of
 from datamodules.supervision.row_reader import RowReader, bad_rows, row_readers
 from datamodules.supervision.sources import ProcessSource
 from datamodules.supervision.table import open_table, remembered_digest, table_folder, table_path, write_table
@@ -40,6 +41,7 @@ FEATURES = Features(
         "num_mc_correct": List(Value("int64")),
         "num_mc_total": List(Value("int64")),
         "question_accuracy": Value("float64"),
+        "blank_steps": Value("int64"),
         "problem": Value("string"),
     }
 )
@@ -47,6 +49,7 @@ FEATURES = Features(
 about the same images; images are paths or references of :mod:`datamodules.storage.archives`, or, where
 ``image_bytes`` holds embedded ones, their names; ``mc`` is NaN for a step without a score; the counts -1 where unknown;
 ``question_accuracy`` is how often the policy solves the question from scratch, None where the row does not say;
+``blank_steps`` is how many steps without text were joined to their neighbours;
 ``problem`` is empty for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source,
 0 where there is none.
 """
@@ -58,25 +61,25 @@ def read_rows(
     sources: Sequence[str | Path | ProcessSource],
     image_root: str | Path | None = None,
     *,
-    on_bad_row: OnBadRow = "error",
+    on_bad_row: OnBadRow = "skip",
     check_images: bool = True,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
     """Read annotation files into a memory-mapped table with the columns of :data:`FEATURES` and those of their sources.
 
-    A file that two sources give belongs to the later one, so that a folder can be given and one of its files again with
-    other settings.
+    If two sources name the same file, it belongs to the later one. So a folder can be given, and one of its files again
+    with other settings.
 
     Args:
         sources: Paths as of :func:`datamodules.supervision.annotation_files.find_annotation_files`, or sources.
-        image_root: What image paths are relative to where a source does not say.
-        on_bad_row: What to do about rows that cannot be used: raise an error, or leave them out and say how many.
-        check_images: Look for every image, and at its header, when a table is built. Switch it off on slow file
-            systems; a broken image is then found when its batch is made.
-        cache_dir: Where tables are kept; the cache of `datasets` by default.
+        image_root: Image root of sources that name none.
+        on_bad_row: What to do about unusable rows: skip and report them, or raise an error.
+        check_images: Read the header of every image when a table is built. Switch it off on slow file systems; a broken
+            image then fails when its batch is made.
+        cache_dir: Folder of the tables; the cache of `datasets` by default.
 
     Raises:
-        FileNotFoundError: If there is nothing at a path.
+        FileNotFoundError: If a path does not exist.
         ValueError: If no row can be used, or a row is unusable and ``on_bad_row`` is "error"; names file, line, field.
     """
     root = str(image_root) if image_root else None
@@ -89,12 +92,14 @@ def read_rows(
     table = _with_settings(tables, of_tables)
     usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations")
     if not len(usable):
-        raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}")
-    return usable
+        first = next(iter(bad_rows(table).values()), "there are no rows")
+        raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}: {first}")
+    _report_blank_steps(usable)
+    return usable.remove_columns("blank_steps")
 
 
 def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]) -> Dataset:
-    """All tables in one, with columns of what the source of each says."""
+    """All tables in one, with columns of the settings of their sources."""
     lengths = [len(table) for table in tables]
     weights = np.array([source.weight for source in of_tables], np.float64)
     tiles = np.array([source.max_tiles or 0 for source in of_tables], np.int64)
@@ -103,6 +108,21 @@ def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]
     for name, values in (("weight", weights), ("max_tiles", tiles), ("limit", limits)):
         table = table.add_column(name, np.repeat(values, lengths))
     return table
+
+
+def _report_blank_steps(table: Dataset) -> None:
+    """Say how many steps without text were joined to their neighbours, and in which rows."""
+    counts = table.with_format("arrow")["blank_steps"][:].to_numpy()
+    rows = np.flatnonzero(counts)
+    if len(rows):
+        places = first_of(table.select(rows)["sample_id"][:])
+        logger.warning(
+            "annotations: %d blank steps in %d of %d rows joined their neighbours, and their scores were dropped: %s",
+            counts.sum(),
+            len(rows),
+            len(table),
+            places,
+        )
 
 
 def _compare_counts(
@@ -115,7 +135,7 @@ def _compare_counts(
 
 
 def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, what: str) -> Dataset:
-    """Raise an error about the first bad row, or leave all of them out with a warning.
+    """Raise an error for the first bad row, or leave out all bad rows with a warning.
 
     Args:
         table: Any rows.
@@ -129,17 +149,18 @@ def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, 
     if not bad:
         return table
     first = next(iter(bad.values()))
+    listed = first_of(list(bad.values()), "; ")
     if on_bad_row == "error":
         more = f" (and {len(bad) - 1} more bad rows of {len(table)})" if len(bad) > 1 else ""
         raise ValueError(f"{first}{more}; correct the rows, or set on_bad_row to 'skip' to leave such rows out")
     sources = Counter(table.select(list(bad))["source"][:]) if "source" in table.column_names else {}
     counts = ", ".join(f"{source}: {count}" for source, count in sorted(sources.items()))
-    logger.warning("%s: %d of %d rows are left out (%s); the first: %s", what, len(bad), len(table), counts, first)
+    logger.warning("%s: %d of %d rows are left out (%s); the first: %s", what, len(bad), len(table), counts, listed)
     return table.select(np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64)))
 
 
 class _Progress:
-    """Shows how far the first reading is; silent as long as every table is there already."""
+    """Progress bar of building tables; silent if all tables exist."""
 
     def __init__(self, files: int) -> None:
         self.files, self.file = files, 0
@@ -164,7 +185,7 @@ class _Progress:
 
 
 def _file_table(reader: RowReader, folder: Path, progress: _Progress) -> Dataset:
-    """The table of a file; built anew if pictures that were missing or broken are there now."""
+    """The table of a file; built again if pictures that were missing or broken are usable now."""
     progress.file += 1
     path = table_path(folder, reader.identity(remembered_digest(reader.file, folder)))
     write_table(path, progress.watch(iter(reader), reader.file.source), FEATURES)

@@ -1,4 +1,4 @@
-"""What to read process supervision from, how often, and how finely its pictures are cut."""
+"""Sources of process supervision: files, weights, tiles."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ProcessSource:
-    """One or several annotation files and how they take part in training.
+    """One or several annotation files with settings for training.
 
     Attributes:
         annotations: Paths as of :func:`datamodules.supervision.annotation_files.find_annotation_files`.
-        image_root: Folder, zip archive, or ``zip://folder::archive`` that image paths are relative to; where the
-            annotations lie by default.
-        weight: How often each row is seen in an epoch, on average; above 0. At 0.5 every second epoch sees it.
+        image_root: Folder, zip archive, or ``zip://folder::archive`` that image paths are relative to; the folder of
+            the annotations by default.
+        weight: How often each row is seen per epoch, on average; above 0. At 0.5 it is seen in every second epoch.
         max_tiles: Most tiles that a picture is cut into, the thumbnail not counted; the processor's own by default.
-        limit: At most so many rows of each source name in it, chosen by the seed.
-        rows: How many rows there should be; another number is a warning. None if not known.
+        limit: Most rows of each source name, chosen by the seed.
+        rows: Expected number of rows; another number is a warning. None if not known.
     """
 
     annotations: str | list[str]
@@ -55,12 +55,12 @@ def process_sources(
     sources: Sequence[ProcessSource] | Mapping[str, ProcessSource] | None,
     image_root: str | Path | None,
 ) -> list[ProcessSource]:
-    """All sources of a data module, in the order given; those that name no image root have the common one.
+    """All sources of a data module, in order.
 
     Args:
-        annotations: Paths, each of which may be a ``meta.json`` of a release, or a folder that holds one.
-        sources: Further ones with settings of their own; the keys of a mapping are for the reader of a configuration.
-        image_root: The common image root.
+        annotations: Paths, each of which may be a ``meta.json`` of a release, or a folder with one.
+        sources: More sources, with settings of their own; keys of a mapping have no meaning.
+        image_root: Image root of sources that name none.
 
     Raises:
         ValueError: If a ``meta.json`` is malformed.

@@ -21,12 +21,12 @@ def _rank(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
 
 
-def split_by_question(table: Dataset, validation_share: float, seed: int) -> tuple[Dataset, Dataset]:
+def split_by_question(table: Dataset, validation_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Put a share of the questions, each with all its solutions, aside.
 
     Args:
         table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
-        validation_share: Share of questions in (0, 1).
+        validation_fraction: Fraction of the questions, in (0, 1).
         seed: Of the choice.
 
     Returns:
@@ -37,9 +37,9 @@ def split_by_question(table: Dataset, validation_share: float, seed: int) -> tup
     """
     codes, keys = _codes(table, "question_key")
     questions = sorted(range(len(keys)), key=lambda code: _rank(seed, keys[code]))
-    size = round(validation_share * len(questions))
+    size = round(validation_fraction * len(questions))
     if not 0 < size < len(questions):
-        raise ValueError(f"validation_share={validation_share} puts {size} of {len(questions)} questions aside")
+        raise ValueError(f"validation_fraction={validation_fraction} puts {size} of {len(questions)} questions aside")
     chosen = np.zeros(len(keys), dtype=bool)
     chosen[questions[:size]] = True
     is_validation = chosen[codes]

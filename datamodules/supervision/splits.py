@@ -25,22 +25,22 @@ class ProcessSupervision:
     """Reads the splits and keeps them; every rank must come to the same rows.
 
     Attributes:
-        sources: Gives what a split is made of, nothing for one that is not there; asked only about splits that are
-            needed, since an evaluation may not have the training rows at hand.
-        validation_share: Share of the training questions that make the validation split instead, in [0, 1).
+        sources: Gives the sources of a split, none for a split that does not exist. Asked only about splits that are
+            read: an evaluation may have no training rows at hand.
+        validation_fraction: Fraction of the training questions that are the validation split instead, in [0, 1).
         max_samples_per_source: At most so many rows of each source in each split.
         seed: Of the split and of the choice of rows.
-        on_bad_row: Raise an error at the first row that cannot be used, or skip such rows and say how many.
+        on_bad_row: Skip rows that cannot be used and say how many and which, or raise an error at the first one.
         check_images: Look at the header of every image when a table is built.
         cache_dir: Where tables are kept; the cache of `datasets` by default.
         tables: The splits that are read, with the columns of :func:`datamodules.supervision.rows.read_rows`.
     """
 
     sources: Callable[[str], list[ProcessSource]]
-    validation_share: float = 0.0
+    validation_fraction: float = 0.0
     max_samples_per_source: int | None = None
     seed: int = 0
-    on_bad_row: OnBadRow = "error"
+    on_bad_row: OnBadRow = "skip"
     check_images: bool = True
     cache_dir: str | None = None
     tables: dict[str, Dataset] = field(default_factory=dict)
@@ -50,29 +50,49 @@ class ProcessSupervision:
     @property
     def has_validation(self) -> bool:
         """Whether there is a validation split to read."""
-        return bool(self.sources(PROCESS) or self.validation_share)
+        return bool(self.sources(PROCESS) or self.validation_fraction)
 
-    def build(self, with_training: bool) -> None:
+    def build(self, with_training: bool, with_validation: bool) -> None:
         """Build the tables of the files that :meth:`read` needs, as far as they are not there; nothing is kept here."""
-        if with_training or self.validation_share:
-            self._read_files(TRAIN)
-        self._read_files(PROCESS)
+        self._read_needed(with_training, with_validation)
 
-    def read(self, with_training: bool) -> None:
-        """Read the splits that are not read yet, the training rows if they are needed; errors name file and line."""
-        needed = {TRAIN} if with_training and self.sources(TRAIN) else set()
-        if self.has_validation:
-            needed.add(PROCESS)
+    def read(self, with_training: bool, with_validation: bool) -> None:
+        """Read the splits that are asked for, that exist and that are not read yet; errors name file and line.
+
+        The annotation files of training are opened for the training split, and for a validation split that
+        ``validation_fraction`` takes from them.
+        """
+        with_training = with_training and bool(self.sources(TRAIN))
+        with_validation = with_validation and self.has_validation
+        needed = {name for name, is_needed in ((TRAIN, with_training), (PROCESS, with_validation)) if is_needed}
         if needed <= set(self.tables):
             return
-        train = self._read_files(TRAIN) if TRAIN in needed or self.validation_share else None
-        validation = self._read_files(PROCESS)
-        if train is not None and self.validation_share:
-            train, validation = split_by_question(train, self.validation_share, self.seed)
+        train, validation = self._read_needed(with_training, with_validation)
+        if train is not None and self.validation_fraction:
+            train, validation = split_by_question(train, self.validation_fraction, self.seed)
         for name, table in ((TRAIN, train), (PROCESS, validation)):
             if table is not None:
                 self.keep(name, limit_per_source(table, self.max_samples_per_source, self.seed))
                 self._unchecked.add(name)
+
+    def _read_needed(self, with_training: bool, with_validation: bool) -> tuple[Dataset | None, Dataset | None]:
+        """Rows of the training files and of the validation files, before any is put aside; None for what is not needed.
+
+        Raises:
+            FileNotFoundError: If files are not there.
+        """
+        train = None
+        if with_training:
+            train = self._read_files(TRAIN)
+        elif with_validation and self.validation_fraction:
+            try:
+                train = self._read_files(TRAIN)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(
+                    f"{error}; validation_fraction={self.validation_fraction:g} takes the process validation split "
+                    f"from the training annotations: give them, or set validation_fraction to 0 to evaluate without it"
+                ) from error
+        return train, self._read_files(PROCESS) if with_validation else None
 
     def _read_files(self, name: str) -> Dataset | None:
         sources = self.sources(name)
@@ -124,10 +144,10 @@ class ProcessSupervision:
         return {str(count["values"]): int(count["counts"]) for count in counts.to_pylist()}
 
     @property
-    def validation_made_of(self) -> str:
-        """What the validation split is made of, for reports that must name the data behind a choice."""
+    def validation_data(self) -> str:
+        """Names the data of the validation split, for reports that must name the data behind a choice."""
         given = self.sources(PROCESS)
         names = ", ".join(path for source in given or self.sources(TRAIN) for path in source.paths)
         if given:
             return names
-        return f"{self.validation_share:g} of the questions of {names} (split with seed {self.seed})"
+        return f"{self.validation_fraction:g} of the questions of {names} (split with seed {self.seed})"

@@ -1,6 +1,6 @@
-"""The table of an annotation file on disk: written once, memory-mapped ever after, found again by content.
+"""The table of an annotation file on disk: written once, then memory-mapped; cached by content.
 
-A second start neither parses nor hashes: the digest of an unchanged file is remembered beside the tables.
+A second start neither parses nor hashes: the digest of an unchanged file is stored beside the tables.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SETTLED_SECONDS = 0.05  # a file changed twice within the resolution of its tim
 
 
 def table_folder(cache_dir: str | Path | None) -> Path:
-    """Where tables are kept: in ``cache_dir``, else in the cache of `datasets`."""
+    """Folder of the tables: ``cache_dir``, else the cache of `datasets`."""
     return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "process_supervision"
 
 
 def remembered_digest(file: AnnotationFile, folder: Path) -> str:
-    """The digest of a file's content, computed only if size or time stamps have changed since it was last asked for."""
+    """The digest of a file's content; computed only if size or time stamps have changed."""
     states = [(str(part.resolve()), (state := part.stat()).st_size, state.st_mtime_ns) for part in file.content_files()]
     name = hashlib.sha256(json.dumps([str(file.path.resolve()), file.member]).encode()).hexdigest()[:32]
     note = folder / "digests" / f"{name}.json"
@@ -48,19 +48,19 @@ def remembered_digest(file: AnnotationFile, folder: Path) -> str:
 
 
 def table_path(folder: Path, identity: Mapping[str, Any]) -> Path:
-    """The file of the table with an identity, which is all that its content depends on."""
+    """The path of the table with an identity: all that its content depends on."""
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
     return folder / f"{key[:32]}.arrow"
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], features: Features, *, anew: bool = False) -> None:
-    """Stream rows into an Arrow file, under a temporary name until it is whole; another process waits for it.
+    """Stream rows into an Arrow file, which appears when it is complete; other processes wait for it.
 
     Args:
-        path: To write, unless it is there.
-        rows: Asked for only if they are needed.
+        path: File to write, unless it exists.
+        rows: Rows; read only if the file is written.
         features: Columns.
-        anew: Replace the one that is there.
+        anew: Replace an existing file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):

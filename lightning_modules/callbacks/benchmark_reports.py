@@ -1,4 +1,4 @@
-"""The own reports of the benchmarks, for the responses that Best-of-N picks."""
+"""Secondary metrics of the benchmarks, for the responses that Best-of-N picks."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def details_of_benchmarks(
     """Headline and secondary metrics of every benchmark at the largest N.
 
     Args:
-        report: On the same candidates.
-        candidates: By benchmark; whole units only.
-        questions: Of these candidates, in the same order.
-        datasets: That they are from.
-        aggregations: Of step scores.
+        report: Best-of-N report on the same candidates.
+        candidates: Candidates by benchmark; complete units only.
+        questions: Questions of these candidates, in the same order.
+        datasets: Datasets of the candidates.
+        aggregations: Ways to aggregate step scores.
     """
     return [
         benchmark_details(
@@ -51,6 +51,7 @@ def _facts(dataset: BestOfNDataset) -> BenchmarkFacts:
         split=benchmark.split,
         rules=tuple(dataset.rules),
         official_differences=benchmark.official_differences,
+        vlmevalkit_differences=benchmark.vlmevalkit_differences,
         released_questions=benchmark.release.questions,
         mismatches=tuple(benchmark.mismatches),
         excluded=benchmark.excluded,

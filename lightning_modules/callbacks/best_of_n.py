@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from datamodules.benchmarks import VISUAL_BENCHMARKS, Benchmark, BenchmarkQuestion
 from datamodules.best_of_n import BestOfNDataset, CandidateBatch
@@ -30,6 +29,7 @@ from lightning_modules.callbacks.reporting import (
     log_markdown,
     log_scalars,
     output_folder,
+    protocol_of,
     run_label,
 )
 from lightning_modules.distributed.gathering import gather_rows
@@ -46,11 +46,12 @@ from lightning_modules.metrics.selection import (
     QuestionCandidates,
 )
 from lightning_modules.metrics.table import Table, print_tables
+from lightning_modules.scoring.scored_batch import ScoredBatch
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """A question whose candidates were scored on some rank, with the digests of its N responses."""
+    """A question with scored candidates, and the digests of its N responses."""
 
     candidates: QuestionCandidates
     digests: list[str]
@@ -63,31 +64,31 @@ class _Scored:
 class BestOfN(Callback):
     """Turns the scores of benchmark candidates into Best-of-N accuracies when a validation or test epoch ends.
 
-    It listens to the dataloaders that give :class:`CandidateBatch` and to what the module's step returns for them: for
-    each question, for each candidate, its step scores. Questions whose unit (all variants of a DynaMath seed, say) was
-    not evaluated as a whole are left out with a warning. Accuracies are in [0, 1]; tables and figures have percent.
+    It reads the :class:`lightning_modules.scoring.scored_batch.ScoredBatch` that the module's step returns for each
+    :class:`CandidateBatch`. Questions of an incomplete unit (a DynaMath seed without all its variants, say) are left
+    out with a warning. Accuracies are in [0, 1]; tables and figures are in percent.
 
     Logged metrics, each for the first of ``aggregations`` at the largest N: ``best_of_n/overall`` (mean of the
     benchmarks' headlines, of those with pictures if there are any; what a checkpoint may monitor),
-    ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``. Loggers also get
-    ``best_of_n_methods/<column>/<method>``, and TensorBoard the tables and the figure. Files: ``best_of_n_<run>.json``
-    and ``.md``, where the run is ``epoch<E>`` (with ``_step<S>`` between epoch ends), ``validate`` or ``test``; they
-    also hold the secondary metrics of every benchmark for the responses that each method picks at the largest N, with
-    the rules of grading and how the questions differ from the release. A test also writes the figure and
-    ``candidate_scores.jsonl``. `validate` and `test` print the tables, `test` those of the single benchmarks too.
+    ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``. Loggers also get ``best_of_n_methods/<column>/<method>``,
+    and TensorBoard the tables and the figure. Files: ``best_of_n_<run>.json`` and ``.md``, where the run is
+    ``epoch<E>`` (with ``_step<S>`` between epoch ends), ``validate`` or ``test``; they also hold the secondary metrics
+    of every benchmark for the responses that each method picks at the largest N, with the rules of grading and how the
+    questions differ from the release. A test also writes the figure and ``candidate_scores.jsonl``. `validate` and
+    `test` print the tables, `test` those of the single benchmarks too.
 
     Args:
-        ns: Numbers of candidates. Those that the rollouts have not enough candidates for are left out with a warning.
-        aggregations: How step scores become a response score; the first is the primary one. By default all that have a
+        ns: Numbers of candidates. Numbers larger than what the rollouts hold are left out with a warning.
+        aggregations: Ways to aggregate step scores; the first one is the primary one. By default all that have a
             meaning for the model's scores: those of an advantage model may be negative and have no product, and an
             outcome model gives one score, which is the mean.
         bootstrap: Number of resamples for the 95 % intervals.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
         outcome_scores: ``candidate_scores.jsonl`` of an outcome reward model on the same rollouts, to compare with.
         output_dir: Folder for the files; the logger's by default.
 
     Raises:
-        ValueError: If ``ns`` or ``aggregations`` are empty or hold something unfit.
+        ValueError: If ``ns`` or ``aggregations`` are empty or hold an invalid value.
     """
 
     def __init__(
@@ -120,27 +121,27 @@ class BestOfN(Callback):
     # --------------------------------------------------------------- collect
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the aggregations and read the outcome scores before any time is spent on the run.
+        """Check the aggregations and read the outcome scores before the run starts.
 
         Raises:
-            ValueError: If an aggregation that was asked for has no meaning for the model's scores.
+            ValueError: If a given aggregation has no meaning for the model's scores.
         """
-        protocol = getattr(pl_module, "protocol", None)
-        score_range = getattr(protocol, "score_range", (0.0, 1.0))
-        if self.given_aggregations is None and getattr(protocol, "objective", None) == "outcome":
+        protocol = protocol_of(pl_module)
+        score_range = protocol.score_range
+        if self.given_aggregations is None and protocol.response_as_one_step:
             self.aggregations = ["mean"]
         elif self.given_aggregations is None:
             self.aggregations = list(aggregations_for(score_range))
         elif unfit := set(self.aggregations) - set(aggregations_for(score_range)):
             raise ValueError(
                 f"BestOfN: aggregations {sorted(unfit)} need scores in [0, 1]; this model's may be negative "
-                f"(objective {pl_module.protocol.objective!r})"  # type: ignore[union-attr]
+                f"(objective {protocol.objective!r})"
             )
         if self.outcome_path is not None and self._outcome is None:
             self._outcome = OutcomeScores(self.outcome_path)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an interrupted epoch left."""
+        """Drop the scores of an interrupted epoch."""
         self._scored = []
 
     on_test_epoch_start = on_validation_epoch_start
@@ -170,10 +171,10 @@ class BestOfN(Callback):
         """Keep the scores of a batch of candidates."""
         self._collect(outputs, batch)
 
-    def _collect(self, outputs: Sequence[Sequence[Tensor]], batch: Any) -> None:
+    def _collect(self, outputs: ScoredBatch, batch: Any) -> None:
         if not isinstance(batch, CandidateBatch):
             return
-        for group, scores in zip(batch.groups, outputs, strict=True):
+        for group, scores in zip(batch.groups, outputs.step_scores, strict=True):
             candidates = QuestionCandidates(
                 benchmark=group.benchmark,
                 question_id=group.question_id,
@@ -191,7 +192,7 @@ class BestOfN(Callback):
             self._report(trainer, pl_module, trainer.val_dataloaders)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report on the benchmarks, and keep the scores of the candidates."""
+        """Report on the benchmarks, and write the scores of the candidates."""
         scored = self._report(trainer, pl_module, trainer.test_dataloaders)
         folder = output_folder(trainer, self.output_dir)
         if trainer.is_global_zero and folder is not None and self.report is not None:
@@ -199,7 +200,7 @@ class BestOfN(Callback):
             atomic_write_bytes(folder / "best_of_n_test.png", figure_png(best_of_n_figure(self.report)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the tables of `validate` and `test` when the progress bar is gone."""
+        """Print the tables of `validate` and `test` after the progress bar."""
         if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
             details = self._detail_tables(self.report) if stage == "test" else []
             print_tables([*details, *report_tables(self.report)])
@@ -235,7 +236,7 @@ class BestOfN(Callback):
         return scored
 
     def _evaluate(self, scored: Sequence[_Scored], datasets: Mapping[str, BestOfNDataset]) -> BestOfNReport | None:
-        """The report over all whole units; None if there is none."""
+        """The report over all complete units; None if there are none."""
         candidates: dict[str, list[QuestionCandidates]] = {}
         for row in scored:
             entry = row.candidates
@@ -262,7 +263,7 @@ class BestOfN(Callback):
         return report
 
     def _possible_ns(self, entries: Sequence[QuestionCandidates]) -> list[int]:
-        """The wanted numbers of candidates, without those that no question has enough candidates for."""
+        """``ns`` without numbers for which no question has enough candidates."""
         most = max(len(entry.is_correct) for entry in entries)
         possible = [n for n in self.ns if n <= most]
         if not possible:
@@ -272,7 +273,7 @@ class BestOfN(Callback):
         return possible
 
     def _publish(self, trainer: Trainer, report: BestOfNReport, folder: Path | None) -> None:
-        """Write files and inform the loggers; rank zero only."""
+        """Write files and log; rank zero only."""
         n = report.ns[-1]
         columns = (*report.benchmarks, ALL_QUESTIONS, OVERALL)
         log_scalars(

@@ -1,4 +1,4 @@
-"""The file of candidate scores: what one run of a reward model gives and another compares itself with."""
+"""The file of candidate scores, which a test of one reward model writes and another one compares with."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class CandidateScore:
         benchmark: Name of the benchmark.
         question_id: Unique within the benchmark.
         sample_index: Number of the candidate, from 0.
-        step_scores: One score a step.
-        response_score: The score that the candidate is ranked by.
-        response_digest: Tells whether another run scored the same text; see :func:`response_digest`.
+        step_scores: One score per step.
+        response_score: Score by which the candidate is ranked.
+        response_digest: Digest of the text, see :func:`response_digest`; tells whether another run scored the same one.
     """
 
     benchmark: str
@@ -36,7 +36,7 @@ class CandidateScore:
 
 
 def response_digest(response: str) -> str:
-    """A short fingerprint of a response."""
+    """A short digest of a response."""
     return hashlib.blake2b(response.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
@@ -53,7 +53,7 @@ class OutcomeScores:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is malformed or a candidate occurs twice; names file, line and field.
+        ValueError: If a line is malformed or a candidate is duplicate; names file, line and field.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +79,7 @@ class OutcomeScores:
         """Scores of candidates 0 to N - 1 of a question, given the digests of their responses.
 
         Raises:
-            ValueError: If one is missing, or was given to another response.
+            ValueError: If a score is missing, or belongs to another response.
         """
         scores = []
         for index, digest in enumerate(digests):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.callbacks.failure_log import FailureLog
@@ -40,6 +40,9 @@ def chosen_callbacks(callbacks: Sequence[Callback], trainer: Mapping[str, Any], 
         trainer: Settings of the trainer; a callback of the same kind in its ``callbacks`` (for progress, of any kind of
             progress bar) takes the place of the default, and ``enable_progress_bar`` counts.
         monitoring: Whether any default is wanted.
+
+    Returns:
+        Those, with Lightning's bar in place of :class:`RunProgress` in a terminal.
     """
     given = trainer.get("callbacks") or []
     given = given if isinstance(given, list) else [given]
@@ -53,4 +56,8 @@ def chosen_callbacks(callbacks: Sequence[Callback], trainer: Mapping[str, Any], 
         is_shown = not is_progress or trainer.get("enable_progress_bar") is not False
         return monitoring and is_shown and not any(isinstance(other, kind) for other in given)
 
-    return [callback for callback in callbacks if is_wanted(callback)]
+    return [
+        TQDMProgressBar(each.refresh_rate) if isinstance(each, RunProgress) and not each.as_lines else each
+        for each in callbacks
+        if is_wanted(each)
+    ]

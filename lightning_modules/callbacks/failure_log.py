@@ -1,4 +1,7 @@
-"""One line of every rank when a run fails."""
+"""One line of every rank when a run fails.
+
+Lightning and `torchrun` show tracebacks, but not which samples a rank was at.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import RunningStage
 
 from datamodules.batching.ranks import rank_of_process
 from lightning_modules.callbacks.reporting import output_folder
@@ -44,66 +46,44 @@ class FailureLog(Callback):
         named = f"a {type(batch).__name__}" if ids is None else ", ".join(map(str, ids))
         self._place = f"{_batch_name(trainer, batch_idx, dataloader_idx)} ({named})"
 
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *batch: Any) -> None:
+        """Forget what it holds."""
+        self._place = f"after {_batch_name(trainer, *batch[1:])}"
+
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Forget it."""
-        self._place = f"after {_batch_name(trainer, batch_idx, dataloader_idx)}"
-
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the line."""
+        rank = f"rank {trainer.global_rank} of {trainer.world_size}"
         where = f"global step {trainer.global_step}, epoch {trainer.current_epoch}, {self._place}"
-        report_failure(exception, trainer.global_rank, trainer.world_size, where, self._folder)
+        line = report_failure(exception, rank, where)
+        if self._folder is None:
+            return
+        path = self._folder / "failures" / f"rank{trainer.global_rank}.log"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:  # a full disk may be why the run failed; that must stay the error that is raised
+            sys.stderr.write(f"{path} could not be written: {error}\n")
 
 
-def _batch_name(trainer: Trainer, batch_idx: int, dataloader_idx: int) -> str:
-    stage = trainer.state.stage
-    assert stage is not None
-    name = f"{stage.value} batch {batch_idx}"
-    return name if stage == RunningStage.TRAINING else f"{name} of dataloader {dataloader_idx}"
+def _batch_name(trainer: Trainer, batch_idx: int, dataloader_idx: int = 0) -> str:
+    of = "" if trainer.training else f" of dataloader {dataloader_idx}"
+    return f"{trainer.state.stage.value if trainer.state.stage else 'a'} batch {batch_idx}{of}"
 
 
-def report_failure(
-    exception: BaseException, rank: int, world_size: int | None, where: str, folder: Path | None = None
-) -> None:
-    """Write the line of a failure to stderr, to the exception as a note, and to ``failures/`` in ``folder``.
-
-    Args:
-        exception: What happened.
-        rank: Of this process.
-        world_size: Number of ranks; None where it is not known yet.
-        where: In the run.
-        folder: Of the run, if there is one yet.
-    """
-    of = "" if world_size is None else f" of {world_size}"
+def report_failure(exception: BaseException, rank: str, where: str) -> str:
+    """Write the line of a failure to stderr, and its place to the exception as a note; returns the line."""
     time = datetime.now().astimezone().isoformat(timespec="seconds")
     cause = " ".join(f"{type(exception).__name__}: {exception}".split())
-    place = f"rank {rank}{of} on {socket.gethostname()} (process {os.getpid()}), {where}"
-    line = f"FAILED {time} {place}: {cause}"
+    place = f"{rank} on {socket.gethostname()} (process {os.getpid()}), {where}"
+    line = f"FAILED {time} {place}: {cause}\n"
     exception.add_note(_NOTE + place)
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(line)
     sys.stderr.flush()
-    if folder is not None:
-        _append(folder / "failures" / f"rank{rank}.log", line)
-
-
-def _append(path: Path, line: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    except OSError as error:  # a full disk may be why the run failed; that must stay the error that is raised
-        sys.stderr.write(f"{path} could not be written: {error}\n")
+    return line
 
 
 @contextmanager
@@ -113,5 +93,5 @@ def failures_reported() -> Iterator[None]:
         yield
     except Exception as exception:
         if not any(note.startswith(_NOTE) for note in getattr(exception, "__notes__", [])):
-            report_failure(exception, rank_of_process(), None, "outside of the trainer")
+            report_failure(exception, f"rank {rank_of_process()}", "outside of the trainer")
         raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +16,31 @@ from torch.optim import Optimizer
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.callbacks.reporting import output_folder
 from lightning_modules.distributed.gathering import gather_rows
-from lightning_modules.distributed.gradient_norm import local_gradient, squared_norm_of_rank
+from lightning_modules.distributed.gradients import gradient_norm, local_gradient
 from lightning_modules.training.non_finite import NonFiniteError
 
 NAMED = 8
-"""How many batches or parameters an error names; the file has all of them."""
-
-
-@dataclass
-class _Batch:
-    """A batch of the window of batches that an optimizer step is made of.
-
-    Attributes:
-        batch_idx: Its number in the epoch, of its rank.
-        sample_ids: What it holds; None where the batch does not say.
-        loss: () what went into the backward; Lightning has divided it by the number of accumulated batches.
-    """
-
-    batch_idx: int
-    sample_ids: list[str] | None
-    loss: Tensor
+"""How many batches an error names; the file has all of them."""
 
 
 class GradientMonitor(Callback):
     """Logs the norm of the gradient, and stops a run whose loss or gradient is NaN or infinite.
 
-    ``train/gradient_norm`` is the Euclidean norm over all parameters and ranks, as the optimizer step finds it before
-    clipping: of the accumulated gradient, once an optimizer step, right for DDP and for sharded weights.
+    ``train/gradient_norm`` is the Euclidean norm over all parameters and ranks of the accumulated gradient, as the
+    optimizer step finds it before clipping, once an optimizer step.
 
-    A loss that is not finite, on whichever rank, or a gradient that is not, raises :class:`NonFiniteError` on all ranks
-    together, before the optimizer has changed a weight. The error names the samples of the offending batches, and
+    A loss or a gradient that is not finite, on whichever rank, raises :class:`NonFiniteError` on all ranks together,
+    before the optimizer has changed a weight. The error names the samples of the offending batches;
     ``non_finite_step{N}.json`` in the folder of the run has them with rank, loss, learning rates and norm, and all
-    other batches of that step; values that JSON does not have are the texts ``nan``, ``inf`` and ``-inf``.
+    other batches of that step. Values that JSON does not have are the texts ``nan``, ``inf`` and ``-inf``.
 
-    Losses stay on the device until the optimizer steps: there two numbers are summed over ranks and read, the squared
-    norm, and 0 times the sum of the losses, which is 0 or NaN. So ranks agree on whether to stop without asking each
-    other twice, and accumulated batches are not held up one by one; what is computed in vain after a NaN is the rest of
-    the window. With float16 and its loss scaling, gradients that overflow are usual, and the scaler leaves such steps
-    out; then only losses stop a run.
+    Losses stay on the device until the optimizer steps; then 0 times their sum, which is 0 or NaN, is summed over ranks
+    and read together with the norm. With float16 and its loss scaling, gradients that overflow are usual, and the
+    scaler leaves such steps out; then only losses stop a run.
 
     Losses of an evaluation are checked where they are summed, in
-    :class:`lightning_modules.distributed.gathering.SampleMeans`.
-    That ends the run, too; ``non_finite_{stage}_step{N}.json`` has the samples.
+    :class:`lightning_modules.distributed.gathering.SampleMeans`. That ends the run, too;
+    ``non_finite_{stage}_step{N}.json`` has the samples.
 
     The hook `on_before_optimizer_step` of callbacks comes before that of the module and before clipping. Whatever else
     changes the gradient must do so before (in `training_step` or `on_after_backward`) to be part of the norm.
@@ -71,7 +53,9 @@ class GradientMonitor(Callback):
         self.stop_on_non_finite = stop_on_non_finite
         self._folder: Path | None = None
         self._batch: tuple[int, list[str] | None] = (-1, None)
-        self._window: list[_Batch] = []
+        # Number, sample ids and loss of the batches of an optimizer step; Lightning has divided the losses by their
+        # number.
+        self._window: list[tuple[int, list[str] | None, Tensor]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember the folder of the run: asking for it later would need all ranks."""
@@ -87,7 +71,7 @@ class GradientMonitor(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Keep its loss, on the device."""
-        self._window.append(_Batch(*self._batch, loss.detach().float()))
+        self._window.append((*self._batch, loss.detach().float()))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Log the norm, and look whether everything is finite.
@@ -95,50 +79,41 @@ class GradientMonitor(Callback):
         Raises:
             NonFiniteError: If it is not, on all ranks.
         """
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        found = torch.zeros(2, device=pl_module.device)
-        found[0] = squared_norm_of_rank(parameters, trainer.world_size, pl_module.device)
-        if self._window:
-            found[1] = 0 * torch.stack([batch.loss for batch in self._window]).sum()
-        if trainer.world_size > 1:
-            torch.distributed.all_reduce(found)
+        norm = gradient_norm(p for group in optimizer.param_groups for p in group["params"]).to(pl_module.device)
         if self.stop_on_non_finite:
-            norm_square, no_loss_is_bad = found.tolist()
+            losses = 0 * torch.stack([torch.zeros_like(norm), *(loss for *_, loss in self._window)]).sum()
+            found = [norm.item(), trainer.strategy.reduce(losses, reduce_op="sum").item()]
             has_loss_scaling = getattr(trainer.precision_plugin, "scaler", None) is not None
-            if not (math.isfinite(no_loss_is_bad) and (has_loss_scaling or math.isfinite(norm_square))):
-                self._stop(trainer, pl_module, optimizer, math.sqrt(norm_square))
+            if not (math.isfinite(found[1]) and (has_loss_scaling or math.isfinite(found[0]))):
+                self._stop(trainer, pl_module, optimizer, found[0])
         self._window.clear()
-        pl_module.log("train/gradient_norm", found[0].sqrt(), batch_size=1)
+        pl_module.log("train/gradient_norm", norm, batch_size=1)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the samples of an evaluation whose losses are not finite to a file; all ranks have the same."""
         stage = trainer.state.stage
-        if not isinstance(exception, NonFiniteError) or not exception.losses or self._folder is None or stage is None:
-            return
-        path = self._folder / f"non_finite_{stage.value}_step{trainer.global_step}.json"
-        if trainer.is_global_zero:
+        if isinstance(exception, NonFiniteError) and exception.losses and stage is not None:
             losses = {sample_id: _json_number(loss) for sample_id, loss in exception.losses.items()}
             report = {"what": "loss", "stage": stage.value, "step": trainer.global_step, "losses": losses}
-            atomic_write_text(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        exception.add_note(f"all samples whose loss is not finite are in {path}")
+            if path := self._write(trainer, f"non_finite_{stage.value}_step{trainer.global_step}.json", report):
+                exception.add_note(f"all samples whose loss is not finite are in {path}")
+
+    def _write(self, trainer: Trainer, name: str, report: dict[str, Any]) -> Path | None:
+        if self._folder is not None and trainer.is_global_zero:
+            text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+            atomic_write_text(self._folder / name, text + "\n")
+        return None if self._folder is None else self._folder / name
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, norm: float) -> None:
-        rank, host = trainer.global_rank, socket.gethostname()
+        place = {"rank": trainer.global_rank, "host": socket.gethostname()}
         batches = [
-            {
-                "rank": rank,
-                "host": host,
-                "batch": batch.batch_idx,
-                "loss": _json_number(batch.loss.item()),
-                "sample_ids": batch.sample_ids,
-            }
-            for batch in self._window
+            {**place, "batch": number, "loss": _json_number(loss.item()), "sample_ids": sample_ids}
+            for number, sample_ids, loss in self._window
         ]
-        mine: dict[str, Any] = {"rank": rank, "batches": batches, "parameters": _non_finite_parameters(pl_module)}
+        mine: dict[str, Any] = {**place, "batches": batches, "parameters": _non_finite_parameters(pl_module)}
         ranks = gather_rows([mine], key=lambda row: row["rank"])
         window = [batch for each in ranks for batch in each["batches"]]
         offending = [batch for batch in window if isinstance(batch["loss"], str)]
-        names = sorted({name for each in ranks for name in each["parameters"]})
         report = {
             "what": "loss" if offending else "gradient",
             "step": trainer.global_step,
@@ -148,32 +123,23 @@ class GradientMonitor(Callback):
             "gradient_norm": _json_number(norm),
             "offending_batches": offending,
             "batches_of_the_step": window,
-            "parameters_with_non_finite_gradients": names,
+            "parameters_with_non_finite_gradients": sorted({name for each in ranks for name in each["parameters"]}),
         }
-        place = "fast_dev_run writes no file"
-        if self._folder is not None:
-            path = self._folder / f"non_finite_step{trainer.global_step}.json"
-            if trainer.is_global_zero:
-                atomic_write_text(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-            place = f"all batches of the step, learning rates and parameters are in {path}"
-        raise NonFiniteError(_message(report, place))
-
-
-def _message(report: dict[str, Any], place: str) -> str:
-    window, offending = report["batches_of_the_step"], report["offending_batches"]
-    norm = report["gradient_norm"]
-    if offending:
-        what = f"the loss of {len(offending)} of {len(window)} batches is not finite"
-    else:
-        what = f"the gradient is not finite (norm {norm}), though the losses of all {len(window)} batches are"
-    batches = "; ".join(
-        f"rank {batch['rank']}, batch {batch['batch']}, loss {batch['loss']}, samples {_listed(batch['sample_ids'])}"
-        for batch in (offending or window)[:NAMED]
-    )
-    return (
-        f"optimizer step {report['step']} of epoch {report['epoch']}: {what}: {batches}. No weight was changed by it; "
-        f"{place}. Look at these samples; lower the learning rate, clip gradients, or resume from an earlier checkpoint"
-    )
+        path = self._write(trainer, f"non_finite_step{trainer.global_step}.json", report)
+        if offending:
+            what = f"the loss of {len(offending)} of {len(window)} batches is not finite"
+        else:
+            what = f"the gradient is not finite (norm {norm}), though the losses of all {len(window)} batches are"
+        named = "; ".join(
+            f"rank {each['rank']}, batch {each['batch']}, loss {each['loss']}, samples {_listed(each['sample_ids'])}"
+            for each in (offending or window)[:NAMED]
+        )
+        all_of_it = f"all batches of the step, learning rates and parameters are in {path}"
+        raise NonFiniteError(
+            f"optimizer step {trainer.global_step} of epoch {trainer.current_epoch}: {what}: {named}. No weight was "
+            f"changed by it; {all_of_it if path else 'fast_dev_run writes no file'}. Look at these samples; lower the "
+            f"learning rate, clip gradients, or resume from an earlier checkpoint"
+        )
 
 
 def _listed(sample_ids: list[str] | None) -> str:

@@ -1,4 +1,4 @@
-"""Memory that training takes."""
+"""Memory that training takes. Lightning's DeviceStatsMonitor logs that of rank zero alone."""
 
 from __future__ import annotations
 
@@ -52,28 +52,23 @@ class MemoryMonitor(Callback):
             self._log(trainer, pl_module.device)
 
     def _log(self, trainer: Trainer, device: torch.device) -> None:
-        mine = memory_of_process(device)
-        ranks = gather_rows([(trainer.global_rank, mine, _allocation_retries(device))], key=lambda row: row[0])
+        mine, retries = {}, 0
+        if (resident := resident_bytes()) is not None:
+            mine["resident_gib"] = resident / GIB
+        if device.type == "cuda":
+            mine["allocated_gib"] = torch.cuda.max_memory_allocated(device) / GIB
+            mine["reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
+            retries = torch.cuda.memory_stats(device)["num_alloc_retries"]
+            torch.cuda.reset_peak_memory_stats(device)
+        ranks = gather_rows([(trainer.global_rank, mine, retries)], key=lambda row: row[0])
         scalars: dict[str, float] = {}
         for name in mine:
             values = [found[name] for _, found, _ in ranks]
             scalars |= {f"memory/{name}_max": max(values), f"memory/{name}_mean": sum(values) / len(values)}
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
             scalars["memory/allocation_retries"] = sum(retries for *_, retries in ranks)
         log_scalars(trainer, scalars)
         self._logged_at = trainer.global_step
-
-
-def memory_of_process(device: torch.device) -> dict[str, float]:
-    """GiB of this process by name, see :class:`MemoryMonitor`; the same names on all ranks of a kind of machine."""
-    found = {}
-    if (resident := resident_bytes()) is not None:
-        found["resident_gib"] = resident / GIB
-    if device.type == "cuda":
-        found["allocated_gib"] = torch.cuda.max_memory_allocated(device) / GIB
-        found["reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
-    return found
 
 
 def resident_bytes() -> int | None:
@@ -82,7 +77,3 @@ def resident_bytes() -> int | None:
         return None
     line = next(line for line in _STATISTICS.read_text().splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024
-
-
-def _allocation_retries(device: torch.device) -> float:
-    return float(torch.cuda.memory_stats(device)["num_alloc_retries"]) if device.type == "cuda" else 0.0

@@ -1,4 +1,4 @@
-"""Writing of predictions so that a killed run can go on where it stopped."""
+"""Write predictions so that a killed run can resume."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.batching.shards import Shard
+from datamodules.interfaces import PredictionSettings, PromptData, data_module_of
 from datamodules.storage.files import atomic_write_text
 
 log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
-    """Keeps what `predict_step` returns, a line a prompt, and joins it into one JSONL file at the end.
+    """Writes what `predict_step` returns to journals, and joins them into one JSONL file at the end.
 
-    `predict_step` must return ``[(prompt id, [row, ...]), ...]``. Each rank appends to a journal of its own next to the
-    output. When a run starts again with the same output, the prompts found in the journals (of any number of ranks) are
-    not predicted again. What the predictions depend on, the module's `prediction_settings` (a dict) if it has them, is
-    kept beside the journals: a run with other settings is refused while there are journals.
+    `predict_step` must return ``[(prompt id, [row, ...]), ...]``. Each rank appends to a journal of its own beside the
+    output, one line per prompt. When a run starts again with the same output, prompts in the journals (of any number of
+    ranks) are not predicted again. The module's `prediction_settings`, on which predictions depend, are stored beside
+    the journals; a run with other settings is refused as long as there are journals.
 
-    Several runs may share an output, each with another `shard` of the data module (`num_shards` and `shard_index`),
-    at the same time or one after the other. The one that finds all prompts done joins the journals of all. Then the
-    output stands for all of them: a shard that starts again (a requeued task) has nothing to do, and the settings stay
-    beside the output to tell whether they are still the same.
+    Several runs may share an output, each with another shard of the data module (`num_shards` and `shard_index`), at
+    the same time or one after the other. The run that finds all prompts done joins the journals. Afterwards a shard
+    that starts again (a requeued task) has nothing to do; the settings stay beside the output so that other settings
+    are refused.
 
     Args:
-        output: The JSONL file to write, rows in the order of the prompts.
+        output: JSONL file to write; rows are in the order of the prompts.
     """
 
     def __init__(self, output: str) -> None:
@@ -51,7 +52,7 @@ class PredictionWriter(Callback):
         return sorted(self.output.parent.glob(f"{self.output.name}.journal-*"))
 
     def _finished(self) -> Iterator[tuple[str, list[Any]]]:
-        """Entries of all journals; a last line that a kill cut short has no newline and is left out."""
+        """Entries of all journals; a last line without a newline, cut short by a kill, is left out."""
         for path in self._journals():
             with path.open(encoding="utf-8") as lines:
                 for number, line in enumerate(lines, start=1):
@@ -64,12 +65,13 @@ class PredictionWriter(Callback):
                     yield prompt_id, rows
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tell the data module which prompts are done."""
+        """Tell the data module which prompts are finished."""
         if stage != "predict":
             return
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._shard = getattr(datamodule, "shard", Shard())
-        self._settings = json.dumps(getattr(pl_module, "prediction_settings", {}), sort_keys=True)
+        datamodule = self._prompt_data(trainer)
+        self._shard = datamodule.shard
+        settings = pl_module.prediction_settings if isinstance(pl_module, PredictionSettings) else {}
+        self._settings = json.dumps(settings, sort_keys=True)
         with self._other_shards_waiting():
             is_there = self._shard.count > 1 and self.output.exists()
             known = self._settings_path.read_text(encoding="utf-8") if self._settings_path.exists() else self._settings
@@ -86,15 +88,25 @@ class PredictionWriter(Callback):
                 datamodule.completed_ids = {prompt_id for prompt_id, _ in self._finished()}
         self._is_joined = False
 
+    @staticmethod
+    def _prompt_data(trainer: Trainer) -> PromptData:
+        data = data_module_of(trainer)
+        if not isinstance(data, PromptData):
+            raise TypeError(
+                f"PredictionWriter needs a data module with prompt_ids, completed_ids and shard, such as "
+                f"PromptDataModule; got {type(data).__name__}"
+            )
+        return data
+
     def _other_shards_waiting(self) -> AbstractContextManager[Any]:
-        """No other run joins journals meanwhile."""
+        """Within this context no other run joins journals."""
         if self._shard.count == 1:
             return nullcontext()
         self.output.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(self.output.with_name(f".{self.output.name}.lock"))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this rank's journal, without the line that a kill cut short; a trial run leaves nothing behind."""
+        """Open this rank's journal, without a line that a kill cut short; a fast-dev-run writes nothing."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self.output.parent.mkdir(parents=True, exist_ok=True)
@@ -128,14 +140,14 @@ class PredictionWriter(Callback):
         os.fsync(self._journal.fileno())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the journals into the output once every rank is done, in the order of the prompts."""
+        """Join the journals into the output when all ranks are done, in the order of the prompts."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None
         self._join(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Join the journals where the run before was killed just before it: no prompt is left, no hook above called."""
+        """Join the journals if the previous run was killed just before: without a prompt left no other hook runs."""
         if stage == "predict" and not self._is_joined:
             self._join(trainer)
 
@@ -154,8 +166,7 @@ class PredictionWriter(Callback):
                 path.unlink()
             return
         rows_of = dict(self._finished())
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        order = datamodule.prompt_ids
+        order = self._prompt_data(trainer).prompt_ids
         missing = [prompt_id for prompt_id in order if prompt_id not in rows_of]
         own = [prompt_id for prompt_id in self._shard.of(order) if prompt_id not in rows_of]
         if not missing:

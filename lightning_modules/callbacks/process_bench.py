@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.batching.collate import StepBatch
 from datamodules.conversation.labels import IGNORE_INDEX, value_labels
+from datamodules.interfaces import EvaluationData, ProcessSupervisionData, data_module_of
 from datamodules.process_bench.solutions import ProcessBenchBatch
 from datamodules.process_bench.totals import SourceTotals, coverage_sentence, differences_from_release
 from datamodules.storage.files import atomic_write_bytes, atomic_write_text
@@ -23,20 +24,16 @@ from lightning_modules.callbacks.reporting import (
     log_markdown,
     log_scalars,
     output_folder,
+    protocol_of,
     run_label,
 )
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.best_of_n_figure import figure_png
-from lightning_modules.metrics.step_report import JudgedSolution, StepMetrics, StepReport, step_report
+from lightning_modules.metrics.step_report import ScoredSolution, StepMetrics, StepReport, step_report
 from lightning_modules.metrics.step_report_table import step_report_figure, step_report_markdown, step_report_tables
-from lightning_modules.metrics.step_threshold import (
-    PROBABILITY,
-    OneLabelError,
-    StepThreshold,
-    best_threshold,
-    middle,
-)
+from lightning_modules.metrics.step_threshold import OneLabelError, StepThreshold, best_threshold, middle
 from lightning_modules.metrics.table import print_tables
+from lightning_modules.scoring.scored_batch import ScoredBatch
 
 _MAIN_METRICS = (
     "macro_f1",
@@ -52,7 +49,7 @@ _MAIN_METRICS = (
 
 @dataclass(frozen=True)
 class _LabelledSteps:
-    """Scores and labels of the labelled steps of a row of the process validation split."""
+    """Scores and labels of the labelled steps of one validation row."""
 
     sample_id: str
     scores: list[float]
@@ -62,8 +59,8 @@ class _LabelledSteps:
 class ProcessBench(Callback):
     """Compares step scores with the human labels of VisualProcessBench.
 
-    It listens to the dataloader that gives :class:`ProcessBenchBatch` and to the ``step_scores`` (B, S) that the
-    module's step returns for it. Neutral steps are left out.
+    It reads the :class:`lightning_modules.scoring.scored_batch.ScoredBatch` that the module's step returns for each
+    :class:`ProcessBenchBatch`. Neutral steps are left out.
 
     Logged metrics in [0, 1]: ``process_bench/macro_f1`` and the other fields of
     :class:`lightning_modules.metrics.step_report.StepMetrics` over all steps, ``process_bench/threshold``, and
@@ -71,22 +68,22 @@ class ProcessBench(Callback):
     ``process_bench_step_index/<metric>/<place>``, and TensorBoard the tables and the figure. Files:
     ``process_bench_<run>.json`` and ``.md``; a test also writes the figure. `validate` and `test` print the tables. For
     names of runs see :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold,
-    ``process_bench`` is ``process_bench_oracle`` in all these names, so that nothing monitors or quotes it unawares.
+    ``process_bench`` is ``process_bench_oracle`` in all these names, so that it is not monitored or quoted by mistake.
 
     Args:
-        threshold: From which score on a step counts as judged correct.
+        threshold: Least score of a step that counts as judged correct.
 
             - A number is fixed: the released VisualPRM-8B is used with 0.85. By default it is the middle of the model's
               scores: 0.5, where both class tokens are equally likely; 0 for an advantage model.
-            - ``validation`` takes the one with the best macro F1 on the labels of the process validation split. `fit`
-              and `validate` choose it anew each time and keep it in the module's protocol, which checkpoints and
-              exported models hold; `test` uses the one of the model, and chooses only where the model has none.
-            - ``oracle`` takes the one with the best macro F1 on VisualProcessBench itself: an upper bound, never a
-              result, and marked as such wherever it is shown.
+            - ``validation`` chooses the best macro F1 on the labels of the process validation split. `fit` and
+              `validate` choose it again each time and store it in the module's protocol, which checkpoints and exported
+              models hold. `test` uses the model's threshold, and chooses one only if the model has none.
+            - ``oracle`` chooses the best macro F1 on VisualProcessBench itself: an upper bound, never a result, and
+              marked as such wherever it is shown.
         output_dir: Folder for the files; the logger's by default.
 
     Raises:
-        ValueError: If the threshold is neither of these.
+        ValueError: If the threshold is none of these.
     """
 
     def __init__(
@@ -100,41 +97,42 @@ class ProcessBench(Callback):
         self.output_dir = output_dir
         self.report: StepReport | None = None
         self._coverage = ""
-        self._solutions: list[JudgedSolution] = []
+        self._solutions: list[ScoredSolution] = []
         self._validation: list[_LabelledSteps] = []
 
     @property
     def name(self) -> str:
-        """How names of metrics and files begin."""
+        """Prefix of the names of metrics and files."""
         return "process_bench_oracle" if self.threshold == "oracle" else "process_bench"
 
     # --------------------------------------------------------------- collect
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out before any time is spent whether the threshold suits the model and can be chosen.
+        """Check, before the run starts, that the threshold suits the model and can be chosen.
 
         Raises:
-            ValueError: If the threshold is not one of the model's scores, or is to be chosen on a process validation
-                split that does not exist.
+            ValueError: If the threshold is outside the range of the model's scores, or is to be chosen on a process
+                validation split that does not exist.
         """
-        low, high = _score_range(pl_module)
+        low, high = protocol_of(pl_module).score_range
         if isinstance(self.threshold, int | float) and not low <= self.threshold <= high:
             raise ValueError(
                 f"ProcessBench: threshold {self.threshold} is outside of this model's scores, [{low:g}, {high:g}]"
             )
-        names = getattr(getattr(trainer, "datamodule", None), "validation_names", None)
-        if self._must_choose(trainer, pl_module) and names is not None and PROCESS not in names:
+        data = data_module_of(trainer)
+        has_split = not isinstance(data, EvaluationData) or PROCESS in data.validation_names
+        if self._must_choose(trainer, pl_module) and not has_split:
             raise ValueError(
                 "ProcessBench: threshold 'validation' needs a process validation split to choose on; give the data "
-                "module validation_annotations or validation_fraction, use a model that has a threshold, or give a "
-                "number"
+                "module validation_annotations, or validation_fraction (in `test` also test_held_out), use a model "
+                "that has a threshold, or give a number"
             )
 
     on_validation_start = on_fit_start
     on_test_start = on_fit_start
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an interrupted epoch left."""
+        """Drop the scores of an interrupted epoch."""
         self._solutions, self._validation = [], []
 
     on_test_epoch_start = on_validation_epoch_start
@@ -154,43 +152,45 @@ class ProcessBench(Callback):
         if isinstance(batch, ProcessBenchBatch):
             self._collect_solutions(outputs, batch)
         elif isinstance(batch, StepBatch) and self._must_choose(trainer, pl_module):
-            self._collect_validation(outputs, batch, _protocol(pl_module, "threshold", 0.0))
+            self._collect_validation(outputs, batch, protocol_of(pl_module).threshold)
 
     on_test_batch_end = on_validation_batch_end
 
     def _must_choose(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether the threshold is to be chosen on the process validation split in this run."""
-        has_none = _protocol(pl_module, "step_threshold", None) is None
+        has_none = protocol_of(pl_module).step_threshold is None
         return self.threshold == "validation" and (has_none or not trainer.testing)
 
-    def _collect_solutions(self, outputs: Any, batch: ProcessBenchBatch) -> None:
-        scores = outputs["step_scores"].double().cpu()
-        labels = batch.correctness.cpu()
-        is_step = (batch.step_positions >= 0).cpu()
-        for row, (sample_id, source) in enumerate(zip(batch.sample_ids, batch.sources, strict=True)):
+    def _collect_solutions(self, outputs: ScoredBatch, batch: ProcessBenchBatch) -> None:
+        is_step = batch.step_positions >= 0
+        for row, (scores,) in enumerate(outputs.step_scores):
             self._solutions.append(
-                JudgedSolution(
-                    sample_id=sample_id,
-                    source=source,
-                    scores=scores[row][is_step[row]].tolist(),
-                    correctness=labels[row][is_step[row]].tolist(),
+                ScoredSolution(
+                    sample_id=batch.sample_ids[row],
+                    source=batch.sources[row],
+                    scores=scores.double().tolist(),
+                    correctness=batch.correctness[row][is_step[row]].tolist(),
                 )
             )
 
-    def _collect_validation(self, outputs: Any, batch: StepBatch, mc_threshold: float) -> None:
-        scores = outputs["step_scores"].double().cpu()
+    def _collect_validation(self, outputs: ScoredBatch, batch: StepBatch, mc_threshold: float) -> None:
+        is_step = (batch.step_positions >= 0).cpu()
         labels = value_labels(batch.mc.cpu(), mc_threshold)
-        is_labelled = labels != IGNORE_INDEX
-        for row, sample_id in enumerate(batch.sample_ids):
-            chosen = is_labelled[row]
+        for row, (scores,) in enumerate(outputs.step_scores):
+            of_row = labels[row][is_step[row]]
+            is_labelled = of_row != IGNORE_INDEX
             self._validation.append(
-                _LabelledSteps(sample_id, scores[row][chosen].tolist(), (labels[row][chosen] == 0).tolist())
+                _LabelledSteps(
+                    batch.sample_ids[row],
+                    scores.double()[is_labelled].tolist(),
+                    (of_row[is_labelled] == 0).tolist(),
+                )
             )
 
     # ---------------------------------------------------------------- report
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the threshold if asked to, and report on the benchmark."""
+        """Choose the threshold if requested, and report on the benchmark."""
         if trainer.sanity_checking:
             return
         # One order whatever the number of ranks, so that the sums agree to the last bit.
@@ -205,7 +205,9 @@ class ProcessBench(Callback):
                 self._choose(trainer, pl_module, validation)
             if not solutions:
                 return
-            report = self.report = step_report(solutions, self._threshold_of(pl_module), _score_range(pl_module))
+            report = self.report = step_report(
+                solutions, self._threshold_of(pl_module), protocol_of(pl_module).score_range
+            )
         except OneLabelError as error:
             if not _is_partial(trainer):
                 raise
@@ -225,29 +227,36 @@ class ProcessBench(Callback):
     on_test_epoch_end = on_validation_epoch_end
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule, rows: Sequence[_LabelledSteps]) -> None:
-        """Choose the threshold on the process validation split and keep it in the module's protocol."""
-        name = getattr(getattr(trainer, "datamodule", None), "process_split_name", "the process validation split")
+        """Choose the threshold on the process validation split and store it in the module's protocol."""
+        data = data_module_of(trainer)
+        name = "the process validation split"
+        if isinstance(data, ProcessSupervisionData):
+            name = data.process_split_name
         scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
         labels = torch.tensor([label for row in rows for label in row.is_correct], dtype=torch.bool)
         try:
-            value, macro_f1 = best_threshold(scores, labels, _score_range(pl_module))
+            value, macro_f1 = best_threshold(scores, labels, protocol_of(pl_module).score_range)
         except OneLabelError as error:
             raise OneLabelError(f"ProcessBench: no threshold can be chosen on {name}: {error}") from error
         chosen_on = f"{name} ({len(labels)} labelled steps of {len(rows)} solutions, macro F1 {macro_f1:.4f} there)"
-        protocol: Any = pl_module.protocol
-        pl_module.protocol = replace(protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)  # type: ignore[assignment]
+        protocol: Any = replace(protocol_of(pl_module), step_threshold=value, step_threshold_chosen_on=chosen_on)
+        pl_module.protocol = protocol
 
     def _threshold_of(self, pl_module: LightningModule) -> StepThreshold | None:
         """The threshold of the report; None for the oracle's."""
         if self.threshold == "validation":
-            value, chosen_on = (_protocol(pl_module, f"step_threshold{part}", None) for part in ("", "_chosen_on"))
+            protocol = protocol_of(pl_module)
+            value, chosen_on = protocol.step_threshold, protocol.step_threshold_chosen_on
+            assert value is not None
             return StepThreshold(value, "validation", chosen_on or "an unnamed set")
         if self.threshold == "oracle":
             return None
-        return StepThreshold(middle(_score_range(pl_module)) if self.threshold is None else float(self.threshold))
+        return StepThreshold(
+            middle(protocol_of(pl_module).score_range) if self.threshold is None else float(self.threshold)
+        )
 
     def _publish(self, trainer: Trainer, report: StepReport, folder: Path | None, is_released: bool) -> None:
-        """Write files and inform the loggers; rank zero only."""
+        """Write files and log; rank zero only."""
         by_place = {
             f"{self.name}_step_index/{metric}/{row.step_index}": value
             for row in report.by_step_index
@@ -275,24 +284,13 @@ class ProcessBench(Callback):
             atomic_write_bytes(folder / f"{self.name}_{label}.png", figure_png(figure))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the tables of `validate` and `test` when the progress bar is gone."""
+        """Print the tables of `validate` and `test` after the progress bar."""
         if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
             print_tables(step_report_tables(self.report, self._coverage))
 
 
-def _protocol(pl_module: LightningModule, name: str, default: Any) -> Any:
-    """A setting of the module's protocol, see :class:`lightning_modules.process_reward.Protocol`."""
-    return getattr(getattr(pl_module, "protocol", None), name, default)
-
-
-def _score_range(pl_module: LightningModule) -> tuple[float, float]:
-    """Least and greatest score of the module's steps."""
-    found: tuple[float, float] = _protocol(pl_module, "score_range", PROBABILITY)
-    return found
-
-
 def _is_partial(trainer: Trainer) -> bool:
-    """Whether the run sees only some batches, so that labels may be missing by chance."""
+    """Whether the run is limited to some batches, so that labels may be missing by chance."""
     limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
     # A share of 1.0 means everything, the integer 1 a single batch.
     return bool(trainer.fast_dev_run) or not (isinstance(limit, float) and limit == 1.0)  # type: ignore[attr-defined]

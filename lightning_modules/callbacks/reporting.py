@@ -1,4 +1,4 @@
-"""What the reporting callbacks share: places to write, loggers."""
+"""The model's protocol, output folders and loggers of the reporting callbacks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+
+from lightning_modules.protocol import Protocol
 
 logger = logging.getLogger(__name__)
 
 
+def protocol_of(module: LightningModule) -> Protocol:
+    """The protocol of a reward model; the default one of a module that has none."""
+    found = getattr(module, "protocol", None)
+    return found if isinstance(found, Protocol) else Protocol()
+
+
 def run_label(trainer: Trainer) -> str:
-    """What a report is about: ``test``, ``validate``, ``epoch3``, or ``epoch3_step120`` between epoch ends."""
+    """Label of a report: ``test``, ``validate``, ``epoch3``, or ``epoch3_step120`` between epoch ends."""
     if trainer.state.fn != "fit":
         return str(trainer.state.fn.value if trainer.state.fn else "run")
     label = f"epoch{trainer.current_epoch}"
@@ -23,9 +31,9 @@ def run_label(trainer: Trainer) -> str:
 
 
 def output_folder(trainer: Trainer, output_dir: str | None) -> Path | None:
-    """Where reports go: ``output_dir``, else the logger's folder, else the trainer's; None in a fast development run.
+    """Folder of reports: ``output_dir``, else the logger's, else the trainer's; None in a fast-dev-run.
 
-    Every rank must call this.
+    All ranks must call this together.
     """
     log_dir = trainer.log_dir
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -34,7 +42,7 @@ def output_folder(trainer: Trainer, output_dir: str | None) -> Path | None:
 
 
 def log_scalars(trainer: Trainer, scalars: Mapping[str, float]) -> None:
-    """Send scalars to every logger, without making them metrics of the run."""
+    """Send scalars to all loggers; they do not become metrics of the run."""
     for run_logger in trainer.loggers:
         run_logger.log_metrics(dict(scalars), step=trainer.global_step)
 

@@ -1,13 +1,14 @@
-"""Lets all ranks save at one step when a run is told to end, and puts a job of SLURM back into the queue."""
+"""Lets all ranks save at one step when a run is told to end, and puts a job of SLURM back into the queue.
+
+Lightning's own handlers save inside of the signal handler, where ranks may stand at different places.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,14 +24,12 @@ class Requeue(Callback):
     """Saves a checkpoint at the next optimizer step after SLURM's signal, and requeues the job.
 
     It takes the place of the handlers that Lightning installs for its SLURMEnvironment when `auto_requeue` is on (the
-    default), with their signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`). Lightning itself saves inside of the
-    handler, where another rank may wait in a collective for this one, and half of the weights may have been updated.
-    Here all ranks agree on a step first. It does the same for SIGTERM in every run of several processes, whoever has
-    started them: Lightning's handler would begin a collective wherever a rank stands, in the midst of others.
+    default), with their signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`). All ranks agree on a step first: inside of
+    a handler another rank may wait in a collective for this one, and half of the weights may have been updated. It does
+    the same for SIGTERM in every run of several processes, whoever has started them.
 
     A checkpoint callback of the run that can be asked to (`save`) saves among the run's other checkpoints. Without one
-    it is Lightning's file or folder `hpc_ckpt_N.ckpt` in `trainer.default_root_dir`, from which `fit` goes on by itself
-    under SLURM; it takes its name once it is whole, and that of an earlier requeue is removed then.
+    it is Lightning's `hpc_ckpt_N.ckpt` in `trainer.default_root_dir`, from which `fit` goes on by itself under SLURM.
 
     SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run, whichever
     ranks it has reached. A SIGUSR1 during an evaluation requeues at once: what comes back goes on from the checkpoint
@@ -102,30 +101,8 @@ class Requeue(Callback):
         for callback in savers:
             callback.save(trainer)
         if not savers:
-            self._save_beside(trainer)
-
-    def _save_beside(self, trainer: Trainer) -> None:
-        root = Path(trainer.default_root_dir)
-        path = Path(trainer.strategy.broadcast(trainer._checkpoint_connector.hpc_save_path(root)))
-        # Lightning would take any name with hpc_ckpt_ in it for a checkpoint.
-        partial = root / ".saving-requeue.ckpt"
-        if trainer.is_global_zero:
-            _remove(partial)
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            earlier = set(root.glob("hpc_ckpt_*.ckpt"))
-            partial.rename(path)
-            for old in earlier:
-                _remove(old)
-            log.info("saved %s", path)
-        trainer.strategy.barrier("Requeue")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            folder = trainer.default_root_dir
+            trainer.save_checkpoint(trainer.strategy.broadcast(trainer._checkpoint_connector.hpc_save_path(folder)))
 
 
 def requeue_job() -> None:
@@ -133,22 +110,11 @@ def requeue_job() -> None:
     job = os.environ["SLURM_JOB_ID"]
     if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    command = ["scontrol", "requeue", job]
     try:
-        done = subprocess.run(  # noqa: S603 - our own job
-            ["scontrol", "requeue", job],  # noqa: S607 - where a cluster has it is its own affair
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.error("job %s was not requeued: %s; submit it again, it goes on from its checkpoint", job, error)
-        return
-    if done.returncode:
-        log.error(
-            "job %s was not requeued: scontrol says %r; submit it again, it goes on from its checkpoint",
-            job,
-            done.stderr.strip(),
-        )
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)  # noqa: S603 - our own job
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or "").strip()
+        log.error("job %s was not requeued: %s %s; submit it again, it goes on from its checkpoint", job, error, said)
     else:
         log.warning("requeued job %s", job)

@@ -7,10 +7,14 @@ from typing import Any
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
+from datamodules.batching.position import ResumableData, TrainingPosition
+from datamodules.interfaces import data_module_of
 from lightning_modules.checkpointing.folder_io import FolderCheckpointIO
-from lightning_modules.checkpointing.optimizer_states import check_groups, named_optimizer_state, parameter_names
+from lightning_modules.checkpointing.optimizer_states import load_optimizer_state
 from lightning_modules.checkpointing.random_states import random_states, seed_from, set_random_states
 
 _RANDOM = "random_states"
@@ -36,7 +40,7 @@ class ResumableTraining(Callback):
         self._at_last_step: dict[str, Any] | None = None  # where it stood after the last optimizer step
         self._followed = -1  # batches in all after which it stood there
         self._saved: list[dict[str, Any]] | None = None  # of each rank, in the checkpoint that is resumed
-        self._groups: list[Any] | None = None
+        self._optimizers: list[dict[str, Any]] = []  # their states, likewise
         self._has_evaluated = True
         self._own_interval: int | float | None = None
 
@@ -49,10 +53,9 @@ class ResumableTraining(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add random states, and let the checkpoint stand where it can be gone on from; called on all ranks."""
-        checkpoint["optimizer_states"] = [
-            named_optimizer_state(state, pl_module, optimizer)
-            for state, optimizer in zip(checkpoint["optimizer_states"], trainer.optimizers, strict=True)
-        ]
+        if not isinstance(trainer.strategy, ModelParallelStrategy):  # which does so itself
+            states = [get_optimizer_state_dict(pl_module, optimizer) for optimizer in trainer.optimizers]
+            checkpoint["optimizer_states"] = states
         if trainer.state.fn != TrainerFn.FITTING:
             return
         loop = trainer.fit_loop.epoch_loop
@@ -65,11 +68,11 @@ class ResumableTraining(Callback):
             undone = progress.current.processed % trainer.accumulate_grad_batches
         state = self._at_last_step if undone else self._now
         own = state or random_states(trainer.strategy.root_device)
-        states: list[Any] = [own]
+        of_ranks: list[Any] = [own]
         if trainer.world_size > 1:
-            states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, own)
-        checkpoint[_RANDOM] = states
+            of_ranks = [None] * trainer.world_size
+            torch.distributed.all_gather_object(of_ranks, own)
+        checkpoint[_RANDOM] = of_ranks
         loops = checkpoint["loops"]["fit_loop"]
         if undone:
             self._step_back(trainer, checkpoint, undone)
@@ -91,10 +94,11 @@ class ResumableTraining(Callback):
         return is_batch_end and fetcher is not None and loop._should_check_val_fx(fetcher) and not loop.val_loop.skip
 
     def _step_back(self, trainer: Trainer, checkpoint: dict[str, Any], undone: int) -> None:
-        position = getattr(getattr(trainer, "datamodule", None), "training_position", None)
+        position = _training_position(trainer)
         if position is not None:
             undone = position.step_back(undone)
-            checkpoint[type(trainer.datamodule).__qualname__] |= position.state_dict(undone)  # type: ignore[attr-defined]
+            # Lightning stores the state of a data module by the name of its class.
+            checkpoint[type(data_module_of(trainer)).__qualname__] |= position.state_dict(undone)
         progress = checkpoint["loops"]["fit_loop"][_BATCHES]
         progress["is_last_batch"] = False
         for part in ("total", "current"):
@@ -104,16 +108,19 @@ class ResumableTraining(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed when training begins."""
         self._saved = checkpoint.get(_RANDOM)
-        states = checkpoint.get("optimizer_states") or []
-        self._groups = [state["param_groups"] for state in states]
+        if "optimizer_states" in checkpoint and not isinstance(trainer.strategy, ModelParallelStrategy):
+            # Lightning would load them by places.
+            self._optimizers, checkpoint["optimizer_states"] = checkpoint["optimizer_states"], []
 
     # --------------------------------------------------------------- training
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the place in the epoch, and the random numbers to go on with."""
-        self._check_groups(trainer, pl_module)
+        for state, optimizer in zip(self._optimizers, trainer.optimizers, strict=False):
+            load_optimizer_state(str(trainer.ckpt_path), state, pl_module, optimizer)
+        self._optimizers = []
         loop = trainer.fit_loop.epoch_loop
-        position = getattr(getattr(trainer, "datamodule", None), "training_position", None)
+        position = _training_position(trainer)
         batches = position.resume() if position is not None else None
         if batches is not None:
             current: Any = loop.batch_progress.current
@@ -131,14 +138,6 @@ class ResumableTraining(Callback):
                 self._own_interval, trainer.val_check_batch = trainer.val_check_batch, count.ready
         self._at_last_step = self._now = self._stream(trainer)
         self._followed = loop.batch_progress.total.processed  # type: ignore[attr-defined]
-
-    def _check_groups(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        own = parameter_names(pl_module, trainer.optimizers)
-        for groups, names in zip(self._groups or [], own, strict=False):
-            # Checkpoints of earlier versions have numbers.
-            if all(isinstance(name, str) for group in groups for name in group["params"]):
-                check_groups(str(trainer.ckpt_path), groups, names)
-        self._groups = None
 
     def _stream(self, trainer: Trainer) -> dict[str, Any] | None:
         """Where the stream of random numbers begins; None goes on with what is."""
@@ -184,3 +183,9 @@ class ResumableTraining(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on it is one after it."""
         self._has_evaluated = True
+
+
+def _training_position(trainer: Trainer) -> TrainingPosition | None:
+    """Of the data module; None where there is none that keeps it."""
+    data = data_module_of(trainer)
+    return data.training_position if isinstance(data, ResumableData) else None

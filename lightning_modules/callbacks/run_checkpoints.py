@@ -1,4 +1,7 @@
-"""The checkpoints of a run: when they are written, which are kept, and how the run finds its own again."""
+"""The checkpoints of a run: when they are written, which are kept, and how the run finds its own again.
+
+Lightning's ModelCheckpoint saves after an evaluation, not before it, and may leave half of one when it is killed.
+"""
 
 from __future__ import annotations
 
@@ -172,9 +175,9 @@ class RunCheckpoints(Checkpoint):
             )
         if is_own and origin is not None:
             self._last_step = _step_of(origin.name)
-        if is_own and origin is not None and trainer.is_global_zero:
-            self._point(LATEST, origin.name)
-            self._point_to_best()
+            if trainer.is_global_zero:
+                self._point(LATEST, origin.name)
+                self._point_to_best()
 
     # ------------------------------------------------------------------- save
 
@@ -326,17 +329,13 @@ def checkpoint_to_load(trainer: Trainer, is_fit: bool, given: str | None) -> str
         ValueError: If there is no such checkpoint and it was asked for by `test` or `validate`, or no
             :class:`RunCheckpoints` is configured that would know it.
     """
-    keepers = [callback for callback in trainer.callbacks if isinstance(callback, RunCheckpoints)]  # type: ignore[attr-defined]
-    if given is None:
-        if not is_fit or not keepers or not keepers[0].resume or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return None
-        found = keepers[0].named_checkpoint(LATEST)
-        if found is not None:
-            logger.warning("the run goes on from %s; `resume: false` or another folder begins a new one", found)
-        return str(found) if found is not None else None
-    if given not in (LATEST, "last", BEST) or not keepers:
+    keeper = next((each for each in trainer.callbacks if isinstance(each, RunCheckpoints)), None)  # type: ignore[attr-defined]
+    goes_on = is_fit and keeper is not None and keeper.resume and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    if keeper is None or given not in (None, LATEST, "last", BEST) or (given is None and not goes_on):
         return given
-    found = keepers[0].named_checkpoint(BEST if given == BEST else LATEST)
-    if found is None and not is_fit:
-        raise ValueError(f"--ckpt_path {given}: there is no checkpoint in {keepers[0].folder}")
+    found = keeper.named_checkpoint(BEST if given == BEST else LATEST)
+    if found is None and given is not None and not is_fit:
+        raise ValueError(f"--ckpt_path {given}: there is no checkpoint in {keeper.folder}")
+    if found is not None and given is None:
+        logger.warning("the run goes on from %s; `resume: false` or another folder begins a new one", found)
     return str(found) if found is not None else None

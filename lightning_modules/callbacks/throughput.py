@@ -1,20 +1,24 @@
-"""Training speed."""
+"""Training speed. Lightning's ThroughputMonitor knows neither frozen parts, nor padding, nor waiting for data."""
 
 from __future__ import annotations
 
 import logging
 import time
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
 from lightning_modules.callbacks.reporting import log_scalars
-from lightning_modules.model.flops import OperationCount, peak_operations, recording_operations
+from lightning_modules.distributed.fully_sharded import FullyShardedStrategy
+from lightning_modules.model.flops import OperationCount, count_operations, peak_operations
 
 logger = logging.getLogger(__name__)
+
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class Throughput(Callback):
@@ -27,18 +31,10 @@ class Throughput(Callback):
     - ``throughput/operations_per_second_per_device``, where the module has a ``backbone``, and
       ``throughput/mfu``, the model FLOPs utilisation, that rate over the peak of the device.
 
-    The operations of a step (Chowdhery et al. 2022, arXiv 2204.02311, appendix B) are, forward and backward, for t
-    tokens of conversations of n tokens each, and vision towers that see p patches a tile or picture::
-
-        6 W t + 12 layers width sum(n (n + 1) / 2)          language model of W weights in matrices, causal attention
-        + 6 W_v p + 12 layers_v width_v sum(p^2)            vision tower and projector, by their own tokens
-
-    6 is 2 forward, 2 for the gradient of the input, and 2 for that of the weight. Which of them are due is seen at
-    every matrix in the first step: 4 for frozen ones below something that is trained (adapters are matrices of their
-    own), 2 for those in a frozen vision tower; 12 is 4 forward and 8 backward, and 4 alone where nothing below is
-    trained. A vocabulary head counts for the share of tokens that it sees in that step. What activation checkpointing
-    computes a second time, padding, and embeddings do not count, and neither does a step head (2 K width operations a
-    step). A sliding window, and experts of which tokens see a changing share, are not known to it.
+    Operations are those of :mod:`lightning_modules.model.flops`: 6 a weight and token of a model that is trained whole,
+    4 of a frozen one below adapters, 2 of a frozen vision tower, and those of attention. A vocabulary head counts for
+    the tokens that it is applied to. What activation checkpointing computes a second time, padding, and embeddings do
+    not count, and neither does a step head (2 K width operations a step).
 
     Batches must have ``sample_ids`` (B) and ``lengths`` (B), or ``inputs["attention_mask"]`` (B, L). Counts are kept on
     the device and read once a window, so that the callback does not hold the device up at every step.
@@ -53,113 +49,91 @@ class Throughput(Callback):
             raise ValueError(f"peak_flops must be above 0, got {peak_flops}")
         self.peak_flops = peak_flops
         self._peak: float | None = None
-        self._peak_is_settled = False
         self._operation_count: OperationCount | None = None
-        self._recording = ExitStack()
-        self._samples = 0
-        self._counts: Tensor | None = None
-        self._logged_at = 0
-        self._seconds = 0.0
-        self._running_since: float | None = None
+        self._head: RemovableHandle | None = None
+        self._predicted = 0
+        self._evaluation_began = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._peak, self._peak_is_settled = self.peak_flops, self.peak_flops is not None
-        self._reset(trainer)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look at the operations of the first step, and of others until one has pictures, if the model takes any."""
+        """Count the operations of the model, find the peak of the device, and start the clock."""
         backbone: Any = getattr(pl_module, "backbone", None)
-        if backbone is not None and _is_news(self._operation_count, batch.inputs):
-            self._operation_count = self._recording.enter_context(recording_operations(backbone))
+        if backbone is not None:
+            self._operation_count = count_operations(backbone)
+            self._peak = self.peak_flops or _peak_of(pl_module.device, _computed_dtype(trainer, backbone))
+            if (head := backbone.get_output_embeddings()) is not None:
+                self._head = head.register_forward_hook(self._see_predicted)
+        self._reset(trainer, pl_module.device)
 
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """The forward is done."""
-        self._recording.close()
-        if not self._peak_is_settled and self._operation_count is not None:
-            self._settle_peak(pl_module.device, self._operation_count.dtype)
+    def _see_predicted(self, head: nn.Module, args: Any, output: Tensor) -> None:
+        if torch.is_grad_enabled():
+            self._predicted += output.shape[:-1].numel()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock while training waits for validation."""
-        if self._running_since is not None:
-            self._seconds += time.perf_counter() - self._running_since
-            self._running_since = None
+        """Training waits from here on."""
+        self._evaluation_began = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the clock go on when training does."""
+        """Leave the time of validation out."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._running_since = time.perf_counter()
+            self._began += time.perf_counter() - self._evaluation_began
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch, and log when the window is full."""
-        self._recording.close()
         lengths = _lengths(batch).to(pl_module.device, non_blocking=True)
-        counts = [lengths.sum().float()]
-        if self._operation_count is not None:
-            counts.append(self._operation_count.of(batch.inputs, lengths))
-        found = torch.stack([count.to(pl_module.device) for count in counts])
-        self._counts = found if self._counts is None else self._counts + found
         self._samples += len(batch.sample_ids)
+        self._tokens = self._tokens + lengths.sum()
+        if self._operation_count is not None:
+            operations = self._operation_count.of(batch.inputs, lengths, self._predicted)
+            self._operations = self._operations + operations
+        self._predicted = 0
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step - self._logged_at >= every:
-            self._log(trainer, pl_module)
+            self._log(trainer, pl_module.device)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last window, however short."""
-        if self._counts is not None:
-            self._log(trainer, pl_module)
-        self._running_since = None
+        if self._samples:
+            self._log(trainer, pl_module.device)
+        self._let_go()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no hooks behind."""
-        self._recording.__exit__(type(exception), exception, exception.__traceback__)
+        """Leave no hook behind."""
+        self._let_go()
 
-    def _settle_peak(self, device: torch.device, dtype: torch.dtype | None) -> None:
-        """Find the peak of the device in the type that matrices were multiplied in, whoever asked for that type."""
-        self._peak_is_settled = True
-        is_tf32 = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"  # has a peak of its own
-        if device.type == "cuda" and dtype is not None and not is_tf32:
-            self._peak = peak_operations(torch.cuda.get_device_name(device), dtype)
-        if self._peak is None:
-            logger.info(
-                "throughput/mfu is not logged: the peak rate of %s is not known; give Throughput peak_flops",
-                _device_name(device),
-            )
+    def _let_go(self) -> None:
+        if self._head is not None:
+            self._head.remove()
+            self._head = None
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._running_since is not None:
-            self._seconds += time.perf_counter() - self._running_since
-        counts = torch.zeros(4, device=pl_module.device)
-        counts[0] = self._samples
-        if self._counts is not None:
-            counts[1 : 1 + len(self._counts)] = self._counts
+    def _log(self, trainer: Trainer, device: torch.device) -> None:
+        seconds = time.perf_counter() - self._began
         waited = getattr(trainer.train_dataloader, "seconds_waited", None)
-        counts[3] = (waited or 0.0) / self._seconds
-        samples, tokens, operations, wait_shares = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        totals = {
-            "throughput/samples_per_second": samples / self._seconds,
-            "throughput/tokens_per_second": tokens / self._seconds,
-        }
+        known = torch.tensor([self._samples, (waited or 0.0) / seconds], device=device)
+        counts = torch.stack([*known, self._tokens, self._operations])
+        samples, wait_shares, tokens, operations = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         devices = trainer.world_size
-        scalars = totals | {f"{name}_per_device": rate / devices for name, rate in totals.items()}
+        scalars = {
+            "throughput/samples_per_second": samples / seconds,
+            "throughput/tokens_per_second": tokens / seconds,
+        }
+        scalars |= {f"{name}_per_device": rate / devices for name, rate in scalars.items()}
         if operations:
-            rate = operations / self._seconds / devices
-            scalars["throughput/operations_per_second_per_device"] = rate
+            scalars["throughput/operations_per_second_per_device"] = operations / seconds / devices
             if self._peak is not None:
-                scalars["throughput/mfu"] = rate / self._peak
+                scalars["throughput/mfu"] = operations / seconds / devices / self._peak
         if waited is not None:
             scalars["throughput/data_wait_share"] = wait_shares / devices
         log_scalars(trainer, scalars)
-        self._reset(trainer)
+        self._reset(trainer, device)
 
-    def _reset(self, trainer: Trainer) -> None:
-        self._samples, self._counts, self._seconds, self._logged_at = 0, None, 0.0, trainer.global_step
+    def _reset(self, trainer: Trainer, device: torch.device) -> None:
+        self._samples, self._logged_at, self._began = 0, trainer.global_step, time.perf_counter()
+        self._tokens = self._operations = torch.zeros((), device=device)
         loader: Any = trainer.train_dataloader
         if hasattr(loader, "seconds_waited"):
             loader.seconds_waited = 0.0
-        self._running_since = time.perf_counter()
 
 
 def _lengths(batch: Any) -> Tensor:
@@ -168,9 +142,24 @@ def _lengths(batch: Any) -> Tensor:
     return batch.inputs["attention_mask"].sum(1) if lengths is None else lengths
 
 
-def _is_news(count: OperationCount | None, inputs: dict[str, Tensor]) -> bool:
-    return count is None or ("pixel_values" in inputs and not count.vision_per_row)
+def _computed_dtype(trainer: Trainer, backbone: PreTrainedModel) -> torch.dtype:
+    """What matrices are multiplied in: by autocast, by sharding, or as the weights are."""
+    if trainer.precision in _AUTOCAST:
+        return _AUTOCAST[trainer.precision]
+    strategy = trainer.strategy
+    sharded = strategy.sharding.precision(trainer.precision) if isinstance(strategy, FullyShardedStrategy) else None
+    return (sharded and sharded.param_dtype) or backbone.dtype
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"this {device.type}"
+def _peak_of(device: torch.device, dtype: torch.dtype) -> float | None:
+    """The peak of a device, if it is known; that of float32 is one without TF32."""
+    is_tf32 = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"this {device.type}"
+    peak = None if is_tf32 else peak_operations(name, dtype)
+    if peak is None:
+        logger.info(
+            "throughput/mfu is not logged: the peak rate of %s in %s is not known; give Throughput peak_flops",
+            name,
+            str(dtype).removeprefix("torch."),
+        )
+    return peak

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from torch.optim import Optimizer
 
 
-def named_optimizer_state(state: Mapping[str, Any], module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The state of an optimizer keyed by names of parameters in place of their numbers."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    ordered = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    if numbers == ordered:
-        return dict(state)
-    name_of = dict(zip(numbers, ordered, strict=True))
-    return dict(state) | {
-        "state": {name_of[number]: value for number, value in state["state"].items()},
-        "param_groups": [
-            dict(group) | {"params": [name_of[number] for number in group["params"]]} for group in state["param_groups"]
-        ],
-    }
+def load_optimizer_state(where: str, state: Mapping[str, Any], module: nn.Module, optimizer: Optimizer) -> None:
+    """Load a state as of :func:`torch.distributed.checkpoint.state_dict.get_optimizer_state_dict`, by names.
 
+    Checkpoints of earlier versions have numbers in place of names; these go by places.
 
-def parameter_names(module: nn.Module, optimizers: Iterable[Optimizer]) -> list[list[list[str]]]:
-    """Of each optimizer, for each group, the names of its parameters in order."""
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    return [[[names[id(p)] for p in group["params"]] for group in each.param_groups] for each in optimizers]
-
-
-def check_groups(where: str, groups: Sequence[Mapping[str, Any]], own: Sequence[Sequence[str]]) -> None:
-    """Check that an optimizer's saved groups are of the same parameters, in the same order.
+    Args:
+        where: The checkpoint, for the error.
+        state: Shards of it are those of this process.
+        module: Has the parameters; whole, or sharded.
+        optimizer: Of the module.
 
     Raises:
-        ValueError: If they are not; `Optimizer.load_state_dict` itself goes by places alone.
+        ValueError: If the groups are of other parameters than those of the optimizer.
     """
-    if [list(group["params"]) for group in groups] != [list(names) for names in own]:
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    own = [{names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]
+    saved = [set(group["params"]) for group in state["param_groups"]]
+    is_named = all(isinstance(name, str) for group in saved for name in group)
+    if is_named and sorted(map(sorted, saved)) != sorted(map(sorted, own)):
         raise ValueError(
-            f"{where}: its optimizer has groups of {[len(group['params']) for group in groups]} parameters, this run "
-            f"of {[len(names) for names in own]}, or others; resume with the settings that say what is trained and how"
+            f"{where}: its optimizer has groups of {[len(group) for group in saved]} parameters, this run of "
+            f"{[len(group) for group in own]}, or others; resume with the settings that say what is trained and how"
         )
+    # Parameters that never had a gradient have no state.
+    set_optimizer_state_dict(module, optimizer, dict(state), options=StateDictOptions(strict=False))

@@ -1,7 +1,7 @@
 """Checkpoint folders read without running anything that they hold.
 
 Of the index of a folder, which is a pickle, only the classes that PyTorch's format is made of are taken, and of all
-other objects plain values.
+other objects plain values. No library does it: `torch.distributed.checkpoint` unpickles whatever the index asks for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from datamodules.storage.fields import first_of
 from lightning_modules.checkpointing.folder import INDEX, OPTIMIZERS, REST, STATE
-from lightning_modules.checkpointing.optimizer_states import check_groups, parameter_names
+from lightning_modules.checkpointing.optimizer_states import load_optimizer_state
 
 _SAFE_MODULES = {
     "torch.distributed.checkpoint.metadata",
@@ -115,9 +115,8 @@ def load_shards(
     if optimizers:
         found |= {name: _optimizer(index, name, parameters) for name in saved}
     _load(index, found, no_dist=False)
-    for name, optimizer, groups in zip(saved, optimizers, parameter_names(module, optimizers), strict=False):
-        check_groups(str(folder), found[name]["param_groups"], groups)
-        optimizer.load_state_dict(found[name])
+    for name, optimizer in zip(saved, optimizers, strict=False):
+        load_optimizer_state(str(folder), found[name], module, optimizer)
     rest: dict[str, Any] = plain_file(folder / REST)
     return rest
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import socket
-import time
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder.with_name(f".{folder.name}.lock")
-        self._file: IO[str] | None = None
+        self._lock = FileLock(self._path, fallback_to_soft=False)
 
     def take(self) -> None:
         """Take it, waiting for up to :data:`PATIENCE` seconds; one process of a run does so.
@@ -39,40 +38,24 @@ class RunLock:
         Raises:
             RuntimeError: If another process has it; says which.
         """
-        if self._file is not None:
+        if self._lock.is_locked:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = self._path.open("a+", encoding="utf-8")
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                # Of this process alone: children do not keep it as they would keep that of flock.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno in _UNSUPPORTED:
-                    logger.warning("%s: no locks on this file system (%s); start only one run", self._path, error)
-                    break
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    file.close()
-                    raise
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    found = file.read().strip() or "another process"
-                    file.close()
-                    raise RuntimeError(
-                        f"{self._path}: another run writes to this folder now: {found}; end it first, or give this "
-                        f"run a folder of its own"
-                    ) from error
-            time.sleep(min(1.0, PATIENCE / 10))
-        file.truncate(0)
+        try:
+            self._lock.acquire(timeout=PATIENCE)
+        except Timeout as error:
+            raise RuntimeError(
+                f"{self._path}: another run writes to this folder now: {self._path.read_text().strip() or 'unknown'}; "
+                f"end it first, or give this run a folder of its own"
+            ) from error
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            logger.warning("%s: no locks on this file system (%s); start only one run", self._path, error)
+            return
         holder = {"host": socket.gethostname(), "process": os.getpid(), "slurm_job": os.environ.get("SLURM_JOB_ID")}
-        file.write(json.dumps(holder) + "\n")
-        file.flush()
-        self._file = file
+        self._path.write_text(json.dumps(holder) + "\n")
 
     def release(self) -> None:
         """Let others have it."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._lock.release(force=True)

@@ -1,4 +1,4 @@
-"""Gradients of a whole model, whose weights may be sharded in one or several ways, or not at all."""
+"""Gradients of a whole model, whose weights may be sharded, or whole on every rank, or both."""
 
 from __future__ import annotations
 
@@ -6,22 +6,31 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from lightning_modules.distributed.gradient_norm import local_gradient, squared_norm_of_rank
+
+def local_gradient(parameter: Tensor) -> Tensor | None:
+    """What this rank holds of the gradient of a parameter: all of it, or its shard; None without a gradient."""
+    gradient = parameter.grad
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
-def gradients_of(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    """Those that there are."""
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+def _by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those with a gradient; PyTorch refuses to mix gradients of several meshes, or whole ones with sharded ones."""
+    found: defaultdict[DeviceMesh | None, list[nn.Parameter]] = defaultdict(list)
+    for parameter in parameters:
+        if (gradient := parameter.grad) is not None:
+            found[gradient.device_mesh if isinstance(gradient, DTensor) else None].append(parameter)
+    return list(found.values())
 
 
 @torch.no_grad()
 def multiply_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
     """Multiply all gradients, in place, by a number on any device."""
-    by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
+    by_device: defaultdict[torch.device, list[Tensor]] = defaultdict(list)  # shards may be kept in main memory
     for parameter in parameters:
         if (mine := local_gradient(parameter)) is not None:
             by_device[mine.device].append(mine)
@@ -33,28 +42,26 @@ def multiply_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> No
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The 2-norm of the gradient of all parameters together, a scalar, the same on all ranks.
 
-    In a distributed run all ranks must call it together. Gradients that are sharded in different ways, and such that
-    every rank has whole, may be mixed; shards may be kept in main memory.
+    Where gradients are sharded all ranks must call it together. Those that every rank has whole must be the same on all
+    ranks, as DDP leaves them. The device is not waited for.
     """
-    parameters = list(parameters)
-    is_distributed = dist.is_available() and dist.is_initialized()
-    square = squared_norm_of_rank(parameters, dist.get_world_size() if is_distributed else 1, _device_of(parameters))
-    if is_distributed:
-        dist.all_reduce(square)
-    return square.sqrt()
+    norms = [get_total_norm([p.grad for p in group if p.grad is not None]) for group in _by_mesh(parameters)]
+    return get_total_norm([_whole(norm).float() for norm in norms])
 
 
-def _device_of(parameters: Iterable[nn.Parameter]) -> torch.device:
-    """Where ranks can add up: the process group may not know how to do it in main memory."""
-    for gradient in gradients_of(parameters):
-        return torch.device(gradient.device_mesh.device_type) if isinstance(gradient, DTensor) else gradient.device
-    return torch.device("cpu")
+def _whole(norm: Tensor) -> Tensor:
+    if not isinstance(norm, DTensor):
+        return norm
+    # Shards may be in main memory, where NCCL cannot add up.
+    mine = norm.to_local().to(norm.device_mesh.device_type)
+    return DTensor.from_local(mine, norm.device_mesh, norm.placements, run_check=False).full_tensor()
 
 
+@torch.no_grad()
 def clip_gradient_norm(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     """Scale all gradients down, in place, so that :func:`gradient_norm` is at most ``most``; returns it as it was."""
     parameters = list(parameters)
     norm = gradient_norm(parameters)
-    # As in torch.nn.utils.clip_grad_norm_, so that strategies agree.
-    multiply_gradients(parameters, (most / (norm + 1e-6)).clamp(max=1.0))
+    for group in _by_mesh(parameters):
+        clip_grads_with_norm_(group, most, norm)
     return norm

@@ -14,31 +14,24 @@ from datamodules.conversation.chat_layout import ChatLayout
 from datamodules.conversation.messages import QUESTION_HEADER, SOLUTION_HEADER
 from lightning_modules.metrics.table import Cell, Table
 from lightning_modules.objectives.step_loss import LossOptions
+from lightning_modules.objectives.table import objective_named
 from lightning_modules.protocol import Protocol
 from lightning_modules.training.record import TrainingRecord
-
-_OBJECTIVES = {
-    "value": "whether a step is right: its Monte Carlo score exceeds {threshold:g} (`value`)",
-    "outcome": "whether the response as a whole is right: the score of its last step exceeds {threshold:g} (`outcome`)",
-    "advantage": "whether a step raises, keeps or lowers the Monte Carlo score (`advantage`)",
-    "soft": "the Monte Carlo score of a step, by cross-entropy against it (`soft`)",
-    "regression": "the Monte Carlo score of a step, by squared error (`regression`)",
-}
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says.
+    """What a model card says.
 
     Attributes:
-        protocol: Of the model.
-        loss: Variants of its objective's loss.
-        base_model: Name on the hub, or folder, of the model that training began with.
-        record: Of the training run; None if it is not known.
-        layout: Of its conversations.
-        class_token_ids: Of the class tokens, in the vocabulary.
-        reads_images: No for a text-only model.
-        opens_with_prompt: The folder's chat template writes the system prompt by itself.
+        protocol: The model's protocol.
+        loss: Options of the loss it was trained with.
+        base_model: Name on the hub, or folder, of the model that training started from.
+        record: What the model was trained on; None if it is not known.
+        layout: How its conversations are rendered.
+        class_token_ids: Vocabulary ids of the class tokens.
+        reads_images: False for a text-only model.
+        opens_with_prompt: The folder's chat template writes the system prompt itself.
     """
 
     protocol: Protocol
@@ -66,7 +59,7 @@ def model_card(facts: CardFacts) -> str:
     )
     parts = [
         f"---\n{data.to_yaml()}\n---",
-        "# Process reward model" if facts.protocol.objective != "outcome" else "# Outcome reward model",
+        "# Outcome reward model" if facts.protocol.response_as_one_step else "# Process reward model",
         _introduction(facts),
         "## Training\n\n" + _training(facts),
         "## Results\n\n" + _results(facts.record),
@@ -120,13 +113,14 @@ def _shown_name(name: str) -> str:
 
 def _training(facts: CardFacts) -> str:
     protocol, loss = facts.protocol, facts.loss
+    learned = objective_named(protocol.objective).card_sentence
     options = {name: value for name, value in vars(loss).items() if value != getattr(LossOptions(), name)}
     lines = [
-        f"- Objective: {_OBJECTIVES[protocol.objective].format(threshold=protocol.threshold)}.",
+        f"- Objective: {learned.format(threshold=protocol.threshold)} (`{protocol.objective}`).",
         f"- Loss options: {', '.join(_code(f'{name}: {value}') for name, value in options.items()) or 'none'}.",
-        f"- At most {protocol.max_steps} steps a response; longer ones have neighbouring steps merged."
-        if protocol.objective != "outcome"
-        else "- The whole response is one step.",
+        "- The whole response is one step."
+        if protocol.response_as_one_step
+        else f"- At most {protocol.max_steps} steps a response; longer ones have neighbouring steps merged.",
         f"- Response score: `{protocol.aggregation}` of the step scores.",
     ]
     if protocol.step_threshold is not None:
@@ -164,7 +158,7 @@ def _results(record: TrainingRecord | None) -> str:
 
 
 def _explanation(facts: CardFacts) -> str:
-    steps = "the whole response" if facts.protocol.objective == "outcome" else "one step"
+    steps = "the whole response" if facts.protocol.response_as_one_step else "one step"
     prompt = ""
     if facts.protocol.system_prompt:
         prompt = (
@@ -180,14 +174,14 @@ def plain_scorer(facts: CardFacts) -> str:
 
     It runs in the exported folder, where ``picture.png`` is to lie if the model reads images.
     """
-    protocol, is_outcome = facts.protocol, facts.protocol.objective == "outcome"
+    protocol = facts.protocol
     tokens = protocol.class_tokens or []
     model_class = "AutoModelForImageTextToText" if facts.reads_images else "AutoModelForCausalLM"
     reader = "AutoProcessor" if facts.reads_images else "AutoTokenizer"
     # What resizes pictures is no part of the processor's files: `transformers` would choose by what is installed.
     backend = protocol.image_backend if facts.reads_images else None
     answer = ["First, 2 + 3 = 5.", "So the answer is 5."]
-    steps = json.dumps(["\n\n".join(answer)] if is_outcome else answer)
+    steps = json.dumps(["\n\n".join(answer)] if protocol.response_as_one_step else answer)
     pictures = 'images = [Image.open("picture.png").convert("RGB")]'
     lines = [
         "import torch",

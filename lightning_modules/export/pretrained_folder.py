@@ -1,4 +1,4 @@
-"""Writing a checkpoint folder that `transformers` loads by itself."""
+"""Write a checkpoint folder that plain `transformers` loads."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def write_pretrained(
 ) -> None:
     """Write configuration, weights (safetensors) and processor.
 
-    How texts are sampled is no part of the folder: of the generation configuration only the token ids are kept.
+    The generation configuration keeps only its token ids: sampling parameters are not part of the folder.
 
     Args:
-        backbone: Without adapters, see :func:`lightning_modules.model.lora.merged_backbone`.
-        processor: Is left as it is.
-        folder: Files in it of the same names are replaced; nothing else is touched.
-        max_shard_size: Largest file of weights, such as ``5GB``.
-        chat_template: In place of the processor's own.
+        backbone: Model without adapters, see :func:`lightning_modules.model.lora.merged_backbone`.
+        processor: Processor to write; it is not changed.
+        folder: Folder to write into; files of the same names are replaced, others are not touched.
+        max_shard_size: Largest weight file, such as ``5GB``.
+        chat_template: Template to write instead of the processor's own.
     """
     with _sampling_left_out(backbone):
         backbone.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -40,7 +40,7 @@ def write_pretrained(
 
 @contextmanager
 def _sampling_left_out(backbone: PreTrainedModel) -> Iterator[None]:
-    """The model with a generation configuration of token ids alone."""
+    """Within this context the model's generation configuration has only its token ids."""
     own: Any = backbone.generation_config
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
     kept = {name: getattr(own, name, None) for name in names}
@@ -53,7 +53,7 @@ def _sampling_left_out(backbone: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _template(processor: ProcessorMixin, template: str | None) -> Iterator[None]:
-    """The processor with another chat template, everywhere where it has the present one."""
+    """Within this context the processor has another chat template, wherever it has the present one."""
     own = template_holder(processor).chat_template
     holders = [holder for holder in (processor, processor.tokenizer) if getattr(holder, "chat_template", None) == own]
     try:

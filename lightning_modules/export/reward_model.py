@@ -1,4 +1,4 @@
-"""A trained reward model as an ordinary checkpoint folder with a model card."""
+"""Write a trained reward model as an ordinary checkpoint folder with a model card."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def write_reward_model(
 ) -> None:
     """Write weights, processor, protocol and model card.
 
-    Adapters are merged, and the rows of the step head are written into the language-model head, so that the
-    next-token probabilities of a plain model at the places of judgement are the model's scores. The chat template opens
-    with the system prompt where a conversation has none. Models and processor are left as they are.
+    Adapters are merged, and the rows of the step head are written into the language-model head. So the next-token
+    probabilities of the plain model at step positions are the model's scores. The chat template adds the system prompt
+    to conversations without one. Models and processor are not changed.
 
     Args:
         folder: Files in it of the same names are replaced; nothing else is touched.
@@ -47,7 +47,7 @@ def write_reward_model(
         processor: With the base model's chat template.
         encoder: How the model reads conversations.
         protocol: Kept beside the weights.
-        loss: Variants of the loss, for the card.
+        loss: Options of the loss, for the card.
         base_model: Name or folder of the model that training began with, for the card.
         record: What the model was trained on, for the card; None if it is not known.
         max_shard_size: Largest file of weights, such as ``5GB``.

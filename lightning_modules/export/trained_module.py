@@ -1,7 +1,7 @@
-"""A module back from the checkpoint of its run: a file, or the folder that a sharded run writes.
+"""Load a module from a checkpoint of its run: a file, or the folder that a sharded run writes.
 
-Nothing that a checkpoint holds is run: files are read as plain values, and of the index of a folder, which is a pickle,
-only the classes that PyTorch's format is made of.
+Nothing in a checkpoint is executed. Files are read as plain values. The index of a folder is a pickle, of which only
+the classes of PyTorch's checkpoint format are accepted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from lightning_modules.process_reward import ProcessRewardModel
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a Lightning checkpoint holds, on the CPU; of a sharded one without the optimizer's state.
+    """Contents of a Lightning checkpoint, on the CPU; of a sharded one without the optimizer state.
 
     Args:
         path: A ``.ckpt`` file, or the folder that ModelParallelStrategy (FSDP2) writes in its place.
 
     Raises:
-        FileNotFoundError: If there is neither.
-        ValueError: If it is no Lightning checkpoint, or holds more than plain values.
+        FileNotFoundError: If the path does not exist.
+        ValueError: If it is not a Lightning checkpoint, or holds more than plain values.
     """
     if path.is_dir():
         checkpoint = read_folder(path)
@@ -44,16 +44,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_module(path: Path, config: Path | None = None, model_name_or_path: str | None = None) -> BackboneModule:
-    """The reward model or policy of a checkpoint, ready to be exported.
+    """Load the reward model or policy of a checkpoint, ready for export.
 
     Args:
         path: See :func:`read_checkpoint`.
-        config: The ``config.yaml`` that its run saved; else the settings that the checkpoint holds are taken.
-        model_name_or_path: The base model, where it lies elsewhere now.
+        config: The ``config.yaml`` of the run; by default the settings in the checkpoint.
+        model_name_or_path: The base model, if it is in another place now.
 
     Raises:
-        FileNotFoundError: If something is not there.
-        ValueError: If the checkpoint does not fit the model; names weights that are missing and unexpected.
+        FileNotFoundError: If the checkpoint or the configuration does not exist.
+        ValueError: If the checkpoint does not fit the model; names missing and unexpected weights.
     """
     checkpoint = read_checkpoint(path)
     module = _build(checkpoint, path, config, model_name_or_path)

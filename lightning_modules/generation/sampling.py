@@ -1,4 +1,4 @@
-"""Random sampling that depends on what is sampled, not on when or beside what."""
+"""Random sampling keyed by (seed, sample): a sample is the same in any batch, order or process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ class SamplingParameters:
     """How a policy samples.
 
     Attributes:
-        temperature: Divides the logits; 0 means greedy.
-        top_p: Nucleus size in (0, 1]; 1 keeps the whole distribution.
-        max_new_tokens: A text that has not ended by then is cut.
-        seed: Together with a sample's key it fixes the random numbers of that sample.
+        temperature: Divides the logits, at least 0; 0 is greedy decoding.
+        top_p: Nucleus sampling: probability mass that is kept, in (0, 1]; 1 keeps the whole distribution.
+        max_new_tokens: Most tokens of a text, at least 1.
+        seed: With the key of a sample it fixes the random numbers of that sample.
+
+    Raises:
+        ValueError: If a setting is out of range.
     """
 
     temperature: float = 0.7

@@ -1,59 +1,56 @@
-"""Sampling with a `transformers` model in this process: each prompt is read once, its samples decode together."""
+"""Sampling with the `transformers` model of the module: one prefill per prompt, then all samples decode together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
+from datamodules.policy.prompts import render_prompt
 from lightning_modules.distributed.sharding import computing_device
+from lightning_modules.generation.engine import GeneratedText, GenerationEngine, GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.scoring.cache import continue_from
 from lightning_modules.scoring.memory import most_on_any_rank
 from lightning_modules.scoring.positions import prompt_positions
 
-# Sliding windows are kept whole here, and masked.
+# Layers with a sliding window keep all tokens here, and mask.
 _GROWING_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
-    """One prompt to be continued several times.
-
-    Attributes:
-        text: The rendered chat up to where the model writes, image placeholders not yet expanded; a partial response
-            may follow the generation prompt.
-        images: The images of the placeholders, in order.
-        sample_keys: One a sample; with the seed they fix the random numbers.
-    """
-
-    text: str
-    images: Sequence[Image.Image]
-    sample_keys: Sequence[str]
-
-
 class TransformersEngine:
-    """Samples continuations of prompts.
+    """Samples in this process from the model that it is attached to; the default engine.
 
-    While weights are sharded, every forward needs all ranks: they must call :meth:`sample` equally often, with the same
-    length limit, and those whose texts have ended go on until all others' have.
-
-    Args:
-        model: An image-text-to-text model with a language-model head.
-        processor: Its processor.
-
-    Raises:
-        ValueError: If the model's cache cannot be continued several times, or no token ends a text.
+    With sharded weights every forward needs all ranks: they must call :meth:`sample` equally often, with the same limit
+    of new tokens. Ranks whose texts have ended go on until the others' have.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    needs_all_ranks: bool = False
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, processor: ProcessorMixin) -> TransformersEngine:
+        """An engine that is attached to a model; see :meth:`attach`."""
+        engine = cls()
+        engine.attach(model, processor)
+        return engine
+
+    def attach(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+        """Sample from a model from now on.
+
+        Args:
+            model: An image-text-to-text or causal language model with its language-model head.
+            processor: Its processor.
+
+        Raises:
+            ValueError: If the model's cache cannot be continued several times, or no token ends a text.
+        """
         self.model = model
         self.processor = processor
         self.needs_all_ranks = any(isinstance(parameter, DTensor) for parameter in model.parameters())
@@ -81,18 +78,10 @@ class TransformersEngine:
     @torch.no_grad()
     def sample(
         self, requests: Sequence[GenerationRequest], parameters: SamplingParameters
-    ) -> list[list[tuple[str, bool]]]:
-        """Continue every prompt.
+    ) -> list[list[GeneratedText]]:
+        """Answer every prompt; see :class:`lightning_modules.generation.engine.GenerationEngine`.
 
-        Args:
-            requests: Prompts with the same number of samples each.
-            parameters: Temperature and the like.
-
-        Returns:
-            For each request, for each sample: the text, and whether it ended by itself (False: cut at the limit).
-
-        Raises:
-            ValueError: If the requests differ in their number of samples.
+        A sample depends on the seed and its key alone, not on the rest of the batch.
         """
         if not requests:
             return []
@@ -112,13 +101,14 @@ class TransformersEngine:
             uniform,
             parameters,
         )
-        texts = self._to_text(tokens)
+        lengths = inputs["attention_mask"].sum(-1).repeat_interleave(repeats, 0).tolist()
+        texts = self._to_text(tokens, lengths)
         return [texts[start : start + repeats] for start in range(0, len(texts), repeats)]
 
     def _encode(self, requests: Sequence[GenerationRequest]) -> dict[str, Tensor]:
         images = [list(request.images) for request in requests]
         batch = self.processor(
-            text=[request.text for request in requests],
+            text=[render_prompt(self.processor, r.messages) + r.partial_response for r in requests],
             images=images if any(images) else None,
             padding=True,
             padding_side="left",
@@ -128,7 +118,7 @@ class TransformersEngine:
         return dict(batch.to(computing_device(self.model), self.model.dtype))
 
     def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-        """Run the prompts once: last hidden states (B, H), the filled cache, positions, and the next position (B,)."""
+        """Prefill: last hidden states (B, H), the filled cache, position ids, and the next position (B,)."""
         positions, next_position = prompt_positions(self.model, inputs)
         output = self.model.base_model(**inputs, position_ids=positions, cache=DynamicCache(), use_cache=True)
         return output.last_hidden_state[:, -1], output.cache, positions, next_position
@@ -177,10 +167,21 @@ class TransformersEngine:
             logits = vocabulary_logits(self.model, output.last_hidden_state[:, -1])
         return tokens
 
-    def _to_text(self, tokens: Tensor) -> list[tuple[str, bool]]:
+    def _to_text(self, tokens: Tensor, prompt_tokens: Sequence[int]) -> list[GeneratedText]:
         """Cut every row at its first end token and decode it."""
         is_end = torch.isin(tokens, self.end_ids.to(tokens.device))
         ended = is_end.any(-1).tolist()
         lengths = torch.where(is_end.any(-1), is_end.int().argmax(-1), tokens.shape[-1]).tolist()
         cut = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
-        return list(zip(self.processor.tokenizer.batch_decode(cut, skip_special_tokens=True), ended, strict=True))
+        texts = self.processor.tokenizer.batch_decode(cut, skip_special_tokens=True)
+        return [
+            GeneratedText(text, "stop" if has_ended else "length", prompt, length + has_ended)
+            for text, has_ended, prompt, length in zip(texts, ended, prompt_tokens, lengths, strict=True)
+        ]
+
+
+def engine_settings(engine: GenerationEngine) -> dict[str, str]:
+    """What predictions depend on because of their engine: its class, unless it is the default one."""
+    kind = type(engine)
+    # Predictions that were begun before engines could be chosen hold no such key.
+    return {} if kind is TransformersEngine else {"engine": f"{kind.__module__}.{kind.__qualname__}"}

@@ -1,4 +1,4 @@
-"""What a benchmark's own report has beside its headline, for each way to pick one of N candidates.
+"""Secondary metrics of a benchmark, for each way to pick one of N candidates.
 
 Q questions, M methods.
 """
@@ -25,16 +25,18 @@ class BenchmarkFacts:
 
     Attributes:
         split: Name of the split.
-        rules: Names of the rules that the verdicts are by.
+        rules: Names of the rules behind the verdicts.
         official_differences: What the official rules do differently from ours, by name.
+        vlmevalkit_differences: What VLMEvalKit does differently from the official rules, by name.
         released_questions: Scored questions of the split as released.
-        mismatches: How the questions differ from the release, in words.
-        excluded: Why rows of the table are not scored, and how many.
+        mismatches: Differences of the questions from the release, in words.
+        excluded: Reasons why rows of the table are not scored, with their numbers.
     """
 
     split: str
     rules: tuple[str, ...] = ("ours",)
     official_differences: Mapping[str, str] = field(default_factory=dict)
+    vlmevalkit_differences: Mapping[str, str] = field(default_factory=dict)
     released_questions: int = 0
     mismatches: tuple[str, ...] = ()
     excluded: Mapping[str, int] = field(default_factory=dict)
@@ -50,8 +52,8 @@ class BenchmarkDetails:
         questions: Number of questions.
         units: Number of units that the headline averages over.
         facts: What was read and how it was graded.
-        metrics: Method to metric to value; ``unparsed_share`` is the share of the picked responses without a final
-            answer that could be read. For a method that stands for several responses (Pass@1) values are expectations.
+        metrics: Method to metric to value. ``unparsed_share`` is the share of picked responses without a readable final
+            answer. Values of a method that stands for several responses (Pass@1) are expectations.
     """
 
     name: str
@@ -84,6 +86,9 @@ class BenchmarkDetails:
             parts.append(f"Rows left out: {', '.join(f'{n} {reason}' for reason, n in facts.excluded.items())}.")
         differences = ", ".join(facts.official_differences) or "nothing"
         parts.append(f"Rules: {' and '.join(facts.rules)}. The official rules differ from ours in: {differences}.")
+        if "vlmevalkit" in facts.rules:
+            others = ", ".join(facts.vlmevalkit_differences) or "nothing"
+            parts.append(f"Those of VLMEvalKit differ from the official ones in: {others}.")
         return " ".join(parts)
 
 
@@ -102,10 +107,10 @@ def benchmark_details(
         name: Of the benchmark.
         questions: Q questions with their candidates.
         units: Number of units.
-        score: The benchmark's metrics from (Q,) accuracies, the headline among them.
+        score: Computes the benchmark's metrics, the headline among them, from (Q,) accuracies.
         facts: What was read and how it was graded.
         n: Number of candidates.
-        aggregations: Of step scores.
+        aggregations: Ways to aggregate step scores.
 
     Raises:
         ValueError: See :func:`lightning_modules.metrics.selection.method_accuracies`.

@@ -43,14 +43,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a column rests on.
+    """Sizes behind a column.
 
     Attributes:
         questions: Number of questions.
         units: Number of units that the headline averages over.
         candidates: Number of candidate answers.
-        unparsed_candidates: How many of them give no final answer that could be read.
-        unparsed_questions: Number of questions none of whose candidates gives one.
+        unparsed_candidates: Number of candidates without a readable final answer.
+        unparsed_questions: Number of questions without any candidate that has one.
     """
 
     questions: int
@@ -61,7 +61,7 @@ class Coverage:
 
     @property
     def unparsed_share(self) -> float:
-        """Share of the candidates without a final answer, in [0, 1]."""
+        """Share of candidates without a readable final answer, in [0, 1]."""
         return self.unparsed_candidates / self.candidates
 
 
@@ -76,12 +76,12 @@ class BestOfNReport:
         comparisons: Pairs (a, b) of methods; their difference is a - b.
         benchmarks: Names of the benchmarks.
         accuracies: By (column, method, n). Columns are the benchmarks (their headline metric), ``all_questions`` (share
-            of all questions answered right) and ``overall`` (unweighted mean of headlines).
+            of all questions answered correctly) and ``overall`` (unweighted mean of headlines).
         differences: By (column, a, b, n).
-        coverage: By benchmark, and for ``all_questions``.
+        coverage: Sizes by benchmark, and for ``all_questions``.
         overall: Names of the benchmarks that ``overall`` averages over.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
     """
 
     ns: tuple[int, ...]
@@ -136,22 +136,22 @@ def best_of_n_report(
 ) -> BestOfNReport:
     """Evaluate every method on every benchmark.
 
-    Intervals: each benchmark's units are drawn with replacement, each benchmark with its own random numbers; `overall`
-    averages those resampled headlines. `all_questions` draws the questions of each benchmark one by one, also where
-    several belong to a unit. All methods see the same draws, so the intervals of differences are paired.
+    For intervals, each benchmark's units are drawn with replacement, each benchmark with its own random numbers.
+    `overall` averages the resampled headlines. `all_questions` draws single questions of each benchmark, even if
+    several belong to a unit. All methods see the same draws, so intervals of differences are paired.
 
     Args:
         candidates: Questions by benchmark.
-        unit_scorers: For each benchmark, from accuracies of its questions (in the order given) to unit scores.
+        unit_scorers: For each benchmark, computes unit scores from the accuracies of its questions, in the order given.
         ns: Numbers of candidates.
-        aggregations: Of step scores; the first is the primary one.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        aggregations: Ways to aggregate step scores; the first one is the primary one.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
         overall: Benchmarks that ``overall`` averages over; all by default.
 
     Raises:
-        ValueError: If there is nothing to evaluate (or average), an argument is out of range, or a question is unfit;
-            see :func:`lightning_modules.metrics.selection.method_accuracies`.
+        ValueError: If there is nothing to evaluate or average, an argument is out of range, or a question cannot be
+            used; see :func:`lightning_modules.metrics.selection.method_accuracies`.
     """
     with_outcome = _check_arguments(candidates, ns, aggregations)
     ns, primary = sorted(ns), process_method(aggregations[0])
@@ -192,7 +192,7 @@ def best_of_n_report(
 def _check_arguments(
     candidates: Mapping[str, Sequence[QuestionCandidates]], ns: Sequence[int], aggregations: Sequence[Aggregation]
 ) -> bool:
-    """Raise ValueError for what :func:`best_of_n_report` cannot evaluate; tell whether there are outcome scores."""
+    """Check the arguments of :func:`best_of_n_report`; returns whether there are outcome scores."""
     if not candidates or any(not questions for questions in candidates.values()):
         empty = [name for name, questions in candidates.items() if not questions]
         raise ValueError(f"nothing to evaluate: no questions of {', '.join(empty) or 'any benchmark'}")
@@ -235,7 +235,7 @@ def _coverage(questions: Sequence[QuestionCandidates], units: int) -> Coverage:
 
 
 def _add_estimates(report: BestOfNReport, column: str, values: Array, samples: Array) -> None:
-    """Fill in one column from values (K,) and samples (R, K), with K = len(ns) * M."""
+    """Add one column from values (K,) and samples (R, K), with K = len(ns) * M."""
     shape = (len(report.ns), len(report.methods))
     value = values.reshape(shape)
     sample = samples.reshape(-1, *shape)

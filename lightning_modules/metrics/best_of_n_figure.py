@@ -24,7 +24,7 @@ _COLORS = {
 
 
 def best_of_n_figure(report: BestOfNReport) -> Figure:
-    """Accuracy (%) against N with 95 % bands, one panel each for the two summaries and every benchmark.
+    """Accuracy (%) against N with 95 % bands: one panel for each summary and each benchmark.
 
     The primary method of the process reward model is drawn thick, its other aggregations thin and dashed.
     """

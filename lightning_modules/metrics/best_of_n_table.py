@@ -15,19 +15,19 @@ _LABELS = {
 
 
 def method_label(method: str, n: int | None = None) -> str:
-    """Name of a method for readers, e.g. ``PRM (mean)``; ``n`` completes ``Pass@N``."""
+    """Displayed name of a method, e.g. ``PRM (mean)``; ``n`` completes ``Pass@N``."""
     if method == PASS_AT_N:
         return f"Pass@{'N' if n is None else n}"
     return _LABELS.get(method, f"PRM ({method.removeprefix('prm_')})")
 
 
 def column_label(column: str) -> str:
-    """Name of a column for readers."""
+    """Displayed name of a column."""
     return {ALL_QUESTIONS: "All questions", OVERALL: "Overall"}.get(column, column)
 
 
 def accuracy_table(report: BestOfNReport) -> Table:
-    """Methods by benchmarks at the largest N; the best of a column is marked, Pass@N aside, which sees the answers."""
+    """Methods by benchmarks at the largest N; the best of each column is bold, not counting Pass@N."""
     n = report.ns[-1]
     rows = []
     for method in report.methods:

@@ -1,6 +1,6 @@
 """Bootstrap resampling of many columns at once.
 
-R resamples, U units (what is drawn with replacement), K columns (what is averaged, all over the same draws).
+R resamples, U units (drawn with replacement), K columns (averaged over the same draws).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def resampled_means(units: Array, resamples: int, generator: np.random.Generator
     Args:
         units: (U, K) values.
         resamples: R.
-        generator: Source of the draws.
+        generator: Source of the random draws.
 
     Returns:
         (R, K) means.

@@ -1,4 +1,4 @@
-"""How well a step score says the probability that the step is correct."""
+"""Calibration: step scores as probabilities that the step is correct."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NUM_BINS = 15
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Steps whose scores are alike.
+    """Steps with scores in one interval.
 
     Attributes:
-        low: Scores are at least this.
-        high: And below this (the last bin: at most 1).
+        low: Least score, included.
+        high: Greatest score, not included (in the last bin: 1, included).
         steps: Number of steps.
         mean_score: None for an empty bin.
         correct_share: Share of steps that are correct; None for an empty bin.
@@ -33,7 +33,7 @@ class CalibrationBin:
 
 
 def expected_calibration_error(scores: Tensor, is_correct: Tensor) -> float:
-    """Mean distance between score and share of correct steps over :data:`NUM_BINS` bins, weighted by their steps.
+    """Mean distance between score and share of correct steps over :data:`NUM_BINS` bins, weighted by steps.
 
     Args:
         scores: (n,) step scores in [0, 1], n > 0.
@@ -43,7 +43,7 @@ def expected_calibration_error(scores: Tensor, is_correct: Tensor) -> float:
 
 
 def calibration_bins(scores: Tensor, is_correct: Tensor) -> list[CalibrationBin]:
-    """The bins of a reliability diagram: :data:`NUM_BINS` of them, in order; arguments as above."""
+    """The :data:`NUM_BINS` bins of a reliability diagram, in order, for such scores and labels."""
     bounds = torch.linspace(0, 1, NUM_BINS + 1, dtype=torch.float64)
     places = torch.bucketize(_below_one(scores), bounds, right=True) - 1
     steps = torch.bincount(places, minlength=NUM_BINS).tolist()
@@ -58,5 +58,5 @@ def calibration_bins(scores: Tensor, is_correct: Tensor) -> list[CalibrationBin]
 
 
 def _below_one(scores: Tensor) -> Tensor:
-    """Scores as float64; 1, which torchmetrics would put into a bin of its own, is moved into the last bin."""
+    """Scores as float64, with 1 moved into the last bin; torchmetrics would give it a bin of its own."""
     return scores.double().clamp(max=math.nextafter(1.0, 0.0))

@@ -1,4 +1,4 @@
-"""From the scores of the steps of a response to one score of the response."""
+"""Aggregate the step scores of a response to one response score."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 
 def aggregations_for(score_range: tuple[float, float]) -> tuple[Aggregation, ...]:
-    """The aggregations that have a meaning for scores from the first to the second of two numbers."""
+    """The aggregations that have a meaning for scores in a range (least, greatest)."""
     return AGGREGATIONS if score_range[0] >= 0 else tuple(how for how in AGGREGATIONS if how != "product")
 
 
-def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregation = "mean") -> float:
+def aggregate_step_scores(step_scores: Sequence[float] | Tensor, how: Aggregation) -> float:
     """Reduce step scores to a response score.
 
-    ``mean`` is what the released VisualPRM uses. Nothing but ``last`` depends on the order of the scores, not even in
-    the last bit, so that responses with equal scores in another order tie. ``product`` is of probabilities: with two
-    negative factors a bad response would look good.
+    The released VisualPRM uses ``mean``. Except for ``last``, the result does not depend on the order of the scores,
+    not even in the last bit, so responses with the same scores in another order tie. ``product`` needs scores that are
+    not negative: two negative factors would make a bad response look good.
 
     Args:
-        step_scores: Scores (S,) of the steps in their order, S >= 1.
+        step_scores: (S,) step scores in order, S >= 1.
         how: ``mean``, ``min``, ``max``, ``last`` or ``product``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Ways to pick one of N candidate answers, as the accuracy that each of them reaches.
+"""Ways to pick one of N candidate answers, and their accuracies.
 
 Q questions, N candidates each, M methods.
 """
@@ -28,9 +28,9 @@ class QuestionCandidates:
         benchmark: Name of the benchmark.
         question_id: Unique within the benchmark.
         step_scores: N lists of step scores.
-        is_correct: N grades.
-        answer_classes: N class numbers; candidates of a class give the same final answer, -1 gives none.
-        outcome_scores: N scores of an outcome reward model, None where none was run.
+        is_correct: N verdicts.
+        answer_classes: N class numbers; candidates of a class have equal final answers, -1 means no answer.
+        outcome_scores: N scores of an outcome reward model, or None.
 
     Raises:
         ValueError: If the fields disagree about N, or N is 0.
@@ -56,7 +56,7 @@ class QuestionCandidates:
 
     @property
     def where(self) -> str:
-        """Name of the question for messages."""
+        """Name of the question, for error messages."""
         return f"{self.benchmark} question {self.question_id!r}"
 
     def response_scores(self, how: Aggregation) -> list[float]:
@@ -87,10 +87,10 @@ def method_names(aggregations: Sequence[Aggregation], with_outcome: bool) -> lis
 
 
 def majority_index(answer_classes: Sequence[int]) -> int:
-    """The first candidate that gives the most frequent answer.
+    """The first candidate with the most frequent answer.
 
-    Candidates without an answer (-1) have no vote. Among equally frequent answers the one that was given first wins; if
-    nobody gives an answer, the first candidate is taken.
+    Candidates without an answer (-1) have no vote. In a tie the answer given first wins. If no candidate has an answer,
+    the first candidate is taken.
     """
     votes: dict[int, int] = {}
     for answer in answer_classes:
@@ -105,16 +105,16 @@ def majority_index(answer_classes: Sequence[int]) -> int:
 def method_accuracies(
     questions: Sequence[QuestionCandidates], ns: Sequence[int], aggregations: Sequence[Aggregation]
 ) -> Array:
-    """How often each method is right on each question when it may look at the first n candidates.
+    """Accuracy of each method on each question with the first n candidates.
 
-    Methods that pick one candidate get 0 or 1; ties of scores go to the earlier candidate. `pass_at_1` is the mean over
-    all N candidates whatever n is, `random_choice` the mean over the first n (the expected accuracy of drawing one),
-    `pass_at_n` is 1 if any of the first n is right.
+    Methods that pick one candidate get 0 or 1; in a tie of scores the earlier candidate wins. `pass_at_1` is the mean
+    over all N candidates, whatever n is. `random_choice` is the mean over the first n, the expected accuracy of a
+    random pick. `pass_at_n` is 1 if any of the first n is correct.
 
     Args:
         questions: Q questions; each with at least max(ns) candidates, and outcome scores for all or for none.
         ns: Numbers of candidates.
-        aggregations: How the process reward model's step scores become a response score.
+        aggregations: Ways to aggregate the process reward model's step scores.
 
     Returns:
         (Q, len(ns), M) values in [0, 1].

@@ -1,4 +1,4 @@
-"""Agreement of step scores with step labels: F1 of the correct steps, of the wrong steps, and their mean."""
+"""F1 of correct steps and of incorrect steps, and their mean."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torchmetrics import Metric
 class StepF1(Metric):
     """F1 scores of binary step judgements, as VisualProcessBench reports them.
 
-    A step counts as judged correct if its score reaches the threshold. `compute` returns scalar tensors:
-    ``macro_f1`` (mean of the next two), ``correct_f1``, ``wrong_f1``, ``accuracy``, all in [0, 1], and the counts
-    ``correct_steps`` and ``wrong_steps`` by label. An F1 score whose class neither occurs nor is predicted is 0.
-    The state is four sums, so that ranks add up exactly.
+    A step counts as judged correct if its score reaches the threshold. `compute` returns scalar tensors: ``macro_f1``
+    (mean of the next two), ``correct_f1``, ``wrong_f1``, ``accuracy``, all in [0, 1], and the counts ``correct_steps``
+    and ``wrong_steps`` by label. An F1 score whose class neither occurs nor is predicted is 0. The state is four sums,
+    so sums over ranks are exact.
 
     Args:
-        threshold: On the step score. 0.5 is where the two class tokens are equally likely; 0.85 is what the released
-            VisualPRM-8B is used with on VisualProcessBench.
-        options: Of :class:`torchmetrics.Metric`.
+        threshold: Threshold on the step score. At 0.5 both class tokens are equally likely; the released VisualPRM-8B
+            uses 0.85 on VisualProcessBench.
+        options: Options of :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: If the threshold is not in [-1, 1], where all scores lie.
@@ -69,7 +69,7 @@ class StepF1(Metric):
         self.true_wrong += (~judged & ~is_correct).sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """The scores over everything counted so far."""
+        """The metrics over all judgements so far."""
         errors = self.false_correct + self.false_wrong
         # 2 TP / (2 TP + FP + FN); the numerator is 0 wherever the clamp takes hold.
         correct_f1 = 2 * self.true_correct / (2 * self.true_correct + errors).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Step judgement per source of solutions and over all of them, as VisualProcessBench is reported."""
+"""Step metrics of each source and over all sources, as VisualProcessBench is reported."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BENCHMARK_ITSELF = "the benchmark itself"
 
 
 @dataclass(frozen=True)
-class JudgedSolution:
-    """The steps of one solution.
+class ScoredSolution:
+    """A solution with the scores and the human labels of its steps.
 
     Attributes:
         sample_id: Identifies the solution.
-        source: Where its question comes from.
-        scores: One score a step.
-        correctness: One label a step: 1 correct, -1 wrong, 0 neutral.
+        source: Dataset of its question.
+        scores: One score per step.
+        correctness: One label per step: 1 correct, -1 wrong, 0 neutral.
 
     Raises:
         ValueError: If the fields disagree about the number of steps, a score is not finite or a label is unknown.
@@ -49,18 +49,19 @@ class JudgedSolution:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Agreement of scores and labels over some solutions; neutral steps are only counted.
+    """Agreement of scores and labels over some solutions; neutral steps have no part in it.
 
     Attributes:
         macro_f1: Mean of the next two, in [0, 1].
         correct_f1: F1 of the correct steps.
         wrong_f1: F1 of the wrong steps.
-        accuracy: Share of steps judged right.
-        auroc: Area under the ROC curve, which needs no threshold; None where only one class occurs.
-        correct_average_precision: Of finding the correct steps by a high score; None likewise.
-        wrong_average_precision: Of finding the wrong steps by a low score; None likewise.
-        expected_calibration_error: See :mod:`lightning_modules.metrics.calibration`; None where no step counts, or
-            scores are no probabilities.
+        accuracy: Share of steps judged as labelled.
+        auroc: Area under the ROC curve, which needs no threshold; None if only one class occurs.
+        correct_average_precision: Average precision of finding correct steps by a high score; None if only one class
+            occurs.
+        wrong_average_precision: Average precision of finding wrong steps by a low score; None if only one class occurs.
+        expected_calibration_error: See :mod:`lightning_modules.metrics.calibration`; None if no step counts, or if
+            scores are not probabilities.
         correct_steps: Number of correct steps.
         wrong_steps: Number of wrong steps.
         neutral_steps: Number of neutral steps.
@@ -83,15 +84,15 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class StepIndexMetrics:
-    """The steps that stand at one place of their solutions; neutral ones do not count.
+    """Steps with the same index in their solutions; neutral ones do not count.
 
     Attributes:
-        step_index: The place, from 0.
-        steps: Number of steps there.
-        wrong_steps: How many of them are wrong.
-        error_rate: Their share.
-        wrong_recall: Share of the wrong ones that are judged wrong; None where there are none.
-        correct_recall: Share of the correct ones that are judged correct; None where there are none.
+        step_index: Index of the step, from 0.
+        steps: Number of such steps.
+        wrong_steps: Number of wrong ones.
+        error_rate: Share of wrong ones.
+        wrong_recall: Share of the wrong ones that are judged wrong; None if there are none.
+        correct_recall: Share of the correct ones that are judged correct; None if there are none.
     """
 
     step_index: int
@@ -107,11 +108,11 @@ class StepReport:
     """Metrics of each source, in alphabetical order, and of all steps together.
 
     Attributes:
-        threshold: Where a step counts as judged correct.
-        overall: Of all steps, pooled.
-        sources: Name to metrics.
-        by_step_index: In order; places where no step counts are left out.
-        calibration: Bins over all steps; empty where no step counts, or scores are no probabilities.
+        threshold: Least score of a step that counts as judged correct.
+        overall: Metrics of all steps, pooled.
+        sources: Metrics by source.
+        by_step_index: Metrics by step index, in order; indices where no step counts are left out.
+        calibration: Bins over all steps; empty if no step counts, or if scores are not probabilities.
     """
 
     threshold: StepThreshold
@@ -131,7 +132,7 @@ class StepReport:
 
 
 def step_report(
-    solutions: Sequence[JudgedSolution],
+    solutions: Sequence[ScoredSolution],
     threshold: StepThreshold | None,
     score_range: tuple[float, float] = PROBABILITY,
 ) -> StepReport:
@@ -139,12 +140,12 @@ def step_report(
 
     Args:
         solutions: At least one.
-        threshold: From which score on a step counts as judged correct; None chooses the one with the best pooled macro
+        threshold: Least score of a step that counts as judged correct. None chooses the one with the best pooled macro
             F1 on these very steps, and the report says so.
-        score_range: Least and greatest score. Scores outside of [0, 1] are no probabilities, and have no calibration.
+        score_range: Least and greatest score. Scores outside [0, 1] are not probabilities and have no calibration.
 
     Raises:
-        OneLabelError: If a threshold cannot be chosen, since all steps have one label.
+        OneLabelError: If no threshold can be chosen because all steps have one label.
         ValueError: If there is no solution.
     """
     if not solutions:
@@ -165,14 +166,14 @@ def step_report(
     )
 
 
-def _flatten(solutions: Sequence[JudgedSolution]) -> tuple[Tensor, Tensor]:
+def _flatten(solutions: Sequence[ScoredSolution]) -> tuple[Tensor, Tensor]:
     """Scores and labels of all steps, each (n,)."""
     scores = torch.tensor([score for solution in solutions for score in solution.scores], dtype=torch.float64)
     labels = torch.tensor([label for solution in solutions for label in solution.correctness], dtype=torch.long)
     return scores, labels
 
 
-def _metrics(solutions: Sequence[JudgedSolution], threshold: float, score_range: tuple[float, float]) -> StepMetrics:
+def _metrics(solutions: Sequence[ScoredSolution], threshold: float, score_range: tuple[float, float]) -> StepMetrics:
     scores, labels = _flatten(solutions)
     is_decided = labels != 0
     decided, is_correct = scores[is_decided], labels[is_decided] == 1
@@ -199,7 +200,7 @@ def _metrics(solutions: Sequence[JudgedSolution], threshold: float, score_range:
     )
 
 
-def _by_step_index(solutions: Sequence[JudgedSolution], threshold: float) -> list[StepIndexMetrics]:
+def _by_step_index(solutions: Sequence[ScoredSolution], threshold: float) -> list[StepIndexMetrics]:
     places: dict[int, list[tuple[bool, bool]]] = {}
     for solution in solutions:
         for index, (score, label) in enumerate(zip(solution.scores, solution.correctness, strict=True)):

@@ -1,4 +1,4 @@
-"""Reports on step judgement as markdown, as tables for the terminal and as a figure. Values are in percent."""
+"""Step reports as markdown, as tables for the terminal, and as a figure. Values are in percent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SHOWN_PLACES = 20
 
 
 def source_table(report: StepReport, coverage: str = "") -> Table:
-    """A row a source, and the pooled steps.
+    """One row per source, and one for all steps.
 
     Args:
-        report: Of step judgement.
-        coverage: A sentence about how much of the benchmark was evaluated.
+        report: The step report.
+        coverage: A sentence that says how much of the benchmark was evaluated.
     """
     header = ["Source", "Macro F1", "F1 correct", "F1 wrong", "Accuracy", "AUROC", "AP correct", "AP wrong", "ECE"]
     rows = [
@@ -39,7 +39,7 @@ def source_table(report: StepReport, coverage: str = "") -> Table:
 
 
 def step_index_table(report: StepReport) -> Table:
-    """A row a place of steps in their solutions; late places share one."""
+    """One row per step index; late ones share a row."""
     rows = []
     for metrics in _shown_places(report.by_step_index):
         is_last = metrics.step_index == SHOWN_PLACES and report.by_step_index[-1].step_index > SHOWN_PLACES
@@ -67,7 +67,7 @@ def step_report_markdown(report: StepReport, coverage: str = "") -> str:
 
 
 def step_report_figure(report: StepReport) -> Figure:
-    """A reliability diagram, and errors by place of the step."""
+    """A reliability diagram, and errors by step index."""
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     reliability, places = figure.subplots(1, 2)
@@ -114,7 +114,7 @@ def _draw_places(axes: Axes, report: StepReport) -> None:
 
 
 def _shown_places(rows: list[StepIndexMetrics]) -> list[StepIndexMetrics]:
-    """The rows, those from :data:`SHOWN_PLACES` on pooled into one."""
+    """The rows; those from :data:`SHOWN_PLACES` on are pooled into one."""
     late = [row for row in rows if row.step_index >= SHOWN_PLACES]
     if len(late) < 2:
         return rows

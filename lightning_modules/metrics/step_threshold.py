@@ -1,4 +1,4 @@
-"""The threshold from which on a step score counts as "correct": where it comes from, and how it is chosen."""
+"""The step threshold: where it comes from, and how it is chosen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBABILITY = (0.0, 1.0)
 
 
 class OneLabelError(ValueError):
-    """All steps that a threshold is to be chosen on have one label."""
+    """No threshold can be chosen, because all steps have the same label."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class StepThreshold:
     """A threshold and its origin.
 
     Attributes:
-        value: In the range of the scores, which is in [-1, 1]; a step whose score reaches it counts as judged correct.
-        source: ``fixed`` was given by the user; ``validation`` was chosen on other data than the benchmark; ``oracle``
-            was chosen on the benchmark itself, so that the scores are an upper bound and no fair result.
-        chosen_on: Name of the data it was chosen on; empty for a fixed one.
+        value: A step whose score reaches it counts as judged correct; in [-1, 1].
+        source: ``fixed``: given by the user. ``validation``: chosen on other data than the benchmark. ``oracle``:
+            chosen on the benchmark itself, an upper bound and no fair result.
+        chosen_on: Name of the data that it was chosen on; empty for a fixed one.
     """
 
     value: float
@@ -42,14 +42,14 @@ class StepThreshold:
 
     @property
     def label(self) -> str:
-        """What reports call it, e.g. ``oracle threshold 0.43, chosen on the benchmark itself``."""
+        """Its name in reports, e.g. ``oracle threshold 0.43, chosen on the benchmark itself``."""
         if self.source == "fixed":
             return f"fixed threshold {self.value:g}"
         return f"{self.source} threshold {self.value:.4g}, chosen on {self.chosen_on}"
 
 
 def middle(score_range: tuple[float, float]) -> float:
-    """The threshold that prefers no class: 0.5 of scores in [0, 1], 0 of scores in [-1, 1]."""
+    """The middle of the score range: 0.5 for [0, 1], 0 for [-1, 1]."""
     return sum(score_range) / 2
 
 
@@ -58,9 +58,9 @@ def best_threshold(
 ) -> tuple[float, float]:
     """The threshold with the best macro F1 on some steps.
 
-    All ways to cut the scores in two are tried; a threshold lies halfway between the scores that it parts (the ends
-    of the range bound them). Of equally good ones the nearest to the middle of the range is taken, then the lower, so
-    that the result depends on the steps alone and not on their order.
+    All splits of the scores are tried; a threshold is halfway between the scores that it separates, or between a score
+    and an end of the range. In a tie the threshold nearest to the middle of the range wins, then the lower one. So the
+    result does not depend on the order of the steps.
 
     Args:
         scores: (n,) step scores.

@@ -1,4 +1,4 @@
-"""A small table that can be written as markdown and shown in a terminal."""
+"""A small table, written as markdown or shown in a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNLIMITED = 10_000
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, set in bold if it is the best of its column."""
+    """Text of a cell, bold if it is the best of its column."""
 
     text: str
     is_best: bool = False
@@ -27,13 +27,13 @@ class Table:
     """Rows of cells; the first column holds names, the others numbers.
 
     Attributes:
-        title: Above the table.
+        title: Title above the table.
         header: C column names.
         rows: Rows of C cells.
-        note: Below the table; may be empty.
+        note: Text below the table; may be empty.
 
     Raises:
-        ValueError: If a row has another number of cells than the header.
+        ValueError: If a row does not have as many cells as the header.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Table:
                 raise ValueError(f"row {number} has {len(row)} cells, expected {len(self.header)}")
 
     def to_markdown(self) -> str:
-        """The table in GitHub's markdown, columns padded to read well as plain text too."""
+        """The table in GitHub's markdown, with padded columns."""
         texts = [[f"**{cell.text}**" if cell.is_best else cell.text for cell in row] for row in self.rows]
         # A vertical bar would end the cell.
         grid = [[text.replace("|", "\\|") for text in line] for line in [list(self.header), *texts]]
@@ -61,7 +61,7 @@ class Table:
         return "\n".join([*parts, "", self.note, ""] if self.note else [*parts, ""])
 
     def column_widths(self, width: int) -> list[int]:
-        """Widths in characters for a terminal of ``width``; headings are folded to fit, cells never."""
+        """Column widths in characters for a terminal of ``width``; headings are folded to fit, cells are not."""
         cells = [max((len(row[column].text) for row in self.rows), default=1) for column in range(len(self.header))]
         widths = list(map(max, cells, map(len, self.header)))
         while sum(widths) + _GAP * (len(widths) - 1) > width and widths != cells:
@@ -81,11 +81,11 @@ class Table:
 
 
 def print_tables(tables: Sequence[Table], console: Console | None = None) -> None:
-    """Show tables in the terminal, or with unfolded headings where the output is a file.
+    """Print tables; headings are folded to fit a terminal, and not folded in a file.
 
     Args:
-        tables: In order.
-        console: Where to, widened if need be; standard output by default.
+        tables: Tables in order.
+        console: Output, widened if necessary; standard output by default.
     """
     console = console or Console()
     for table in tables:

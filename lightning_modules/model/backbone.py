@@ -17,6 +17,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from datamodules.interfaces import PolicyData, PolicyFacts, data_module_of
 from lightning_modules.distributed.meta_loading import auto_class, is_structure_only, structure_of
 from lightning_modules.model.chat_template import require_template, without_opening
 from lightning_modules.model.families import language_model_of, parameters_of
@@ -35,14 +36,14 @@ class BackboneOptions:
     Attributes:
         dtype: ``auto`` (as stored) or the name of a torch dtype, such as ``bfloat16``.
         attention_implementation: ``sdpa``, ``flash_attention_2``, ...; None leaves the choice to `transformers`.
-        quantization: ``nf4`` or ``int8`` holds the language model's matrices in 4 or 8 bits (bitsandbytes); they
-            cannot be trained then, adapters on them can.
-        gradient_checkpointing: Compute the activations of each layer twice instead of keeping them.
+        quantization: ``nf4`` or ``int8`` holds the language model's matrices in 4 or 8 bits (bitsandbytes); they cannot
+            be trained then, adapters on them can.
+        gradient_checkpointing: Recompute the activations of each layer in the backward instead of storing them.
         compile: `torch.compile` every layer of the language model, in place.
-        compile_backend: Of `torch.compile`.
-        freeze: Any of ``vision``, ``projector``, ``language_model``, or paths of modules. A reward model's step head
-            is trained in any case.
-        lora: Train adapters; the weights below them and all others of the model are frozen.
+        compile_backend: Backend of `torch.compile`.
+        freeze: Any of ``vision``, ``projector``, ``language_model``, or paths of modules. The step head of a reward
+            model is always trained.
+        lora: Train adapters and freeze all other weights of the model.
     """
 
     dtype: str = "auto"
@@ -64,13 +65,13 @@ class BackboneOptions:
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """The dtype that is asked for; None for the stored one."""
+        """The requested dtype; None for the stored one."""
         found = getattr(torch, self.dtype, None)
         return found if isinstance(found, torch.dtype) and found.is_floating_point else None
 
     @classmethod
     def of(cls, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
-        """The options as an object; a mapping is what a checkpoint holds of them.
+        """The options as an object, from an object or from the mapping that a checkpoint stores.
 
         Raises:
             TypeError: If the mapping has an unknown key.
@@ -86,7 +87,7 @@ class BackboneOptions:
 def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None = None) -> ProcessorMixin:
     """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code.
 
-    A text-only checkpoint has a tokenizer alone, which comes as a :class:`TextProcessor`.
+    A text-only checkpoint has only a tokenizer, which is wrapped in a :class:`TextProcessor`.
 
     Args:
         name_or_path: Folder, or a name on the hub.
@@ -114,7 +115,7 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:
     """Load any image-text-to-text or causal language model of `transformers`; never runs remote code.
 
-    Within :func:`lightning_modules.distributed.meta_loading.structure_only` it has no weights yet.
+    Within :func:`lightning_modules.distributed.meta_loading.structure_only` the weights are on the meta device.
 
     Args:
         name_or_path: Folder, or a name on the hub.
@@ -150,7 +151,7 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
 
 
 def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> None:
-    """Freeze, add adapters, and switch on checkpointing and compilation, all in place.
+    """Freeze weights, add adapters, and enable gradient checkpointing and compilation, all in place.
 
     Raises:
         ValueError: If the model has no such part or layers.
@@ -180,8 +181,8 @@ def _named(backbone: PreTrainedModel, part: str) -> list[tuple[str, torch.nn.Par
     return [(name, parameter) for name, parameter in backbone.named_parameters() if id(parameter) in wanted]
 
 
-def connect_processor(module: LightningModule, **more: Any) -> None:
-    """Hand a policy's processor, and ``more``, to the trainer's data module, whose prompts it renders."""
-    datamodule: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    if datamodule is not None:
-        datamodule.connect(module.processor, **more)
+def connect_processor(module: LightningModule, packing_obstacle: str | None = None) -> None:
+    """Pass a policy's processor to the trainer's data module, which renders prompts with it."""
+    data = data_module_of(module.trainer)
+    if isinstance(data, PolicyData):
+        data.connect(PolicyFacts(module.processor, packing_obstacle))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What every Lightning module with a backbone does about its options, its weights and its checkpoints."""
+"""Base class of all Lightning modules with a backbone: options, weights, sharding and checkpoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any, Self
 
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lightning_modules.callbacks.resumable_training import ResumableTraining
@@ -15,24 +16,33 @@ from lightning_modules.distributed.meta_loading import lacks_weights, read_shard
 from lightning_modules.distributed.sharded_weights import fill, gather_into, take_dtypes
 from lightning_modules.distributed.sharding import ShardingOptions, data_mesh, gather_all, is_sharded, let_go, shard
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
-from lightning_modules.model.blank_picture import BlankPicture
+from lightning_modules.model.dummy_image import DummyImage
 from lightning_modules.training.global_mean import GlobalMeanModule
+from lightning_modules.training.optimization import OptimizerFactory, configure_warmup_cosine
 
 _PREFIX = "backbone."
+_OPTIMIZATION = (
+    "learning_rate",
+    "weight_decay",
+    "warmup_ratio",
+    "head_learning_rate_multiplier",
+    "vision_learning_rate_multiplier",
+)
 
 
 class BackboneModule(GlobalMeanModule):
-    """A module whose checkpoints hold no base weights that never change.
+    """A module with a backbone; its checkpoints leave out frozen base weights.
 
-    With adapters or a quantized base, a checkpoint holds what is trained (adapters, projector, step head) and not the
-    frozen weights below: these come from ``model_name_or_path`` again, and loading a checkpoint leaves them as they
-    are. Otherwise it holds everything.
+    With adapters or a quantized base, a checkpoint holds only the trained weights (adapters, projector, step head). The
+    frozen ones are loaded from ``model_name_or_path`` again. Without adapters and quantization a checkpoint holds all
+    weights.
     """
 
     backbone: PreTrainedModel
     backbone_options: BackboneOptions
     processor: ProcessorMixin
-    _blank_picture: BlankPicture | None = None
+    optimizer_factory: OptimizerFactory | None = None
+    _dummy_image: DummyImage | None = None
 
     def on_fit_start(self) -> None:
         """See :meth:`on_validation_start`."""
@@ -40,17 +50,17 @@ class BackboneModule(GlobalMeanModule):
         self.on_validation_start()
 
     def on_validation_start(self) -> None:
-        """In a distributed run, let ranks without pictures keep in step with those that have some."""
-        if self.trainer.world_size > 1 and self._blank_picture is None:
-            self._blank_picture = BlankPicture(self.backbone, self.processor)
+        """In a distributed run, add the dummy image for ranks without pictures."""
+        if self.trainer.world_size > 1 and self._dummy_image is None:
+            self._dummy_image = DummyImage(self.backbone, self.processor)
 
     on_test_start = on_validation_start
 
     def keep_backbone_options(self, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
-        """Keep the options, also among the hyperparameters, as a mapping: checkpoints hold plain values only.
+        """Store the options, and a mapping of them in the hyperparameters: checkpoints hold plain values only.
 
         Args:
-            options: A module that is loaded from a checkpoint gets them as that mapping.
+            options: The options, or the mapping of them that a checkpoint stores.
         """
         self.backbone_options = BackboneOptions.of(options)
         self.save_hyperparameters({"backbone": asdict(self.backbone_options)})
@@ -59,19 +69,19 @@ class BackboneModule(GlobalMeanModule):
         return self.backbone_options
 
     def build(self) -> None:
-        """Make the backbone, and in subclasses what sits on it."""
+        """Create the backbone, and in subclasses the heads."""
         self.backbone = load_backbone(self.hparams["model_name_or_path"], self.backbone_options)
 
     def cpu(self) -> Self:
-        """Move the weights to main memory, if there are any yet.
+        """Move the weights to main memory, unless they are on the meta device.
 
-        Lightning calls it when a run ends, also where it failed before :meth:`configure_model`; an error about tensors
-        without data would then stand where the cause should.
+        Lightning calls this at the end of a run, also of a run that failed before :meth:`configure_model`; an error
+        about meta tensors would then hide the cause.
         """
         return self if lacks_weights(self) else super().cpu()
 
     def configure_model(self) -> None:
-        """Load the weights of a module that was made without, and shard them where the strategy has a device mesh.
+        """Load weights that are on the meta device, and shard them if the strategy has a device mesh.
 
         Raises:
             ValueError: If they cannot be sharded.
@@ -83,7 +93,7 @@ class BackboneModule(GlobalMeanModule):
 
     @property
     def sharding(self) -> ShardingOptions:
-        """How the strategy wants weights to be sharded."""
+        """Sharding options of the strategy."""
         return getattr(self.trainer.strategy, "sharding", None) or ShardingOptions()
 
     def _shard(self) -> None:
@@ -112,17 +122,17 @@ class BackboneModule(GlobalMeanModule):
             fill(self.backbone, heads, source, cpu_offload=sharding.cpu_offload)
 
     def on_predict_start(self) -> None:
-        """Hold whole weights while texts are sampled, unless the strategy says otherwise."""
+        """Unshard the weights for sampling, unless the strategy says otherwise."""
         self.on_validation_start()
         if is_sharded(self) and self.sharding.whole_to_predict:
             gather_all(self)
 
     def on_predict_end(self) -> None:
-        """Go back to shards."""
+        """Reshard the weights."""
         self._let_go()
 
     def on_validation_end(self) -> None:
-        """Go back to shards, which an optimizer or a checkpoint may ask for next."""
+        """Reshard the weights for the optimizer and checkpoints."""
         self._let_go()
 
     on_test_end = on_validation_end
@@ -132,9 +142,9 @@ class BackboneModule(GlobalMeanModule):
             let_go(self, self.sharding)
 
     def unsharded(self) -> Self | None:
-        """This module with whole weights: itself, or where they are sharded a copy on the CPU of rank zero.
+        """This module with unsharded weights: itself, or if it is sharded a copy on the CPU of rank zero.
 
-        Where they are sharded, all ranks must call it together; one tensor is gathered at a time.
+        If it is sharded, all ranks must call this together; one tensor is all-gathered at a time.
 
         Returns:
             None on the other ranks.
@@ -151,18 +161,23 @@ class BackboneModule(GlobalMeanModule):
 
     @property
     def is_partial(self) -> bool:
-        """Whether checkpoints hold trained weights alone."""
+        """Whether checkpoints hold only the trained weights."""
         return self.backbone_options.lora is not None or self.backbone_options.quantization is not None
 
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW, or the chosen optimizer, with linear warm-up and cosine decay; settings are hyperparameters."""
+        options = {name: self.hparams[name] for name in _OPTIMIZATION if name in self.hparams}
+        return configure_warmup_cosine(self, self.optimizer_factory, **options)
+
     def configure_callbacks(self) -> list[Callback]:
-        """Make checkpoints complete and resuming exact, in every run."""
+        """Add the callback that makes resuming exact, in every run."""
         return [ResumableTraining()]
 
     def _trained_names(self) -> set[str]:
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen weights of the base out; see the class."""
+        """Leave out the frozen base weights; see the class."""
         if self.is_partial:
             trained = self._trained_names()
             checkpoint["state_dict"] = {
@@ -172,7 +187,7 @@ class BackboneModule(GlobalMeanModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that a partial checkpoint fits; what it leaves out is loaded already.
+        """Check that a partial checkpoint fits; the weights that it leaves out are loaded already.
 
         Raises:
             ValueError: If it lacks a trained weight, or holds one that this module does not have.
@@ -181,7 +196,7 @@ class BackboneModule(GlobalMeanModule):
             self.check_stored(set(checkpoint["state_dict"]))
 
     def check_stored(self, stored: set[str]) -> None:
-        """Check that the weights of a partial checkpoint, by name, fit.
+        """Check the names of the weights of a partial checkpoint.
 
         Raises:
             ValueError: See :meth:`on_load_checkpoint`.

@@ -1,7 +1,7 @@
-"""A chat template that opens conversations with the system prompt a reward model was trained with.
+"""A chat template that opens conversations with the system prompt that a reward model was trained with.
 
-It is for programs that know nothing of this package. Here the prompt is always given as a turn of its own, so the
-opening is taken off when a processor is loaded: an empty prompt then means no system turn, as it says.
+It serves programs that do not use this package. This package always gives the system prompt as a turn of its own, so it
+removes the opening when it loads a processor; an empty prompt then means no system turn.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _END = "{# The template of the base model. +#}"
 
 
 def opened_with(processor: ProcessorMixin, layout: ChatLayout) -> str | None:
-    """The processor's template, changed so that a conversation without system turn gets the layout's system prompt.
+    """The processor's template, with the layout's system prompt added to conversations without a system turn.
 
     Args:
-        processor: With its own template.
-        layout: Of conversations with that processor.
+        processor: Processor with its own template.
+        layout: Layout of conversations with that processor.
 
     Returns:
-        None where there is nothing to change (no system prompt), or where this cannot be done: the template knows no
-        system turn, or there is more than one template.
+        The changed template. None if there is no system prompt, if the template has no system turn, or if there is more
+        than one template.
     """
     template = template_holder(processor).chat_template
     if not layout.system_prompt or layout.folds_system_prompt or not isinstance(template, str):
@@ -47,7 +47,7 @@ def opened_with(processor: ProcessorMixin, layout: ChatLayout) -> str | None:
 
 
 def without_opening(processor: ProcessorMixin) -> ProcessorMixin:
-    """The processor, its templates as they were before :func:`opened_with`; it is changed in place."""
+    """Undo :func:`opened_with` in the processor's templates, in place; returns the processor."""
     for holder in (processor, getattr(processor, "tokenizer", None)):
         template = getattr(holder, "chat_template", None)
         if isinstance(template, str) and template.startswith(_BEGIN):
@@ -56,10 +56,10 @@ def without_opening(processor: ProcessorMixin) -> ProcessorMixin:
 
 
 def require_template(processor: ProcessorMixin, name: object) -> ProcessorMixin:
-    """The processor, if it can write conversations.
+    """Return the processor if it has a chat template.
 
     Raises:
-        ValueError: If it has no chat template; names the checkpoint ``name``.
+        ValueError: If it has none; names the checkpoint ``name``.
     """
     # A multimodal processor does not fall back on the template of its tokenizer, which would know no images.
     holder: Any = processor.tokenizer if isinstance(processor, TextProcessor) else processor
@@ -72,12 +72,12 @@ def require_template(processor: ProcessorMixin, name: object) -> ProcessorMixin:
 
 
 def template_holder(processor: ProcessorMixin) -> Any:
-    """What the chat template belongs to: the processor, or its tokenizer where only that has one."""
+    """The object with the chat template: the processor, or its tokenizer if only that has one."""
     return processor if getattr(processor, "chat_template", None) else processor.tokenizer
 
 
 def _writes_the_same(processor: ProcessorMixin, layout: ChatLayout, template: str) -> bool:
-    """Whether the changed template without system turn writes what the present one writes with it."""
+    """Whether the changed template without a system turn writes the same text as the present one with it."""
     for num_images, steps in ((0, ["2"]), (0, ["2", "3"]), (1, ["2"])):
         try:
             with_turn = build_messages("1", num_images, steps, layout.system_prompt, layout.class_tokens[0])
@@ -96,7 +96,7 @@ def _writes_the_same(processor: ProcessorMixin, layout: ChatLayout, template: st
 
 
 def _jinja_literal(text: str) -> str:
-    """A text as a string of the template language, in ASCII; braces and percent signs cannot open or close a tag."""
+    """A text as a Jinja string literal in ASCII, in which braces and percent signs cannot open or close a tag."""
     escaped = text.encode("unicode_escape").decode("ascii").replace("'", "\\'")
     for character in "{}%#":
         escaped = escaped.replace(character, f"\\x{ord(character):02x}")

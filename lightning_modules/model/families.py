@@ -1,4 +1,4 @@
-"""Which part of a multimodal language model is which, and the only place that knows model families by name."""
+"""Parts of a multimodal language model: vision tower, projector, language model, by family."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROJECTORS: dict[str, tuple[str, ...]] = {
 themselves are found through the accessors of `transformers` (`get_encoder("image")`, `get_decoder()`)."""
 
 ORIGINAL_INTERNVL = ("InternVLChatModel", "InternVLRewardModel")
-"""Architectures that come with code of their own, which is never run; ``tools/convert_internvl.py`` converts them."""
+"""Architectures with remote code, which is never run; ``tools/convert_internvl.py`` converts their checkpoints."""
 
 
 def language_model_of(backbone: PreTrainedModel) -> PreTrainedModel:
@@ -41,10 +41,10 @@ def attention_layers(backbone: PreTrainedModel) -> list[Any]:
 
 
 def path_of(backbone: nn.Module, module: nn.Module) -> str:
-    """Dotted path of a module inside of the model.
+    """Dotted path of a module within the model.
 
     Raises:
-        ValueError: If it is not in there.
+        ValueError: If the model does not hold it.
     """
     for path, candidate in backbone.named_modules():
         if candidate is module:
@@ -53,7 +53,7 @@ def path_of(backbone: nn.Module, module: nn.Module) -> str:
 
 
 def is_below(name: str, paths: tuple[str, ...]) -> bool:
-    """Whether a parameter or module name is one of the paths or lies below one."""
+    """Whether a parameter or module name is one of the paths or below one."""
     return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
@@ -65,10 +65,10 @@ def language_model_paths(backbone: PreTrainedModel) -> tuple[str, ...]:
 
 
 def part_of(backbone: PreTrainedModel) -> dict[str, Part]:
-    """The part that each parameter belongs to, by its name.
+    """The part of each parameter, by parameter name.
 
-    What is neither of the language model nor known as projector counts as vision; families that
-    :data:`PROJECTORS` does not know have their projector counted there.
+    Parameters that are neither in the language model nor in a known projector count as vision. In families that are not
+    in :data:`PROJECTORS`, the projector counts as vision, too.
     """
     language_model = language_model_paths(backbone)
     projector = PROJECTORS.get(backbone.config.model_type, ())
@@ -87,10 +87,10 @@ def parameters_of(backbone: PreTrainedModel, part: str, key: str = "freeze") -> 
     Args:
         backbone: The model.
         part: One of :data:`PARTS`, or a path.
-        key: Named in errors: the setting that asks for it.
+        key: Configuration key, for error messages.
 
     Raises:
-        ValueError: If the model has no such part or module, or it is not known which one it is.
+        ValueError: If the model has no such part or module, or the family's parts are not known.
     """
     model_type = backbone.config.model_type
     if part in PARTS:

@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685), put into a model in place, and merged for export.
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685): added in place, merged for export.
 
-A model with adapters is still the same `transformers` class with the same submodules: ``backbone.base_model(...)`` and
-``backbone.lm_head`` are what they were, only the adapted linear layers have an adapter around them.
+A model with adapters keeps its `transformers` class and its submodules, such as ``backbone.base_model`` and
+``backbone.lm_head``; only the adapted linear layers are wrapped.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ ADAPTER = "default"
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Adapters that are trained in place of the weights that they sit on.
+    """Options of adapters, which are trained instead of the weights that they adapt.
 
     Attributes:
-        rank: Of the update of each matrix.
-        alpha: The update is scaled by alpha / rank; None is twice the rank, as in InternVL's own fine-tuning.
-        dropout: On the adapters' input.
-        targets: Last names of linear layers, such as ``q_proj``; None takes all of the language model's layers
+        rank: Rank of each adapter.
+        alpha: Scales the update by alpha / rank; None means twice the rank, as in InternVL's fine-tuning.
+        dropout: Dropout probability on the adapters' input.
+        targets: Last names of linear layers, such as ``q_proj``; None means all linear layers of the language model
             (Dettmers et al. 2023: adapters on all of them are needed to match full fine-tuning).
-        include_vision: Put adapters into the vision tower and the projector too.
+        include_vision: Add adapters to the vision tower and the projector, too.
         train_projector: Train the projector itself, which is frozen otherwise.
         rank_stabilized: Scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732).
     """
@@ -58,10 +58,10 @@ class LoraOptions:
 
 
 def target_paths(backbone: PreTrainedModel, options: LoraOptions) -> list[str]:
-    """Paths of the linear layers that get adapters; never the language-model head.
+    """Paths of the linear layers that get adapters; the language-model head is never among them.
 
     Raises:
-        ValueError: If a target names no linear layer there.
+        ValueError: If a target names no linear layer.
     """
     decoder, *head = language_model_paths(backbone)
     linear = [
@@ -82,9 +82,9 @@ def target_paths(backbone: PreTrainedModel, options: LoraOptions) -> list[str]:
 
 
 def add_lora(backbone: PreTrainedModel, options: LoraOptions) -> None:
-    """Put adapters into the model; everything else is frozen.
+    """Add adapters to the model and freeze everything else.
 
-    The adapters are float32 even where the model is bfloat16, whose steps of 1 / 256 swallow small updates.
+    The adapters are float32 even if the model is bfloat16, because bfloat16 rounds small updates away.
 
     Raises:
         ValueError: See :func:`target_paths`.
@@ -113,19 +113,19 @@ def add_lora(backbone: PreTrainedModel, options: LoraOptions) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter is of an adapter, by its name."""
+    """Whether a parameter name is that of an adapter."""
     return ".lora_A." in name or ".lora_B." in name
 
 
 def initial_adapter(name: str, shape: torch.Size, seed: int) -> torch.Tensor:
-    """What an adapter's matrix begins with, the same for all strategies and on all devices: (out, in) float32.
+    """Initial value of an adapter's matrix, equal for all strategies and devices: (out, in) float32.
 
     As in peft: A is uniform between plus and minus 1 / sqrt(in), B is 0.
 
     Args:
-        name: Of the parameter in the backbone; every one has numbers of its own.
+        name: Name of the parameter in the backbone; it selects the random numbers.
         shape: (out, in).
-        seed: Of the run.
+        seed: Seed of the run.
     """
     if ".lora_B." in name:
         return torch.zeros(shape, device="cpu")
@@ -154,21 +154,20 @@ def _linear(like: nn.Module, weight: torch.Tensor) -> nn.Linear:
 
 
 def merged_backbone(backbone: PreTrainedModel) -> PreTrainedModel:
-    """A plain `transformers` model that computes what the given one does, without adapters and without quantization.
+    """Merge adapters and dequantize: a plain `transformers` model that computes the same function.
 
     Quantized weights are dequantized to float32, the adapters' updates are added in float32, and the sum is rounded
-    once to the model's dtype. So nothing is lost in a float32 model; a bfloat16 result differs from the model with
-    separate adapters by that rounding (2**-9 of each weight); and a quantized model gives its *dequantized* weights,
-    those that the adapters were trained on, not the original ones (a model in 8 bits also rounds its
-    activations, which a merged one does not).
+    once to the model's dtype. A float32 model loses nothing. A bfloat16 model differs from the model with separate
+    adapters by that rounding (2**-9 of each weight). A quantized model gives its *dequantized* weights, on which the
+    adapters were trained, not the original ones; an 8-bit model also rounds its activations, which the merged one does
+    not.
 
     Args:
-        backbone: With or without adapters, quantized or not; it stays as it is.
+        backbone: With or without adapters, quantized or not; it is not changed.
 
     Returns:
-        A model in evaluation mode with weights that need no gradients. To save memory it shares the weights that no
-        adapter touched with ``backbone``; only those of the language-model head are its own, so that class rows can be
-        written into it.
+        A model in evaluation mode whose weights need no gradients. To save memory it shares the weights without
+        adapters with ``backbone``, except those of the language-model head, into which class rows can be written.
     """
     adapters: Any = sys.modules.get("peft.tuners.lora")  # not loaded: then nobody can have put in any
     dtype = backbone.dtype

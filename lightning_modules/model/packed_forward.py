@@ -6,7 +6,6 @@ conversations, T tokens in the row, S steps of the longest conversation, H hidde
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from datamodules.batching.collate import StepBatch
 from lightning_modules.distributed.sharding import computing_device
+from lightning_modules.model.multimodal_positions import has_multimodal_positions, multimodal_positions
 from lightning_modules.model.step_head import StepHead
 
 # Families whose packed forward is known (and tested) to equal the padded one. Others may have masks that depend on
@@ -31,7 +31,7 @@ _ATTENTION = ("eager", "sdpa", "flex_attention", *_FLASH_ATTENTION)
 
 
 def packing_obstacle(backbone: PreTrainedModel) -> str | None:
-    """Why conversations cannot be packed for this model, by name; None if they can."""
+    """The reason why conversations cannot be packed for this model; None if they can."""
     family, text = backbone.config.model_type, backbone.config.get_text_config(decoder=True)
     if family not in (*_FAMILIES, *_LANGUAGE_MODELS):
         return f"packed sequences are not known to stay apart in models of the family {family!r}"
@@ -43,11 +43,11 @@ def packing_obstacle(backbone: PreTrainedModel) -> str | None:
 
 
 class TokenizedBatch(Protocol):
-    """A batch of them, such as :class:`datamodules.batching.collate.StepBatch`.
+    """A tokenised batch, such as :class:`datamodules.batching.collate.StepBatch`.
 
     Attributes:
-        inputs: Of the model.
-        boundaries: Of a packed batch, the B places in its row where conversations begin, and T; None of a padded one.
+        inputs: Inputs of the model.
+        boundaries: For a packed batch, the B token positions where conversations begin, and T; None for a padded one.
     """
 
     inputs: dict[str, Tensor]
@@ -68,7 +68,7 @@ def hidden_states(backbone: PreTrainedModel, batch: TokenizedBatch) -> Tensor:
 
 
 def step_logits(head: StepHead, states: Tensor, batch: StepBatch) -> Tensor:
-    """Class logits of every step, (B, S, K) float32, of hidden states as :func:`hidden_states` gives them."""
+    """Class logits of every step, (B, S, K) float32, from the output of :func:`hidden_states`."""
     positions = batch.step_positions
     if batch.boundaries is None:
         return head(states, positions)
@@ -78,34 +78,29 @@ def step_logits(head: StepHead, states: Tensor, batch: StepBatch) -> Tensor:
 def _positions(backbone: PreTrainedModel, batch: TokenizedBatch) -> Tensor:
     """Position ids (1, T); with multimodal rotary positions (4, 1, T), the plain ones first.
 
-    Those number image tokens by time, height and width (Qwen2-VL, Wang et al. 2024, arXiv 2409.12191); the model's own
-    rule is asked for each conversation. `transformers` tells conversations apart by the plain ones.
+    `transformers` tells conversations apart by the plain ones.
     """
     plain = batch.inputs["position_ids"]
-    rule = getattr(backbone.base_model, "get_rope_index", None)
-    if rule is None:
+    if not has_multimodal_positions(backbone):
         return plain
     if "image_grid_thw" not in batch.inputs:
         return plain.expand(4, *plain.shape)
     lengths = batch.lengths.tolist()
-    known = inspect.signature(rule).parameters
-    shape = plain.shape
     rows = {
-        name: pad_sequence(value[0].split(lengths), batch_first=True) if value.shape == shape else value
+        name: pad_sequence(value[0].split(lengths), batch_first=True) if value.shape == plain.shape else value
         for name, value in batch.inputs.items()
-        if name in known
     }
     mask = pad_sequence(torch.ones_like(plain[0]).split(lengths), batch_first=True)
-    positions, _ = rule(**rows, attention_mask=mask)
+    positions = multimodal_positions(backbone, {**rows, "attention_mask": mask})
     return torch.cat([plain[None], positions[:, mask.bool()][:, None]])
 
 
 @contextmanager
 def _apart(backbone: PreTrainedModel, boundaries: list[int]) -> Iterator[None]:
-    """Within, the language model is told where conversations begin, in the form that its attention takes it best.
+    """Within this context the attention knows where conversations begin, in the form that suits its implementation.
 
-    Without being told, `transformers` finds it out from the positions: flash attention then waits for the device in
-    every layer, and the others multiply all pairs of tokens and mask most of them.
+    Otherwise `transformers` infers it from the positions: flash attention then synchronises with the device in every
+    layer, and the other implementations multiply all pairs of tokens and mask most of them.
     """
     decoder = backbone.get_decoder()
     told = _attention_arguments(decoder, boundaries)
@@ -141,7 +136,7 @@ def _attention_by_conversation(
     conversation_lengths: list[int] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of `transformers`, but causal within each conversation of a packed row where lengths are given."""
+    """SDPA attention of `transformers`; causal within each conversation of a packed row if lengths are given."""
     if conversation_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     parts = zip(*(states.split(conversation_lengths, dim=2) for states in (query, key, value)), strict=True)

@@ -1,4 +1,4 @@
-"""Processor outputs of single prompts as one batch, whatever image inputs the family has."""
+"""Batch processor outputs of single prompts, for any family's image inputs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch.nn.functional import pad
 
 
 def _pad_to(value: Tensor, sizes: Sequence[int], padding: int) -> Tensor:
-    """Pad the ends of all dimensions but the first."""
+    """Pad all dimensions but the first at their ends."""
     missing = [size - have for size, have in zip(sizes, value.shape[1:], strict=True)]
     return pad(value, [amount for size in reversed(missing) for amount in (0, size)], value=padding)
 
 
 def join_prompts(prompts: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
-    """Pad to the right and join.
+    """Pad to the right and concatenate.
 
-    Tensors with a value a token (``attention_mask``, ``token_type_ids``, ...) are filled up with zeros, also for
+    Tensors with one value per token (``attention_mask``, ``token_type_ids``, ...) are padded with zeros, also for
     prompts that lack them. All others belong to images (``pixel_values``, ``image_grid_thw``, ``image_sizes``, ...) and
-    are joined in order; where they have different sizes, zeros stand for missing tiles, as in the processors' batches.
+    are concatenated in order; missing tiles are zeros, as in the processors' own batches.
 
     Args:
         prompts: Processor outputs, each with ``input_ids`` (1, L).

@@ -1,4 +1,4 @@
-"""Loading the language model's matrices in 4 or 8 bits with bitsandbytes, and getting floating-point weights back."""
+"""Quantize the language model's matrices to 4 or 8 bits with bitsandbytes, and dequantize them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Quantization = Literal["nf4", "int8"]
 
 
 def quantization_arguments(model_class: Any, config: AutoConfig, kind: Quantization, dtype: torch.dtype) -> dict:
-    """Arguments of `from_pretrained` that quantize the linear layers of the text decoder, and nothing else.
+    """Arguments of `from_pretrained` that quantize only the linear layers of the text decoder.
 
     The vision tower, the projector and the language-model head (the step head starts from its rows) stay in ``dtype``.
 
     Args:
         model_class: The auto class that will load the checkpoint.
-        config: Of the checkpoint.
+        config: Configuration of the checkpoint.
         kind: ``nf4``: 4-bit NormalFloat with double quantization (Dettmers et al. 2023, arXiv 2305.14314). ``int8``:
             LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339).
-        dtype: In which products are computed.
+        dtype: Dtype of the matrix products.
     """
     with torch.device("meta"):
         skeleton = model_class.from_config(config)
@@ -63,10 +63,10 @@ def quantization_arguments(model_class: Any, config: AutoConfig, kind: Quantizat
 
 
 def keep_weights_as_loaded(backbone: PreTrainedModel) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights for CPUs with bfloat16 instructions when they are evaluated.
+    """Stop bitsandbytes from repacking 4-bit weights in evaluation mode on CPUs with bfloat16 instructions.
 
-    Repacking rounds the scales of the weights to bfloat16 for good, so that a validation would change what is trained,
-    and it refuses layers whose output size is no multiple of 32.
+    Repacking rounds the scales of the weights to bfloat16 permanently, so a validation would change the trained model.
+    It also refuses layers whose output size is not a multiple of 32.
     """
     for module in backbone.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -93,7 +93,7 @@ def floating_weight(layer: nn.Module) -> Tensor:
 
 
 def forget_quantization(backbone: PreTrainedModel) -> None:
-    """Take away what marks a model as quantized, once none of its layers is."""
+    """Remove the quantization marks of a model whose layers are all dequantized."""
     backbone.config.__dict__.pop("quantization_config", None)
     for name in ("hf_quantizer", "quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"):
         backbone.__dict__.pop(name, None)

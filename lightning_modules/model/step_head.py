@@ -1,4 +1,4 @@
-"""The step head: class-token rows of the language-model head, applied where a step is judged."""
+"""The step head: class-token rows of the language-model head, applied at step positions only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datamodules.conversation.chat_layout import ChatLayout
 
 
 def class_token_ids(processor: ProcessorMixin, class_tokens: Sequence[str]) -> list[int]:
-    """Token ids of the class tokens, as they are in an assistant's turn: the same text may be another token elsewhere.
+    """Token ids of the class tokens in an assistant turn; elsewhere the same text may be another token.
 
     Raises:
         ValueError: If the tokenizer splits one of them, or two share an id.
@@ -22,7 +22,7 @@ def class_token_ids(processor: ProcessorMixin, class_tokens: Sequence[str]) -> l
 
 
 def untie_language_model_head(backbone: PreTrainedModel) -> None:
-    """Give the language-model head weights of its own, so that changing class rows leaves the embeddings alone."""
+    """Untie the language-model head from the embeddings, so that changed class rows do not change embeddings."""
     head, embedding = language_model_head(backbone), backbone.get_input_embeddings()
     if head.weight is embedding.weight:
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
@@ -43,10 +43,10 @@ def language_model_head(backbone: PreTrainedModel) -> nn.Linear:
 
 
 def finish_logits(logits: Tensor, text_config: Any) -> Tensor:
-    """What a family does to the products of hidden states with the rows of its head, to make them logits.
+    """Apply the family's scaling of the head's output.
 
-    Cohere multiplies by ``logit_scale``, Granite divides by ``logits_scaling``, Gemma 2 caps them softly at
-    ``final_logit_softcapping``; all others leave them as they are.
+    Cohere multiplies by ``logit_scale``, Granite divides by ``logits_scaling``, Gemma 2 caps softly at
+    ``final_logit_softcapping``. All others change nothing.
     """
     scale = getattr(text_config, "logit_scale", None) or 1 / (getattr(text_config, "logits_scaling", None) or 1)
     cap = getattr(text_config, "final_logit_softcapping", None)
@@ -60,10 +60,10 @@ def vocabulary_logits(backbone: PreTrainedModel, hidden_states: Tensor) -> Tenso
 
 
 class StepHead(nn.Module):
-    """K rows of the language-model head, with their biases if it has any, trained in place of the whole head.
+    """K rows of the language-model head, with their biases if there are any, trained instead of the whole head.
 
     Args:
-        backbone: Model whose head rows to start from.
+        backbone: Model whose head rows are the initial weights.
         token_ids: The K class tokens.
     """
 
@@ -86,10 +86,10 @@ class StepHead(nn.Module):
 
         Args:
             hidden_states: (B, L, H) last hidden states.
-            step_positions: (B, S) positions that predict the assistant tokens, -1 where a row has no such step.
+            step_positions: (B, S) token positions whose logits predict the class tokens; -1 at padding.
 
         Returns:
-            (B, S, K) float32; meaningless where the position is -1.
+            (B, S, K) float32; undefined where the position is -1.
         """
         index = step_positions.clamp_min(0)[..., None].expand(-1, -1, hidden_states.shape[-1])
         products = nn.functional.linear(hidden_states.gather(1, index).to(self.weight.dtype), self.weight, self.bias)
@@ -97,7 +97,7 @@ class StepHead(nn.Module):
 
     @torch.no_grad()
     def write_back(self, backbone: PreTrainedModel) -> None:
-        """Put the rows into the language-model head, so that plain next-token scoring agrees with this head."""
+        """Write the rows into the language-model head, so that next-token scoring with it equals this head."""
         whole = language_model_head(backbone)
         whole.weight[self.token_ids] = self.weight.to(whole.weight)
         if self.bias is not None:

@@ -1,4 +1,4 @@
-"""Which models of `transformers` cannot be a backbone, found out by name and structure before any weight is read."""
+"""Refuse models of `transformers` that cannot be a backbone, before any weight is read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def refuse_original_layout(folder: Path) -> None:
     """Refuse a folder in the original layout of InternVL.
 
     Raises:
-        ValueError: If it is one; says how to convert it.
+        ValueError: If it is such a folder; the message says how to convert it.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -37,10 +37,10 @@ def refuse_original_layout(folder: Path) -> None:
 
 
 def refuse_unsupported(name_or_path: str | Path) -> None:
-    """Refuse a checkpoint whose model cannot judge steps or sample texts here; reads its configuration alone.
+    """Refuse a checkpoint whose model cannot judge steps or sample texts; reads only its configuration.
 
     Raises:
-        ValueError: If it is one, or a folder in the original layout of InternVL; names family and reason.
+        ValueError: If it is refused, or a folder in the original layout of InternVL; names family and reason.
     """
     refuse_original_layout(Path(name_or_path))
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
@@ -53,10 +53,10 @@ def refuse_unsupported(name_or_path: str | Path) -> None:
 
 
 def backbone_obstacle(config: Any) -> str | None:
-    """Why a model with this configuration cannot be a backbone; None if nothing is known against it.
+    """The reason why a model with this configuration cannot be a backbone; None if there is none.
 
-    The step head needs the hidden states of the last layer, one at each token of the text, each of which depends on
-    nothing that comes later: a step's score would change with the steps behind it otherwise.
+    The step head needs last hidden states at each token that do not depend on later tokens. Otherwise a step's score
+    would change with the steps that follow.
     """
     if config.is_encoder_decoder or config.get_text_config(decoder=True).is_encoder_decoder:
         return "it is an encoder-decoder model"

@@ -1,4 +1,4 @@
-"""The processor of a language model that reads text only."""
+"""The processor of a text-only language model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 
 class TextProcessor(ProcessorMixin):
-    """Makes a tokenizer with a chat template answer to the calls that a multimodal processor answers to.
+    """Gives a tokenizer with a chat template the interface of a multimodal processor.
 
     Args:
-        tokenizer: Of the checkpoint.
+        tokenizer: Tokenizer of the checkpoint.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -38,7 +38,7 @@ class TextProcessor(ProcessorMixin):
     def apply_chat_template(  # type: ignore[override]
         self, conversation: Sequence[Mapping[str, Any]], *arguments: Any, **options: Any
     ) -> Any:
-        """Render messages whose contents may be lists of text parts; templates of text models take texts.
+        """Render messages whose contents may be lists of text parts, which templates of text models do not accept.
 
         Raises:
             ValueError: If a part is not a text.
@@ -54,5 +54,5 @@ class TextProcessor(ProcessorMixin):
         return "".join(part["text"] for part in content)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> Any:
-        """Write the tokenizer's files alone: the folder stays that of a text-only model."""
+        """Write only the tokenizer's files, so that the folder remains that of a text-only model."""
         return self.tokenizer.save_pretrained(save_directory, push_to_hub=push_to_hub, **options)

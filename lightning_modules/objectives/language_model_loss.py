@@ -1,9 +1,8 @@
-"""The language-model loss on the text of steps, which keeps a reward model's hidden states generative.
+"""The language-model loss on the text of steps, which keeps the hidden states of a reward model generative.
 
-After GRM (Yang et al. 2024, arXiv 2406.10216), whose text loss is, like its reward loss, a mean over the labelled
-examples. Here an example is a step: the loss of a step is the mean over its tokens, 0 for a step that is not to be
-imitated, and it is averaged as the losses of the step labels are. So one number of labels divides both, which the mean
-over a global batch needs (see :mod:`lightning_modules.training.global_mean`).
+As in GRM (Yang et al. 2024, arXiv 2406.10216), the text loss is averaged over the same labelled examples as the reward
+loss. Here an example is a step. Its loss is the mean over its tokens, or 0 if the step is not to be imitated. Both
+losses are then divided by one number of labels, as :mod:`lightning_modules.training.global_mean` needs it.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ def step_text_losses(backbone: PreTrainedModel, batch: StepBatch, states: Tensor
     """Mean next-token cross-entropy of the text of each step.
 
     Args:
-        backbone: Whose vocabulary head is asked, where a token is judged and nowhere else.
+        backbone: The model; vocabulary logits are computed at tokens of chosen steps only.
         batch: B conversations with ``step_tokens``, padded or packed.
         states: (B, L, H) last hidden states, or (1, T, H) of a packed batch.
-        chosen: (B, S) bool, the steps that have a loss.
+        chosen: (B, S) bool, the steps to imitate.
 
     Returns:
         (B, S) float32; 0 for steps that are not chosen or have no tokens.

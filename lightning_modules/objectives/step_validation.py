@@ -16,6 +16,7 @@ from lightning_modules.distributed.gathering import SampleMeans, gather_rows
 from lightning_modules.metrics.step_f1 import StepF1
 from lightning_modules.metrics.step_threshold import middle
 from lightning_modules.objectives.step_loss import LossSum
+from lightning_modules.objectives.table import objective_named
 from lightning_modules.protocol import Protocol
 
 
@@ -30,27 +31,34 @@ class _Row:
 
 
 class StepValidation:
-    """Metrics over all steps that have a Monte Carlo score, those that a loss option leaves out too, and the loss.
+    """Loss and step metrics of the process validation split.
 
-    A step is right if its score exceeds the protocol's threshold, whatever the objective: F1 (judged at the middle of
-    the model's scores) and AUROC compare objectives. Where the Monte Carlo score itself is learnt (``soft``,
-    ``regression``), ``mean_squared_error`` (the Brier score against it) and ``mean_absolute_error`` join them.
+    Metrics are over all steps that have a Monte Carlo score, including those that a loss option leaves out. A step is
+    right if its Monte Carlo score is above the protocol's threshold, whatever the objective, so that F1 (at the middle
+    of the score range) and AUROC of different objectives compare. If the objective learns the Monte Carlo score itself,
+    ``mean_squared_error`` (the Brier score against it) and ``mean_absolute_error`` are added.
 
-    All are over the conversations of all ranks, each once, in one order; so they do not depend on the number of ranks.
+    Conversations of all ranks count once each and in a fixed order: results do not depend on the number of ranks.
 
     Args:
-        protocol: Of the model.
+        protocol: The model's protocol.
     """
 
     def __init__(self, protocol: Protocol) -> None:
         self.threshold = protocol.threshold
         self.score_range = protocol.score_range
-        self.learns_mc = protocol.objective in ("soft", "regression")
+        self.learns_mc = objective_named(protocol.objective).learns_mc
         self._losses = SampleMeans()
         self._rows: list[_Row] = []
 
     def update(self, batch: StepBatch, scores: Tensor, losses: LossSum) -> None:
-        """Take a batch: its step scores (B, S), and the loss of each conversation as (B,) totals and weights."""
+        """Add a batch.
+
+        Args:
+            batch: B conversations of S steps.
+            scores: (B, S) step scores, any value at padding.
+            losses: (B,) totals and weights of the conversations' losses.
+        """
         self._losses.update(batch.sample_ids, losses.weight, loss=losses.total)
         scores, mc = scores.double().cpu(), batch.mc.cpu()
         labels = value_labels(mc, self.threshold)
@@ -60,7 +68,7 @@ class StepValidation:
             self._rows.append(_Row(sample_id, *(values[labelled].tolist() for values in found)))
 
     def compute(self) -> dict[str, float]:
-        """The metrics by name, none without a conversation; all ranks must call it together, and it forgets."""
+        """Metrics by name, then reset; empty if there was no conversation. All ranks must call it together."""
         gathered = gather_rows(self._rows, key=lambda row: row.sample_id)
         rows = sorted(gathered, key=lambda row: row.sample_id)
         self._rows = []

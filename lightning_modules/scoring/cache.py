@@ -8,16 +8,15 @@ from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
-    """A cache layer with room for new tokens, so that decoding writes in place instead of copying the cache each step.
+    """A cache layer with preallocated room for new tokens, so that decoding does not copy the cache each step.
 
-    The states live in buffers of shape (batch, heads, capacity, head size); ``keys`` and ``values`` are views of the
-    part that is filled.
+    Buffers have the shape (batch, heads, capacity, head size); ``keys`` and ``values`` are views of the filled part.
 
     Args:
         keys: (batch, heads, length, head size) states of the prefix.
-        values: Likewise.
-        repeats: How many continuations each row gets.
-        extra: Number of tokens that will be appended at most.
+        values: (batch, heads, length, head size) states of the prefix.
+        repeats: Number of continuations of each row.
+        extra: Most tokens that will be appended.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, repeats: int, extra: int) -> None:
@@ -42,7 +41,7 @@ class RoomyLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the new states behind the filled part; see the base class.
+        """Append the new states; see the base class.
 
         Raises:
             ValueError: If there is no room for them.
@@ -57,21 +56,21 @@ class RoomyLayer(DynamicLayer):
         return self._show(end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows ``indices`` only."""
+        """Keep only the rows ``indices``."""
         self._buffers = [buffer[indices] for buffer in self._buffers]
         self._show(self._length)
 
 
 def continue_from(prefix: DynamicCache, repeats: int, extra: int) -> DynamicCache:
-    """A cache in which every row of ``prefix`` stands ``repeats`` times, with room for ``extra`` more tokens.
+    """Repeat every row of ``prefix`` ``repeats`` times in a new cache with room for ``extra`` more tokens.
 
     Args:
-        prefix: Cache of (rows) prefixes, filled by a forward; it is left as it is.
-        repeats: Continuations a prefix.
-        extra: Most tokens a continuation adds.
+        prefix: Cache of prefixes, filled by a forward; it is not changed.
+        repeats: Continuations of each prefix.
+        extra: Most tokens of a continuation.
 
     Raises:
-        TypeError: If a layer of the cache is not a plain growing one (sliding windows, for instance).
+        TypeError: If a cache layer is not a plain growing one (a sliding window, for instance).
     """
     cache = DynamicCache()
     for layer in prefix.layers:
@@ -83,5 +82,5 @@ def continue_from(prefix: DynamicCache, repeats: int, extra: int) -> DynamicCach
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:
-    """Position ids (batch, length) of padded rows: the first real token of each row is at 0."""
+    """Position ids (batch, length) of padded rows; the first real token of each row has position 0."""
     return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)

@@ -1,4 +1,4 @@
-"""Scoring all candidates of a question against one run over what they share: image(s) and question.
+"""Score all candidates of a question with one forward over their shared prefix: image(s) and question.
 
 B questions, N candidates each, P prefix tokens, T candidate tokens in all, S steps, K classes.
 """
@@ -39,22 +39,22 @@ def score_candidates(
 ) -> list[list[Tensor]]:
     """Class logits of every step of every candidate.
 
-    The prefixes of all questions are one forward, all candidates another (on a CPU, a few: see
-    :func:`lightning_modules.scoring.memory.tokens_at_once`), in one row without padding; equal candidates are
-    judged once. Models whose attention does not permit that (see :func:`shared_prefix_obstacle`) read each
-    candidate from the beginning, which is logged once, by name.
+    The prefixes of all questions take one forward. All candidates take another one, in one row without padding (on a
+    CPU a few, see :func:`lightning_modules.scoring.memory.tokens_at_once`). Equal candidates are scored once. If the
+    model's attention does not permit a shared prefix (see :func:`shared_prefix_obstacle`), each candidate has a forward
+    of its own; this is logged once, with the reason.
 
-    Ranks stay in step: a call is two forwards whatever the batch; with a memory budget, on a CPU, or where candidates
-    are read one by one, ranks agree on the number of forwards and those that need fewer repeat one.
+    All ranks run the same number of forwards: two per call; or, with a memory budget, on a CPU, or with one forward per
+    candidate, the largest number that a rank needs. Ranks that need fewer repeat one.
 
     Args:
         backbone: The model.
         head: The step head.
-        groups: B questions with their candidates, in the form of the model's own processor.
+        groups: B questions with their candidates, encoded with the model's processor.
         pad_id: Any valid token id.
-        memory_gib: Bound, in GiB, on the cached prefixes and the activations of candidates, for which candidates are
-            split into groups; None for no bound but that of a CPU. The forward over the prefixes is not split. At least
-            one candidate is read at a time. Step scores do not change by more than rounding: 1e-6 in float32.
+        memory_gib: Bound, in GiB, on the cached prefixes and the activations of candidates; candidates are split into
+            groups accordingly, of at least one. None for no bound (on a CPU: its default bound). The forward over the
+            prefixes is not split. Step scores change by rounding only: 1e-6 in float32.
 
     Returns:
         For each question, for each candidate: (S, K) float32 logits on the CPU.
@@ -73,7 +73,7 @@ def score_candidates(
 
 
 def _distinct_candidates(groups: Sequence[EncodedCandidates]) -> tuple[list[_Candidate], list[list[int]]]:
-    """Candidates of all questions, equal ones once; and where each question finds its own."""
+    """Distinct candidates of all questions, and for each question the indices of its own."""
     found: dict[tuple[int, bytes, bytes], int] = {}
     candidates: list[_Candidate] = []
     places: list[list[int]] = []
@@ -129,7 +129,7 @@ def _score_with_shared_prefix(
 
 
 def _judge(head: StepHead, hidden_states: Tensor, chosen: Sequence[_Candidate]) -> Sequence[Tensor]:
-    """Logits (S, K) of each of the candidates in a row (1, T, hidden)."""
+    """Logits (S, K) of each candidate in a row (1, T, hidden)."""
     begin, positions = 0, []
     for candidate in chosen:
         positions.append(candidate.positions + begin)

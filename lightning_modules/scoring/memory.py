@@ -1,4 +1,4 @@
-"""How many candidate tokens go through the model at once, and how ranks agree on the number of forwards."""
+"""Memory budget of scoring: candidate tokens per forward, and the number of forwards of all ranks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ CPU_TOKENS_AT_ONCE = 512
 
 
 def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
-    """Bytes of activations that a candidate token needs at most, without gradients.
+    """Upper bound on the activation bytes of a candidate token, without gradients.
 
-    Counted for one layer, as nothing else is kept: the residual stream and its normed copy twice (4 hidden sizes);
-    queries, keys and values before and after rotation, as rows and once more as padded candidates with keys repeated
-    (5 query and 2 x 2 key sizes, both of all heads together); three attention outputs; gate, up and product of the MLP.
+    One layer counts, as no other activations are stored: the residual stream and its normed copy twice (4 hidden
+    sizes); queries, keys and values before and after rotation, in rows and as padded candidates with repeated keys (5
+    query and 2 x 2 key sizes, of all heads together); three attention outputs; gate, up and product of the MLP.
 
     Args:
-        config: Of the language model.
-        dtype: Of the activations.
+        config: Configuration of the language model.
+        dtype: Dtype of the activations.
     """
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -38,14 +38,14 @@ def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
 
 
 def tokens_at_once(memory_gib: float | None, backbone: PreTrainedModel, cache: DynamicCache) -> int | None:
-    """Candidate tokens that go through the model together.
+    """Candidate tokens per forward.
 
     Args:
-        memory_gib: As many as fit into this budget beside the cached prefixes, but at least 1. Without one all of them
-            (None), except on a CPU: there, no more than :data:`CPU_BYTES_AT_ONCE` of activations, or
-            :data:`CPU_TOKENS_AT_ONCE` if these are more.
+        memory_gib: As many as fit into this budget beside the cached prefixes, at least 1. Without a budget there is no
+            bound (None), except on a CPU: :data:`CPU_BYTES_AT_ONCE` of activations, or :data:`CPU_TOKENS_AT_ONCE` if
+            that is more.
         backbone: The model.
-        cache: Of the prefixes.
+        cache: Cache of the prefixes.
     """
     each = bytes_per_token(backbone.config.get_text_config(decoder=True), backbone.dtype)
     if memory_gib is None:
@@ -56,15 +56,15 @@ def tokens_at_once(memory_gib: float | None, backbone: PreTrainedModel, cache: D
 
 
 def split_into_groups(lengths: Sequence[int], most_tokens: int | None) -> list[list[int]]:
-    """Group candidates of like lengths, so that none is padded by much and groups are about as large.
+    """Group candidates of similar lengths, so that there is little padding and groups have similar sizes.
 
     Args:
         lengths: Tokens of each candidate.
-        most_tokens: Bound on the number of candidates times the longest of them in each group; a candidate that exceeds
-            it by itself is a group. None puts all into one.
+        most_tokens: Bound on (number of candidates) x (length of the longest one) in each group; a candidate that
+            exceeds it is a group of its own. None makes one group.
 
     Returns:
-        Indices, each once; ascending in each group.
+        Groups of indices, ascending in each group; each index occurs once.
     """
     if most_tokens is None:
         return [list(range(len(lengths)))]
@@ -88,7 +88,7 @@ def _filled_up(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
 
 
 def most_on_any_rank(count: int, device: torch.device) -> int:
-    """The largest of the ranks' counts; the count itself in a single process. All ranks must call it."""
+    """The largest count of all ranks. All ranks must call this together."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return count
     counts = torch.tensor(count, device=device)

@@ -1,9 +1,8 @@
 """Attention of many candidates to one shared prefix, which is neither copied nor expanded.
 
-The candidates of all questions stand one after another in a single row, so that no linear layer sees padding. A token
-attends to the prefix of its question (all of it, so no mask is needed) and causally to its own candidate; both parts
-are merged exactly through their log-sum-exps. A cascade in the sense of Hydragen (Juravsky et al. 2024,
-arXiv 2402.05099).
+The candidates of all questions are packed into one row, so no linear layer sees padding. A token attends to the whole
+prefix of its question, without a mask, and causally to its own candidate. The two parts are merged exactly through
+their log-sum-exps, as in Hydragen (Juravsky et al. 2024, arXiv 2402.05099).
 
 Q questions, P_q prefix tokens of a question, N candidates in all, L tokens of the longest, T tokens in all, H query
 heads, G query heads for each key head, D head size.
@@ -33,14 +32,14 @@ _AttentionPart = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class PackedCandidates:
-    """Which tokens of the row belong together.
+    """Layout of the packed row.
 
     Attributes:
-        cache: Of the prefixes, (Q, key heads, longest prefix, D) in each layer, filled to the right by padding.
-        prefix_lengths: Q numbers.
+        cache: Cache of the prefixes, right-padded: (Q, key heads, longest prefix, D) in each layer.
+        prefix_lengths: Q numbers of tokens.
         tokens_of_question: Q numbers of tokens in the row; they add up to T.
         lengths: N numbers of tokens; they add up to T, too.
-        slots: (N, L) long, where in the row the tokens of each candidate are; anything at padding.
+        slots: (N, L) long, positions in the row of each candidate's tokens; undefined at padding.
         is_token: (N, L) bool, False at padding.
     """
 
@@ -68,9 +67,9 @@ _PACKED: ContextVar[PackedCandidates] = ContextVar(NAME)
 
 
 def shared_prefix_obstacle(backbone: PreTrainedModel) -> str | None:
-    """Why candidates cannot share a prefix in this model, or None if they can.
+    """The reason why candidates cannot share a prefix in this model; None if they can.
 
-    They can where every layer of the language model has plain causal attention over all that came before, computed
+    They can if every layer of the language model has plain causal attention over all earlier tokens and computes it
     through the attention interface of `transformers`.
     """
     config = backbone.config.get_text_config(decoder=True)
@@ -97,7 +96,7 @@ def shared_prefix_obstacle(backbone: PreTrainedModel) -> str | None:
 
 @contextmanager
 def attending_to_prefix(backbone: PreTrainedModel, packed: PackedCandidates) -> Iterator[None]:
-    """Within, a forward of the model over a (1, T) row, without cache or mask, is one of ``packed`` candidates."""
+    """Within this context a forward over a (1, T) row, without cache or mask, reads ``packed`` candidates."""
     configs = {id(layer.config): layer.config for layer in attention_layers(backbone)}.values()
     before = [config._attn_implementation for config in configs]
     token = _PACKED.set(packed)
@@ -128,7 +127,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causa
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float, *, is_causal: bool) -> _AttentionPart:
-    """The same by its definition, for devices and head sizes without a kernel; a slice of the queries at a time."""
+    """The same by definition, for devices and head sizes without a kernel; a slice of the queries at a time."""
     parts = []
     for start in range(0, query.shape[-2], _QUERIES_AT_ONCE):
         some = query[..., start : start + _QUERIES_AT_ONCE, :]
@@ -160,13 +159,13 @@ def _attend_to_prefixes(query: Tensor, layer: int, packed: PackedCandidates, sca
 def _attend_within_candidates(
     query: Tensor, key: Tensor, value: Tensor, packed: PackedCandidates, scale: float
 ) -> _AttentionPart:
-    """Causal attention inside of each candidate: (H, T, D) and (H, T)."""
+    """Causal attention within each candidate: (H, T, D) and (H, T)."""
     attend = _attend_one_by_one if query.device.type == "cpu" else _attend_padded
     return attend(query, key, value, packed, scale)
 
 
 def _attend_padded(query: Tensor, key: Tensor, value: Tensor, packed: PackedCandidates, scale: float) -> _AttentionPart:
-    """All candidates in one call, as devices want it whose calls cost more than their arithmetic."""
+    """All candidates in one padded call, for devices where calls cost more than arithmetic."""
     groups = query.shape[1] // key.shape[1]
     # (N, heads, L, D); padding stands behind the tokens, which do not see it.
     queries, keys, values = (states[0][:, packed.slots].transpose(0, 1) for states in (query, key, value))
@@ -179,7 +178,7 @@ def _attend_padded(query: Tensor, key: Tensor, value: Tensor, packed: PackedCand
 def _attend_one_by_one(
     query: Tensor, key: Tensor, value: Tensor, packed: PackedCandidates, scale: float
 ) -> _AttentionPart:
-    """A call for each candidate, where calls cost little: these are views, and nothing is padded, copied, repeated."""
+    """One call per candidate on views, without padding or copies, for devices where calls are cheap."""
     key_heads = key.shape[1]
     groups = query.shape[1] // key_heads
     # (G, key heads, T, D): query heads that share keys stand in the batch, where the keys expand without a copy.
@@ -208,7 +207,7 @@ def shared_prefix_attention(
         key: (1, H / G, T, D), as ``value``.
         value: See ``key``.
         attention_mask: None.
-        scaling: Of the logits; ``D ** -0.5`` by default.
+        scaling: Scale of the logits; ``D ** -0.5`` by default.
 
     Returns:
         (1, T, H, D), and None for the weights.

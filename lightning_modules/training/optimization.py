@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from lightning_modules.model.families import part_of
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+DEFAULT_WARMUP_RATIO = 0.05
 # LayerNorm, Qwen2RMSNorm, BatchNorm2d, ...: the classes of a model family have no common base.
 _NORM = re.compile(r"Norm([123]d|Gated)?$")
 
@@ -92,15 +93,15 @@ def learning_rate_multipliers(module: nn.Module, head: float, vision: float) -> 
     return found
 
 
-def warmup_cosine_factor(step: int, total_steps: int, warmup_share: float) -> float:
+def warmup_cosine_factor(step: int, total_steps: int, warmup_ratio: float) -> float:
     """Learning-rate factor: linear from near 0 to 1 over the warm-up, then half a cosine down to 0.
 
     Args:
         step: Optimizer steps taken, from 0.
         total_steps: Of the whole run.
-        warmup_share: Share of the run that warms up, in [0, 1).
+        warmup_ratio: Fraction of the run that warms up, in [0, 1).
     """
-    warmup_steps = round(total_steps * warmup_share)
+    warmup_steps = round(total_steps * warmup_ratio)
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
@@ -142,7 +143,7 @@ def configure_warmup_cosine(
     *,
     learning_rate: float,
     weight_decay: float,
-    warmup_share: float,
+    warmup_ratio: float,
     head_learning_rate_multiplier: float = 1.0,
     vision_learning_rate_multiplier: float = 1.0,
 ) -> OptimizerLRSchedulerConfig:
@@ -156,7 +157,7 @@ def configure_warmup_cosine(
         optimizer_factory: Takes parameter groups; None is AdamW. A learning rate set in it is overridden.
         learning_rate: Peak learning rate.
         weight_decay: Of matrices; see :func:`is_decayed`.
-        warmup_share: See :func:`warmup_cosine_factor`.
+        warmup_ratio: See :func:`warmup_cosine_factor`.
         head_learning_rate_multiplier: The step head's learning rate is that many times ``learning_rate``, at any step.
         vision_learning_rate_multiplier: Likewise, of the vision tower; the projector is not part of it.
     """
@@ -166,5 +167,5 @@ def configure_warmup_cosine(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["multiplier"]
     total_steps = int(module.trainer.estimated_stepping_batches)
-    schedule = LambdaLR(optimizer, partial(warmup_cosine_factor, total_steps=total_steps, warmup_share=warmup_share))
+    schedule = LambdaLR(optimizer, partial(warmup_cosine_factor, total_steps=total_steps, warmup_ratio=warmup_ratio))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -7,6 +7,8 @@ from typing import TypedDict
 
 from lightning.pytorch import LightningModule, Trainer
 
+from datamodules.interfaces import ProcessSupervisionData, data_module_of
+
 REPORTED = ("best_of_n/", "process_bench/", "process_bench_sources/", "process_bench_oracle/", "validation/")
 """How the names of the metrics begin that are worth a place on a model card."""
 
@@ -32,9 +34,10 @@ def training_record(module: LightningModule) -> TrainingRecord | None:
     trainer: Trainer | None = module._trainer
     if trainer is None or trainer.state.fn != "fit":
         return None
+    data = data_module_of(trainer)
     metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     return TrainingRecord(
-        sources=dict(getattr(getattr(trainer, "datamodule", None), "training_sources", {})),
+        sources=dict(data.training_sources) if isinstance(data, ProcessSupervisionData) else {},
         epochs=int(trainer.fit_loop.epoch_progress.current.completed),
         steps=int(trainer.global_step),
         metrics={name: value for name, value in metrics.items() if name.startswith(REPORTED) and math.isfinite(value)},

@@ -162,7 +162,7 @@ def test_rollouts_that_do_not_fit(folder, rollouts):
 
 def test_grading_by_other_rules(folder, rollouts, caplog):
     """A box counts by both rules; the last line ``0.5`` by ours alone, and the file has every verdict wrong."""
-    responses = ["\\boxed{1/2}", "It is 0.5", "\\boxed{2}"]
+    responses = ["\\boxed{1/2}", "It would be 0.5", "\\boxed{2}"]
     rows = [
         replace(rollout("3", index), response=text, is_correct=index == 2, extracted_answer="x")
         for index, text in enumerate(responses)
@@ -173,7 +173,7 @@ def test_grading_by_other_rules(folder, rollouts, caplog):
     assert recorded.rules == ["unknown"]
     for rules, verdicts, answers in (
         ("ours", [True, True, False], ["1/2", "0.5", "2"]),
-        ("official", [True, False, False], ["1/2", None, "2"]),
+        ("official", [True, False, False], [r"\frac{1}{2}", "itwouldbe0.5", "2"]),
         (None, [True, True, False], ["1/2", "0.5", "2"]),
     ):
         caplog.clear()
@@ -186,7 +186,7 @@ def test_grading_by_other_rules(folder, rollouts, caplog):
 
 
 def test_each_rollout_is_graded_by_the_rules_it_names(folder, rollouts, caplog):
-    text = "It is 0.5"  # right by our rules alone
+    text = "It would be 0.5"  # right by our rules alone
     rows = [
         replace(rollout("3", 0), response=text, is_correct=False, rules="ours"),
         replace(rollout("2", 0), response=text, is_correct=True, rules="official"),

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 from released_benchmarks import mathvision_table
 
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
+from datamodules.interfaces import PolicyFacts, RewardModelFacts
 from datamodules.prompts_datamodule import PromptDataModule
 
 
@@ -14,7 +15,7 @@ from datamodules.prompts_datamodule import PromptDataModule
 def connected(tiny_processor):
     def make(stage, **options):
         module = PromptDataModule(instruction="", **options)
-        module.connect(tiny_processor)
+        module.connect(PolicyFacts(tiny_processor))
         module.setup(stage)
         return module
 
@@ -72,12 +73,12 @@ def test_rules_and_splits_from_yaml(tmp_path, tiny_processor):
     parser.add_subclass_arguments(LightningDataModule, "data")
     path = "datamodules.prompts_datamodule.PromptDataModule"
     module = parser.instantiate_classes(parser.parse_object({"data": {"class_path": path, "init_args": config}})).data
-    module.connect(tiny_processor)
+    module.connect(PolicyFacts(tiny_processor))
     module.setup("predict")
     assert module.prompt_ids == ["MathVision/7", "MathVision/8"]
     (batch,) = module.predict_dataloader()
     assert not batch.prompts[0].grade("It is 007").is_correct
-    assert POLICY_INSTRUCTION in batch.texts[0]
+    assert POLICY_INSTRUCTION in str(batch.messages[0])
     assert module.prediction_settings["rules"] == "official"
     row = {
         "benchmark": "MathVision",
@@ -125,7 +126,7 @@ def test_padding_free_demonstrations(tiny_processor, tiny_world, caplog):
 
     def batches(obstacle=None, **options):
         module = PromptDataModule(demonstrations=path, instruction="", batch_size=10, **options)
-        module.connect(tiny_processor, packing_obstacle=obstacle)
+        module.connect(PolicyFacts(tiny_processor, packing_obstacle=obstacle))
         module.setup("fit")
         return list(module.train_dataloader())
 
@@ -160,5 +161,9 @@ def test_wrong_use(tiny_processor):
     for stage, name in (("fit", "demonstrations"), ("predict", "prompts")):
         with pytest.raises(ValueError, match=f"PromptDataModule needs '{name}' for this command"):
             PromptDataModule().setup(stage)
-    with pytest.raises(RuntimeError, match=r"no policy has connected to the data module; call connect\(processor\)"):
+    with pytest.raises(
+        RuntimeError, match=r"no policy has connected to the data module; call connect\(PolicyFacts\(processor\)\)"
+    ):
         PromptDataModule().renderer  # noqa: B018
+    with pytest.raises(TypeError, match=r"is for policies; a reward model takes .*VisualPRM400KDataModule"):
+        PromptDataModule().connect(RewardModelFacts(None, 12, False))

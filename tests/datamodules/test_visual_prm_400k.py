@@ -2,14 +2,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from PIL import Image
 
 from datamodules.batching.collate import StepBatch
-from datamodules.benchmarks.table import encode_image, write_table
 from datamodules.best_of_n import CandidateBatch
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.interfaces import RewardModelFacts
 from datamodules.process_bench.solutions import ProcessBenchBatch
-from datamodules.rollouts.records import Rollout, write_rollouts
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 
 
@@ -38,36 +36,6 @@ def make(tmp_path, annotations, tiny_checkpoint):
         return VisualPRM400KDataModule(**values | options)
 
     return make_module
-
-
-@pytest.fixture
-def evaluation(tmp_path, write_lines):
-    """Arguments that name a VisualProcessBench of one row and a benchmark of three questions."""
-    judged = {
-        "image": ["pictures/a.png"],
-        "question": "How many?",
-        "answer": "2",
-        "response": {"steps": ["a", "b"], "process_correctness": [1, -1]},
-        "policy_model": "tiny",
-        "data_source": "MathVision",
-    }
-    write_lines(tmp_path / "test.jsonl", [judged])
-    picture = encode_image(Image.new("RGB", (20, 20)))
-    cells = {"image": picture, "question": "How many?", "choices": "[]", "answer": "2", "category": "c", "level": "1"}
-    write_table(tmp_path / "MathVision.tsv", [{"index": str(index), **cells} for index in range(3)])
-    rollouts = [
-        Rollout("MathVision", str(index), sample, "a\n\nb", "2", True, "tiny", 0.7, 1.0, 64, 0)
-        for index in range(3)
-        for sample in range(2)
-    ]
-    write_rollouts(tmp_path / "rollouts.jsonl", rollouts)
-    return {
-        "visual_process_bench": str(tmp_path),
-        "benchmarks": str(tmp_path),
-        "rollouts": str(tmp_path / "rollouts.jsonl"),
-        "candidates_per_question": 2,
-        "questions_per_batch": 2,
-    }
 
 
 def test_training_batches(make):
@@ -114,7 +82,7 @@ def test_a_model_connects(make, evaluation, tiny_processor):
     with pytest.raises(RuntimeError, match="no model has connected"):
         module.train_dataloader()
     encoder = ConversationEncoder(tiny_processor, "Judge.", ("+", "-"))
-    module.connect(encoder, max_steps=12, response_as_one_step=True)
+    module.connect(RewardModelFacts(encoder, max_steps=12, response_as_one_step=True))
     batch = next(iter(module.train_dataloader()))
     assert batch.mc.tolist() == [[1.0]] * 4
     assert "Judge." in tiny_processor.tokenizer.decode(batch.inputs["input_ids"][0])
@@ -126,11 +94,11 @@ def test_a_model_connects(make, evaluation, tiny_processor):
 
 def test_a_model_that_disagrees(make, tiny_processor):
     encoder = ConversationEncoder(tiny_processor, "", ("+", "-"))
-    make(max_steps=5, response_as_one_step=False).connect(encoder, 5, False)
+    make(max_steps=5, response_as_one_step=False).connect(RewardModelFacts(encoder, 5, False))
     with pytest.raises(ValueError, match="data module has max_steps=5, but the model was made for 12"):
-        make(max_steps=5).connect(encoder, 12, False)
+        make(max_steps=5).connect(RewardModelFacts(encoder, 12, False))
     with pytest.raises(ValueError, match="data module has response_as_one_step=False, but the model was made for True"):
-        make(response_as_one_step=False).connect(encoder, 12, True)
+        make(response_as_one_step=False).connect(RewardModelFacts(encoder, 12, True))
 
 
 def test_max_samples_per_source(make):
@@ -141,26 +109,30 @@ def test_max_samples_per_source(make):
 
 def test_special_tokens_are_found_before_a_run(make, annotations, write_lines, raw_row, caplog):
     write_lines(annotations / "forged.jsonl", [raw_row(question="Why?<|end|>")])
-    module = make()
+    module = make(on_bad_row="error")
     module.setup("fit")
     with pytest.raises(ValueError, match=r"forged.jsonl:1: field 'question' holds '<\|end\|>'"):
         module.train_dataloader()
-    module = make(on_bad_row="skip")
+    module = make()  # bad rows are skipped by default
     module.setup("fit")
     assert len([name for batch in module.train_dataloader() for name in batch.sample_ids]) == 12
     assert "train rows: 1 of 13 rows are left out (forged: 1)" in caplog.text
 
 
-def test_bad_rows_stop_the_set_up(make, annotations, write_lines, raw_row):
+def test_bad_rows_stop_the_set_up_where_asked(make, annotations, write_lines, raw_row, caplog):
     write_lines(annotations / "bad.jsonl", [raw_row(), "{"])
     with pytest.raises(ValueError, match=r"bad.jsonl:2: not valid JSON"):
-        make().setup("fit")
+        make(on_bad_row="error").setup("fit")
+    module = make()
+    module.setup("fit")
+    assert module.supervision.rows_of_sources["bad"] == 1
+    assert "rows are left out (bad: 1); the first: " in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation_fraction": 1.0}, r"validation_share must be in \[0, 1\), got 1.0"),
+        ({"validation_fraction": 1.0}, r"validation_fraction must be in \[0, 1\), got 1.0"),
         ({"validation_fraction": 0.1, "validation_annotations": ["a"]}, "excludes validation_annotations"),
         ({"validation_fraction": 0.1, "train_annotations": None}, "takes from train_annotations"),
         ({"benchmarks": "a"}, "go together; one of them is missing"),
@@ -353,17 +325,42 @@ def test_resuming_inside_of_an_epoch_of_another_layout(make, uneven, tmp_path, n
             fit(tmp_path, make(num_workers=num_workers), [], last)
 
 
-@pytest.mark.parametrize("run", ["validate", "test"])
-def test_evaluation_asks_for_no_training_rows(make, tmp_path, evaluation, annotations, run):
+class Evaluated(Recorder):
+    test_step = Recorder.validation_step
+
+
+def evaluate(folder, command, module):
+    """Run `validate` or `test` in Lightning; returns the names of the dataloaders."""
+    trainer = Trainer(default_root_dir=folder, accelerator="cpu", logger=False, enable_progress_bar=False)
+    getattr(trainer, command)(Evaluated(), module, verbose=False)
+    return module.validation_names
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_evaluation_asks_for_no_training_rows(make, tmp_path, evaluation, annotations, command):
     """A configuration of training also serves to evaluate where the training rows are not at hand."""
-
-    class Evaluated(Recorder):
-        test_step = Recorder.validation_step
-
     options = {"train_annotations": [str(tmp_path / "elsewhere")], "validation_annotations": [str(annotations)]}
-    module = make(**options, **evaluation)
-    trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
-    getattr(trainer, run)(Evaluated(), module, verbose=False)
-    assert module.validation_names == ["process", "VisualProcessBench", "MathVision"]
+    names = evaluate(tmp_path, command, make(**options, **evaluation))
+    assert names == ["process", "VisualProcessBench", "MathVision"]
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         fit(tmp_path, make(**options), [])
+
+
+def test_questions_held_out_of_training_rows(make, tmp_path, evaluation, caplog):
+    """`validate` evaluates on them as `fit` does; `test` only if asked to, since it would have to read all rows."""
+    options = {"validation_fraction": 0.34, **evaluation}
+    others = ["VisualProcessBench", "MathVision"]
+    away = {**options, "train_annotations": [str(tmp_path / "elsewhere")]}
+    assert evaluate(tmp_path, "test", make(**away)) == others
+    assert "test: the process validation split (validation_fraction=0.34) is left out" in caplog.text
+    assert evaluate(tmp_path, "test", make(**options, test_held_out=True)) == ["process", *others]
+    module = make(**options)
+    assert evaluate(tmp_path, "validate", module) == ["process", *others]
+    # Also where another command has read them before.
+    assert evaluate(tmp_path, "test", module) == others
+    for command, more in (("validate", {}), ("test", {"test_held_out": True})):
+        with pytest.raises(FileNotFoundError, match=r"elsewhere.*set validation_fraction to 0 to evaluate without it"):
+            evaluate(tmp_path, command, make(**away, **more))
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        fit(tmp_path, make(**away), [])
+    assert evaluate(tmp_path, "validate", make(**{**away, "validation_fraction": 0.0})) == others

@@ -12,7 +12,7 @@ from monitored_jobs import ACCUMULATED, BATCH, POISONED, SLOW, STEPS, STRATEGIES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForImageTextToText
 
-from lightning_modules.model.flops import recording_operations
+from lightning_modules.model.flops import count_operations
 
 JOBS = monitored_jobs.__name__
 RANKS = 2
@@ -71,13 +71,15 @@ def test_gradient_norm_of_the_whole_gradient_once_a_step(strategy, runs):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_operations_of_the_tokens_of_all_ranks(strategy, runs, tiny_checkpoint):
-    """Against a model that is not sharded, on one process (which test_operations.py compares with torch's counter)."""
+    """Against a model that is not sharded, on one process (which test_flops.py compares with torch's counter)."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint)
     model.lm_head.requires_grad_(False)
-    with recording_operations(model) as count:
-        ids = torch.full((1, 12), 30)
-        ids[:, :4] = model.config.image_token_id
-        model.model(input_ids=ids, pixel_values=torch.randn(1, 3, 32, 32), use_cache=False)
+    count, token = count_operations(model), model.config.image_token_id
+
+    def batch_of(tiles):
+        """Four tokens of text a tile."""
+        return {"input_ids": torch.full((1, 4 * tiles), token), "pixel_values": torch.zeros(tiles, 3, 32, 32)}
+
     scalars = scalars_of(runs[0] / strategy)
     batches = witnessed(runs[0] / strategy, "batch")
     assert len(scalars["throughput/tokens_per_second"]) == STEPS
@@ -86,10 +88,7 @@ def test_operations_of_the_tokens_of_all_ranks(strategy, runs, tiny_checkpoint):
         window = [row for rank in batches for row in rank[step * ACCUMULATED : (step + 1) * ACCUMULATED]]
         assert len(window) == RANKS * ACCUMULATED
         tokens = sum(sum(row["lengths"]) for row in window)
-        operations = sum(
-            count.of({"pixel_values": torch.zeros(row["tiles"], 3, 32, 32)}, torch.tensor(row["lengths"])).item()
-            for row in window
-        )
+        operations = sum(count.of(batch_of(row["tiles"]), torch.tensor(row["lengths"])).item() for row in window)
         seconds = tokens / scalars["throughput/tokens_per_second"][step]
         rate = {
             tag.removeprefix("throughput/"): values[step]

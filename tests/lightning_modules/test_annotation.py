@@ -4,13 +4,15 @@ import re
 
 import pytest
 import torch
+from generate_engine import GenerateEngine
 
 from datamodules.benchmarks.base import Grade
 from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
 from datamodules.supervision.rows import read_rows
 from lightning_modules.annotation import MonteCarloAnnotator
+from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
-from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
+from lightning_modules.generation.transformers_engine import TransformersEngine
 
 SAMPLING = SamplingParameters(temperature=0.5, max_new_tokens=32, seed=3)
 
@@ -57,13 +59,13 @@ def batch(sharp_checkpoint, picture):
 
 def recount(annotator, batch, max_steps):
     """Steps and counts of every solution, each text sampled by itself, one after the other."""
-    engine = TransformersEngine(annotator.backbone, annotator.processor)
+    engine = TransformersEngine.of(annotator.backbone, annotator.processor)
     counted = []
-    for prompt, images, text in zip(batch.prompts, batch.images, batch.texts, strict=True):
+    for prompt, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True):
         for solution in range(annotator.num_solutions):
             key = f"{prompt.prompt_id}/solution/{solution}"
-            (((response, _),),) = engine.sample([GenerationRequest(text, images, [key])], SAMPLING)
-            steps = [piece.strip() for piece in re.split("\n\n", response) if piece.strip()] or [""]
+            ((response,),) = engine.sample([GenerationRequest(messages, images, [key])], SAMPLING)
+            steps = [piece.strip() for piece in re.split("\n\n", response.text) if piece.strip()] or [""]
             if len(steps) > max_steps:
                 size = math.ceil(len(steps) / max_steps)
                 steps = ["\n\n".join(steps[start : start + size]) for start in range(0, len(steps), size)]
@@ -72,9 +74,9 @@ def recount(annotator, batch, max_steps):
                 prefix = "".join(f"{step}\n\n" for step in steps[:count])
                 counts.append(0)
                 for k in range(annotator.num_continuations):
-                    request = GenerationRequest(text + prefix, images, [f"{prompt.prompt_id}/{prefix}/{k}"])
-                    (((continuation, _),),) = engine.sample([request], SAMPLING)
-                    counts[-1] += grade(prefix + continuation).is_correct
+                    request = GenerationRequest(messages, images, [f"{prompt.prompt_id}/{prefix}/{k}"], prefix)
+                    ((continuation,),) = engine.sample([request], SAMPLING)
+                    counts[-1] += grade(prefix + continuation.text).is_correct
             # The last step ends the solution: nothing is left to sample.
             counts.append(annotator.num_continuations if grade("\n\n".join(steps)).is_correct else 0)
             counted.append((prompt.prompt_id, steps, counts))
@@ -119,7 +121,7 @@ def test_a_prompt_is_annotated_alone_as_in_a_batch(sharp_checkpoint, batch):
     together = annotator.predict_step(asked, 0)
     for index in range(3):
         alone = batch(annotator)
-        for name in ("prompts", "images", "texts"):
+        for name in ("prompts", "images", "messages"):
             setattr(alone, name, [getattr(asked, name)[index]])
         assert annotator.predict_step(alone, 0) == [together[index]]
 
@@ -209,3 +211,15 @@ def test_solutions_and_continuations_have_temperatures_of_their_own(sharp_checkp
     warm = make_annotator(sharp_checkpoint, sampling=SAMPLING)
     warm_rows = [row for _, of_prompt in warm.predict_step(batch(warm), 0) for row in of_prompt]
     assert [row["response"] for row in rows] == [row["response"] for row in warm_rows]
+
+
+def test_another_engine_continues_the_prefixes(sharp_checkpoint, batch):
+    """Greedy annotation with the model's own `generate`, which reads each prefix by itself."""
+    greedy = {"sampling": SamplingParameters(temperature=0, max_new_tokens=24)}
+    ours = make_annotator(sharp_checkpoint, **greedy)
+    theirs = make_annotator(sharp_checkpoint, engine=GenerateEngine(), **greedy)
+    for annotator in (ours, theirs):
+        annotator.backbone.get_output_embeddings().bias.data.clamp_(max=1.8)
+    found = theirs.predict_step(batch(theirs), 0)
+    assert found == ours.predict_step(batch(ours), 0)
+    assert max(len(row["steps_with_score"]) for _, rows in found for row in rows) > 1

@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 import torch
+import yaml
+from cli_runs import visualprm
 from PIL import Image
 from transformers import AutoModelForCausalLM
 
@@ -64,3 +66,20 @@ def test_demonstrations_in_a_row_have_the_same_losses_and_gradients(family_check
     assert gradients.keys() == expected.keys()
     for key, gradient in gradients.items():
         assert (gradient - expected[key]).abs().max() <= 1e-5 + 1e-4 * expected[key].abs().max(), key
+
+
+def test_a_configuration_with_the_former_name_of_the_warmup_ratio(tiny_world, tiny_checkpoint, tmp_path):
+    model = {"model_name_or_path": str(tiny_checkpoint), "warmup_share": 0.25}
+    data = {"demonstrations": str(tiny_world / "demonstrations" / "annotations.jsonl"), "batch_size": 4}
+    config = {
+        "model": {"class_path": "lightning_modules.policy.Policy", "init_args": model},
+        "data": {"class_path": "datamodules.prompts_datamodule.PromptDataModule", "init_args": data},
+        "trainer": {"accelerator": "cpu", "default_root_dir": str(tmp_path), "fast_dev_run": True},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    policy = visualprm(tmp_path, "fit", f"--config={tmp_path / 'config.yaml'}").model
+    assert policy.hparams["warmup_ratio"] == 0.25
+    assert "warmup_share" not in policy.hparams
+    schedule = policy.lr_schedulers()
+    (factor,) = {partial_factor.keywords["warmup_ratio"] for partial_factor in schedule.lr_lambdas}
+    assert factor == 0.25

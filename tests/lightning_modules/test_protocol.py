@@ -10,7 +10,8 @@ from lightning_modules.protocol import PROTOCOL_FILE, Protocol, resolve_protocol
 
 
 def test_protocol_without_a_file(tiny_checkpoint):
-    expected = Protocol("value", 0.0, DEFAULT_SYSTEM_PROMPT, 12, "mean")
+    expected = Protocol("value", 0.0, DEFAULT_SYSTEM_PROMPT, 12, "mean", class_tokens=["+", "-"])
+    assert Protocol() == expected
     assert resolve_protocol(str(tiny_checkpoint), {}) == expected
     assert resolve_protocol("organisation/name-on-the-hub", {"threshold": None}) == expected
     assert resolve_protocol(str(tiny_checkpoint), {"system_prompt": ""}).system_prompt == ""

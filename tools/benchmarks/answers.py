@@ -1,12 +1,12 @@
-"""How many answers a second are compared, by us and by calling math-verify on each pair.
+"""Comparisons of answers per second, by this package and by math-verify alone.
 
-Runs both on the same pairs in the same run and takes the median of several rounds::
+Runs both on the same pairs and takes the median of several rounds::
 
     python -m tools.benchmarks.answers --comparisons 10000 --rounds 3
 
-"cold" empties all caches before each round, as in the first epoch; "warm" compares the same pairs again, as when
-candidates are graded anew. math-verify is called in this process and parses both answers of each pair, as its README
-shows. With `--reference-stride n` it gets only every n-th pair; its rate counts those alone.
+"cold" empties all caches before each round, as in the first epoch. "warm" compares the same pairs again, as when
+candidates are graded again. math-verify is called in this process and parses both answers of each pair, as in its
+README. With `--reference-stride n` it gets only every n-th pair, and its rate counts only these.
 """
 
 from __future__ import annotations

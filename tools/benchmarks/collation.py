@@ -1,10 +1,10 @@
-"""How fast one dataloader worker makes training batches: pictures opened and cut into tiles, texts tokenised.
+"""Speed of one DataLoader worker: pictures opened and cut into tiles, texts tokenised.
 
     OMP_NUM_THREADS=1 python -m tools.benchmarks.collation
 
-Pictures are JPEG files of noise, which take longest to decode. A worker that makes c conversations a second keeps a
-device busy that trains on c; `throughput/data_wait_share` of a run says whether there are enough of them. Tokens are
-counted before a run from the headers of the pictures; how fast is printed, too.
+Pictures are JPEG files of noise, which take longest to decode. A worker that makes c conversations/s keeps a device
+busy that trains on c conversations/s; `throughput/data_wait_share` of a run says whether there are enough workers. The
+speed of counting tokens, from the headers of the pictures, is printed, too.
 """
 
 from __future__ import annotations

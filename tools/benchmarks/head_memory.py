@@ -1,8 +1,8 @@
-"""Memory of the head of a language model in training: of the whole vocabulary at all tokens, or of a step head.
+"""Training memory of a language-model head: the whole vocabulary at all tokens, or a step head.
 
-Counted is what is allocated at most in the head's forward, its loss, and the backward of both: logits, what the loss
-makes of them, gradients of logits and of the head's weights. Not counted are the weights, the hidden states that come
-in, and their gradient, which the layers below need from either head.
+The figure is the peak of allocations in forward, loss and backward: logits, intermediate tensors of the loss, gradients
+of the logits and of the head's weights. Weights, incoming hidden states and their gradient, which the layers below need
+from either head, are not counted.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class HeadMemory:
     """Peak bytes of the head of the whole vocabulary, and of the step head.
 
     Attributes:
-        full: Of the whole vocabulary.
-        steps: Of the step head.
+        full: Bytes of the whole vocabulary's head.
+        steps: Bytes of the step head.
     """
 
     full: int
@@ -56,7 +56,7 @@ class HeadMemory:
 
     @property
     def ratio(self) -> float:
-        """Full over steps."""
+        """``full`` / ``steps``."""
         return self.full / self.steps
 
     def __str__(self) -> str:
@@ -76,12 +76,12 @@ def measured(
     """Measure one forward and backward of both heads on a row of so many tokens with so many steps.
 
     Args:
-        tokens: Of the row.
-        hidden: Width of its states.
+        tokens: Tokens of the row.
+        hidden: Width of the hidden states.
         vocabulary: Rows of the whole head.
-        num_steps: Judged in the row.
+        num_steps: Steps in the row.
         device: ``cpu`` or ``cuda``.
-        dtype: Of states and weights.
+        dtype: Dtype of states and weights.
         with_states: Count the gradient of the hidden states, too.
     """
     with torch.device(device):
@@ -108,11 +108,11 @@ def measured(
 
 
 def by_formula(tokens: int, hidden: int, vocabulary: int, num_steps: int, bytes_of_number: int) -> HeadMemory:
-    """What :func:`measured` should find.
+    """Expected result of :func:`measured`.
 
-    The whole vocabulary: float32 logits stay; the loss adds log-probabilities and, backward, two gradients of their
-    size at a time; later there are the gradient of the logits in their own precision and that of the weights. The step
-    head: states of the steps, their logits, and the gradient of the class rows.
+    Whole vocabulary: float32 logits are stored; the loss adds log-probabilities and, in the backward, two gradients of
+    that size at a time; then the gradient of the logits in their own dtype, and that of the weights. Step head: hidden
+    states of the steps, their logits, and the gradient of the class rows.
     """
     table = tokens * vocabulary
     in_loss = 4 * table * 4

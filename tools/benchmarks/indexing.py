@@ -1,4 +1,4 @@
-r"""Measure reading a large set of process supervision: the first indexing, a second start, and memory.
+r"""Measure reading of a large set of process supervision: first indexing, second start, memory.
 
 Rows are generated with the statistics of the paper (section 3.2: 5.6 steps of 22.6 words), in the layout of
 VisualPRM400K-v1.1-Raw, with pictures in an archive that is read in place. Every measurement runs in a process of its
@@ -35,7 +35,7 @@ _MEBIBYTE = 2**20
 
 
 def generate(folder: Path, rows: int, seed: int = 0) -> None:
-    """Write annotations and an archive of pictures, about four solutions a question, a picture each question."""
+    """Write annotations and an archive of pictures: about four solutions and one picture per question."""
     random = np.random.default_rng(seed)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
     vocabulary = np.array(["".join(random.choice(letters, size)) for size in random.integers(1, 9, 20_000)])
@@ -89,7 +89,7 @@ def measure(folder: Path, workers: int) -> dict[str, float]:
         num_workers=workers,
     )
     # Opening the checkpoint's processor is the model's part of a start.
-    _ = module.encoder
+    _ = module.model_facts
     result = {"imports": time.perf_counter() - started, "rss_before": _rss()}
     started, cpu = time.perf_counter(), time.process_time()
     module.prepare_data()

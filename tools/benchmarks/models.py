@@ -17,13 +17,13 @@ class Size:
     """A model in the 8B's proportions: width to tokens of a tile, vision tower and vocabulary head to language model.
 
     Attributes:
-        hidden: Of the language model; its MLP is 3.5 times as wide, four query heads share a key head.
-        layers: Of the language model.
-        vision_width: Of the vision tower.
-        vision_layers: Of the vision tower.
-        tile: Side of a tile in pixels; a patch has 14, four patches are a token.
-        vocabulary: Rows of the head, so that it takes 5 % of the operations.
-        head_size: Of the attention of the language model.
+        hidden: Width of the language model; its MLP is 3.5 times as wide, four query heads share a key head.
+        layers: Layers of the language model.
+        vision_width: Width of the vision tower.
+        vision_layers: Layers of the vision tower.
+        tile: Side of a tile in pixels; a patch has 14 pixels, four patches are a token.
+        vocabulary: Rows of the head; it takes 5 % of the operations.
+        head_size: Attention head size of the language model.
     """
 
     hidden: int
@@ -41,12 +41,12 @@ class Size:
 
     @property
     def share(self) -> float:
-        """Length of a conversation over its length with the 8B."""
+        """Ratio of a conversation's length to its length with the 8B."""
         return self.tile_tokens / TILE_TOKENS_8B
 
     @property
     def packed_tokens(self) -> int:
-        """As many as 8,192 are with the 8B."""
+        """The number that corresponds to 8,192 tokens of the 8B."""
         return round(PACKED_TOKENS_8B * self.share)
 
     def config(self) -> InternVLConfig:

@@ -1,7 +1,8 @@
 """Arithmetic operations of InternVL-like models, counted by formula.
 
-A multiplication and an addition are two operations. Linear layers count 2 x weights a token; attention counts the pairs
-of a token and what it sees (2 products of the head size, in every head); norms, activations and softmax are left out.
+A multiplication and an addition are two operations. Linear layers count 2 x weights per token. Attention counts pairs
+of a token and a token that it attends to (2 products of the head size, in every head). Norms, activations and softmax
+are left out.
 """
 
 from __future__ import annotations
@@ -74,17 +75,17 @@ class ModelShape:
 
     @property
     def text_weights(self) -> int:
-        """Weights of the language model that every token meets, the head left out."""
+        """Weights of the language model that apply to every token, without the head."""
         attention = 2 * self.hidden * (self.query_size + self.key_size)
         return self.layers * (attention + 3 * self.hidden * self.intermediate)
 
     def text(self, tokens: int, *, after: int = 0) -> int:
-        """Operations of the language model on a text of ``tokens`` that goes on ``after`` so many others."""
+        """Operations of the language model on ``tokens`` tokens that follow ``after`` others."""
         pairs = tokens * after + tokens * (tokens + 1) // 2
         return 2 * tokens * self.text_weights + 4 * pairs * self.query_size * self.layers
 
     def head(self, tokens: int, rows: int | None = None) -> int:
-        """Operations of the language-model head on ``tokens``, all of its rows by default."""
+        """Operations of the language-model head on ``tokens`` tokens; with all rows by default."""
         return 2 * tokens * self.hidden * (rows or self.vocabulary)
 
 
@@ -110,9 +111,9 @@ class Workload:
     """N candidates of one question.
 
     Attributes:
-        tiles: Of its picture, a thumbnail counted as one.
-        text_tokens: Tokens of the shared prefix that are not of the picture.
-        step_ends: For each candidate the number of its tokens up to and with each position that is judged.
+        tiles: Tiles of its picture, the thumbnail included.
+        text_tokens: Text tokens of the shared prefix.
+        step_ends: For each candidate, the number of its tokens up to and including each step position.
     """
 
     tiles: int
@@ -124,11 +125,11 @@ class Workload:
         return self.tiles * shape.image_tokens + self.text_tokens
 
     def one_forward_a_step(self, shape: ModelShape) -> int:
-        """Operations of the released "soft" scoring: all up to each step, with vocabulary logits of all tokens."""
+        """Operations of the released "soft" scoring: one forward up to each step, vocabulary logits of all tokens."""
         return sum(self._whole(shape, end) for ends in self.step_ends for end in ends)
 
     def one_forward_a_response(self, shape: ModelShape) -> int:
-        """Operations of the released "soft_v2" scoring: all of each response, with vocabulary logits of all tokens."""
+        """Operations of the released "soft_v2" scoring: one forward per response, vocabulary logits of all tokens."""
         return sum(self._whole(shape, ends[-1]) for ends in self.step_ends)
 
     def _whole(self, shape: ModelShape, end: int) -> int:
@@ -136,7 +137,7 @@ class Workload:
         return shape.image(self.tiles) + shape.text(tokens) + shape.head(tokens)
 
     def floor(self, shape: ModelShape, classes: int = 2) -> int:
-        """What must be done: picture and prefix once, each candidate once, the class rows at judged positions."""
+        """The least possible: picture and prefix once, each candidate once, class rows at step positions only."""
         prefix = self.prefix(shape)
         candidates = sum(shape.text(ends[-1], after=prefix) for ends in self.step_ends)
         judged = sum(map(len, self.step_ends))
@@ -144,6 +145,6 @@ class Workload:
 
 
 def usual_workload(tiles: int, candidates: int, text_tokens: int = 125, step_tokens: int = 40) -> Workload:
-    """Candidates of 4 to 8 steps, 6 in the mean, so of 240 tokens where a step has 40."""
+    """Candidates of 4 to 8 steps, 6 on average; with 40 tokens per step, 240 tokens."""
     counts = [(4, 8, 5, 7, 6, 6, 5, 7)[number % 8] for number in range(candidates)]
     return Workload(tiles, text_tokens, [[step_tokens * (step + 1) for step in range(count)] for count in counts])

@@ -1,4 +1,4 @@
-"""Scoring N candidates of one question: one forward a step, one forward a response, and the shared prefix.
+"""Scoring N candidates of one question: one forward per step, one per response, and the shared prefix.
 
 Runs the three on the same model and candidates, in turn, several rounds; prints medians::
 
@@ -12,8 +12,8 @@ Runs the three on the same model and candidates, in turn, several rounds; prints
 The model has random weights, in the proportions of VisualPRM-8B: the vision tower takes a fifth of the operations of
 the language model on a tile's tokens, the vocabulary head 5 %, and texts are shorter in the ratio of a tile's tokens.
 The floor is what must be computed, by formula (see :mod:`tools.benchmarks.operations`), at the rate of matrix products
-in the same round. Peak memory is measured in processes of their own: growth of the resident memory, or what
-CUDA allocated, beside the weights. The status is 1 if scores differ by more than 1e-4 in float32.
+in the same round. Peak memory is measured in processes of their own: growth of the resident memory, or what CUDA
+allocated, beside the weights. The status is 1 if scores differ by more than 1e-4 in float32.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Clock:
-    """Takes times on a device: on the wall, or the processor time of all threads of this process."""
+    """Measures time on a device: wall time, or processor time of all threads of this process."""
 
     device: str
     of_processor: bool = False
@@ -68,14 +68,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class Rate:
-    """Operations a second of matrix products: of all together, and of the fastest."""
+    """Operations/s of matrix products: of all together, and of the fastest one."""
 
     sustained: float
     peak: float
 
 
 def matrix_product_rate(clock: Clock, dtype: torch.dtype, for_seconds: float = 0.3) -> Rate:
-    """Multiply square matrices again and again for a while."""
+    """Multiply square matrices for a while."""
     side = 1024 if clock.device == "cpu" else 8192
     left, right = (torch.rand(side, side, device=clock.device, dtype=dtype) for _ in range(2))
     clock.seconds(partial(torch.matmul, left, right))
@@ -91,7 +91,7 @@ def _resident_bytes(field: str) -> int:
 
 
 def peak_bytes(variant: str, size: Size, work: Workload, device: str, dtype: torch.dtype, memory: float | None) -> int:
-    """Peak memory of one run beside the weights; to be called in a fresh process (Linux or CUDA)."""
+    """Peak memory of one run in addition to the weights; call it in a fresh process (Linux or CUDA)."""
     torch.set_num_threads(1)
     model = make_model(size, device, dtype)
     run = variants(memory)[variant]
@@ -111,23 +111,24 @@ def peak_bytes(variant: str, size: Size, work: Workload, device: str, dtype: tor
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured and counted at one number of tiles and candidates.
+    """Measured and counted values for one number of tiles and candidates.
 
     Attributes:
-        tiles: Of the picture.
+        tiles: Tiles of the picture.
         candidates: N.
-        seconds: Median of each variant; None where it was left out.
-        peak_mib: Peak memory of each variant beside the weights; None where it was not measured.
-        operations: Of each variant, and ``floor``.
-        counted_ratio: Operations of ``soft_v2`` over the floor.
+        seconds: Median time of each variant; None if it was left out.
+        peak_mib: Peak memory of each variant in addition to the weights; None if it was not measured.
+        operations: Operations of each variant, and ``floor``.
+        counted_ratio: Operations of ``soft_v2`` / floor.
         counted_ratio_8b: The same at VisualPRM-8B's shape.
-        measured_ratio: Time of ``soft_v2`` over ours, the median of the rounds.
-        over_floor: Time of ours over the floor at the sustained rate of matrix products right before and after it, the
-            median of the rounds: what else the machine does slows down both.
-        over_peak_floor: Shortest time of ours over the floor at the rate of the fastest matrix product in any round.
-        largest_difference: Of a step score between ours and any other variant.
+        measured_ratio: Time of ``soft_v2`` / time of ours, median of the rounds.
+        over_floor: Time of ours / time of the floor, median of the rounds. The floor uses the sustained rate of matrix
+            products right before and after, so other work on the machine slows down both.
+        over_peak_floor: Shortest time of ours / time of the floor at the rate of the fastest matrix product in any
+            round.
+        largest_difference: Largest difference of a step score between ours and any other variant.
         noise: The same between ``soft`` and ``soft_v2``; None without ``soft``.
-        score_spread: Largest minus smallest step score, so that an equality means something.
+        score_spread: Largest minus smallest step score; shows that equal scores are not trivial.
     """
 
     tiles: int
@@ -229,7 +230,7 @@ def table(rows: list[Row]) -> str:
 
 
 def description(model: PreTrainedModel, arguments: argparse.Namespace) -> str:
-    """What is measured, with the proportions of the model beside the 8B's."""
+    """Description of the measurement, with the proportions of the model and of the 8B."""
     shares = [
         (shape.head(1) / shape.text(1), shape.image(1) / shape.text(shape.image_tokens))
         for shape in (ModelShape.of(model.config), VISUALPRM_8B)

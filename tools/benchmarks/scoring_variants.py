@@ -38,7 +38,7 @@ def make_candidates(model: PreTrainedModel, work: Workload) -> EncodedCandidates
 
 
 def _class_logits(model: PreTrainedModel, group: EncodedCandidates, suffix: Tensor) -> Tensor:
-    """Vocabulary logits of a whole conversation, as a plain forward makes them; those of the classes are kept."""
+    """Class logits of a whole conversation, from the vocabulary logits of a plain forward."""
     ids = torch.cat([group.prefix["input_ids"][0], suffix])[None].to(model.device)
     pixels = group.prefix["pixel_values"].to(model.device, model.dtype)
     logits = model(input_ids=ids, pixel_values=pixels, use_cache=False).logits
@@ -46,7 +46,7 @@ def _class_logits(model: PreTrainedModel, group: EncodedCandidates, suffix: Tens
 
 
 def soft(model: PreTrainedModel, group: EncodedCandidates) -> list[Tensor]:
-    """One forward a step."""
+    """One forward per step."""
     pairs = zip(group.suffixes, group.step_positions, strict=True)
     return [
         torch.stack([_class_logits(model, group, suffix[: end + 1])[-1] for end in positions.tolist()])
@@ -55,7 +55,7 @@ def soft(model: PreTrainedModel, group: EncodedCandidates) -> list[Tensor]:
 
 
 def soft_v2(model: PreTrainedModel, group: EncodedCandidates) -> list[Tensor]:
-    """One forward a response."""
+    """One forward per response."""
     pairs = zip(group.suffixes, group.step_positions, strict=True)
     return [_class_logits(model, group, suffix)[positions] for suffix, positions in pairs]
 

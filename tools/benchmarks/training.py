@@ -1,6 +1,6 @@
-"""Training on padded batches with the loss of the whole vocabulary, and on packed ones with the step head.
+"""Training speed: padded batches with the loss of the whole vocabulary, and packed ones with the step head.
 
-Both train one model on the same rows, as many an optimizer step, in turn; medians of the rounds are printed::
+Both train one model on the same rows, equally many per optimizer step, in turn. Medians of the rounds are printed::
 
     OMP_NUM_THREADS=1 python -m tools.benchmarks.training --size small
 
@@ -40,7 +40,7 @@ from datamodules.batching.collate import StepBatch
 from datamodules.batching.packed_order import PackedSampler
 from datamodules.batching.packing import pack
 from datamodules.storage.files import atomic_write_text
-from lightning_modules.model.flops import recording_operations
+from lightning_modules.model.flops import count_operations
 from lightning_modules.model.packed_forward import hidden_states, step_logits
 from lightning_modules.model.step_head import StepHead
 from tools.benchmarks.head_memory import VOCABULARY_8B, by_formula, measured, peak_bytes
@@ -57,7 +57,7 @@ def labels_of(batch: StepBatch) -> Tensor:
 
 
 def vocabulary_loss(logits: Tensor, batch: StepBatch) -> Tensor:
-    """Sum of the cross-entropies of the judged tokens, of logits (B, L, V)."""
+    """Sum of the cross-entropies of the judged tokens, from logits (B, L, V)."""
     labels = labels_of(batch)
     targets = torch.full(logits.shape[:2], IGNORED, device=logits.device)
     row, step = (labels != IGNORED).nonzero(as_tuple=True)
@@ -66,7 +66,7 @@ def vocabulary_loss(logits: Tensor, batch: StepBatch) -> Tensor:
 
 
 def class_losses(logits: Tensor, batch: StepBatch) -> Tensor:
-    """Loss of every judged step over the class tokens, of logits (B, S, K)."""
+    """Loss of every judged step over the class tokens, from logits (B, S, K)."""
     labels = labels_of(batch)
     return cross_entropy(logits.mT.float(), labels, ignore_index=IGNORED, reduction="none")[labels != IGNORED]
 
@@ -147,16 +147,17 @@ class Result:
     """What was measured.
 
     Attributes:
-        samples_per_second: Median of the rounds, by variant.
-        tokens_per_second: Without padding; likewise.
-        operations_per_second: That the steps ask for (see :mod:`lightning_modules.model.flops`); likewise.
-        ratio: Time of ``padded`` over that of ``packed``, the median of the rounds.
-        ratios: Lowest and highest of the rounds.
-        padding: Share of the tokens of padded batches that are padding.
+        samples_per_second: Samples/s by variant, median of the rounds.
+        tokens_per_second: Tokens/s without padding by variant, median of the rounds.
+        operations_per_second: Useful operations/s (see :mod:`lightning_modules.model.flops`) by variant, median of the
+            rounds.
+        ratio: Time of ``padded`` / time of ``packed``, median of the rounds.
+        ratios: Lowest and highest ratio of the rounds.
+        padding: Share of padding in the tokens of padded batches.
         filled: Mean share of ``max_tokens`` in packed batches.
-        peak_mib: Of activations and gradients in one optimizer step, by variant.
-        largest_difference: Of the loss of a step over the class tokens, between the variants.
-        loss_spread: Standard deviation of those losses, so that an equality means something.
+        peak_mib: Peak memory of activations and gradients in one optimizer step, by variant.
+        largest_difference: Largest difference of a step's loss over the class tokens between the variants.
+        loss_spread: Standard deviation of those losses; shows that equal losses are not trivial.
     """
 
     samples_per_second: dict[str, float]
@@ -183,7 +184,7 @@ def measure(size: Size, arguments: argparse.Namespace) -> Result:
     groups = [rows[at : at + arguments.samples] for at in range(0, len(rows), arguments.samples)]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     padding, filled, differences, losses = [], [], [0.0], []
-    operations: list[float] = []
+    count, operations = count_operations(model), list[float]()
     peaks: dict[str, float] = {}
     for number, group in enumerate(groups[: arguments.rounds + 1]):
         made = {name: way.batches(make, group, arguments.batch_size) for name, way in ways.items()}
@@ -198,8 +199,6 @@ def measure(size: Size, arguments: argparse.Namespace) -> Result:
         losses.append(one)
         if number == 0:
             continue
-        with recording_operations(model) as count:
-            hidden_states(model, made["packed"][0])
         operations.append(sum(float(count.of(batch.inputs, batch.lengths)) for batch in made["packed"]))
         padding += [1 - float(b.lengths.sum()) / b.inputs["input_ids"].numel() for b in made["padded"]]
         filled += [float(b.lengths.sum()) / size.packed_tokens for b in made["packed"]]

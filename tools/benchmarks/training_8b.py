@@ -1,4 +1,4 @@
-"""Training speed of the whole 8B on one GPU: tokens a second, MFU, and peak memory.
+"""Training speed of the whole 8B on one GPU: tokens/s, MFU, and peak memory.
 
     python -m tools.benchmarks.training_8b
 
@@ -31,8 +31,7 @@ from bitsandbytes.optim.adamw import AdamW8bit
 from datamodules.batching.collate import StepBatch
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.model.backbone import BackboneOptions, prepare_backbone
-from lightning_modules.model.flops import peak_operations, recording_operations
-from lightning_modules.model.packed_forward import hidden_states
+from lightning_modules.model.flops import count_operations, peak_operations
 from lightning_modules.model.step_head import language_model_head
 from tools.benchmarks.models import make_model
 from tools.benchmarks.training import Packed, optimizer_step
@@ -47,14 +46,14 @@ class Result:
 
     Attributes:
         device: Its name.
-        parameters: Of the model, and how many of them are trained.
-        trained_parameters: See there.
-        seconds_per_step: Median.
-        tokens_per_second: Median of the steps; there is no padding.
+        parameters: Number of parameters.
+        trained_parameters: Number of trained ones.
+        seconds_per_step: Median time of an optimizer step.
+        tokens_per_second: Median over the steps; there is no padding.
         filled: Mean share of a row's tokens that is used.
-        operations_per_second: That the steps ask for.
-        mfu: None where the peak of the device is not known.
-        peak_gib: Of the device's memory; of the process's on a CPU.
+        operations_per_second: Useful operations/s.
+        mfu: Model FLOPs utilisation; None if the peak of the device is not known.
+        peak_gib: Peak memory of the device; on a CPU of the process.
     """
 
     device: str
@@ -89,8 +88,7 @@ def measure(arguments: argparse.Namespace) -> Result:
         rows = make_rows(size, 8 * arguments.rows * steps, seed=number)
         batches += packed.batches(make, [row for row in rows if len(row.ids) <= size.packed_tokens], 0)
         number += 1
-    with recording_operations(model) as count:
-        hidden_states(model, next(batch for batch in batches if "pixel_values" in batch.inputs))
+    count = count_operations(model)
     seconds, tokens, operations = [], [], []
     for step in range(steps):
         some = batches[step * arguments.rows : (step + 1) * arguments.rows]

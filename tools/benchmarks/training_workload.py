@@ -34,9 +34,9 @@ class Row:
     """A conversation.
 
     Attributes:
-        tiles: Of its picture, the thumbnail counted as one; 0 without a picture.
-        ids: (n,) tokens.
-        steps: (s,) positions that are judged.
+        tiles: Tiles of its picture, the thumbnail included; 0 without a picture.
+        ids: (n,) token ids.
+        steps: (s,) step positions.
         labels: (s,) 0 or 1.
     """
 
@@ -47,7 +47,7 @@ class Row:
 
 
 def make_rows(size: Size, number: int, seed: int = 0) -> list[Row]:
-    """Rows with 1 to 12 steps, 5.6 of 22.6 words in the mean (paper, section 3.2), a tenth of them wrong.
+    """Rows with 1 to 12 steps, on average 5.6 of 22.6 words (paper, section 3.2), a tenth of them wrong.
 
     Pictures are cut as InternVL's processor cuts them into at most 12 tiles and a thumbnail. Their sizes are an
     assumption, since the paper does not state them: a median width of 500 pixels, log-normal with a spread of 0.6, and

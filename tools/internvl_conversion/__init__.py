@@ -1,1 +1,1 @@
-"""Original-layout InternVL checkpoints into the layout of `transformers`, for :mod:`tools.convert_internvl`."""
+"""Conversion of original-layout InternVL checkpoints to `transformers`, for :mod:`tools.convert_internvl`."""

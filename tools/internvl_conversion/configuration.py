@@ -1,4 +1,4 @@
-"""``config.json`` of the original layout into the native configuration; refuses what would compute something else.
+"""Translate ``config.json`` of the original layout; refuse settings that would compute something else.
 
 Keys and their defaults: ``configuration_internvl_chat.py``, ``configuration_intern_vit.py`` and
 ``configuration_internlm2.py`` of OpenGVLab/InternVL.
@@ -57,7 +57,7 @@ _VISION_SIZES = (
 
 @dataclass(frozen=True)
 class SourceConfiguration:
-    """What ``config.json`` of the source says.
+    """Contents of the source's ``config.json``.
 
     Attributes:
         native: The :class:`InternVLConfig`, without the token id of the image.
@@ -66,7 +66,7 @@ class SourceConfiguration:
         template: Name of the conversation template.
         image_size: Side of a tile in pixels.
         is_tiled: Whether pictures are cut into tiles.
-        dtype: Of the weights, None if the file does not say.
+        dtype: Dtype of the weights; None if the file does not say.
     """
 
     native: Any
@@ -82,8 +82,8 @@ def read_configuration(folder: Path) -> SourceConfiguration:
     """Read and translate ``config.json``.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it describes a model that this conversion does not know; names key and value.
+        FileNotFoundError: If it does not exist.
+        ValueError: If this conversion does not support the model; names key and value.
     """
     path = folder / "config.json"
     config, where = read_json(path), str(path)

@@ -1,4 +1,4 @@
-r"""The conversation template of a source folder, read out of its ``conversation.py`` without running it.
+r"""Read the conversation template from a source folder's ``conversation.py`` without running it.
 
 The released code (``InternVLChatModel.chat``, and ``InternVLRewardModel`` in the same ``modeling_internvl_chat.py`` of
 VisualPRM-8B's folder) writes a conversation with the template that ``config.json`` names, in the separator style MPT:
@@ -9,9 +9,9 @@ beginning-of-sequence token in front (InternLM2 has one, Qwen2 none).
 
 How VisualPRM-8B scores (``generate_steps_with_soft_score`` and ``_v2``): a question without ``<image>`` gets
 ``<image>\n`` in front *inside* of the layout, so that the first user turn begins with ``### Question:\n<image>\n``;
-several images must be named by the question itself, and InternVL's evaluation of several images writes
-``Image-1: <image>\nImage-2: <image>\n`` in front. Earlier verdicts read ``+``; a step's score is the probability of
-``+`` between the tokens ``+`` and ``-`` after ``<|im_start|>assistant\n``; the response's is their mean.
+several images must be named by the question itself, and InternVL's evaluation of several images writes ``Image-1:
+<image>\nImage-2: <image>\n`` in front. Earlier verdicts read ``+``; a step's score is the probability of ``+`` between
+the tokens ``+`` and ``-`` after ``<|im_start|>assistant\n``; the response's is their mean.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class ConversationTemplate:
     """The parts of a conversation template of the style MPT.
 
     Attributes:
-        system_template: With ``{system_message}`` in it once.
+        system_template: Text with ``{system_message}`` in it once.
         system_message: The system prompt.
-        user: What begins a user turn.
-        assistant: What begins an assistant turn.
-        separator: What ends every turn.
+        user: Beginning of a user turn.
+        assistant: Beginning of an assistant turn.
+        separator: End of every turn.
     """
 
     system_template: str
@@ -70,10 +70,10 @@ def read_template(folder: Path, name: str, system_prompt: str | None) -> Convers
     Args:
         folder: Source folder.
         name: ``template`` of ``config.json``.
-        system_prompt: In place of the one in ``conversation.py``; needed where that file is missing.
+        system_prompt: System prompt instead of the one in ``conversation.py``; needed if that file is missing.
 
     Raises:
-        ValueError: If there is no such template, it is not written as literals, or it is of a style that is not known.
+        ValueError: If there is no such template, it is not written as literals, or its style is not supported.
     """
     path = folder / CONVERSATION_FILE
     if path.is_file():
@@ -147,13 +147,13 @@ def _literal(node: ast.expr | None) -> str | None:
 def chat_template(template: ConversationTemplate, begin: str, image_token: str) -> str:
     """The template for ``apply_chat_template``.
 
-    A conversation without a system turn gets the template's own, as the released code writes it. Images stand where
-    the content has them; images that open a turn are each followed by a line break unless the text after them begins
-    with white space, as the released chat code puts ``<image>`` and a line break before a question.
+    A conversation without a system turn gets the template's own system message, as in the released code. Images keep
+    their places in the content. Each image that opens a turn is followed by a line break, unless the text after it
+    begins with white space; the released chat code writes ``<image>`` and a line break before a question.
 
     Args:
-        template: Of the source.
-        begin: Text of the beginning-of-sequence token, empty for none.
+        template: Template of the source.
+        begin: Text of the beginning-of-sequence token; empty for none.
         image_token: Stands for an image until the processor expands it.
     """
     head, tail = template.system_template.split("{system_message}")

@@ -25,13 +25,13 @@ def make_processor(
     """The processor of the converted checkpoint.
 
     It cuts a picture into the grid of 1 to ``max_tiles`` square tiles whose aspect ratio is nearest to the picture's
-    (of equally near ones the larger, while the picture covers more than half of its area), and adds a thumbnail where
-    that is more than one tile: the rule of ``dynamic_preprocess`` in the released code.
+    (in a tie the larger grid, as long as the picture covers more than half of its area). If there is more than one
+    tile, it adds a thumbnail. This is the rule of ``dynamic_preprocess`` in the released code.
 
     Args:
-        configuration: Of the source.
-        tokenizer: Converted.
-        template: Of the source.
+        configuration: Configuration of the source.
+        tokenizer: The converted tokenizer.
+        template: Template of the source.
         max_tiles: At least 1.
     """
     side = {"height": configuration.image_size, "width": configuration.image_size}

@@ -1,4 +1,4 @@
-"""Writing the converted weights shard by shard, so that memory holds one shard and no more."""
+"""Write the converted weights shard by shard; memory holds one shard at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse_size(text: str) -> int:
     """Bytes of a size such as ``5GB`` or ``500MB``; decimal, as in `transformers`.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]B)", text.strip(), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
@@ -34,7 +34,7 @@ def parse_size(text: str) -> int:
 def split_into_shards(
     plan: Sequence[TargetTensor], sizes: Sequence[int], max_size: int
 ) -> Iterator[tuple[list[TargetTensor], int]]:
-    """Groups of neighbours with their total bytes, each at most ``max_size`` unless a tensor alone is larger."""
+    """Groups of neighbouring tensors with their total bytes; at most ``max_size`` unless one tensor is larger."""
     shard: list[TargetTensor] = []
     filled = 0
     for target, size in zip(plan, sizes, strict=True):
@@ -53,11 +53,11 @@ def write_shards(
     """Write ``model*.safetensors`` and, for more than one, the index.
 
     Args:
-        weights: Of the source.
-        plan: What to make of them, in the order of the source's files.
-        folder: To write into.
-        dtype: Of all tensors written.
-        max_size: Most bytes of tensors a file, unless one tensor is larger. Memory holds about as much.
+        weights: Weights of the source.
+        plan: Tensors to write, in the order of the source's files.
+        folder: Folder to write into.
+        dtype: Dtype of all written tensors.
+        max_size: Most bytes of tensors per file, unless one tensor is larger; memory holds about as much.
 
     Returns:
         The weight files.

@@ -1,4 +1,4 @@
-"""The folder to convert: its configuration and the tensors of its weight files, looked at without loading them."""
+"""The folder to convert: its configuration and the headers of its weight files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GetTensor = Callable[[str], Tensor]
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """What the header of a weight file says about a tensor."""
+    """A tensor according to the header of its weight file."""
 
     file: Path
     shape: tuple[int, ...]
@@ -82,11 +82,11 @@ class SourceWeights:
     """The tensors of a checkpoint, in one file or in shards with an index.
 
     Attributes:
-        tensors: By name, in the order of the files.
+        tensors: Tensors by name, in the order of the files.
 
     Raises:
         FileNotFoundError: If there are no weights, or a shard is missing.
-        ValueError: If index and shards do not agree, or a tensor is not of floating-point numbers.
+        ValueError: If index and shards do not agree, or a tensor does not hold floating-point numbers.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -122,7 +122,7 @@ class SourceWeights:
 
     @contextmanager
     def reader(self) -> Iterator[GetTensor]:
-        """Reads tensors by name; what was read leaves the memory once the block is done."""
+        """Reads tensors by name; their memory is freed after the block."""
         opened: dict[Path, GetTensor] = {}
         with ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a source folder as a fast tokenizer that needs no code of its own, with the same ids.
+"""Convert the tokenizer of a source folder to a fast tokenizer with the same ids, without remote code.
 
 InternLM2 folders carry a SentencePiece model and a tokenizer class in Python (``tokenization_internlm2.py``): text
 between added tokens goes to SentencePiece, ``<s>`` stands in front. Qwen2 and Qwen3 folders carry ``vocab.json`` and
@@ -44,7 +44,7 @@ def convert_tokenizer(folder: Path, *, is_internlm2: bool, vocabulary_size: int)
 
     Raises:
         FileNotFoundError: If a file of the tokenizer is missing.
-        ValueError: If a token would get another id than in the source, or one that has no embedding.
+        ValueError: If a token would get another id than in the source, or an id without an embedding.
     """
     config_path = folder / "tokenizer_config.json"
     config = read_json(config_path)
@@ -85,10 +85,10 @@ def convert_tokenizer(folder: Path, *, is_internlm2: bool, vocabulary_size: int)
 
 
 def begin_of_text(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The special tokens that the tokenizer puts in front of a text; empty if there are none.
+    """Special tokens that the tokenizer writes before a text; empty if there are none.
 
     Raises:
-        ValueError: If it puts something behind a text, which no chat template could undo.
+        ValueError: If it writes something after a text, which no chat template could undo.
     """
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]

@@ -1,4 +1,4 @@
-"""Which tensor of the original layout makes which tensors of the native one.
+"""Map tensors of the original layout to tensors of the native one.
 
 Names of the original layout are those of the modules in OpenGVLab/InternVL (``internvl_chat/internvl/model``):
 ``modeling_internvl_chat.py`` (``vision_model``, ``mlp1``, ``language_model``), ``modeling_intern_vit.py`` and
@@ -31,9 +31,9 @@ class TargetTensor:
     """A tensor to write.
 
     Attributes:
-        name: In the native model.
-        source: Name of the original tensor that it is made of.
-        select: From that tensor to this one.
+        name: Name in the native model.
+        source: Name of the original tensor.
+        select: Computes this tensor from the original one.
     """
 
     name: str
@@ -145,7 +145,7 @@ def _targets_of(source: str, rules: list[Rule]) -> list[TargetTensor]:
 
 
 def native_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes of the native model's parameters by name; of tied embeddings and head only the embeddings are stored."""
+    """Shapes of the native model's parameters by name; a head tied to the embeddings is left out."""
     with torch.device("meta"):
         model = InternVLForConditionalGeneration(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters(remove_duplicate=False)}
@@ -155,15 +155,15 @@ def native_shapes(config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def plan_conversion(tensors: Mapping[str, SourceTensor], config: Any, *, is_internlm2: bool) -> list[TargetTensor]:
-    """What to make of which tensor: each original one used once, each native one made once, in its shape.
+    """Plan the conversion: each original tensor is used once, each native one is produced once with its shape.
 
     Args:
-        tensors: Of the source.
+        tensors: Tensors of the source.
         config: The native :class:`transformers.InternVLConfig`.
         is_internlm2: Whether the language model is stored in InternLM2's layout.
 
     Raises:
-        ValueError: If a tensor is unknown, missing, made twice or of the wrong shape; names it.
+        ValueError: If a tensor is unknown, missing, produced twice or of the wrong shape; names it.
     """
     rules, shapes = _rules(config, is_internlm2), native_shapes(config)
     made: dict[str, TargetTensor] = {}

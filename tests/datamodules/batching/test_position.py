@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from datamodules.interfaces import PolicyFacts
 from datamodules.prompts_datamodule import PromptDataModule
 from lightning_modules.callbacks.resumable_training import ResumableTraining
 
@@ -38,7 +39,7 @@ def fit(tiny_processor, tiny_world, tmp_path):
     def run(resume=None, *, exact=True, trainer=None, **options):
         path = str(tiny_world / "demonstrations" / "annotations.jsonl")
         data = PromptDataModule(**{"instruction": "", "demonstrations": path, "batch_size": 8, **options})
-        data.connect(tiny_processor)
+        data.connect(PolicyFacts(tiny_processor))
         module = Seen(exact)
         Trainer(
             **{

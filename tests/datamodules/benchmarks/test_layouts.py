@@ -210,12 +210,12 @@ def test_json_with_picture_files(tmp_path):
     with pytest.raises(
         ImageError, match=r"test\.json: row 1: the picture '\.\./LogicVista/images/v1_2\.png' is neither"
     ):
-        BENCHMARKS["LogicVista"]().read(tmp_path / "own")
+        BENCHMARKS["LogicVista"](on_bad_row="error").read(tmp_path / "own")
     rows["v1_2"]["imagesource"] = "images/v1_2.png"
     (folder / "data" / "test.json").write_text(json.dumps(rows))
     (folder / "images" / "v1_2.png").unlink()
     with pytest.raises(ImageError, match=r"test\.json: row 1: the picture 'images/v1_2\.png' is neither in"):
-        BENCHMARKS["LogicVista"]().read(tmp_path / "own")
+        BENCHMARKS["LogicVista"](on_bad_row="error").read(tmp_path / "own")
 
 
 # ---- what is wrong
@@ -266,14 +266,47 @@ def test_two_copies_of_a_split(tmp_path):
         find_files(folder, HubPart("testmini"))
 
 
-@pytest.mark.parametrize("option", ["A. 12", "B. 1; A. 2", "12; 24", ""])
-def test_options_of_wemath_that_cannot_be_read(tmp_path, option):
-    row = {"ID": "1", "key": "2steps_1", "question": "q", "option": option, "answer": "A", "image_path": None}
-    save([row], tmp_path / "We-Math" / "testmini.parquet", ["image_path"])
-    with pytest.raises(
-        ValueError, match=r"testmini\.parquet: row 0: column 'option' is .*; expected for instance 'A\. 12"
-    ):
-        BENCHMARKS["WeMath"]().read(tmp_path)
+@pytest.mark.parametrize(
+    ("option", "answer", "options"),
+    [
+        # Shapes of released rows: an inner letter, letters with a gap, spaces alone between options.
+        (
+            "A. Shape A is moved to ;C.; B. Shape A is turned around ;O.;C. No.; F. No correct answer",
+            "A",
+            {
+                "A": "Shape A is moved to ;C.",
+                "B": "Shape A is turned around ;O.",
+                "C": "No.",
+                "F": "No correct answer",
+            },
+        ),
+        ("A. 45° B. 60° ;C. 120°; D. None", "C", {"A": "45°", "B": "60°", "C": "120°", "D": "None"}),
+        (
+            "A. Equal; B. twice triangle BE;G.; C. half of triangle BE;G.; D. unknown",
+            "D",
+            {"A": "Equal", "B": "twice triangle BE;G.", "C": "half of triangle BE;G.", "D": "unknown"},
+        ),
+        ("A. 12", "A", {}),
+        ("12; 24", "B", {}),
+        ("A. 1; B. 2; D. 4", "C", {}),  # the right one is not among them, so none can be told
+        ("", "B", {}),
+    ],
+)
+def test_options_of_wemath_that_do_not_split_leave_the_letter(tmp_path, caplog, option, answer, options):
+    parts = ("2steps_1", "2steps_2", "2steps_multi")
+    rows = [
+        {"ID": "1", "key": key, "question": "q", "option": option, "answer": answer, "image_path": None}
+        for key in parts
+    ]
+    save(rows, tmp_path / "We-Math" / "testmini.parquet", ["image_path"])
+    benchmark = BENCHMARKS["WeMath"]()
+    questions = benchmark.read(tmp_path)
+    assert [dict(question.options) for question in questions] == [options] * 3
+    assert questions[0].question == (f"q\n{option}" if option else "q")  # as written
+    for letter in "ABCDEFG":
+        assert benchmark.grade(questions[0], f"\\boxed{{{letter}}}").is_correct == (letter == answer)
+    assert "3 rows: the options do not split plainly" in caplog.text
+    assert "(index 1-2steps_1)" in caplog.text
 
 
 def test_bad_rows_may_be_skipped_and_are_counted(tmp_path, caplog):
@@ -283,11 +316,40 @@ def test_bad_rows_may_be_skipped_and_are_counted(tmp_path, caplog):
     rows[2]["answer_option"] = "F"
     write_table(path, rows)
     with pytest.raises(ValueError, match=r"\(index 3\): column 'answer' is 'F', but the options are A, B"):
-        BENCHMARKS["MathVista"]().read(tmp_path)
-    benchmark = BENCHMARKS["MathVista"](on_bad_row="skip")
+        BENCHMARKS["MathVista"](on_bad_row="error").read(tmp_path)
+    benchmark = BENCHMARKS["MathVista"]()  # the default
     assert [question.question_id for question in benchmark.read(tmp_path)] == ["1", "2", "4", "5"]
     assert benchmark.excluded == {"unusable row": 1}
+    assert "MathVista: 1 rows cannot be used and are left out" in caplog.text
     assert "(index 3): column 'answer' is 'F'" in caplog.text
+
+
+def test_a_bad_row_takes_its_unit_with_it_and_no_other(tmp_path, caplog):
+    TABLES["DynaMath"](tmp_path)
+    path = tmp_path / "DynaMath.tsv"
+    rows = [dict(row.values) for row in read_table(path)]
+    rows[3]["answer"] = "many"
+    write_table(path, rows)
+    seeds = {row["qid"] for row in rows} - {rows[3]["qid"]}
+    benchmark = BENCHMARKS["DynaMath"]()
+    questions = benchmark.read(tmp_path)
+    assert {question.metadata["qid"] for question in questions} == seeds
+    assert benchmark.excluded == {"unusable row": 1, "incomplete unit": 9}
+    assert f"seeds (qid {rows[3]['qid']})" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ['{"id": "9", "question": ', '["no object"]', '{"id": "9", "question": "q"}'])
+def test_a_line_that_is_no_row_takes_no_other_with_it(tmp_path, caplog, broken):
+    row = {"id": "1", "question": "q", "options": [], "answer": "7", "level": 1, "subject": "algebra"}
+    path = tmp_path / "MathVision" / "test.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join([json.dumps(row), broken, json.dumps(row | {"id": "2"})]) + "\n")
+    benchmark = BENCHMARKS["MathVision"]()
+    assert [question.question_id for question in benchmark.read(tmp_path)] == ["1", "2"]
+    assert benchmark.excluded == {"unusable row": 1}
+    assert "1 rows cannot be used" in caplog.text
+    with pytest.raises(ValueError, match=r"test\.jsonl"):
+        BENCHMARKS["MathVision"](on_bad_row="error").read(tmp_path)
 
 
 def test_incomplete_groups(tmp_path, caplog):

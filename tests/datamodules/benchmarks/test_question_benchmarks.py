@@ -350,7 +350,7 @@ def test_question_without_a_picture_is_read_as_text_and_reported(tmp_path, caplo
 
 def test_rows_that_break_the_table_can_be_skipped(tmp_path, caplog):
     """A repeated index and a line cut short: the other rows stay, as they do for bad cells."""
-    benchmark = BENCHMARKS["MathVista"]()
+    benchmark = BENCHMARKS["MathVista"](on_bad_row="error")
     rows = [
         FREE | {"index": index, "image": IMAGE, "answer_type": "integer", "answer": "1"} for index in ("1", "1", "2")
     ]

@@ -70,7 +70,7 @@ def test_options_of_a_data_module():
         make_benchmark("MathVision", options={"MathVision": BenchmarkOptions(split="mini")})
     with pytest.raises(ValueError, match="unknown benchmark 'MathVison'; known are MMMU, "):
         make_benchmark("MathVision", options={"MathVison": BenchmarkOptions()})
-    with pytest.raises(ValueError, match="rules must be 'ours' or 'official', got 'theirs'"):
+    with pytest.raises(ValueError, match="rules must be one of ours, official, vlmevalkit, got 'theirs'"):
         make_benchmark("MathVision", "theirs")
 
 

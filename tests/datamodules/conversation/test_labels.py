@@ -13,9 +13,9 @@ NAN = float("nan")
 
 def test_value_labels():
     mc = torch.tensor([[1.0, 0.25, 0.0, NAN], [0.0, 0.5, NAN, NAN]])
-    assert value_labels(mc).tolist() == [[0, 0, 1, IGNORE_INDEX], [1, 0, IGNORE_INDEX, IGNORE_INDEX]]
+    assert value_labels(mc, 0.0).tolist() == [[0, 0, 1, IGNORE_INDEX], [1, 0, IGNORE_INDEX, IGNORE_INDEX]]
     assert value_labels(mc, 0.25).tolist() == [[0, 1, 1, IGNORE_INDEX], [1, 0, IGNORE_INDEX, IGNORE_INDEX]]
-    assert value_labels(mc).dtype == torch.long
+    assert value_labels(mc, 0.0).dtype == torch.long
 
 
 def test_a_score_equal_to_the_threshold_is_wrong_in_float32_too():
@@ -39,7 +39,7 @@ def test_soft_targets():
 
 def test_steps_until_the_first_error():
     mc = torch.tensor([[0.5, 0.0, 0.5, 0.0], [0.5, 1.0, NAN, 0.25], [0.0, NAN, 1.0, 0.0]])
-    assert until_first_error(mc).tolist() == [
+    assert until_first_error(mc, 0.0).tolist() == [
         [True, True, False, False],
         [True, True, True, True],
         [True, False, False, False],

@@ -14,6 +14,7 @@ from datamodules.policy.prompts import (
     benchmark_prompts,
     grade_by_answer,
     read_prompts,
+    render_prompt,
     with_other_images,
 )
 from datamodules.storage.images import ImageError
@@ -138,7 +139,7 @@ def test_prompt_collator(prompt_file, tiny_processor):
     batch = PromptCollator(ChatRenderer(tiny_processor))(prompts)
     assert batch.prompts == prompts
     assert [len(images) for images in batch.images] == [0, 1, 2]
-    assert batch.texts == [
+    assert [render_prompt(tiny_processor, messages) for messages in batch.messages] == [
         "<|user|>Why?<|end|><|assistant|>",
         "<|user|><IMG_CONTEXT>How many?<|end|><|assistant|>",
         "<|user|>Is <IMG_CONTEXT> larger than <IMG_CONTEXT> ?<|end|><|assistant|>",

@@ -124,7 +124,7 @@ def test_what_makes_a_verdict_stale(benchmark, questions):
 
 def test_a_change_of_the_rules_is_noticed(benchmark, questions, monkeypatch):
     graded = check_rollouts(benchmark, questions, complete(questions)).graded
-    monkeypatch.setattr("datamodules.rollouts.grading.rules_digest", lambda: "other rules")
+    monkeypatch.setattr(type(benchmark), "rules_versions", {**benchmark.rules_versions, "ours": 99})
     again = [rollout for group in graded.values() for rollout in group]
     found = check_rollouts(benchmark, questions, again)
     assert {rollout.rules for rollout in again} == {"ours"}

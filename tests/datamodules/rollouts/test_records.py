@@ -26,7 +26,7 @@ def test_rollouts_come_back(tmp_path):
     path = tmp_path / "rollouts.jsonl"
     unknown = dict.fromkeys(("temperature", "top_p", "max_new_tokens", "seed"))
     rollouts = [
-        rollout(rules="official", option_order=(2, 0, 1), verdict_digest="0123456789abcdef"),
+        rollout(rules="official", option_order=(2, 0, 1), verdict_digest="0123456789abcdef", extraction="B"),
         rollout(sample_index=1, extracted_answer=None, is_correct=False, response="", **unknown),
     ]
     write_rollouts(path, rollouts)
@@ -36,15 +36,16 @@ def test_rollouts_come_back(tmp_path):
     write_rollouts(tmp_path / "again.jsonl", found)
     assert (tmp_path / "again.jsonl").read_bytes() == path.read_bytes()
     assert set(json.loads(path.read_text().splitlines()[0])) == set(Rollout.__dataclass_fields__)
+    assert "extraction" not in json.loads(path.read_text().splitlines()[1])  # as older readers expect
     assert len(read_rollouts(tmp_path)) == 4
     assert [(entry.rules, entry.option_order) for entry in found] == [("official", (2, 0, 1)), (None, None)]
 
 
 def test_older_files_do_not_have_the_optional_fields(tmp_path, write_lines):
-    optional = ("rules", "option_order", "verdict_digest")
+    optional = ("rules", "option_order", "verdict_digest", "extraction")
     row = {name: value for name, value in vars(rollout()).items() if name not in optional}
     (found,) = read_rollouts(write_lines(tmp_path / "r.jsonl", [row]))
-    assert [getattr(found, name) for name in optional] == [None, None, None]
+    assert [getattr(found, name) for name in optional] == [None, None, None, None]
 
 
 @pytest.mark.parametrize(

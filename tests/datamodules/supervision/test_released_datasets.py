@@ -238,8 +238,8 @@ def test_bad_rows_of_every_kind_are_skipped_and_counted(make, tmp_path, caplog):
     content = b"{\n" + jsonl(bad)
     (release / "annotations" / "bad.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=r"bad.jsonl:1: not valid JSON.*and 2 more bad rows of 4"):
-        make(train_annotations=str(release)).setup("fit")
-    module = make(train_annotations=str(release), on_bad_row="skip")
+        make(train_annotations=str(release), on_bad_row="error").setup("fit")
+    module = make(train_annotations=str(release))
     module.setup("fit")
     assert [row["source"] for row in module.supervision.tables["train"]] == ["good"]
     assert "3 of 4 rows are left out (bad: 3)" in caplog.text
@@ -251,8 +251,8 @@ def test_pictures_that_are_repaired_are_taken_in(make, tmp_path):
     archive = release / "images.zip"
     archive.rename(tmp_path / "images.zip")
     with pytest.raises(ValueError, match=r"1.png' cannot be opened as an image.*and 4 more bad rows of 6"):
-        make(train_annotations=str(release)).setup("fit")
-    module = make(train_annotations=str(release), on_bad_row="skip")
+        make(train_annotations=str(release), on_bad_row="error").setup("fit")
+    module = make(train_annotations=str(release))
     module.setup("fit")
     assert len(module.supervision.tables["train"]) == 1
     # In parts: unpacked in another spelling, one picture broken at first.
@@ -274,6 +274,6 @@ def test_tiles_of_a_processor_without_them(make, tmp_path, monkeypatch):
     release = write_raw_release(tmp_path)
     module = make(sources=[ProcessSource(str(release), max_tiles=6)])
     module.setup("fit")
-    monkeypatch.setattr(type(module.encoder.processor.image_processor), "valid_kwargs", None)
+    monkeypatch.setattr(type(module.model_facts.encoder.processor.image_processor), "valid_kwargs", None)
     with pytest.raises(ValueError, match=r"max_tiles=6: the image processor .* does not cut pictures into tiles"):
         module.train_dataloader()

@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from datamodules.conversation.steps import split_into_steps
 from datamodules.supervision import row_reader
 from datamodules.supervision.rows import read_rows
 
@@ -13,7 +14,7 @@ def read(tmp_path, pictures, write_lines):
 
     def write_and_read(lines, name="geometry.jsonl", **options):
         path = write_lines(tmp_path / name, lines)
-        return read_rows([path], cache_dir=tmp_path / "cache", **options)
+        return read_rows([path], cache_dir=tmp_path / "cache", **{"on_bad_row": "error"} | options)
 
     return write_and_read
 
@@ -90,6 +91,35 @@ def test_a_solution_that_came_out_empty_is_one_empty_step(read, raw_row):
     assert read([raw_row(steps_with_score=[step])])[0]["steps"] == [""]
 
 
+def test_a_blank_step_joins_its_neighbour(read, raw_row, caplog):
+    """The released annotator keeps blank pieces; their scores, of any kind, are dropped, and the notice counts them."""
+    steps = [
+        {"step": "\n", "score": 1.0, "num_mc_correct": 4, "num_mc_total": 4},
+        {"step": "First.", "score": 0.75, "num_mc_correct": 3, "num_mc_total": 4},
+        {"step": "", "score": 0.5},
+        {"step": " \t", "score": 0.0, "num_mc_correct": 0, "num_mc_total": 0},
+        {"step": "Last.", "score": 0.25, "num_mc_correct": 1, "num_mc_total": 4},
+    ]
+    for _ in range(2):  # the second time the table comes from the cache
+        caplog.clear()
+        table = read([raw_row(), raw_row(steps_with_score=steps)])
+        assert table[1]["steps"] == ["First.", "Last."] == split_into_steps("\n\n".join(s["step"] for s in steps))
+        assert table[1]["mc"] == [0.75, 0.25]
+        assert (table[1]["num_mc_correct"], table[1]["num_mc_total"]) == ([3, 1], [4, 4])
+        assert "3 blank steps in 1 of 2 rows joined their neighbours" in caplog.text
+        assert "geometry.jsonl:2" in caplog.text
+    assert "blank_steps" not in table.column_names
+    caplog.clear()
+    read([raw_row()], "whole.jsonl")
+    assert "blank" not in caplog.text
+
+
+def test_a_solution_of_blank_steps_is_one_empty_step(read, raw_row):
+    steps = [{"step": "", "score": 1.0}, {"step": " ", "score": 0.5}]
+    row = read([raw_row(steps_with_score=steps)])[0]
+    assert ([text.strip() for text in row["steps"]], row["mc"]) == ([""], [0.5])
+
+
 def test_conversation_rows(read):
     first = "### Question:\nHow many?\n\n### Solution Process:\nI see two."
     turns = [("human", first), ("gpt", "+"), ("human", "So 3."), ("gpt", "-")]
@@ -125,8 +155,8 @@ def step(**fields):
         ({"steps_with_score": "a"}, "field 'steps_with_score' must be a list that is not empty, got 'a'"),
         ({"steps_with_score": ["a"]}, r"field 'steps_with_score\[0\]' must be an object, got 'a'"),
         (
-            {"steps_with_score": step(step=" ")},
-            r"field 'steps_with_score\[1\].step' must be a string that is not blank",
+            {"steps_with_score": step(step=7)},
+            r"field 'steps_with_score\[1\].step' must be a string, got 7",
         ),
         ({"steps_with_score": step(step=5)}, r"field 'steps_with_score\[1\].step' must be a string, got 5"),
         ({"steps_with_score": step(score=None)}, r"field 'steps_with_score\[1\].score' is missing"),

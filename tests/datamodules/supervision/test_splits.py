@@ -33,35 +33,35 @@ def supervision(tmp_path, pictures, write_lines, raw_row):
 
 def test_an_evaluation_does_not_ask_for_training_rows(supervision, raw_row):
     splits, asked = supervision([raw_row(question="new?")])
-    splits.build(with_training=False)
-    splits.read(with_training=False)
+    splits.build(with_training=False, with_validation=True)
+    splits.read(with_training=False, with_validation=True)
     assert splits.tables.keys() == {PROCESS}
     assert TRAIN not in asked
     assert splits.rows_of_sources == {}
     assert splits.fingerprint(TRAIN) == ""
-    splits.read(with_training=True)
+    splits.read(with_training=True, with_validation=True)
     assert splits.tables.keys() == {TRAIN, PROCESS}
     assert splits.rows_of_sources == {"algebra": QUESTIONS * SOLUTIONS}
 
 
 def test_a_share_of_the_questions_is_held_out_whatever_is_asked_for(supervision):
-    splits, _ = supervision(validation_share=0.5, seed=3)
-    splits.read(with_training=False)
+    splits, _ = supervision(validation_fraction=0.5, seed=3)
+    splits.read(with_training=False, with_validation=True)
     assert {name: len(table) for name, table in splits.tables.items()} == {
         name: QUESTIONS * SOLUTIONS // 2 for name in (TRAIN, PROCESS)
     }
     keys = {name: set(table["question_key"]) for name, table in splits.tables.items()}
     assert not keys[TRAIN] & keys[PROCESS]
-    assert splits.validation_made_of.startswith("0.5 of the questions of ")
-    assert splits.validation_made_of.endswith("algebra.jsonl (split with seed 3)")
+    assert splits.validation_data.startswith("0.5 of the questions of ")
+    assert splits.validation_data.endswith("algebra.jsonl (split with seed 3)")
 
 
 def test_what_is_read_is_not_read_again(supervision, tmp_path):
     splits, _ = supervision()
-    splits.read(with_training=True)
+    splits.read(with_training=True, with_validation=True)
     before = splits.tables[TRAIN]
     (tmp_path / "algebra.jsonl").unlink()
-    splits.read(with_training=True)
+    splits.read(with_training=True, with_validation=True)
     assert splits.tables[TRAIN] is before
     assert not splits.has_validation
 
@@ -70,7 +70,7 @@ def test_texts_are_checked_once(supervision, raw_row, tiny_processor):
     """And rows that hold a special token are another set of rows."""
     rows = [raw_row(question="sound?"), raw_row(question="<|end|> broken?")]
     splits, _ = supervision(rows, on_bad_row="skip")
-    splits.read(with_training=False)
+    splits.read(with_training=False, with_validation=True)
     encoder = ConversationEncoder(tiny_processor, None, ("+", "-"))
     before = splits.fingerprint(PROCESS)
     splits.check_texts(PROCESS, encoder)
@@ -86,7 +86,7 @@ def test_columns_say_what_the_source_of_each_row_says(tmp_path, pictures, write_
         ProcessSource([str(files[1])], str(tmp_path), limit=3),
     ]
     splits = ProcessSupervision(lambda name: sources if name == TRAIN else [], cache_dir=str(tmp_path / "cache"))
-    splits.read(with_training=True)
+    splits.read(with_training=True, with_validation=True)
     table = splits.tables[TRAIN]
     assert table["weight"][:] == [0.5, 0.5, 1, 1, 1]
     assert table["max_tiles"][:] == [4, 4, 0, 0, 0]

@@ -17,6 +17,7 @@ from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.candidate_scores import CANDIDATE_SCORES, response_digest
 from lightning_modules.metrics.selection import majority_index
 from lightning_modules.protocol import Protocol
+from lightning_modules.scoring.scored_batch import ScoredBatch
 
 TRAINING = DataLoader(torch.zeros(4, 1), batch_size=2)
 
@@ -226,11 +227,11 @@ class Advantage(Reader):
 
     def __init__(self):
         super().__init__()
-        self.protocol = Protocol("advantage", 0.0, "", 12, "mean")
+        self.protocol = Protocol("advantage")
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         outputs = super().validation_step(batch, batch_idx, dataloader_idx)
-        return [[2 * steps - 1 for steps in group] for group in outputs] if isinstance(outputs, list) else outputs
+        return ScoredBatch([[2 * scores - 1 for scores in of_sample] for of_sample in outputs.step_scores])
 
     test_step = validation_step
 
@@ -335,7 +336,7 @@ class NotANumber(Reader):
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         outputs = super().validation_step(batch, batch_idx, dataloader_idx)
         if dataloader_idx == 1:
-            outputs[0][2][0] = float("nan")
+            outputs.step_scores[0][2][0] = float("nan")
         return outputs
 
 

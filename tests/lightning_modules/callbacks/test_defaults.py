@@ -1,9 +1,10 @@
 import pytest
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_modules.callbacks.defaults import KINDS, add_default_callbacks, chosen_callbacks
 from lightning_modules.callbacks.gradients import GradientMonitor
+from lightning_modules.callbacks.progress import RunProgress
 from lightning_modules.callbacks.throughput import Throughput
 
 
@@ -28,6 +29,12 @@ def test_what_is_given_takes_the_place_of_a_default(trainer, missing):
     expected = [Throughput, *(kind for name, kind in KINDS.items() if name not in missing)]
     assert kinds(chosen_callbacks(made, trainer, monitoring=True)) == expected
     assert chosen_callbacks(made, trainer, monitoring=False) == others
+
+
+def test_a_terminal_has_the_bar_of_lightning():
+    (bar,) = chosen_callbacks([RunProgress(as_lines=False, refresh_rate=7)], {}, monitoring=True)
+    assert isinstance(bar, TQDMProgressBar)
+    assert bar.refresh_rate == 7
 
 
 def test_settings_of_the_command():

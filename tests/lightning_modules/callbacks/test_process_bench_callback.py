@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
@@ -9,7 +9,6 @@ from sklearn.metrics import f1_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_evaluation import (
     Reader,
-    ReaderProtocol,
     collate_judged,
     collate_process,
     judged_solutions,
@@ -19,6 +18,8 @@ from tiny_evaluation import (
 from torch.utils.data import DataLoader
 
 from lightning_modules.callbacks.process_bench import ProcessBench
+from lightning_modules.protocol import Protocol
+from lightning_modules.scoring.scored_batch import ScoredBatch
 
 
 def validate(folder, threshold=0.5, module=None):
@@ -92,7 +93,7 @@ def test_threshold_is_used(tmp_path):
 class NotANumber(Reader):
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         outputs = super().validation_step(batch, batch_idx, dataloader_idx)
-        outputs["step_scores"][1, 1] = math.nan
+        outputs.step_scores[1][0][1] = math.nan
         return outputs
 
 
@@ -147,7 +148,7 @@ def test_threshold_of_the_validation_split(tmp_path):
 
 def test_a_test_uses_the_threshold_of_the_model(tmp_path):
     module = Reader()
-    module.protocol = ReaderProtocol(step_threshold=0.7, step_threshold_chosen_on="v.jsonl")
+    module.protocol = Protocol(step_threshold=0.7, step_threshold_chosen_on="v.jsonl")
     metrics, _ = run(tmp_path, "test", "validation", module)
     assert metrics["process_bench/macro_f1"] == pytest.approx(macro_f1(decided_steps(), 0.7))
     stored = json.loads((tmp_path / "run" / "process_bench_test.json").read_text())
@@ -191,21 +192,16 @@ def test_a_missing_split_is_found_before_the_run(tmp_path):
     ProcessBench(0.85).on_fit_start(trainer, Reader())
 
 
-@dataclass(frozen=True)
-class AdvantageProtocol(ReaderProtocol):
-    score_range: tuple[float, float] = (-1.0, 1.0)
-
-
 class Advantage(Reader):
     """Scores from -1 to 1: what the reader scores, stretched."""
 
     def __init__(self):
         super().__init__()
-        self.protocol = AdvantageProtocol()
+        self.protocol = Protocol("advantage")
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         outputs = super().validation_step(batch, batch_idx, dataloader_idx)
-        return outputs if isinstance(outputs, list) else {"step_scores": 2 * outputs["step_scores"] - 1}
+        return ScoredBatch([[2 * scores - 1 for scores in of_sample] for of_sample in outputs.step_scores])
 
     test_step = validation_step
 

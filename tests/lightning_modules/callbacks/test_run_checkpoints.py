@@ -172,13 +172,15 @@ def test_a_run_that_was_killed_before_its_first_link(tmp_path):
 
 
 def test_two_runs_at_once(tmp_path, monkeypatch):
-    """The second one would remove what the first one is writing."""
+    """The second one would remove what the first one is writing. Children of a killed run do not keep the lock."""
     monkeypatch.setattr(run_lock, "PATIENCE", 0.2)
     half_written = tmp_path / "c" / ".saving-step_00000001"
     half_written.mkdir(parents=True)
     program = (
-        "import sys, pathlib; from lightning_modules.checkpointing.run_lock import RunLock;"
-        "lock = RunLock(pathlib.Path(sys.argv[1])); lock.take(); print('taken', flush=True); sys.stdin.read()"
+        "import os, sys, pathlib, time; from lightning_modules.checkpointing.run_lock import RunLock\n"
+        "lock = RunLock(pathlib.Path(sys.argv[1])); lock.take()\n"
+        "if os.fork() == 0: time.sleep(20); os._exit(0)\n"
+        "print('taken', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "c")],

@@ -1,16 +1,20 @@
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText
 
 from datamodules.batching.order import LazyLoader
 from lightning_modules.callbacks import throughput
 from lightning_modules.callbacks.throughput import Throughput
+from lightning_modules.distributed.fully_sharded import FullyShardedStrategy
+from lightning_modules.distributed.sharding import ShardingOptions
 
 
 @dataclass
@@ -116,14 +120,15 @@ class Conversations:
 
 
 class Reader(LightningModule):
-    """Trains the whole backbone, and reads pictures from its second batch on."""
+    """Trains the whole backbone, reads pictures from its second batch on, and predicts three tokens of each batch."""
 
     def __init__(self, checkpoint):
         super().__init__()
         self.backbone = AutoModelForImageTextToText.from_pretrained(checkpoint)
 
     def training_step(self, batch, batch_idx):
-        return self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state.square().mean()
+        states = self.backbone.model(**batch.inputs, use_cache=False).last_hidden_state
+        return self.backbone.lm_head(states[0, :3]).square().mean()
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -160,14 +165,13 @@ def test_mfu(tmp_path, tiny_checkpoint):
     """See tests/lightning_modules/model/test_flops.py for these numbers."""
     model, rows = fit_reader(tmp_path, tiny_checkpoint, Throughput(peak_flops=1e12))
     assert model.backbone.config.image_token_id == 4
-    text = 6 * 2 * (4 * 32 * 32 + 3 * 32 * 96) * 21 + 768 * (78 + 45)
-    vision = 6 * (17 * (4 * 16 * 16 + 2 * 16 * 32) + 4 * (64 * 32 + 32 * 32)) + 4 * 16 * 3072 + 3 * 4 * 16 * 17**2
+    text = 6 * 2 * (4 * 32 * 32 + 3 * 32 * 96) * 21 + 768 * (78 + 45) + 3 * 6 * model.backbone.lm_head.weight.numel()
+    vision = 6 * (17 * (4 * 16 * 16 + 2 * 16 * 32) + 4 * (64 * 32 + 32 * 32)) + 4 * 17 * 3072 + 3 * 4 * 16 * 17**2
     for row, operations in zip(rows, (text, text + vision, text + vision), strict=True):
         rate = operations * row["throughput/samples_per_second"] / 2
         assert row["throughput/operations_per_second_per_device"] == pytest.approx(rate, rel=1e-5)
         assert row["throughput/mfu"] == pytest.approx(rate / 1e12, rel=1e-5)
-    hooks = [hook for module in model.modules() for hook in module._forward_hooks.values()]
-    assert not any("_Recorder" in hook.__qualname__ for hook in hooks)
+    assert not model.backbone.lm_head._forward_hooks
 
 
 def test_no_mfu_without_a_peak(tmp_path, tiny_checkpoint, caplog):
@@ -175,7 +179,26 @@ def test_no_mfu_without_a_peak(tmp_path, tiny_checkpoint, caplog):
         _, rows = fit_reader(tmp_path, tiny_checkpoint, Throughput())
     assert not any("throughput/mfu" in row for row in rows)
     assert [record.message for record in caplog.records if "mfu" in record.message] == [
-        "throughput/mfu is not logged: the peak rate of this cpu is not known; give Throughput peak_flops"
+        "throughput/mfu is not logged: the peak rate of this cpu in float32 is not known; give Throughput peak_flops"
     ]
     with pytest.raises(ValueError, match="peak_flops must be above 0, got 0"):
         Throughput(0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "expected"),
+    [
+        ("bf16-mixed", None, torch.bfloat16),
+        ("16-mixed", None, torch.float16),
+        ("32-true", None, torch.float32),
+        ("bf16-mixed", {}, torch.bfloat16),
+        ("32-true", {}, torch.float32),
+        ("32-true", {"param_dtype": "bfloat16"}, torch.bfloat16),
+    ],
+)
+def test_the_type_that_matrices_are_multiplied_in(precision, options, expected, tiny_checkpoint):
+    """Weights are float32; options are those of sharding."""
+    strategy = FullyShardedStrategy(ShardingOptions(**options)) if options is not None else SingleDeviceStrategy()
+    trainer = SimpleNamespace(precision=precision, strategy=strategy)
+    backbone = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint)
+    assert throughput._computed_dtype(trainer, backbone) == expected

@@ -6,7 +6,6 @@ by hand.
 
 import random
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +23,8 @@ from datamodules.process_bench.solutions import JudgedSolution, ProcessBenchBatc
 from datamodules.rollouts.records import Rollout, write_rollouts
 from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.process_bench import ProcessBench
+from lightning_modules.protocol import Protocol
+from lightning_modules.scoring.scored_batch import ScoredBatch
 
 CANDIDATES = 4
 SOURCES = ("MMMU", "DynaMath")
@@ -166,21 +167,12 @@ def collate_judged(solutions):
     )
 
 
-@dataclass(frozen=True)
-class ReaderProtocol:
-    """What ProcessBench looks at of the protocol of a reward model."""
-
-    threshold: float = 0.0
-    step_threshold: float | None = None
-    step_threshold_chosen_on: str | None = None
-
-
 class Reader(LightningModule):
     """Scores what it is told, to the power of a parameter that training moves from 1 to 2."""
 
     def __init__(self):
         super().__init__()
-        self.protocol = ReaderProtocol()
+        self.protocol = Protocol()
         self.power = torch.nn.Parameter(torch.ones(()))
 
     def training_step(self, batch, batch_idx):
@@ -188,14 +180,16 @@ class Reader(LightningModule):
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         if isinstance(batch, CandidateBatch):
-            return [
+            return ScoredBatch(
                 [
-                    torch.tensor([float(step) for step in response.split("\n\n")]) ** self.power.item()
-                    for response in group.responses
+                    [
+                        torch.tensor([float(step) for step in response.split("\n\n")]) ** self.power.item()
+                        for response in group.responses
+                    ]
+                    for group in batch.groups
                 ]
-                for group in batch.groups
-            ]
-        return {"step_scores": batch.inputs["scores"] ** self.power}
+            )
+        return ScoredBatch.of_conversations(batch.inputs["scores"] ** self.power, batch.step_positions)
 
     test_step = validation_step
 

@@ -1,4 +1,4 @@
-"""Norms of plain gradients; of sharded ones in tests/distributed."""
+"""Norms of plain gradients; of sharded ones in tests/distributed/test_equivalence.py."""
 
 import pytest
 import torch
@@ -29,6 +29,12 @@ def test_two_dtypes():
     assert gradient_norm(mixed).item() == pytest.approx(5.0)
     multiply_gradients(mixed, torch.tensor(0.5))
     assert [parameter.grad.item() for parameter in mixed[:2]] == [1.5, 2.0]
+
+
+def test_bfloat16_is_not_summed_in_bfloat16():
+    values = torch.rand(10_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = gradient_norm(parameters(values)).item()
+    assert found == pytest.approx(values.double().norm().item(), rel=2**-8)  # rounded to bfloat16 once
 
 
 def test_no_gradient():

@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 from tiny_families import FAMILIES, write_family
 
+from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
-from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
+from lightning_modules.generation.transformers_engine import TransformersEngine
 from lightning_modules.model.backbone import load_backbone, load_processor
 
 PARAMETERS = SamplingParameters(temperature=0, max_new_tokens=12)
@@ -29,18 +30,17 @@ def picture(number):
     return Image.fromarray(data.to(torch.uint8).numpy())
 
 
-def request(name, processor, question, numbers, samples=1):
+def request(name, question, numbers, samples=1):
     numbers = numbers if FAMILIES[name].is_multimodal else []
     content = [*[{"type": "image"}] * len(numbers), {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content if FAMILIES[name].is_multimodal else question}]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     keys = [f"{question}/{sample}" for sample in range(samples)]
-    return GenerationRequest(text, [picture(number) for number in numbers], keys)
+    return GenerationRequest(messages, [picture(number) for number in numbers], keys)
 
 
 def generate_alone(model, processor, engine, asked):
     inputs = processor(
-        text=[asked.text],
+        text=[processor.apply_chat_template(asked.messages, add_generation_prompt=True, tokenize=False)],
         images=[list(asked.images)] if asked.images else None,
         add_special_tokens=False,
         return_tensors="pt",
@@ -58,26 +58,26 @@ def generate_alone(model, processor, engine, asked):
 def test_greedy_equals_generate(family):
     """Prompts of different lengths, with one picture, two and none, in one batch; each is generated alone."""
     name, model, processor = family
-    engine = TransformersEngine(model, processor)
+    engine = TransformersEngine.of(model, processor)
     asked = [
-        request(name, processor, "How many digits are larger than 4?", [1]),
-        request(name, processor, "How many?", []),
-        request(name, processor, "So 3 + 4 = 7 and 7 - 4 = 3.", [3, 5]),
-        request(name, processor, "How many digits are larger than 4?", [4]),
+        request(name, "How many digits are larger than 4?", [1]),
+        request(name, "How many?", []),
+        request(name, "So 3 + 4 = 7 and 7 - 4 = 3.", [3, 5]),
+        request(name, "How many digits are larger than 4?", [4]),
     ]
-    found = [texts[0][0] for texts in engine.sample(asked, PARAMETERS)]
+    found = [texts[0].text for texts in engine.sample(asked, PARAMETERS)]
     assert found == [generate_alone(model, processor, engine, each) for each in asked]
     assert len(set(found)) >= 2
 
 
 def test_samples_are_the_same_alone_and_in_a_batch(family):
     name, model, processor = family
-    engine = TransformersEngine(model, processor)
+    engine = TransformersEngine.of(model, processor)
     asked = [
-        request(name, processor, "How many?", [2], samples=3),
-        request(name, processor, "How many digits are larger than 4?", [1, 0], samples=3),
+        request(name, "How many?", [2], samples=3),
+        request(name, "How many digits are larger than 4?", [1, 0], samples=3),
     ]
     parameters = SamplingParameters(temperature=1.0, max_new_tokens=10, seed=3)
     together = engine.sample(asked, parameters)
     assert together == [engine.sample([each], parameters)[0] for each in asked]
-    assert len({text for texts in together for text, _ in texts}) > 3
+    assert len({found.text for texts in together for found in texts}) > 3

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
+from lightning_modules.generation.engine import GeneratedText, GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters, uniform_draws
-from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
+from lightning_modules.generation.transformers_engine import TransformersEngine
 
 IMAGE = "<IMG_CONTEXT>"
 TEXTS = {
@@ -12,6 +15,25 @@ TEXTS = {
     "two images": f"<|user|>{IMAGE} and {IMAGE} So the answer is<|end|><|assistant|>The digits are 3",
 }
 NUMBERS = {"text only": [], "one image": [1], "two images": [2, 3]}
+
+
+def part(text=None):
+    """A part of a message: a text, or an image."""
+    return {"type": "image"} if text is None else {"type": "text", "text": text}
+
+
+CONTENT = {
+    "text only": [part("How many digits are larger than 4 ?")],
+    "one image": [part(), part("The digits are ?")],
+    "two images": [part(), part(" and "), part(), part(" So the answer is")],
+}
+PARTIAL = {"two images": "The digits are 3"}
+
+
+def make_request(name, images, keys):
+    """What renders to the text of that name."""
+    messages = [{"role": "user", "content": CONTENT[name]}]
+    return GenerationRequest(messages, images, keys, PARTIAL.get(name, ""))
 
 
 @pytest.fixture
@@ -24,24 +46,22 @@ def engine(sharp_model, processor):
     """Every fourth token ends a text, so that samples end at different lengths."""
     vocabulary = sharp_model.get_output_embeddings().out_features
     sharp_model.generation_config.eos_token_id = list(range(1, vocabulary, 4))
-    return TransformersEngine(sharp_model, processor)
+    return TransformersEngine.of(sharp_model, processor)
 
 
 @pytest.fixture
 def requests(picture):
     def make(samples, names=tuple(TEXTS)):
-        return [
-            GenerationRequest(TEXTS[n], [picture(i) for i in NUMBERS[n]], [f"{n}/{k}" for k in range(samples)])
-            for n in names
-        ]
+        return [make_request(n, [picture(i) for i in NUMBERS[n]], [f"{n}/{k}" for k in range(samples)]) for n in names]
 
     return make
 
 
 def encode(processor, requests):
+    """The texts, found by the keys of the requests: messages are not rendered here."""
     images = [list(request.images) for request in requests]
     return processor(
-        text=[request.text for request in requests],
+        text=[TEXTS[request.sample_keys[0].split("/")[0]] for request in requests],
         images=images if any(images) else None,
         padding=True,
         padding_side="left",
@@ -50,9 +70,14 @@ def encode(processor, requests):
 
 
 def sample_token_by_token(engine, request, key, parameters):
-    """One sample with a whole forward a token, no cache, no padding, no batch; returns token ids and if it ended."""
+    """One sample with a whole forward a token, no cache, no padding, no batch."""
     inputs = dict(encode(engine.processor, [request]))
     ids, new = inputs["input_ids"], []
+    length = ids.shape[1]
+
+    def as_text(reason, count):
+        return GeneratedText(engine.processor.tokenizer.decode(new, skip_special_tokens=True), reason, length, count)
+
     for uniform in uniform_draws(parameters.seed, [key], parameters.max_new_tokens)[0].tolist():
         inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         with torch.no_grad():
@@ -64,16 +89,16 @@ def sample_token_by_token(engine, request, key, parameters):
             chosen += 1
             mass += probabilities[chosen]
         if chosen in engine.end_ids:
-            return new, True
+            return as_text("stop", len(new) + 1)
         new.append(chosen)
         ids = torch.cat([ids, torch.tensor([[chosen]])], -1)
-    return new, False
+    return as_text("length", len(new))
 
 
 @pytest.mark.parametrize("names", [list(TEXTS), ["text only"], ["two images", "one image"]])
 def test_greedy_equals_plain_generation(sharp_model, processor, requests, names):
     """The prompts of a batch have different lengths, and different numbers of images."""
-    engine = TransformersEngine(sharp_model, processor)
+    engine = TransformersEngine.of(sharp_model, processor)
     asked = requests(1, names)
     inputs = encode(processor, asked)
     assert len(names) == 1 or not inputs["attention_mask"].all()
@@ -82,17 +107,17 @@ def test_greedy_equals_plain_generation(sharp_model, processor, requests, names)
         **inputs, do_sample=False, max_new_tokens=24, suppress_tokens=engine.banned_ids.tolist()
     )[:, inputs["input_ids"].shape[1] :]
     expected = processor.tokenizer.batch_decode(generated, skip_special_tokens=True)
-    assert [texts[0][0] for texts in found] == expected
+    assert [texts[0].text for texts in found] == expected
     assert len(set(expected)) == len(names)
 
 
 def test_the_pictures_matter(sharp_model, processor, picture):
     """Otherwise the comparisons of this file would say nothing about images."""
-    engine = TransformersEngine(sharp_model, processor)
+    engine = TransformersEngine.of(sharp_model, processor)
     parameters = SamplingParameters(temperature=0, max_new_tokens=24)
     texts = set()
     for images in ([picture(2), picture(3)], [picture(3), picture(2)], [picture(2), picture(4)]):
-        texts.add(engine.sample([GenerationRequest(TEXTS["two images"], images, ["a"])], parameters)[0][0][0])
+        texts.add(engine.sample([make_request("two images", images, ["a"])], parameters)[0][0].text)
     assert len(texts) == 3
 
 
@@ -103,13 +128,12 @@ def test_samples_equal_whole_forwards_token_by_token(engine, requests):
     lengths = []
     for request, texts in zip(asked, found, strict=True):
         assert len(texts) == 6
-        for key, (text, ended) in zip(request.sample_keys, texts, strict=True):
-            ids, has_ended = sample_token_by_token(engine, request, key, parameters)
-            assert (text, ended) == (engine.processor.tokenizer.decode(ids, skip_special_tokens=True), has_ended)
-            lengths.append(len(ids))
+        for key, text in zip(request.sample_keys, texts, strict=True):
+            assert text == sample_token_by_token(engine, request, key, parameters)
+            lengths.append((text.completion_tokens, text.finish_reason))
     # Rows ended early, late and at the limit: finished rows were dropped on the way.
-    assert min(lengths) <= 1
-    assert max(lengths) == 8
+    assert min(lengths) <= (2, "stop")
+    assert (8, "length") in lengths
     assert len(set(lengths)) >= 5
 
 
@@ -123,9 +147,9 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(engine, requests, top_p):
     for request, texts in zip(asked, together, strict=True):
         assert engine.sample([request], parameters) == [texts]
         for key, text in zip(request.sample_keys, texts, strict=True):
-            alone = GenerationRequest(request.text, request.images, [key])
+            alone = replace(request, sample_keys=[key])
             assert engine.sample([alone], parameters) == [[text]]
-    assert len({text for texts in together for text, _ in texts}) > 6
+    assert len({found.text for texts in together for found in texts}) > 6
 
 
 def test_the_limit_only_cuts(engine, requests):
@@ -133,16 +157,17 @@ def test_the_limit_only_cuts(engine, requests):
     longer = engine.sample(asked, SamplingParameters(temperature=1.0, max_new_tokens=12))
     shorter = engine.sample(asked, SamplingParameters(temperature=1.0, max_new_tokens=3))
     for long_texts, short_texts in zip(longer, shorter, strict=True):
-        for (long_text, ended), (short_text, short_ended) in zip(long_texts, short_texts, strict=True):
-            assert long_text.startswith(short_text)
-            assert not short_ended or (ended and long_text == short_text)
+        for long_text, short_text in zip(long_texts, short_texts, strict=True):
+            assert long_text.text.startswith(short_text.text)
+            assert short_text.finish_reason == "length" or long_text == short_text
+            assert short_text.completion_tokens == min(3, long_text.completion_tokens)
 
 
 def test_banned_tokens_are_never_sampled(sharp_model, processor, requests):
     """The model wants to write image tokens; a plain generation does so, the engine samples among all others."""
     parameters = SamplingParameters(temperature=1.0, max_new_tokens=8)
     asked = requests(3)
-    before = TransformersEngine(sharp_model, processor).sample(asked, parameters)
+    before = TransformersEngine.of(sharp_model, processor).sample(asked, parameters)
     head = sharp_model.get_output_embeddings()
     image_id = processor.tokenizer.vocab[IMAGE]
     head.bias = torch.nn.Parameter(torch.zeros(head.out_features))
@@ -151,7 +176,7 @@ def test_banned_tokens_are_never_sampled(sharp_model, processor, requests):
     inputs = encode(processor, asked[:1])
     plain = sharp_model.generate(**inputs, do_sample=False, max_new_tokens=4)[0, inputs["input_ids"].shape[1] :]
     assert set(plain.tolist()) <= {image_id, processor.tokenizer.pad_token_id}
-    engine = TransformersEngine(sharp_model, processor)
+    engine = TransformersEngine.of(sharp_model, processor)
     assert {image_id, processor.tokenizer.pad_token_id} <= set(engine.banned_ids.tolist())
     assert engine.sample(asked, parameters) == before
 
@@ -159,14 +184,13 @@ def test_banned_tokens_are_never_sampled(sharp_model, processor, requests):
 def test_an_end_token_may_be_the_pad_token(sharp_model, processor, requests):
     pad_id = processor.tokenizer.pad_token_id
     sharp_model.generation_config.eos_token_id = [pad_id, *range(1, 313, 4)]
-    engine = TransformersEngine(sharp_model, processor)
+    engine = TransformersEngine.of(sharp_model, processor)
     assert pad_id not in engine.banned_ids
     (texts,) = engine.sample(requests(8, ["text only"]), SamplingParameters(temperature=1.3, max_new_tokens=12))
-    for key, (text, ended) in zip([f"text only/{k}" for k in range(8)], texts, strict=True):
-        ids, has_ended = sample_token_by_token(
+    for key, text in zip([f"text only/{k}" for k in range(8)], texts, strict=True):
+        assert text == sample_token_by_token(
             engine, requests(1, ["text only"])[0], key, SamplingParameters(temperature=1.3, max_new_tokens=12)
         )
-        assert (text, ended) == (processor.tokenizer.decode(ids, skip_special_tokens=True), has_ended)
 
 
 def test_requests(engine, requests):
@@ -177,10 +201,10 @@ def test_requests(engine, requests):
 
 def test_the_tokenizer_says_what_ends_a_text_where_the_generation_configuration_does_not(sharp_model, processor):
     sharp_model.generation_config.eos_token_id = None
-    assert TransformersEngine(sharp_model, processor).end_ids.tolist() == [processor.tokenizer.eos_token_id]
+    assert TransformersEngine.of(sharp_model, processor).end_ids.tolist() == [processor.tokenizer.eos_token_id]
     processor.tokenizer.eos_token = None
     with pytest.raises(ValueError, match=r"put eos_token_id into the generation_config\.json"):
-        TransformersEngine(sharp_model, processor)
+        TransformersEngine.of(sharp_model, processor)
 
 
 def test_models_that_carry_a_state_are_refused_by_name(processor):
@@ -191,4 +215,4 @@ def test_models_that_carry_a_state_are_refused_by_name(processor):
     with pytest.raises(
         ValueError, match=r"cannot sample from a 'lfm2' model here: its cache has layers of type Linear"
     ):
-        TransformersEngine(model, processor)
+        TransformersEngine.of(model, processor)

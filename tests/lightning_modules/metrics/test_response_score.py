@@ -46,7 +46,7 @@ def test_scores_that_are_not_finite_are_refused(how, bad):
 
 def test_no_step_and_unknown_aggregation_are_refused():
     with pytest.raises(ValueError, match="without steps"):
-        aggregate_step_scores([])
+        aggregate_step_scores([], "mean")
     with pytest.raises(ValueError, match=r"'median'; choose from mean, min"):
         aggregate_step_scores([0.5], "median")
 

@@ -5,15 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from lightning_modules.metrics.step_report import JudgedSolution, StepIndexMetrics, step_report
+from lightning_modules.metrics.step_report import ScoredSolution, StepIndexMetrics, step_report
 from lightning_modules.metrics.step_threshold import StepThreshold
 
 HALF = StepThreshold(0.5)
 
 WORKED = [
-    JudgedSolution("a", "MMMU", [0.9, 0.4, 0.1], [1, 1, -1]),
-    JudgedSolution("b", "DynaMath", [0.7, 0.2, 0.6], [-1, 0, 1]),
-    JudgedSolution("c", "MMMU", [0.8], [1]),
+    ScoredSolution("a", "MMMU", [0.9, 0.4, 0.1], [1, 1, -1]),
+    ScoredSolution("b", "DynaMath", [0.7, 0.2, 0.6], [-1, 0, 1]),
+    ScoredSolution("c", "MMMU", [0.8], [1]),
 ]
 
 
@@ -47,7 +47,7 @@ def test_threshold_moves_the_judgement():
 )
 def test_pooled_numbers_against_scikit_learn(solutions):
     rows = [
-        JudgedSolution(str(number), str(number % 2), [score for score, _ in steps], [label for _, label in steps])
+        ScoredSolution(str(number), str(number % 2), [score for score, _ in steps], [label for _, label in steps])
         for number, steps in enumerate(solutions)
     ]
     overall = step_report(rows, HALF).overall
@@ -71,7 +71,7 @@ def test_pooled_numbers_against_scikit_learn(solutions):
 
 
 def test_dictionary():
-    report = step_report([*WORKED, JudgedSolution("d", "WeMath", [0.5], [1])], HALF)
+    report = step_report([*WORKED, ScoredSolution("d", "WeMath", [0.5], [1])], HALF)
     stored = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert stored["sources"]["MMMU"]["correct_steps"] == 3
     assert (stored["threshold"], stored["threshold_source"], stored["threshold_chosen_on"]) == (0.5, "fixed", "")
@@ -97,7 +97,7 @@ def test_errors_by_place_of_the_step():
 
 
 def test_places_without_steps_that_count_are_left_out():
-    solutions = [JudgedSolution("a", "MMMU", [0.5, 0.5, 0.1], [0, 1, -1])]
+    solutions = [ScoredSolution("a", "MMMU", [0.5, 0.5, 0.1], [0, 1, -1])]
     assert [row.step_index for row in step_report(solutions, HALF).by_step_index] == [1, 2]
 
 
@@ -114,10 +114,10 @@ def test_the_oracle_threshold_says_what_it_is():
 
 def test_bad_rows_are_refused_by_name():
     with pytest.raises(ValueError, match=r"x, step 1: the score is nan"):
-        JudgedSolution("x", "MMMU", [0.5, float("nan")], [1, 1])
+        ScoredSolution("x", "MMMU", [0.5, float("nan")], [1, 1])
     with pytest.raises(ValueError, match=r"x, step 0: correctness must be 1, 0 or -1, got 2"):
-        JudgedSolution("x", "MMMU", [0.5], [2])
+        ScoredSolution("x", "MMMU", [0.5], [2])
     with pytest.raises(ValueError, match="x: 1 scores for 2 labels"):
-        JudgedSolution("x", "MMMU", [0.5], [1, 1])
+        ScoredSolution("x", "MMMU", [0.5], [1, 1])
     with pytest.raises(ValueError, match="no solutions"):
         step_report([], HALF)

@@ -1,7 +1,7 @@
 import pytest
 
 from lightning_modules.metrics.best_of_n_figure import figure_png
-from lightning_modules.metrics.step_report import JudgedSolution, step_report
+from lightning_modules.metrics.step_report import ScoredSolution, step_report
 from lightning_modules.metrics.step_report_table import (
     SHOWN_PLACES,
     source_table,
@@ -12,10 +12,10 @@ from lightning_modules.metrics.step_report_table import (
 from lightning_modules.metrics.step_threshold import StepThreshold
 
 SOLUTIONS = [
-    JudgedSolution("a", "MMMU", [0.9, 0.4, 0.1], [1, 1, -1]),
-    JudgedSolution("b", "DynaMath", [0.7, 0.2, 0.6], [-1, 0, 1]),
-    JudgedSolution("c", "MMMU", [0.8], [1]),
-    JudgedSolution("d", "WeMath", [0.5], [1]),
+    ScoredSolution("a", "MMMU", [0.9, 0.4, 0.1], [1, 1, -1]),
+    ScoredSolution("b", "DynaMath", [0.7, 0.2, 0.6], [-1, 0, 1]),
+    ScoredSolution("c", "MMMU", [0.8], [1]),
+    ScoredSolution("d", "WeMath", [0.5], [1]),
 ]
 
 
@@ -46,8 +46,8 @@ def test_a_row_a_place():
 
 def test_late_places_share_a_row():
     long = [
-        JudgedSolution("a", "MMMU", [0.9] * 30, [1] * 25 + [-1] * 5),
-        JudgedSolution("b", "MMMU", [0.1] * 22, [1] * 21 + [-1]),
+        ScoredSolution("a", "MMMU", [0.9] * 30, [1] * 25 + [-1] * 5),
+        ScoredSolution("b", "MMMU", [0.1] * 22, [1] * 21 + [-1]),
     ]
     report = step_report(long, StepThreshold(0.5))
     assert len(report.by_step_index) == 30
@@ -82,4 +82,4 @@ def test_figure():
 
 
 def test_figure_of_nothing_but_neutral_steps():
-    assert figure_png(step_report_figure(step_report([JudgedSolution("a", "MMMU", [0.9], [0])], StepThreshold(0.5))))
+    assert figure_png(step_report_figure(step_report([ScoredSolution("a", "MMMU", [0.9], [0])], StepThreshold(0.5))))

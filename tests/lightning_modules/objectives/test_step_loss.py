@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from lightning_modules.objectives.step_loss import LossOptions, StepLoss, step_scores
-from lightning_modules.protocol import class_values
+from lightning_modules.objectives.table import OBJECTIVES
 
 NAN = math.nan
 
@@ -104,9 +104,11 @@ def test_advantage(accuracy, probabilities):
 
 def test_scores():
     # 0.5 - 0.2, 0.2 - 0.6, 0.1 - 0.1
-    assert step_scores(ADVANTAGE, class_values("advantage"))[0].tolist() == pytest.approx([0.3, -0.4, 0.0], abs=1e-6)
+    assert step_scores(ADVANTAGE, OBJECTIVES["advantage"].class_values)[0].tolist() == pytest.approx(
+        [0.3, -0.4, 0.0], abs=1e-6
+    )
     for objective in ("value", "outcome", "soft", "regression"):
-        assert step_scores(LOGITS, class_values(objective)).flatten().tolist() == pytest.approx(
+        assert step_scores(LOGITS, OBJECTIVES[objective].class_values).flatten().tolist() == pytest.approx(
             PLUS.flatten().tolist(), abs=1e-6
         )
 
@@ -174,8 +176,8 @@ def test_averaging_over_samples():
 
 
 def test_right_steps():
-    assert StepLoss("value").right_steps(MC).tolist() == [[True, True, False], [True, False, False]]
-    assert StepLoss("advantage").right_steps(MC).tolist() == [[True, True, False], [True, False, False]]
+    assert StepLoss("value", 0.0).right_steps(MC).tolist() == [[True, True, False], [True, False, False]]
+    assert StepLoss("advantage", 0.0).right_steps(MC).tolist() == [[True, True, False], [True, False, False]]
     stopped = StepLoss("soft", 0.5, LossOptions(early_stop=True))
     assert stopped.right_steps(torch.tensor([[1.0, 0.5, 1.0]])).tolist() == [[True, False, False]]
 
@@ -193,7 +195,7 @@ ALL = [
 
 @pytest.mark.parametrize(("objective", "options"), ALL)
 def test_a_batch_without_labels_has_no_loss_and_gradients_of_zero(objective, options):
-    logits = torch.randn(2, 3, len(class_values(objective)), requires_grad=True)
+    logits = torch.randn(2, 3, len(OBJECTIVES[objective].class_values), requires_grad=True)
     loss = StepLoss(objective, 0.0, options)(
         logits, torch.full((2, 3), NAN), num_mc_total=torch.full((2, 3), -1), question_accuracy=torch.tensor([0.5, NAN])
     )
@@ -224,9 +226,21 @@ def test_certain_and_right_judgements_have_finite_gradients(gamma):
         ("value", {"class_weights": [1.0, math.inf]}, "loss.class_weights must be finite"),
         ("value", {"focal_gamma": -1.0}, "loss.focal_gamma must be at least 0"),
         ("value", {"focal_gamma": NAN}, "loss.focal_gamma must be at least 0"),
-        ("regression", {"focal_gamma": 2.0}, "loss.focal_gamma is for cross-entropy"),
-        ("value", {"binomial_weight": True}, "loss.binomial_weight is for objective 'soft', not 'value'"),
-        ("outcome", {"early_stop": True}, "loss.early_stop has no meaning with objective 'outcome'"),
+        (
+            "regression",
+            {"focal_gamma": 2.0},
+            "loss.focal_gamma does not go with objective 'regression', only with value, advantage, outcome, soft;",
+        ),
+        (
+            "value",
+            {"binomial_weight": True},
+            "loss.binomial_weight does not go with objective 'value', only with soft; leave it out",
+        ),
+        (
+            "outcome",
+            {"early_stop": True},
+            "loss.early_stop does not go with objective 'outcome', only with value, advantage, soft, regression;",
+        ),
         ("value", {"averaging": "batch"}, "loss.averaging must be 'step' or 'sample', got 'batch'"),
     ],
 )
@@ -378,5 +392,5 @@ def test_advantage_is_the_sign_of_the_change(batch, is_known):
                 total -= logits[row, step].log_softmax(-1)[label].item()
                 count += 1
             before = now
-    found = StepLoss("advantage")(logits, mc, question_accuracy=accuracy)
+    found = StepLoss("advantage", 0.0)(logits, mc, question_accuracy=accuracy)
     assert [found.total.item(), found.weight.item()] == pytest.approx([total, count])

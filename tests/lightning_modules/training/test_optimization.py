@@ -34,7 +34,7 @@ class Fitted(LightningModule):
         return self.frozen(self.layer(batch)).sum()
 
     def configure_optimizers(self):
-        return configure_warmup_cosine(self, self.factory, learning_rate=0.5, weight_decay=0.2, warmup_share=0.25)
+        return configure_warmup_cosine(self, self.factory, learning_rate=0.5, weight_decay=0.2, warmup_ratio=0.25)
 
 
 def fit(module, **options):
@@ -137,7 +137,7 @@ class Judge(LightningModule):
 
     def configure_optimizers(self):
         return configure_warmup_cosine(
-            self, None, learning_rate=1e-3, weight_decay=0.2, warmup_share=0.25, **self.multipliers
+            self, None, learning_rate=1e-3, weight_decay=0.2, warmup_ratio=0.25, **self.multipliers
         )
 
 

@@ -5,10 +5,11 @@ import torch
 from PIL import Image
 from tiny_families import FAMILIES, write_family
 
+from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
-from lightning_modules.generation.transformers_engine import GenerationRequest, TransformersEngine
+from lightning_modules.generation.transformers_engine import TransformersEngine
 from lightning_modules.model.backbone import load_backbone, load_processor
-from lightning_modules.model.blank_picture import BlankPicture
+from lightning_modules.model.dummy_image import DummyImage
 from lightning_modules.model.families import part_of
 
 
@@ -42,7 +43,7 @@ def test_texts_alone(family):
     assert all(before[name] is None for name in before if parts[name] == "vision")
     with torch.no_grad():
         expected = backbone.base_model(**inputs).last_hidden_state
-    BlankPicture(backbone, processor)
+    DummyImage(backbone, processor)
     calls = vision_calls(backbone)
     with torch.no_grad():
         assert torch.equal(backbone.base_model(**inputs).last_hidden_state, expected)
@@ -68,13 +69,9 @@ def test_texts_alone(family):
 
     # Once for the prompt, not for every token.
     del calls[:]
-    plain = processor.apply_chat_template(
-        [{"role": "user", "content": [{"type": "text", "text": "How many?"}]}],
-        add_generation_prompt=True,
-        tokenize=False,
-    )
+    plain = [{"role": "user", "content": [{"type": "text", "text": "How many?"}]}]
     backbone.generation_config.eos_token_id = [1]
-    TransformersEngine(backbone, processor).sample(
+    TransformersEngine.of(backbone, processor).sample(
         [GenerationRequest(plain, [], ["a"])], SamplingParameters(temperature=0, max_new_tokens=4)
     )
     assert len(calls) == 1

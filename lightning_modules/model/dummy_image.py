@@ -1,8 +1,8 @@
-"""What keeps ranks in step when one has a batch without pictures and another has pictures.
+"""The dummy image of ranks whose batch has no pictures while other ranks have some.
 
-Where weights are sharded, a vision tower runs only if all ranks run it; and in distributed training every trained
-weight must get its gradient on every rank. So a rank whose batch has no pictures looks at a small blank one, whose
-features take part in the result with a factor of 0.
+Sharded weights are all-gathered, so the vision tower can run only if all ranks run it; and every trained weight needs a
+gradient on every rank. A rank without pictures therefore encodes a small blank image and adds its features to the
+embeddings with a factor of 0.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _SIDE = 32
 _FEATURES = ("pooler_output", "deepstack_features")
 
 
-class BlankPicture:
-    """Lets a multimodal model look at a blank picture whenever it reads a text without pictures.
+class DummyImage:
+    """Makes a multimodal model encode a blank image in every forward without pictures; results do not change.
 
-    That is, in forwards of the base model over the beginning of a text: not over what continues a cache, and not over
-    candidates of a shared prefix, which no rank reads together with pictures.
+    It acts in forwards of the base model that begin a text. It does not act in forwards that continue a cache, nor in
+    forwards over candidates of a shared prefix: no rank has pictures in these.
 
     Args:
-        backbone: Gets two hooks, unless it takes no pictures.
-        processor: Of the model.
+        backbone: Gets two hooks, unless it reads no images.
+        processor: Processor of the model; makes the inputs of the blank image.
     """
 
     def __init__(self, backbone: PreTrainedModel, processor: ProcessorMixin) -> None:
@@ -68,7 +68,7 @@ class BlankPicture:
 
 
 def _picture_inputs(backbone: PreTrainedModel, processor: ProcessorMixin) -> dict[str, Tensor]:
-    """A blank picture as the model's vision tower takes it; empty if the model has none."""
+    """Inputs of the vision tower for a blank image; empty if the model has no vision tower."""
     image_processor = getattr(processor, "image_processor", None)
     features_of = getattr(backbone.base_model, "get_image_features", None)
     if image_processor is None or features_of is None:

@@ -1,0 +1,157 @@
+"""What a sentence of prose states: one of several texts, or a number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+
+from datamodules.answers.colons import has_colon
+from datamodules.answers.last_line import is_value, value_in_sentence
+from datamodules.answers.normalize import normalize, text_key
+from datamodules.answers.number_words import NUMBER_WORDS, SCALES, number_in_words
+from datamodules.answers.numbers import Value, number_value, values_equal
+from datamodules.answers.sentences import without_lead
+from datamodules.answers.units import PERCENT, parse_quantity, quantities_equal
+
+_NUMBER = r"(?<![\w.\\^_{(-])-?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?(?![\d:]|\.\d|\w*[_^(])|(?<![\w.])-?\.\d+"
+_RESULT = re.compile(rf".*=\s*[$€£]?(?P<number>{_NUMBER})(?:\s*[%°])?(?![^=]*\d)", re.DOTALL)
+_STATED = re.compile(
+    rf"(?P<digits>{_NUMBER})(?:\s*(?P<scale>{'|'.join(SCALES)})\b)?|(?<![\w-])(?P<words>{NUMBER_WORDS})(?![\w-])",
+    re.IGNORECASE,
+)
+_BOUND = re.compile(
+    r"(?:between\s+[\d.,]+\s+and|than|least|most|above|below|over|under|between|exceed(?:s|ing)?|up to|from|to|within|minimum of|maximum of|out of"
+    r"|divided by|times|option|step|figure|question|one of the)\s+(?:the\s+|or equal to\s+)?[$€£]?$",
+    re.IGNORECASE,
+)
+_THERE = re.compile(
+    r"\W*(?:there\s+(?:is|are|was|were|will be)|(?:i|we)\s+(?:can\s+)?(?:see|count|counted|found|find))\s+"
+    r"(?:(?:a total of|only|exactly|about|approximately|in total)\s+)?\W*$",
+    re.IGNORECASE,
+)
+_YEAR_ASKED = re.compile(r"\b(?:which|what|in what)\s+year\b|\bwhen\b", re.IGNORECASE)
+_YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
+_LITTLE_WORDS = frozenset({"the", "a", "an"})
+
+
+def option_in_sentence(sentence: str, options: Mapping[str, str], question: str) -> str | None:
+    """The one option whose text a sentence contains as whole words, or whose number it states; None otherwise."""
+    words = _words(sentence)
+    named = {letter for letter, text in options.items() if _is_told(text) and _contains(words, _words(text))}
+    named = {
+        letter for letter in named if not any(_is_part(options[letter], options[other]) for other in named - {letter})
+    }
+    if named:
+        return named.pop() if len(named) == 1 else None
+    value = value_in_sentence(sentence)
+    by_value = [letter for letter, text in options.items() if value and _states(value, text)]
+    if len(by_value) == 1:
+        return by_value[0]
+    if value and is_value(value):
+        return None
+    quantities = {letter: parse_quantity(normalize(text)) for letter, text in options.items()}
+    if not options or not all(quantities.values()):
+        return None
+    number = stated_number(sentence, question)
+    found = [
+        letter
+        for letter, item in quantities.items()
+        if item and number is not None and values_equal(item.value, number)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _states(value: str, option: str) -> bool:
+    """Whether a value is that of an option, in the same unit or without one of the two units."""
+    value, option = normalize(value), normalize(option)
+    if has_colon(option) or has_colon(value):
+        return text_key(value) == text_key(option)
+    first, second = parse_quantity(value), parse_quantity(option)
+    if first is None or second is None:
+        return text_key(value) == text_key(option) != ""
+    return quantities_equal(first, second) and (PERCENT in (first.unit, second.unit)) <= values_equal(
+        first.value, second.value
+    )
+
+
+def _is_told(option: str) -> bool:
+    """Whether an option's text is long enough to be found in a sentence: a word, no number, no letter."""
+    return re.search(r"[A-Za-z]{3,}|[\u4e00-\u9fff]{2,}", option) is not None and not parse_quantity(normalize(option))
+
+
+def _words(text: str) -> list[str]:
+    words = re.findall(r"[\w.%$€£]+(?:['’-]\w+)*", normalize(text).lower())
+    words = [word for word in (word.strip(".") for word in words) if word and word not in _LITTLE_WORDS]
+    return words
+
+
+def _contains(words: list[str], part: list[str]) -> bool:
+    places = range(len(words) - len(part) + 1) if part else ()
+    return any(all(map(_is_word_of, words[place:], part)) for place in places)
+
+
+def _is_word_of(word: str, option: str) -> bool:
+    """Whether two words are the same, or the first the singular of the second; not a verb's third person."""
+    return word == option or f"{word}s" == option
+
+
+def _is_part(option: str, other: str) -> bool:
+    words, longer = _words(option), _words(other)
+    return len(words) < len(longer) and _contains(longer, words)
+
+
+def stated_number(sentence: str, question: str = "") -> Value | None:
+    """The number that a sentence states; None if there is none or more than one.
+
+    What stands behind the last equals sign is it, and the number behind "there are", if it is the only one. Else numbers
+    that are bounds ("at least 80", "smaller than 0") and those that the question gives are left out; one must remain.
+    Where a year is asked for, the only year is it.
+
+    Args:
+        sentence: Cleaned of markup.
+        question: As asked; empty if not known.
+    """
+    sentence = without_lead(sentence)
+    result = _RESULT.match(sentence)
+    if result:
+        return number_value(result["number"])
+    given = {number_value(match.group()) for match in re.finditer(_NUMBER, bare_question(question))}
+    values: dict[Value, bool] = {}
+    counted = None
+    for match in _STATED.finditer(sentence):
+        value, before = _value(match), sentence[: match.start()]
+        if value is None:
+            continue
+        if not values and _THERE.fullmatch(before):
+            counted = value
+        elif (match["words"] and match["words"].lower() == "one") or _BOUND.search(before):
+            continue
+        values.setdefault(value, match["digits"] is not None)
+    if counted is not None:
+        return counted if all(value == counted or value in given for value in values) else None
+    if _YEAR_ASKED.search(bare_question(question)):
+        years = {value for value in values if isinstance(value, Fraction) and _YEAR.fullmatch(str(value))}
+        if len(years) == 1:
+            return years.pop()
+    values = {value: is_digit for value, is_digit in values.items() if value not in given}
+    return next(iter(values)) if len(values) == 1 else None
+
+
+def bare_question(question: str) -> str:
+    """A question without the hint in front and without the options and whatever else follows."""
+    question = question.rpartition("Question:")[2]
+    question = re.split(r"\s(?:Choices|Options|Solution)\s*:", question)[0]
+    return re.split(r"\s\(?A\s*[).:]\s*\S", question)[0]
+
+
+def has_numbers(sentence: str) -> bool:
+    """Whether a sentence has any number in it, in digits or words."""
+    return any(match["digits"] or match["words"].lower() != "one" for match in _STATED.finditer(sentence))
+
+
+def _value(match: re.Match[str]) -> Value | None:
+    if not match["digits"]:
+        return number_in_words(match["words"])
+    value = number_value(match["digits"])
+    return value * SCALES[match["scale"].lower()] if value is not None and match["scale"] else value

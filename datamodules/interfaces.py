@@ -1,0 +1,127 @@
+"""What modules, callbacks and data modules declare to each other.
+
+The module of a run tells its data module how it reads conversations (``*Facts``). Modules and callbacks ask a data
+module only for what a protocol here names; a data module of your own takes part by having those members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from lightning.pytorch import Trainer
+from transformers import ProcessorMixin
+
+from datamodules.batching.shards import Shard
+from datamodules.conversation.encoder import ConversationEncoder
+
+
+@dataclass(frozen=True)
+class RewardModelFacts:
+    """How a reward model reads conversations.
+
+    Attributes:
+        encoder: Renders and tokenizes them.
+        max_steps: Solutions with more steps have neighbouring ones merged.
+        response_as_one_step: Whether it judges whole responses, as outcome reward models do.
+        mark_step_tokens: Whether training batches need :attr:`datamodules.batching.collate.StepBatch.step_tokens`.
+        packing_obstacle: Why the model cannot be trained on packed conversations; None if it can.
+    """
+
+    encoder: ConversationEncoder
+    max_steps: int
+    response_as_one_step: bool
+    mark_step_tokens: bool = False
+    packing_obstacle: str | None = None
+
+
+@dataclass(frozen=True)
+class PolicyFacts:
+    """How a policy reads prompts.
+
+    Attributes:
+        processor: Renders chats and tokenizes them.
+        packing_obstacle: Why the policy cannot be trained on packed conversations; None if it can.
+    """
+
+    processor: ProcessorMixin
+    packing_obstacle: str | None = None
+
+
+@runtime_checkable
+class RewardModelData(Protocol):
+    """A data module that serves a reward model."""
+
+    def connect(self, model: RewardModelFacts) -> None:
+        """Take over the facts; called by the model's `setup`, before any dataloader is asked for."""
+
+
+@runtime_checkable
+class PolicyData(Protocol):
+    """A data module that serves a policy."""
+
+    def connect(self, model: PolicyFacts) -> None:
+        """Take over the facts; called by the policy's `setup`, before any dataloader is asked for."""
+
+
+@runtime_checkable
+class EvaluationData(Protocol):
+    """A data module whose evaluation dataloaders have names."""
+
+    @property
+    def validation_names(self) -> Sequence[str]:
+        """Names of the dataloaders of `validate` and `test`, in their order."""
+
+
+@runtime_checkable
+class ProcessSupervisionData(Protocol):
+    """A data module that knows where its process supervision comes from."""
+
+    @property
+    def training_sources(self) -> dict[str, int]:
+        """Number of training rows of each source, as far as they are read."""
+
+    @property
+    def process_split_name(self) -> str:
+        """Names the data of the process validation split, for reports."""
+
+
+@runtime_checkable
+class PromptData(Protocol):
+    """A data module whose prompts a `predict` run answers, in one go or in several.
+
+    Attributes:
+        completed_ids: Prompts that earlier runs have answered; set before the dataloader is asked for.
+    """
+
+    completed_ids: set[str]
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """Ids of all prompts in their order, the completed ones included."""
+
+    @property
+    def shard(self) -> Shard:
+        """Which of the prompts this run answers."""
+
+
+@runtime_checkable
+class PredictionSettings(Protocol):
+    """A module or data module that names what its predictions depend on."""
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """Plain values by name; predictions are continued only with the same ones."""
+
+
+def data_module_of(trainer: Trainer) -> object:
+    """The data module of a trainer's run; None where it was given dataloaders. Check it with `isinstance`."""
+    # Lightning sets the attribute in its data connector, without declaring it.
+    return getattr(trainer, "datamodule", None)
+
+
+def evaluation_name(trainer: Trainer, dataloader_idx: int) -> str:
+    """Name of an evaluation dataloader; empty where the data module names none."""
+    data = data_module_of(trainer)
+    return data.validation_names[dataloader_idx] if isinstance(data, EvaluationData) else ""
