@@ -4,6 +4,7 @@ import itertools
 import re
 import shlex
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,12 @@ def test_the_head_of_an_experiment(path):
 # --------------------------------------------------------- values that refer to others
 
 
+@cache
+def with_seed_3(path):
+    """What an experiment is configured to do when its command has another seed."""
+    return parsed(Path("run"), *command_of(path), "--seed_everything=3")
+
+
 def seeds(node):
     """All values of keys called `seed` in a part of a configuration."""
     if isinstance(node, dict):
@@ -80,7 +87,7 @@ def seeds(node):
 
 @pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.parent.name != "strategies"], ids=name_of)
 def test_the_seed_of_the_command_reaches_everything(path):
-    config = parsed(Path("run"), *command_of(path), "--seed_everything=3")
+    config = with_seed_3(path)
     assert config["seed_everything"] == 3
     assert config["data"]["init_args"]["seed"] == 3
     if path.stem in ("rollouts", "annotation"):
@@ -113,21 +120,16 @@ def test_every_ablation_is_known():
     assert {path.stem for path in EXPERIMENTS if path.parent.name == "ablations"} == set(ABLATIONS)
 
 
-@pytest.fixture(scope="module")
-def base_config():
-    return parsed(Path("run"), "fit", "--config", TRAINED)
-
-
 @pytest.mark.parametrize("name", sorted(ABLATIONS))
-def test_an_ablation_changes_what_it_is_about(name, base_config):
-    config = parsed(Path("run"), *command_of(REPOSITORY / f"experiments/ablations/{name}.yaml"))
-    before, after = model_options(base_config), model_options(config)
+def test_an_ablation_changes_what_it_is_about(name):
+    base, config = (with_seed_3(REPOSITORY / path) for path in (TRAINED, f"experiments/ablations/{name}.yaml"))
+    before, after = model_options(base), model_options(config)
     assert {key: value for key, value in after.items() if before[key] != value} == ABLATIONS[name]
-    assert config["data"] == base_config["data"]
+    assert config["data"] == base["data"]
     folder = Path("run", f"ablation_{name}")
     assert places(config) == {"SavePretrained": folder, "logger": Path(folder.name)}
     # All else of the trainer is the base's: the same text, but for the name of the run.
-    assert str(config["trainer"]).replace(folder.name, "process_reward_model") == str(base_config["trainer"])
+    assert str(config["trainer"]).replace(folder.name, "process_reward_model") == str(base["trainer"])
 
 
 @pytest.mark.parametrize(
