@@ -39,10 +39,12 @@ SMALLER = {
     # Just enough for solutions of several steps that are right now and then.
     "policy": "--trainer.max_steps=120 --data.batch_size=12 --model.learning_rate=3e-3",
     "rollouts.jsonl": "--model.sampling.max_new_tokens=64",
-    "world/prompts/process_supervision.jsonl": _ANNOTATION,
+    # Several batches, so that tests of interruption can compare with it.
+    "world/prompts/process_supervision.jsonl": f"{_ANNOTATION} --data.batch_size=4",
     "world/validation/process_supervision.jsonl": _ANNOTATION,
-    "outcome_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
-    "process_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=2",
+    "outcome_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1 "
+    "--data.benchmark_names=[MathVision,LogicVista]",
+    "process_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
 }
 """What makes a stage of tools/quickstart_stages.py small; keys are the results that the stages name."""
 

@@ -22,9 +22,10 @@ from PIL import Image
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-# A busy machine is no reason for a property not to hold.
-settings.register_profile("any_speed", deadline=None)
-settings.load_profile("any_speed")
+# A busy machine is no reason for a property not to hold, so there are no deadlines.
+settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("all", deadline=None, max_examples=100)
+settings.load_profile("default")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

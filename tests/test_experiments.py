@@ -12,6 +12,8 @@ from lightning_modules.cli import VisualPRMCLI
 
 LARGE = ("visualprm_8b", "strategies")
 EXPERIMENTS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
+RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "rollouts"}
+"""Stages of the quickstart, which `quickstart_run` runs, whose trial run is like that of another stage."""
 
 
 def name_of(path):
@@ -78,9 +80,18 @@ def test_the_command_of_the_first_comment_is_of_this_file(path):
     named = [arguments[i + 1] for i, argument in enumerate(arguments) if argument == "--config"]
     assert named[-1] == name_of(path)
     assert all((REPOSITORY / name).is_file() for name in named)
+    if path.parent.name == "ablations":  # what tests/test_ablations.py runs
+        assert arguments[0] == "fit"
+        assert named == ["experiments/quickstart/process_reward_model.yaml", name_of(path)]
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def trial_run(path):
+    """A case of the test below; tests/test_ablations.py runs ablations by the same commands."""
+    is_run_elsewhere = path.parent.name == "ablations" or path.stem in RUN_FOR_REAL
+    return pytest.param(path, marks=[pytest.mark.thorough] if is_run_elsewhere else [], id=name_of(path))
+
+
+@pytest.mark.parametrize("path", map(trial_run, EXPERIMENTS))
 def test_fast_dev_run(path, quickstart_run, on_this_machine):
     arguments = command_of(path)
     before = files_of(quickstart_run)
