@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -47,8 +48,14 @@ class StepLog(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        if name := os.environ.get("KILLED_IN_SAVING"):
+            sys.addaudithook(killed_before_the_name(name))
+
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self.begin = [trainer.global_step, trainer.current_epoch]
+        if trainer.global_step == int(os.environ.get("KILLED_IN_STEP", -1)) and batch_idx % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         is_step = not trainer.fit_loop._should_accumulate()
@@ -79,6 +86,16 @@ class StepLog(Callback):
             save_file(
                 {name: value.clone().contiguous() for name, value in weights.items()}, self.folder / "end.safetensors"
             )
+
+
+def killed_before_the_name(name: str) -> Callable[[str, tuple], None]:
+    """An audit hook that kills this process when a checkpoint has been written, but before it gets its name."""
+
+    def watch(event: str, values: tuple) -> None:
+        if event == "os.rename" and str(values[1]).endswith(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return watch
 
 
 def write_world(folder: Path) -> None:
@@ -232,6 +249,16 @@ def whole(world: Path, folder: Path, how: Run) -> None:
     wait(folder, start(world, folder, how))
 
 
+def killed_twice(world: Path, folder: Path, how: Run) -> None:
+    """Inside of an optimizer step, then while a checkpoint of the second epoch is written; then to the end."""
+    states = []
+    for moment in ({"KILLED_IN_STEP": "3"}, {"KILLED_IN_SAVING": f"step_{STEPS_OF_EPOCH + 2:08d}"}):
+        wait(folder, start(world, folder, how, **moment), killed=True)
+        states.append({"happened": True, "saving": "KILLED_IN_SAVING" in moment} | state_of(folder))
+    wait(folder, start(world, folder, how))
+    (folder / "states.json").write_text(json.dumps(states))
+
+
 def killed_again_and_again(world: Path, folder: Path, how: Run) -> None:
     """Kills at random moments, every second one while a checkpoint is written; then to the end."""
     draw = random.Random(5)
@@ -297,9 +324,8 @@ PACKED_DDP = replace(DDP, layout="packed", more=("--trainer.accumulate_grad_batc
 UNALIGNED = Run(more=("--trainer.val_check_interval=7",))
 SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "one_lora": (whole, (replace(ONE, kind="lora"),)),
-    "killed_lora": (killed_again_and_again, (replace(ONE, kind="lora"),)),
+    "killed_lora": (killed_twice, (replace(ONE, kind="lora"),)),
     "one": (whole, (ONE,)),
-    "sharded": (whole, (SHARDED_2,)),
     "sharded_to_one": (moved, (SHARDED_2, ONE)),
     "one_to_sharded": (moved, (ONE, SHARDED_2)),
     "lora_ddp_to_sharded": (moved, (replace(DDP, kind="lora"), replace(SHARDED_2, kind="lora"))),
@@ -309,13 +335,17 @@ SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "killed_in_validation": (killed_in_validation, (ONE, STEPS_OF_EPOCH)),
     "killed_in_unaligned_validation": (killed_in_validation, (UNALIGNED, 3)),
 }
+THOROUGH: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
+    "one_lora": (whole, (replace(ONE, kind="lora"),)),
+    "killed_lora": (killed_again_and_again, (replace(ONE, kind="lora"),)),
+}
 
 
-def run_all(folder: Path) -> Path:
-    """Run all scenarios, each in a folder of its own."""
+def run_all(folder: Path, scenarios: dict[str, tuple[Callable[..., None], tuple[Any, ...]]]) -> Path:
+    """Run scenarios, each in a folder of its own."""
     write_world(folder)
     timings = {}
-    for name, (action, options) in SCENARIOS.items():
+    for name, (action, options) in scenarios.items():
         began = time.monotonic()
         action(folder, folder / name, *options)
         timings[name] = round(time.monotonic() - began, 1)

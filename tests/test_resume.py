@@ -1,7 +1,7 @@
 """A run of the experiments that is killed by kill -9 and started again ends as if nothing had happened.
 
-Fits go on from files of Lightning's `ModelCheckpoint` here, in one process. Folders of `RunCheckpoints`, kills while one
-is written, and other numbers of processes are what tests/distributed/test_resume_scenarios.py is about.
+Fits go on from files of Lightning's `ModelCheckpoint` here, in one process. Folders of `RunCheckpoints`, kills while
+one is written, and other numbers of processes are what tests/distributed/test_resume_scenarios.py is about.
 """
 
 import json
