@@ -33,7 +33,8 @@ _ANNOTATION = (
     f"--model.num_solutions={SOLUTIONS} --model.num_continuations={CONTINUATIONS} --model.sampling.max_new_tokens=64"
 )
 SMALLER = {
-    "world/truth.jsonl": "--statements=100 --demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10",
+    "world/truth.jsonl": "--statements=100 --demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10 "
+    "--processes=1",
     "random": "--vision-hidden-size=16 --vision-layers=1 --text-hidden-size=64 --text-layers=2",
     "base": "--trainer.max_steps=3 --data.packed_tokens=800",
     # Just enough for solutions of several steps that are right now and then.

@@ -179,7 +179,7 @@ MODELS = {
 
 
 def fit(world, folder, strategy, name, accumulate):
-    """An epoch and more; the results are a trajectory, of rank zero, and the numbers of labels of each rank's batches."""
+    """An epoch and more; the results are a trajectory, of rank zero, and the numbers of labels of all batches."""
     seed_everything(0, verbose=False)  # adapters begin at random
     model = ProcessRewardModel((world / "checkpoint.txt").read_text(), learning_rate=3e-3, **MODELS[name])
     data = VisualPRM400KDataModule(

@@ -187,13 +187,19 @@ def start(world: Path, folder: Path, how: Run, **environment: str) -> list[BaseP
     return found
 
 
+def outputs(folder: Path) -> str:
+    """What all processes of the last run have printed, at the end of an error's message."""
+    number = len(list(folder.glob("log_*_0.txt"))) - 1
+    logs = sorted(folder.glob(f"log_{number}_*.txt"))
+    return "\n".join(f"---- {log.name}\n{log.read_text(errors='replace')[-4000:]}" for log in logs)
+
+
 def ended(folder: Path, processes: list[BaseProcess], *, killed: bool = False) -> bool:
     """Whether all have ended; raises an error if one has ended otherwise than it should."""
     codes = [process.exitcode for process in processes]
     if any(code not in (None, KILLED if killed else 0) for code in codes):
         kill(processes)
-        log = sorted(folder.glob("log_*_0.txt"))[-1].read_text()[-3000:]
-        raise RuntimeError(f"{folder}: processes ended with {codes}: {log}")
+        raise RuntimeError(f"{folder}: processes ended with {codes}\n{outputs(folder)}")
     return None not in codes
 
 
@@ -203,7 +209,7 @@ def wait(folder: Path, processes: list[BaseProcess], *, killed: bool = False) ->
     while not ended(folder, processes, killed=killed):
         if time.monotonic() > deadline:
             kill(processes)
-            raise RuntimeError(f"{folder}: has not ended in {TIME_LIMIT} s")
+            raise RuntimeError(f"{folder}: has not ended in {TIME_LIMIT} s\n{outputs(folder)}")
         time.sleep(0.005)
 
 
@@ -220,7 +226,7 @@ def kill_when(folder: Path, processes: list[BaseProcess], is_time: Callable[[], 
             return False
         if time.monotonic() > deadline:
             kill(processes)
-            raise RuntimeError(f"{folder}: it was not time to kill for {TIME_LIMIT} s")
+            raise RuntimeError(f"{folder}: it was not time to kill for {TIME_LIMIT} s\n{outputs(folder)}")
         time.sleep(0.0002)
     kill(processes)
     return True

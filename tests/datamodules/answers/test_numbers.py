@@ -1,6 +1,7 @@
 """Numbers, quantities and the number in an answer, against exact arithmetic."""
 
 import math
+import time
 from fractions import Fraction
 
 import pytest
@@ -134,9 +135,11 @@ def test_arithmetic_agrees_with_fractions(pair):
 
 
 @given(st.text(alphabet="0123456789.+-*/^(){}[]\\ ,efracsqtpi", max_size=60))
-@settings(max_examples=examples(400), deadline=1000)
+@settings(max_examples=examples(400), deadline=None)
 def test_any_text_has_a_finite_value_or_none(text):
+    began = time.process_time()
     value = number_value(text)
+    assert time.process_time() - began < 5.0
     assert value is None or math.isfinite(value)
 
 
