@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 
-.PHONY: quickstart reproduce test lint types clean
+.PHONY: quickstart reproduce test test-all lint types clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,8 +17,15 @@ quickstart: $(VENV)/installed  ## the whole recipe in miniature, with the table 
 reproduce: $(VENV)/installed  ## the same at three seeds by which nothing was chosen, with one table of all
 	$(BIN)/python -m tools.quickstart --seed 2 3 4
 
-test: $(VENV)/installed  ## all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests
+# A file of tests stays in one process, which keeps what it sets up; tests/conftest.py puts long files first. Models of
+# tests are so small that one thread a process is fastest.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/installed  ## the tests of every guarantee, in minutes
+	$(PYTEST) -m "not thorough" tests
+
+test-all: $(VENV)/installed  ## more cases of each, and more examples of property tests
+	$(PYTEST) --hypothesis-profile=all tests
 
 lint: $(VENV)/installed  ## format and lint checks
 	$(BIN)/ruff format --check .

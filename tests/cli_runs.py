@@ -33,16 +33,19 @@ _ANNOTATION = (
     f"--model.num_solutions={SOLUTIONS} --model.num_continuations={CONTINUATIONS} --model.sampling.max_new_tokens=64"
 )
 SMALLER = {
-    "world/truth.jsonl": "--statements=100 --demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10",
+    "world/truth.jsonl": "--statements=100 --demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10 "
+    "--processes=1",
     "random": "--vision-hidden-size=16 --vision-layers=1 --text-hidden-size=64 --text-layers=2",
     "base": "--trainer.max_steps=3 --data.packed_tokens=800",
     # Just enough for solutions of several steps that are right now and then.
     "policy": "--trainer.max_steps=120 --data.batch_size=12 --model.learning_rate=3e-3",
     "rollouts.jsonl": "--model.sampling.max_new_tokens=64",
-    "world/prompts/process_supervision.jsonl": _ANNOTATION,
+    # Several batches, so that tests of interruption can compare with it.
+    "world/prompts/process_supervision.jsonl": f"{_ANNOTATION} --data.batch_size=4",
     "world/validation/process_supervision.jsonl": _ANNOTATION,
-    "outcome_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
-    "process_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=2",
+    "outcome_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1 "
+    "--data.benchmark_names=[MathVision,LogicVista]",
+    "process_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
 }
 """What makes a stage of tools/quickstart_stages.py small; keys are the results that the stages name."""
 

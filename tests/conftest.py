@@ -22,9 +22,37 @@ from PIL import Image
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-# A busy machine is no reason for a property not to hold.
-settings.register_profile("any_speed", deadline=None)
-settings.load_profile("any_speed")
+# A busy machine is no reason for a property not to hold, so there are no deadlines.
+settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("all", deadline=None, max_examples=100)
+settings.load_profile("default")
+
+
+LONG_FILES = (
+    "distributed/test_resume_scenarios.py",
+    "test_end_to_end.py",  # the first that needs `quickstart_run`, on which others wait
+    "distributed/test_two_nodes.py",
+    "distributed/test_sharding.py",
+    "test_resume.py",
+    "distributed/test_equivalence.py",
+    "distributed/test_slurm.py",
+    "test_ablations.py",
+    "test_experiments.py",
+    "lightning_modules/model/test_backbone_module.py",
+    "lightning_modules/callbacks/test_best_of_n_callback.py",
+    "tools/benchmarks/test_indexing.py",
+    "distributed/test_monitoring.py",
+    "tools/test_export.py",
+    "datamodules/answers/test_symbolic.py",
+    "lightning_modules/test_annotation.py",
+)
+"""What takes longest comes first, so that no process is left with a long file when the others have ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first; those of a file stay together, in their order."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

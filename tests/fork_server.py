@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection, forkserver
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -59,6 +60,17 @@ OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK"
 OF_A_RUN = (*OF_A_RANK, "MASTER_ADDR", "MASTER_PORT")
 
 
+def context() -> ForkServerContext:
+    """What makes processes, of `multiprocessing`, with the server started; for code that takes such a context."""
+    found = ForkServerContext()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _OF_THE_SERVER.items():
+            patch.setenv(name, value)
+        found.set_forkserver_preload(list(PRELOADED))
+        forkserver.ensure_running()
+    return found
+
+
 def start(
     function: str, arguments: Sequence[Any], output: Path, environment: Mapping[str, str] | None = None
 ) -> BaseProcess:
@@ -74,16 +86,11 @@ def start(
         The process, which has begun. Its ``exitcode`` is None, then 0, 1 after an exception, what `SystemExit` says,
         or minus the signal that ended it.
     """
-    context = multiprocessing.get_context("forkserver")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in _OF_THE_SERVER.items():
-            patch.setenv(name, value)
-        context.set_forkserver_preload(list(PRELOADED))
-        forkserver.ensure_running()
+    made_by = context()
     ours = {name: value for name, value in os.environ.items() if name not in OF_A_RUN}
     complete = {**ours, **_OF_THE_SERVER, **(environment or {})}
     output.touch()
-    process = context.Process(target=_run, args=(function, list(arguments), str(output), complete))
+    process = made_by.Process(target=_run, args=(function, list(arguments), str(output), complete))
     process.start()
     # Before `multiprocessing` waits for it, which it does at the end of this process.
     atexit.register(_kill_what_runs, process)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -47,8 +48,14 @@ class StepLog(Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        if name := os.environ.get("KILLED_IN_SAVING"):
+            sys.addaudithook(killed_before_the_name(name))
+
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self.begin = [trainer.global_step, trainer.current_epoch]
+        if trainer.global_step == int(os.environ.get("KILLED_IN_STEP", -1)) and batch_idx % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         is_step = not trainer.fit_loop._should_accumulate()
@@ -79,6 +86,16 @@ class StepLog(Callback):
             save_file(
                 {name: value.clone().contiguous() for name, value in weights.items()}, self.folder / "end.safetensors"
             )
+
+
+def killed_before_the_name(name: str) -> Callable[[str, tuple], None]:
+    """An audit hook that kills this process when a checkpoint has been written, but before it gets its name."""
+
+    def watch(event: str, values: tuple) -> None:
+        if event == "os.rename" and str(values[1]).endswith(name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return watch
 
 
 def write_world(folder: Path) -> None:
@@ -170,13 +187,19 @@ def start(world: Path, folder: Path, how: Run, **environment: str) -> list[BaseP
     return found
 
 
+def outputs(folder: Path) -> str:
+    """What all processes of the last run have printed, at the end of an error's message."""
+    number = len(list(folder.glob("log_*_0.txt"))) - 1
+    logs = sorted(folder.glob(f"log_{number}_*.txt"))
+    return "\n".join(f"---- {log.name}\n{log.read_text(errors='replace')[-4000:]}" for log in logs)
+
+
 def ended(folder: Path, processes: list[BaseProcess], *, killed: bool = False) -> bool:
     """Whether all have ended; raises an error if one has ended otherwise than it should."""
     codes = [process.exitcode for process in processes]
     if any(code not in (None, KILLED if killed else 0) for code in codes):
         kill(processes)
-        log = sorted(folder.glob("log_*_0.txt"))[-1].read_text()[-3000:]
-        raise RuntimeError(f"{folder}: processes ended with {codes}: {log}")
+        raise RuntimeError(f"{folder}: processes ended with {codes}\n{outputs(folder)}")
     return None not in codes
 
 
@@ -186,7 +209,7 @@ def wait(folder: Path, processes: list[BaseProcess], *, killed: bool = False) ->
     while not ended(folder, processes, killed=killed):
         if time.monotonic() > deadline:
             kill(processes)
-            raise RuntimeError(f"{folder}: has not ended in {TIME_LIMIT} s")
+            raise RuntimeError(f"{folder}: has not ended in {TIME_LIMIT} s\n{outputs(folder)}")
         time.sleep(0.005)
 
 
@@ -203,7 +226,7 @@ def kill_when(folder: Path, processes: list[BaseProcess], is_time: Callable[[], 
             return False
         if time.monotonic() > deadline:
             kill(processes)
-            raise RuntimeError(f"{folder}: it was not time to kill for {TIME_LIMIT} s")
+            raise RuntimeError(f"{folder}: it was not time to kill for {TIME_LIMIT} s\n{outputs(folder)}")
         time.sleep(0.0002)
     kill(processes)
     return True
@@ -230,6 +253,16 @@ def state_of(folder: Path) -> dict[str, Any]:
 def whole(world: Path, folder: Path, how: Run) -> None:
     """A run that nobody disturbs."""
     wait(folder, start(world, folder, how))
+
+
+def killed_twice(world: Path, folder: Path, how: Run) -> None:
+    """Inside of an optimizer step, then while a checkpoint of the second epoch is written; then to the end."""
+    states = []
+    for moment in ({"KILLED_IN_STEP": "3"}, {"KILLED_IN_SAVING": f"step_{STEPS_OF_EPOCH + 2:08d}"}):
+        wait(folder, start(world, folder, how, **moment), killed=True)
+        states.append({"happened": True, "saving": "KILLED_IN_SAVING" in moment} | state_of(folder))
+    wait(folder, start(world, folder, how))
+    (folder / "states.json").write_text(json.dumps(states))
 
 
 def killed_again_and_again(world: Path, folder: Path, how: Run) -> None:
@@ -297,9 +330,8 @@ PACKED_DDP = replace(DDP, layout="packed", more=("--trainer.accumulate_grad_batc
 UNALIGNED = Run(more=("--trainer.val_check_interval=7",))
 SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "one_lora": (whole, (replace(ONE, kind="lora"),)),
-    "killed_lora": (killed_again_and_again, (replace(ONE, kind="lora"),)),
+    "killed_lora": (killed_twice, (replace(ONE, kind="lora"),)),
     "one": (whole, (ONE,)),
-    "sharded": (whole, (SHARDED_2,)),
     "sharded_to_one": (moved, (SHARDED_2, ONE)),
     "one_to_sharded": (moved, (ONE, SHARDED_2)),
     "lora_ddp_to_sharded": (moved, (replace(DDP, kind="lora"), replace(SHARDED_2, kind="lora"))),
@@ -309,13 +341,17 @@ SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "killed_in_validation": (killed_in_validation, (ONE, STEPS_OF_EPOCH)),
     "killed_in_unaligned_validation": (killed_in_validation, (UNALIGNED, 3)),
 }
+THOROUGH: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
+    "one_lora": (whole, (replace(ONE, kind="lora"),)),
+    "killed_lora": (killed_again_and_again, (replace(ONE, kind="lora"),)),
+}
 
 
-def run_all(folder: Path) -> Path:
-    """Run all scenarios, each in a folder of its own."""
+def run_all(folder: Path, scenarios: dict[str, tuple[Callable[..., None], tuple[Any, ...]]]) -> Path:
+    """Run scenarios, each in a folder of its own."""
     write_world(folder)
     timings = {}
-    for name, (action, options) in SCENARIOS.items():
+    for name, (action, options) in scenarios.items():
         began = time.monotonic()
         action(folder, folder / name, *options)
         timings[name] = round(time.monotonic() - began, 1)

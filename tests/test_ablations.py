@@ -46,7 +46,15 @@ def fitted(quickstart_run, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+def thorough(names, usual):
+    """Cases of a test, of which `make test` runs the usual ones."""
+    return [pytest.param(name, marks=[] if name in usual else [pytest.mark.thorough]) for name in names]
+
+
+# `test_options_of_overlays_add_up` trains with the others, all together.
+@pytest.mark.parametrize(
+    "name", thorough(ABLATIONS, set(ABLATIONS) - {"soft", "early_stop", "focal", "sample_averaging"})
+)
 def test_fit_and_validate(name, fitted):
     cli, folder = fitted(name)
     metrics = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
@@ -65,7 +73,9 @@ def test_the_overlays_of_losses_are_there():
     assert set(ABLATIONS) >= LOSSES_OF_VALUES
 
 
-@pytest.mark.parametrize("name", sorted(set(ABLATIONS) - LOSSES_OF_VALUES))
+@pytest.mark.parametrize(
+    "name", thorough(sorted(set(ABLATIONS) - LOSSES_OF_VALUES), {"advantage", "outcome", "regression"})
+)
 def test_the_exported_model_is_tested(name, fitted, quickstart_run, tmp_path):
     """With the default callbacks of the base experiment."""
     cli, folder = fitted(name)
@@ -104,8 +114,10 @@ def test_options_of_overlays_add_up(quickstart_run, tmp_path):
         "soft",
         "early_stop",
         "focal",
-        options=["--model.loss.averaging=sample", "--trainer.fast_dev_run=true"],
+        "sample_averaging",
+        options=["--trainer.fast_dev_run=true"],
     )
+    assert math.isfinite(cli.trainer.callback_metrics["train/loss"])
     options = cli.model.step_loss.options
     assert cli.model.protocol.objective == "soft"
     assert (options.early_stop, options.focal_gamma, options.averaging) == (True, 2.0, "sample")

@@ -291,7 +291,7 @@ def test_the_exported_model_is_the_one_of_the_last_epoch(run):
         last, test = (
             json.loads((run / path).read_text())
             for path in (
-                f"logs/process_reward_model/{report}_epoch1.json",
+                f"logs/process_reward_model/{report}_epoch0.json",
                 f"process_reward_model_test/{report}_test.json",
             )
         )

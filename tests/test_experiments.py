@@ -30,6 +30,8 @@ ABLATIONS = {
     "soft": {"objective": "soft"},
 }
 """What each changes in the arguments of the base experiment's model."""
+RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "rollouts"}
+"""Stages of the quickstart, which `quickstart_run` runs, whose trial run is like that of another stage."""
 
 
 def name_of(path):
@@ -202,7 +204,13 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
     return ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.validation_fraction=0.2"]
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def trial_run(path):
+    """A case of the test below; tests/test_ablations.py runs ablations by the same commands."""
+    is_run_elsewhere = path.parent.name == "ablations" or path.stem in RUN_FOR_REAL
+    return pytest.param(path, marks=[pytest.mark.thorough] if is_run_elsewhere else [], id=name_of(path))
+
+
+@pytest.mark.parametrize("path", map(trial_run, EXPERIMENTS))
 def test_fast_dev_run(path, quickstart_run, on_this_machine):
     arguments = command_of(path)
     before = files_of(quickstart_run)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_runs import QUIET, REPOSITORY, environment, visualprm
+from forked_nodes import ForkedNode
 
 from tools.two_nodes import NoHostsError, TwoHosts
 
@@ -78,10 +79,17 @@ class Run:
         written.write_text(yaml.safe_dump(config))
         return [*EXPERIMENT, f"--config={written}"]
 
-    def start(self, overlay, *options):
-        """Start `visualprm fit` on both hosts; ``options`` are a list for each host, or common ones."""
+    def start(self, overlay, *options, torchrun=False):
+        """Start `visualprm fit` on both hosts, by torchrun as a user does, or in processes that start faster."""
         self.logs = [(self.folder / f"{overlay[-1].rpartition('/')[2]}-{host}.log").open("w+") for host in "ab"]
-        self.nodes = self.hosts.start_visualprm(["fit", *overlay, *SHAPE, *QUIET, *options], self.variables, self.logs)
+        words = ["fit", *overlay, *SHAPE, *QUIET, *options]
+        if torchrun:
+            self.nodes = self.hosts.start_visualprm(words, self.variables, self.logs)
+        else:
+            self.nodes = [
+                ForkedNode(self.hosts, index, words, self.variables, Path(log.name))
+                for index, log in enumerate(self.logs)
+            ]
 
     def output(self, index):
         self.logs[index].flush()
@@ -140,7 +148,7 @@ def outcome(hosts_are_possible, quickstart_run, tmp_path_factory):
     with TwoHosts() as one, TwoHosts() as other:
         killed = Run(quickstart_run, tmp_path_factory.mktemp("killed"), one)
         cut = Run(quickstart_run, tmp_path_factory.mktemp("cut"), other)
-        killed.start(killed.overlay("first.yaml", {"batch": 3, "ranks": [1]}))
+        killed.start(killed.overlay("first.yaml", {"batch": 3, "ranks": [1]}), torchrun=True)
         cut.start(
             cut.overlay("first.yaml", {"batch": 1, "ranks": [0, 1]}),
             "--trainer.strategy.timeout=600",
@@ -160,7 +168,8 @@ def outcome(hosts_are_possible, quickstart_run, tmp_path_factory):
         loss_of_link = cut.ends([0, 1], cut_at)
         for node in killed.nodes:
             node.process.wait(PATIENCE)
-        return Outcome(killed, loss_of_node, loss_of_link, [node.process.returncode for node in killed.nodes])
+        status = [node.process.returncode for node in killed.nodes]
+        return Outcome(killed, loss_of_node, loss_of_link, status)
 
 
 def test_the_node_that_is_left_names_the_one_that_was_killed(outcome, record_property):
@@ -240,9 +249,12 @@ from tools.two_nodes import TwoHosts
 with TwoHosts() as hosts:
     hosts.start(1, ["sh", "-c", "sleep 1000 & exec sleep 1000"], os.environ, sys.stderr)
     time.sleep(1)
-    me, found = os.getpid(), set()
-    parents = {{int(p.name): int(p.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-               for p in Path("/proc").iterdir() if p.name.isdigit()}}
+    me, found, parents = os.getpid(), set(), {{}}
+    for p in Path("/proc").iterdir():
+        try:
+            parents[int(p.name)] = int(p.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+        except (ValueError, OSError):
+            pass  # no process, or one that has ended
     todo = [me]
     while todo:
         children = [pid for pid, parent in parents.items() if parent == todo[-1]]

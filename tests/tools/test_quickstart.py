@@ -53,14 +53,12 @@ def test_what_is_done_is_not_done_again(tmp_path, capsys):
 
 
 def test_a_failing_stage_ends_the_run(tmp_path, monkeypatch):
-    """The world is there, but holds no texts for the tokenizer of the second stage."""
+    """The first one draws from generators of random numbers, which have no negative seeds."""
     monkeypatch.chdir(REPOSITORY)
-    (tmp_path / "world").mkdir()
-    (tmp_path / "world" / "truth.jsonl").touch()
     with pytest.raises(subprocess.CalledProcessError):
-        run_recipe(tmp_path, seed=0, threads=1)
-    assert not (tmp_path / "base").exists()
-    assert not (tmp_path / "policy").exists()
+        run_recipe(tmp_path, seed=-1, threads=1)
+    assert not (tmp_path / "world" / "truth.jsonl").exists()
+    assert not (tmp_path / "random").exists()
 
 
 @pytest.fixture

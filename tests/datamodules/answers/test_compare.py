@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 
 from datamodules.answers.compare import answers_equal
 
@@ -87,14 +88,14 @@ def test_different(prediction, gold):
 
 
 @given(st.text(min_size=1, max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_an_answer_that_is_more_than_decoration_equals_itself(text):
     if any(character.isalnum() for character in text.replace("a", "")) and "\\" not in text:
         assert answers_equal(text, text)
 
 
 @given(st.fractions(max_denominator=60, min_value=-1000, max_value=1000), st.integers(1, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_fractions_equal_their_multiples_and_nothing_near(value, factor):
     written = f"{value.numerator * factor}/{value.denominator * factor}"
     assert answers_equal(written, rf"\frac{{{value.numerator}}}{{{value.denominator}}}")
@@ -102,7 +103,7 @@ def test_fractions_equal_their_multiples_and_nothing_near(value, factor):
 
 
 @given(st.permutations([r"\frac{1}{2}", "3", "x", "-7.5"]))
-@settings(max_examples=24, deadline=None)
+@settings(max_examples=examples(24), deadline=None)
 def test_order_counts_in_tuples_only(items):
     original = r"0.5, 3, x, -7.5"
     assert answers_equal(", ".join(items), original)

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 
 from datamodules.answers.letters import extract_letters, extract_option
 
@@ -43,7 +44,7 @@ def test_letters(answer, letters):
 
 
 @given(st.sets(st.sampled_from("ABCDEFGHI"), min_size=1), st.sampled_from([", ", " and ", ",", " ", "; "]))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_separated_letters_are_all_found(letters, separator):
     assert extract_letters(separator.join(sorted(letters)), "ABCDEFGHI") == frozenset(letters)
 

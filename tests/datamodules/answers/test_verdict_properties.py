@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 from verdict_cases import ROADS, grade
 
 from datamodules.answers.compare import answers_equal
@@ -81,21 +82,21 @@ def wrong(kind, gold):
 
 
 @given(ANSWERS, WRAPPINGS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_a_correct_answer_stays_correct_in_the_usual_wrappings(answer, wrapping):
     kind, gold, written = answer
     assert grade(kind, gold, wrapping % written).is_correct
 
 
 @given(ANSWERS, WRAPPINGS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_wrong_answer_stays_wrong_in_them(answer, wrapping):
     kind, gold, _ = answer
     assert not grade(kind, gold, wrapping % wrong(kind, gold)).is_correct
 
 
 @given(ANSWERS, WRAPPINGS, REASONING, st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_reasoning_before_the_final_answer_never_changes_the_verdict(answer, wrapping, reasoning, is_right):
     kind, gold, written = answer
     final = wrapping % (written if is_right else wrong(kind, gold))
@@ -104,7 +105,7 @@ def test_reasoning_before_the_final_answer_never_changes_the_verdict(answer, wra
 
 
 @given(ANSWERS, st.text(max_size=200).filter(lambda text: "\\" not in text and "<" not in text))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_arbitrary_text_before_a_box_never_changes_the_verdict(answer, text):
     kind, gold, written = answer
     assert grade(kind, gold, f"{text}\n\\boxed{{{written}}}").is_correct
@@ -124,7 +125,7 @@ ARBITRARY = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=10).map(""
 
 
 @given(ARBITRARY, ARBITRARY)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 def test_comparison_never_raises_and_an_empty_answer_equals_nothing(first, second):
     assert answers_equal(first, second) in (True, False)
     assert not answers_equal("", second)
@@ -136,7 +137,7 @@ def test_comparison_never_raises_and_an_empty_answer_equals_nothing(first, secon
 
 @pytest.mark.parametrize("kind", sorted(ROADS))
 @given(st.one_of(st.text(max_size=80), st.lists(PIECES, max_size=12).map("".join)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_grading_never_raises(kind, response):
     gold = {"choice": "B", "letter": "B", "letters": "B, D", "list": "[1, 2]", "text": "Yes", "word": "Sep"}.get(
         kind, "12"

@@ -4,6 +4,7 @@ import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 
 from datamodules.answers.vote import equivalence_classes
 
@@ -28,7 +29,7 @@ POOL = ["5", "5.0", "5 cm", "50 mm", "5 m", "10/2", "x = 5", "50%", "0.5", "B", 
 @given(
     st.lists(st.sampled_from(POOL), max_size=10).flatmap(lambda pool: st.tuples(st.just(pool), st.permutations(pool)))
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 def test_classes_do_not_depend_on_the_order(pair):
     def partition(answers):
         groups = {}

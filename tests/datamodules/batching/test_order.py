@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 
 from datamodules.batching.order import LazyLoader, TrainingSampler
 from datamodules.batching.position import EpochStart
@@ -106,7 +107,7 @@ def test_the_order_of_weighted_rows_depends_on_seed_and_epoch():
     assert orders[0, 0] == tuple(order(12, 2, strata=halves(2.5, 1.0)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.3, 0.5, 1.0, 1.25, 2.0, 3.7])), min_size=1, max_size=4),
     st.integers(1, 3),
@@ -144,7 +145,7 @@ def test_ranks_and_resuming_with_weights(sizes, batch_size, ranks, epoch, done):
         assert together == Counter(whole[batch * block : (batch + 1) * block])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.integers(1, 60),
     st.tuples(st.integers(1, 4), st.integers(1, 3)),

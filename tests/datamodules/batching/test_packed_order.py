@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 
 from datamodules.batching.packed_order import PackedRows, PackedSampler
 from datamodules.batching.position import EpochStart
@@ -51,7 +52,7 @@ def test_few_batches_of_similar_size():
     assert tokens.min() >= 0.9 * tokens.max()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.sampled_from([0.3, 0.5, 1.0, 1.25, 2.0, 3.7])), min_size=1, max_size=4),
     st.integers(1, 3),
@@ -120,7 +121,7 @@ def test_rows_by_lists():
     assert rows[[2, 0]] == [{"row": 2}, {"row": 0}]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(4, 60), st.integers(1, 4), st.integers(1, 4), st.integers(1, 8), st.integers(0, 2))
 def test_an_epoch_goes_on_with_other_ranks(length, before, now, done, epoch):
     """Each row is seen once; only where batches hold one row, fewer rows than there are ranks may be left out."""

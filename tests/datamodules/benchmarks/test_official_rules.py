@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 
 from datamodules.benchmarks import BENCHMARKS, BenchmarkQuestion
 from datamodules.benchmarks.mmmu_official import key_phrases, normalized, numbers_in
@@ -96,7 +97,7 @@ def test_pieces_of_the_open_rule():
     assert normalized(" Ab ") == ["ab"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.text(max_size=60))
 def test_official_rules_never_fail(response):
     free = {"answer_type": "float", "precision": 1, "has_precision": True}

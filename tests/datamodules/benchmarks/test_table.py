@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from property_examples import examples
 
 from datamodules.benchmarks.table import LazyImages, encode_image, encode_images, read_table, write_table
 from datamodules.storage.images import ImageError
@@ -24,7 +25,7 @@ def table_of(tmp_path, rows):
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.fixed_dictionaries({"a": CELLS, "é\t": CELLS}), min_size=1, max_size=4))
 def test_any_cell_survives_writing_and_reading(tmp_path, cells):
     rows = [{"index": str(number), **row} for number, row in enumerate(cells)]

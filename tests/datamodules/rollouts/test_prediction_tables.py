@@ -8,6 +8,7 @@ import pytest
 import xlsxwriter
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 
 from datamodules.rollouts.prediction_tables import MAX_CELL_LENGTH, read_predictions, write_predictions
 
@@ -53,7 +54,7 @@ def test_what_is_written_comes_back(tmp_path, kind):
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=examples(30))
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 @example(["=HYPERLINK(1)", "+1", "-1", "@x"])
 @example(["#N/A", "#REF!", "TRUE", "007"])

@@ -6,6 +6,7 @@ import zipfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 from released_data import PICTURES, split_file, write_zip
 
 from datamodules.storage import archives
@@ -184,7 +185,7 @@ def test_what_is_no_archive(tmp_path, content):
         read_contents(tmp_path / "b.zip")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.binary(min_size=0, max_size=4000), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6)
 )

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from property_examples import examples
 from released_data import write_zip
 
 from datamodules.storage.archives import read_contents
@@ -123,7 +124,7 @@ def test_huge_picture_is_refused_before_it_is_decoded(side):
             read(png_header(side, side), "here")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),

@@ -1,13 +1,10 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_evaluation
 import torch
+from distributed_ranks import run_ranks
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_evaluation import CANDIDATES, Reader, evaluation_loaders, make_trainer, write_world
@@ -259,14 +256,7 @@ def test_two_processes_give_the_table_of_one(run, tmp_path):
     """7 questions and 5 solutions over 2 processes: the sampler hands one of each out twice."""
     folder, _ = run
     write_world(tmp_path)
-    root = Path(__file__).parents[3]
-    subprocess.run(
-        [sys.executable, tiny_evaluation.__file__, str(tmp_path), "2"],
-        check=True,
-        timeout=240,
-        cwd=root,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""},
-    )
+    run_ranks(f"{tiny_evaluation.__file__}:main", [tmp_path, 2], ranks=2, folder=tmp_path / "ranks")
     for name in (
         "best_of_n_epoch0",
         "best_of_n_epoch1",

@@ -1,12 +1,10 @@
-"""A run of the reporting callbacks over two benchmarks and judged solutions; also a program: FOLDER DEVICES.
+"""A run of the reporting callbacks over two benchmarks and judged solutions.
 
 A response is written as its step scores, and the module reads them from there, so that every result can be worked out
 by hand.
 """
 
 import random
-import sys
-from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -237,7 +235,3 @@ def main(folder, devices):
     module = Reader()
     trainer.fit(module, DataLoader(torch.zeros(4, 1), batch_size=2 // devices), loaders)
     trainer.test(module, loaders)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 from sklearn.metrics import f1_score
 
 from lightning_modules.metrics.step_threshold import StepThreshold, best_threshold
@@ -16,7 +17,7 @@ STEPS = st.builds(
     SCORES,
     st.lists(st.tuples(SCORES, st.booleans()), max_size=10),
 )
-SLOW = settings(deadline=None, max_examples=50)
+SLOW = settings(deadline=None, max_examples=examples(50))
 
 
 def macro_f1(steps, threshold):

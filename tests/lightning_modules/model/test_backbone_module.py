@@ -104,8 +104,9 @@ def test_a_checkpoint_of_adapters_holds_what_is_trained(run, family_checkpoint, 
 
     resumed, _ = run(*options, f"--ckpt_path={path}", "--trainer.max_steps=3")
     assert resumed.trainer.global_step == 3
-    with pytest.raises(ValueError, match="was made with other backbone options: it lacks 28 trained weights"):
-        run("--model.backbone.lora.rank=3", "--model.backbone.lora.include_vision=true", f"--ckpt_path={path}")
+    if quantization is None:
+        with pytest.raises(ValueError, match="was made with other backbone options: it lacks 28 trained weights"):
+            run(*options, "--model.backbone.lora.include_vision=true", f"--ckpt_path={path}")
 
 
 def test_a_full_checkpoint_holds_everything(run):
@@ -150,7 +151,17 @@ def test_a_saved_policy_has_its_adapters_merged(family_checkpoint, tmp_path):
         assert (Policy(folder).eval().backbone(input_ids=ids).logits - expected).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", ["internvl_llama", "internvl_qwen3", "llava_onevision", "idefics3", "qwen3_text"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "idefics3",
+        "qwen3_text",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("internvl_llama", "internvl_qwen3", "llava_onevision")
+        ),
+    ],
+)
 def test_every_family_trains_as_a_reward_model(name, tmp_path, run):
     """Two steps of the whole module; the loss moves the head and the language model."""
     write_family(name, tmp_path / name)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from literal_scoring import score_literally, score_step_by_step
 from peft import LoraConfig, inject_adapter_in_model
+from property_examples import examples
 from transformers import AutoModelForImageTextToText
 
 from datamodules.conversation.candidates import encode_candidates
@@ -118,7 +119,7 @@ RANDOM_QUESTIONS = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(questions=RANDOM_QUESTIONS)
 def test_random_candidates(sharp_checkpoint_model, processor, picture, questions):
     """Candidates that begin alike within a word, are equal, or of which one goes on where another ends."""

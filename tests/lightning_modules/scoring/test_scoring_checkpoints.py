@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from property_examples import examples
 from tiny_families import FAMILIES, write_family
 
 from datamodules.conversation.candidates import encode_candidates
@@ -57,7 +58,7 @@ def score_literally(model, images, question, steps):
 ASKED = st.tuples(st.lists(st.integers(0, 5), max_size=2), st.lists(STEPS, min_size=1, max_size=4))
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.too_slow])
 @given(asked=st.lists(ASKED, min_size=1, max_size=3), memory_gib=st.sampled_from([None, 1e-4]))
 def test_equals_one_forward_a_response(loaded, asked, memory_gib):
     name, model = loaded

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 from small_models import FIRST_TEXT_ID, MODELS, UNSHARED, VOCABULARY, make_model, make_prompt
 
 from datamodules.conversation.candidates import EncodedCandidates
@@ -60,7 +61,7 @@ def test_which_families_share_prefixes(family):
     assert (shared_prefix_obstacle(model) is not None) == (name in UNSHARED)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(QUESTIONS, min_size=1, max_size=3), st.sampled_from([None, 1e-9, 1e-4, 1.0]))
 def test_equals_one_forward_a_response(family, questions, memory_gib):
     name, model = family

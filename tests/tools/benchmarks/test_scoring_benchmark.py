@@ -1,5 +1,6 @@
 import json
 
+import fork_server
 import pytest
 import torch
 
@@ -35,8 +36,9 @@ def test_the_smallest_run(tmp_path, capsys):
     assert len([line for line in shown.splitlines() if line.startswith("| 2 | 8 |")]) == 2
 
 
-def test_peak_memory(tmp_path):
-    """Of each way in a process of its own; soft is left out."""
+def test_peak_memory(tmp_path, monkeypatch):
+    """Of each way in a process of its own, a fork of one that has imported torch; soft is left out."""
+    monkeypatch.setattr(scoring.multiprocessing, "get_context", lambda method, make=fork_server.context: make())
     output = tmp_path / "rows.json"
     words = ["--size", "tiny", "--tiles", "4", "--candidates", "32", "--rounds", "1", "--longest-seconds", "0"]
     assert scoring.main([*words, "--output", str(output)]) == 0
