@@ -29,6 +29,7 @@ from lightning_modules.callbacks.reporting import (
 )
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.best_of_n_figure import figure_png
+from lightning_modules.metrics.step_overall import METRICS
 from lightning_modules.metrics.step_report import ScoredSolution, StepMetrics, StepReport, step_report
 from lightning_modules.metrics.step_report_table import step_report_figure, step_report_markdown, step_report_tables
 from lightning_modules.metrics.step_threshold import OneLabelError, StepThreshold, best_threshold, middle
@@ -63,8 +64,11 @@ class ProcessBench(Callback):
     :class:`ProcessBenchBatch`. Neutral steps are left out.
 
     Logged metrics in [0, 1]: ``process_bench/macro_f1`` and the other fields of
-    :class:`lightning_modules.metrics.step_report.StepMetrics` over all steps, ``process_bench/threshold``, and
-    ``process_bench_sources/<source>``, the macro F1 of a source. Loggers also get
+    :class:`lightning_modules.metrics.step_report.StepMetrics` over all steps, ``process_bench/threshold``,
+    ``process_bench/macro_f1_mean_of_sources``, ``process_bench/first_wrong_exact`` and the other names of
+    :data:`lightning_modules.metrics.step_overall.METRICS`, and ``process_bench_sources/<source>``, the macro F1 of a
+    source. The files have these with intervals at the fixed threshold, the model's own and the oracle's side by side,
+    the oracle's being called so. Loggers also get
     ``process_bench_step_index/<metric>/<place>``, and TensorBoard the tables and the figure. Files:
     ``process_bench_<run>.json`` and ``.md``; a test also writes the figure. `validate` and `test` print the tables. For
     names of runs see :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold,
@@ -206,7 +210,10 @@ class ProcessBench(Callback):
             if not solutions:
                 return
             report = self.report = step_report(
-                solutions, self._threshold_of(pl_module), protocol_of(pl_module).score_range
+                solutions,
+                self._threshold_of(pl_module),
+                protocol_of(pl_module).score_range,
+                self._others(pl_module),
             )
         except OneLabelError as error:
             if not _is_partial(trainer):
@@ -218,6 +225,11 @@ class ProcessBench(Callback):
         overall = {name: getattr(report.overall, name) for name in _MAIN_METRICS}
         main = {f"{self.name}/{name}": value for name, value in overall.items() if value is not None}
         main[f"{self.name}/threshold"] = report.threshold.value
+        at_threshold = report.thresholds[0]
+        main |= {
+            f"{self.name}/{name}": at_threshold.pooled[name].value for name in METRICS if name in at_threshold.pooled
+        }
+        main[f"{self.name}/macro_f1_mean_of_sources"] = at_threshold.mean_of_sources["macro_f1"].value
         sources = {f"{self.name}_sources/{name}": metrics.macro_f1 for name, metrics in report.sources.items()}
         # The values are the same on all ranks; sync_dist only tells Lightning so.
         pl_module.log_dict(main | sources, sync_dist=True)
@@ -254,6 +266,14 @@ class ProcessBench(Callback):
         return StepThreshold(
             middle(protocol_of(pl_module).score_range) if self.threshold is None else float(self.threshold)
         )
+
+    def _others(self, pl_module: LightningModule) -> list[StepThreshold | None]:
+        """Thresholds to show beside that of the report: fixed, the model's own, and the oracle's."""
+        protocol = protocol_of(pl_module)
+        fixed = self.threshold if isinstance(self.threshold, int | float) else middle(protocol.score_range)
+        chosen, chosen_on = protocol.step_threshold, protocol.step_threshold_chosen_on
+        own = [] if chosen is None else [StepThreshold(chosen, "validation", chosen_on or "an unnamed set")]
+        return [StepThreshold(float(fixed)), *own, None]
 
     def _publish(self, trainer: Trainer, report: StepReport, folder: Path | None, is_released: bool) -> None:
         """Write files and log; rank zero only."""

@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_average_
 
 from lightning_modules.metrics.calibration import CalibrationBin, calibration_bins, expected_calibration_error
 from lightning_modules.metrics.step_f1 import StepF1
+from lightning_modules.metrics.step_overall import RESAMPLES, StepOverall, step_overall
 from lightning_modules.metrics.step_threshold import PROBABILITY, StepThreshold, best_threshold
 
 BENCHMARK_ITSELF = "the benchmark itself"
@@ -113,6 +114,8 @@ class StepReport:
         sources: Metrics by source.
         by_step_index: Metrics by step index, in order; indices where no step counts are left out.
         calibration: Bins over all steps; empty if no step counts, or if scores are not probabilities.
+        thresholds: Both overall numbers, first wrong steps and whole solutions: at the threshold of the report, and
+            then at others to compare with.
     """
 
     threshold: StepThreshold
@@ -120,6 +123,7 @@ class StepReport:
     sources: dict[str, StepMetrics]
     by_step_index: list[StepIndexMetrics]
     calibration: list[CalibrationBin]
+    thresholds: list[StepOverall]
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries for JSON."""
@@ -135,6 +139,8 @@ def step_report(
     solutions: Sequence[ScoredSolution],
     threshold: StepThreshold | None,
     score_range: tuple[float, float] = PROBABILITY,
+    others: Sequence[StepThreshold | None] = (),
+    resamples: int = RESAMPLES,
 ) -> StepReport:
     """Compare scores with labels.
 
@@ -143,6 +149,9 @@ def step_report(
         threshold: Least score of a step that counts as judged correct. None chooses the one with the best pooled macro
             F1 on these very steps, and the report says so.
         score_range: Least and greatest score. Scores outside [0, 1] are not probabilities and have no calibration.
+        others: Thresholds to compare with, None being the oracle's as above. One that equals the report's own, or an
+            oracle that cannot be chosen, is left out.
+        resamples: Number of bootstrap resamples over solutions.
 
     Raises:
         OneLabelError: If no threshold can be chosen because all steps have one label.
@@ -154,7 +163,13 @@ def step_report(
     is_decided = labels != 0
     decided, is_correct = scores[is_decided], labels[is_decided] == 1
     if threshold is None:
-        threshold = StepThreshold(best_threshold(decided, is_correct, score_range)[0], "oracle", BENCHMARK_ITSELF)
+        threshold = _oracle(decided, is_correct, score_range)
+    compared = [threshold]
+    for other in others:
+        if other is None and 0 < int(is_correct.sum()) < len(is_correct):
+            other = _oracle(decided, is_correct, score_range)
+        if other is not None and (other.source, other.value) not in [(each.source, each.value) for each in compared]:
+            compared.append(other)
     names = sorted({solution.source for solution in solutions})
     sources = {name: [solution for solution in solutions if solution.source == name] for name in names}
     return StepReport(
@@ -163,7 +178,12 @@ def step_report(
         sources={name: _metrics(members, threshold.value, score_range) for name, members in sources.items()},
         by_step_index=_by_step_index(solutions, threshold.value),
         calibration=calibration_bins(decided, is_correct) if len(decided) and score_range == PROBABILITY else [],
+        thresholds=[step_overall(solutions, each, resamples) for each in compared],
     )
+
+
+def _oracle(decided: Tensor, is_correct: Tensor, score_range: tuple[float, float]) -> StepThreshold:
+    return StepThreshold(best_threshold(decided, is_correct, score_range)[0], "oracle", BENCHMARK_ITSELF)
 
 
 def _flatten(solutions: Sequence[ScoredSolution]) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lightning_modules.metrics.calibration import NUM_BINS
+from lightning_modules.metrics.step_overall_table import first_wrong_table, threshold_table
 from lightning_modules.metrics.step_report import StepIndexMetrics, StepMetrics, StepReport
 from lightning_modules.metrics.table import Cell, Table
 
@@ -26,11 +27,14 @@ def source_table(report: StepReport, coverage: str = "") -> Table:
         [Cell(name), *map(Cell, _shares(metrics)), Cell(str(_counted(metrics))), Cell(str(metrics.solutions))]
         for name, metrics in [*report.sources.items(), ("Overall", report.overall)]
     ]
+    means = [_mean([shares[column] for shares in map(_values, report.sources.values())]) for column in range(8)]
+    rows.append([Cell("Mean of sources"), *map(Cell, map(_percent, means)), *rows[-1][-2:]])
     notes = [
         f"A step with a score of at least {report.threshold.value:.4g} counts as judged correct "
         f"({report.threshold.label}).",
         _oracle_warning(report),
-        f"{report.overall.neutral_steps} neutral steps are left out; Overall pools the steps of all sources.",
+        f"{report.overall.neutral_steps} neutral steps are left out; Overall pools the steps of all sources, "
+        "the mean of sources counts each source the same.",
         f"ECE: expected calibration error over {NUM_BINS} bins of equal width.",
         coverage,
     ]
@@ -58,7 +62,12 @@ def step_index_table(report: StepReport) -> Table:
 
 def step_report_tables(report: StepReport, coverage: str = "") -> list[Table]:
     """All tables of a report."""
-    return [source_table(report, coverage), step_index_table(report)]
+    return [
+        source_table(report, coverage),
+        threshold_table(report.thresholds),
+        first_wrong_table(report.thresholds[0]),
+        step_index_table(report),
+    ]
 
 
 def step_report_markdown(report: StepReport, coverage: str = "") -> str:
@@ -133,7 +142,17 @@ def _shown_places(rows: list[StepIndexMetrics]) -> list[StepIndexMetrics]:
 
 
 def _shares(metrics: StepMetrics) -> list[str]:
-    values = (
+    return [_percent(value) for value in _values(metrics)]
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean of those that are defined."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def _values(metrics: StepMetrics) -> tuple[float | None, ...]:
+    return (
         metrics.macro_f1,
         metrics.correct_f1,
         metrics.wrong_f1,
@@ -143,7 +162,6 @@ def _shares(metrics: StepMetrics) -> list[str]:
         metrics.wrong_average_precision,
         metrics.expected_calibration_error,
     )
-    return [_percent(value) for value in values]
 
 
 def _percent(share: float | None) -> str:

@@ -25,10 +25,12 @@ def texts(row):
 
 def test_a_row_a_source():
     table = source_table(step_report(SOLUTIONS, StepThreshold(0.5)), "All samples.")
-    assert [row[0].text for row in table.rows] == ["DynaMath", "MMMU", "WeMath", "Overall"]
+    assert [row[0].text for row in table.rows] == ["DynaMath", "MMMU", "WeMath", "Overall", "Mean of sources"]
     # MMMU: .9 and .8 right, .4 judged wrong, .1 found. ECE: four bins of one step: (.1 + .6 + .1 + .2) / 4.
     assert texts(table.rows[1]) == ["MMMU", "73.3", "80.0", "66.7", "75.0", "100.0", "100.0", "100.0", "25.0", "4", "2"]
     assert texts(table.rows[2])[5:8] == ["-", "-", "-"]
+    # Macro F1: pooled (8 / 10 + 2 / 4) / 2; the mean of sources is (33.3 + 73.3 + 50) / 3.
+    assert [texts(row)[1] for row in table.rows] == ["33.3", "73.3", "50.0", "65.0", "52.2"]
     assert "fixed threshold 0.5" in table.note
     assert "1 neutral steps are left out" in table.note
     assert table.note.endswith("All samples.")
@@ -66,7 +68,7 @@ def test_where_the_threshold_is_from_is_said_in_every_table(threshold, is_oracle
         assert ("with the ORACLE threshold" in table.title) == is_oracle
         assert ("upper bounds, not results" in table.note) == is_oracle
         assert report.threshold.label in table.note
-    assert step_report_markdown(report).count("ORACLE") == (4 if is_oracle else 0)
+    assert step_report_markdown(report).count("ORACLE") == (8 if is_oracle else 0)
     figure = step_report_figure(report)
     assert ("ORACLE" in figure.get_suptitle()) == is_oracle
 
