@@ -41,7 +41,7 @@ class TokenCounter:
     """Counts the tokens of rows of process supervision as the encoder would make them.
 
     The text is rendered and tokenised; what a picture adds follows from its size. The processor's own count of it is
-    used where it agrees with what the processor does to blank pictures of some sizes; else every size is tried out on a
+    used where it agrees with what the processor does to dummy images of some sizes; else every size is tried out on a
     blank picture, once.
 
     Args:
@@ -52,7 +52,7 @@ class TokenCounter:
     def __init__(self, encoder: ConversationEncoder, max_steps: int) -> None:
         self.encoder = encoder
         self.max_steps = max_steps
-        self._added = lru_cache(maxsize=100_000)(self._added_by_blank_pictures)
+        self._added = lru_cache(maxsize=100_000)(self._added_by_dummy_images)
         self._offset = self._find_offset()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class TokenCounter:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._added = lru_cache(maxsize=100_000)(self._added_by_blank_pictures)
+        self._added = lru_cache(maxsize=100_000)(self._added_by_dummy_images)
 
     @property
     def identity(self) -> str:
@@ -124,9 +124,9 @@ class TokenCounter:
     def _tokens(self, text: str) -> int:
         return len(self.encoder.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _added_by_blank_pictures(self, sizes: tuple[Size, ...], max_tiles: int | None) -> int:
+    def _added_by_dummy_images(self, sizes: tuple[Size, ...], max_tiles: int | None) -> int:
         pictures = [Image.new("RGB", size) for size in sizes]
-        inputs, _ = self.encoder.encode([Conversation(pictures, "1", ["2"], "blank pictures", max_tiles)])
+        inputs, _ = self.encoder.encode([Conversation(pictures, "1", ["2"], "dummy images", max_tiles)])
         return int(inputs["input_ids"].shape[1]) - self._tokens(self.encoder.render("1", len(sizes), ["2"]))
 
     def _counted_by_processor(self, sizes: Sequence[Size], max_tiles: int | None) -> list[int]:
@@ -154,7 +154,7 @@ class TokenCounter:
                     counted = sum(self._counted_by_processor(sizes, max_tiles))
                 except NotImplementedError:
                     return None
-                offsets.add((self._added_by_blank_pictures(tuple(sizes), max_tiles) - counted) / len(sizes))
+                offsets.add((self._added_by_dummy_images(tuple(sizes), max_tiles) - counted) / len(sizes))
         offset = offsets.pop()
         return int(offset) if not offsets and offset.is_integer() else None
 
