@@ -191,7 +191,7 @@ def _grade_letter(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Gr
     if len(question.gold) == 1:
         return grade
     if grade.extracted_answer is None:
-        first_only = {text: letter for letter, text in reversed(question.options.items())}
+        first_only = {text: letter for letter, text in reversed(list(question.options.items()))}
         distinct = {letter: text for letter, text in question.options.items() if first_only[text] == letter}
         grade = grade_option(replace(question, options=distinct), extracted)
     return replace(grade, extracted_answer=question.gold[0]) if grade.is_correct else grade

@@ -51,7 +51,8 @@ class FailureLog(Callback):
         self._place = f"after {_batch_name(trainer, *batch[1:])}"
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
-    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
+    # The hooks of the other loops take the same arguments, with a dataloader's index behind them.
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end  # type: ignore[assignment]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write the line."""

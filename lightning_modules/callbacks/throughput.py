@@ -130,7 +130,8 @@ class Throughput(Callback):
 
     def _reset(self, trainer: Trainer, device: torch.device) -> None:
         self._samples, self._logged_at, self._began = 0, trainer.global_step, time.perf_counter()
-        self._tokens = self._operations = torch.zeros((), device=device)
+        self._tokens: Tensor = torch.zeros((), device=device)
+        self._operations: Tensor = torch.zeros((), device=device)
         loader: Any = trainer.train_dataloader
         if hasattr(loader, "seconds_waited"):
             loader.seconds_waited = 0.0
