@@ -1,6 +1,7 @@
 r"""Ends of responses with the verdict that a careful person gives: kinds that were found in released responses.
 
-The responses are our own. Each case is (kind, benchmark, answer type, right answer, options, question, response, verdict).
+The responses are our own. Each case is (kind, benchmark, answer type, right answer, options, question,
+response, verdict).
 """
 
 YES_NO = ("Yes", "No")

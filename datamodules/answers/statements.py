@@ -106,8 +106,8 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
     """The number that a sentence states; None if there is none or more than one.
 
     What stands behind the last equals sign is it, and the number behind "there are", if it is the only one. Else
-    numbers that are bounds ("at least 80", "smaller than 0") and those that the question gives are left out; one must remain.
-    Where a year is asked for, the only year is it.
+    numbers that are bounds ("at least 80", "smaller than 0") and those that the question gives are left out; one must
+    remain. Where a year is asked for, the only year is it.
 
     Args:
         sentence: Cleaned of markup.
