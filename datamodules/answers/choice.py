@@ -74,6 +74,9 @@ def read_option(extracted: ExtractedAnswer, options: Mapping[str, str], letters:
     if pair:
         said = read_yes_no(extracted.line if extracted.status == "marker" else extracted.body, question)
         alone = _lone_letter(extracted.body, letters) if extracted.status == "last_line" else None
+        declared = _declared(split_sentences(extracted.line)[-1], letters) if extracted.line else set()
+        if said is None and len(declared) == 1:
+            return declared.pop()
         return alone or (None if said is None else pair[0] if said else pair[1])
     if extracted.status == "last_line":
         return _lone_letter(extracted.body, letters) or _in_sentences(extracted.body, options, letters, question)
@@ -137,7 +140,7 @@ def _in_sentences(body: str, options: Mapping[str, str], letters: str, question:
 
 def _declared(sentence: str, letters: str) -> set[str]:
     """Letters that a sentence names as options, unless it denies or compares them."""
-    if _DENIED.search(sentence) or is_undecided(sentence) and not re.search(r"\b(?:correct|answer)\b", sentence):
+    if _DENIED.search(sentence) or (is_undecided(sentence) and not re.search(r"\b(?:correct|answer)\b", sentence)):
         return set()
     found = {next(filter(None, match)) for match in _DECLARED.findall(normalize(sentence))}
     return {letter for letter in found if letter in letters and letter in OPTION_LETTERS}

@@ -1,4 +1,7 @@
-"""Answers with colons: times of the day and ratios. They are no numbers, but a ratio of two has a value."""
+"""Answers with colons or hyphens: times of the day, ratios, sequences like 5-2-3 and ranges.
+
+They are no numbers, but a ratio of two has a value.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,21 @@ _TIME = re.compile(
 )
 _DIGITAL = re.compile(r"(?P<hours>\d{1,2})\s*:\s*(?P<minutes>[0-5]\d)(?::(?P<seconds>[0-5]\d))?(?P<half>)")
 _TWO_NUMBERS = re.compile(r"(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)")
+_SEQUENCE = re.compile(r"\d+(?:\.\d+)?%?(?:\s*-\s*\d+(?:\.\d+)?%?)+")
 _COLON = re.compile(r"\s*:\s*")
 _TERM = re.compile(r"[\w.,\\{}^°/()+%' -]+")
 
 Time = tuple[int, int, int, str]
+
+
+def sequence_terms(text: str) -> list[str] | None:
+    """The terms of a normalised answer that is nothing but numbers with hyphens between; None for another."""
+    return re.split(r"\s*-\s*", text) if _SEQUENCE.fullmatch(text) else None
+
+
+def sequences_equal(first: list[str], second: list[str]) -> bool:
+    """Whether two sequences or ranges agree term by term: 5-2-3 is not 5-3-2, though both come to 0."""
+    return len(first) == len(second) and all(map(_terms_equal, first, second))
 
 
 def has_colon(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from datamodules.answers.colons import colons_equal
+from datamodules.answers.colons import colons_equal, sequence_terms, sequences_equal
 from datamodules.answers.formula import are_comparable
 from datamodules.answers.left_sides import drop_names, named_value
 from datamodules.answers.lists import AnswerList, list_items, split_list
@@ -56,6 +56,9 @@ def _equal(prediction: str, gold: str) -> bool:
         return False
     if prediction == gold or (text_key(prediction) and text_key(prediction) == text_key(gold)):
         return True
+    sequences = sequence_terms(prediction), sequence_terms(gold)
+    if sequences[0] is not None and sequences[1] is not None:
+        return sequences_equal(sequences[0], sequences[1])
     quantities = parse_quantity(prediction), parse_quantity(gold)
     if quantities[0] is not None and quantities[1] is not None:
         return quantities_equal(quantities[0], quantities[1])

@@ -15,9 +15,12 @@ MAX_LENGTH = 200
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\}|\\[A-Za-z]+")
 _MATH_WORDS = frozenset("sin cos tan cot sec csc log exp sqrt frac max min mod arcsin arccos arctan infty".split())
 _KNOWN_COMMANDS = frozenset(
-    "frac sqrt sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln lg exp binom infty pi max min gcd lcm "
-    "cdot times div pm mp le ge lt gt ne neq in notin cup cap setminus emptyset varnothing subset subseteq mathbb sum prod "
-    "int lim to det lfloor rfloor lceil rceil vert lvert rvert mid land lor wedge vee begin end overline bar vec hat alpha "
+    "frac sqrt sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln lg exp binom "
+    "infty pi max min gcd lcm "
+    "cdot times div pm mp le ge lt gt ne neq in notin cup cap setminus emptyset varnothing subset "
+    "subseteq mathbb sum prod "
+    "int lim to det lfloor rfloor lceil rceil vert lvert rvert mid land lor wedge vee begin end "
+    "overline bar vec hat alpha "
     "beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
     "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega".split()
 )

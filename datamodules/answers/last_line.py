@@ -8,7 +8,7 @@ from datamodules.answers.left_sides import named_value
 from datamodules.answers.letters import names_option
 from datamodules.answers.lists import split_list
 from datamodules.answers.normalize import normalize
-from datamodules.answers.sentences import is_undecided, split_sentences, without_lead
+from datamodules.answers.sentences import is_condition, is_undecided, split_sentences, without_lead
 from datamodules.answers.units import UNITS, parse_quantity
 
 MAX_LENGTH = 60
@@ -53,7 +53,7 @@ def values_in_line(line: str) -> list[str]:
     sentences = split_sentences(line)
     found = []
     for sentence in [*reversed(sentences)]:
-        if is_undecided(sentence):
+        if is_undecided(sentence) or is_condition(sentence):
             break
         value = value_in_sentence(sentence)
         if value and (is_value(value) or names_option(value)):

@@ -1,4 +1,4 @@
-r"""The value of an answer that names what it is the value of: ``x = 5``, ``5 = s``, ``(x, y) = (1, 2)``, ``AB : CD = 2``."""
+"""Answers that name what they are the value of: ``x = 5``, ``5 = s``, ``(x, y) = (1, 2)``, ``AB : CD = 2``."""
 
 from __future__ import annotations
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from datamodules.answers.colons import sequence_terms
 from datamodules.answers.normalize import normalize, text_key
 from datamodules.answers.numbers import number_value, values_equal
 from datamodules.answers.units import parse_quantity
 
 OPTION_LETTERS = "ABCDEFGHI"
 
-_CHAIN = re.compile(r"\d+(?:\.\d+)?%?(?:\s*-\s*\d+(?:\.\d+)?%?)+")
 _GOES_ON = r"(?=\s+(?:is|are|because|since|as|which)\b)"
 _ENDS = rf"(?:{_GOES_ON}|(?![\w'^]|\s*\w{{2,}}|\s*[=+*/^<>]))"
 
@@ -156,14 +156,9 @@ def _is_same_text(answer: str, option: str) -> bool:
 def _is_same_value(answer: str, option: str) -> bool:
     """Whether a normalised answer is the same number with the same unit as an option; chains and ranges are none."""
     option = normalize(option)
-    if _is_chain(option):
+    if sequence_terms(option) is not None:
         return False
     quantities = parse_quantity(answer), parse_quantity(option)
     if quantities[0] is None or quantities[1] is None or quantities[0].unit != quantities[1].unit:
         return False
     return values_equal(quantities[0].value, quantities[1].value)
-
-
-def _is_chain(option: str) -> bool:
-    """Whether an option reads as a sequence or a range and no subtraction: 5-2-3-1-4, 0.0 - 0.2."""
-    return _CHAIN.fullmatch(option) is not None

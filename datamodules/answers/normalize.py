@@ -150,5 +150,7 @@ def text_key(normalized: str) -> str:
     key = re.sub(r"^(?:the|an?)\s+(?=[a-z]{3})", "", normalized.casefold())
     key = re.sub(r"([_^])\{(\w)\}", r"\1\2", key)
     key = re.sub(r"(?<![^\W_])\s+|\s+(?![^\W_])", "", key).strip("?;:,")
+    if "°" in key:
+        key = re.sub(r"(?<=[a-z]) (?=\d)|(?<=\d) (?=[a-z])", "", key)  # the bearing N 30° E
     word = key.rstrip("!")
     return word if len(word) > 1 and word.isalpha() else key  # n! is a factorial

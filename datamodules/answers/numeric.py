@@ -20,7 +20,8 @@ _NUMBER = re.compile(
 _RELATION = re.compile(r"[<>]|\\(?:[lg]e|[lg]t|ne)(?![A-Za-z])")
 _BOLD = re.compile(r"\*\*(?P<inside>[^*\n]{1,60})\*\*")
 _AT_START = re.compile(
-    r"(?P<quantity>-?\d[\d,]*(?:\.\d+)?(?:\s*(?:%|°|[A-Za-z]+(?:\^?\d)?))?)\s*(?:,|\(|\b(?:with|for|because|as|since|in|and so|units?)\b)"
+    r"(?P<quantity>-?\d[\d,]*(?:\.\d+)?(?:\s*(?:%|°|[A-Za-z]+(?:\^?\d)?))?)\s*(?:,|\(|\b(?:with|for"
+    r"|because|as|since|in|and so|units?)\b)"
 )
 _FUNCTION_VALUE = re.compile(r"\b[A-Za-z]\(\s*-?[\d.]+\s*\)")
 

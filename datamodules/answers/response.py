@@ -14,7 +14,8 @@ _SPECIAL_TOKEN = re.compile(
     r"<s>|<bos>|<\|(?:im_start|begin_of_text|start_header_id|end_header_id)\|>(?:\s*assistant\b)?|<start_of_turn>(?:model\b)?"
 )
 _COURTESY = re.compile(
-    r"[^\w(]*(?:i hope\b|hope (?:this|that|it)\b|(?:please\s+)?(?:let me know|feel free)\b|is there anything\b|(?:would|do) you "
+    r"[^\w(]*(?:i hope\b|hope (?:this|that|it)\b|(?:please\s+)?(?:let me know|feel free)\b"
+    r"|is there anything\b|(?:would|do) you "
     r"(?:like|have|want|need)\b|if you (?:have|need|want|would like)\b|(?:please )?(?:ask|tell) me\b|thank you|thanks\b"
     r"|you(?:'|’)re welcome|have a (?:great|nice|good)|good luck|happy to help|希望|如果您?有|如有)[^\n]*$",
     re.IGNORECASE,

@@ -13,8 +13,10 @@ _SENTENCE_END = re.compile(
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|approx|Fig|No|Mr|Mrs|Dr|St|ca)|^\W*\(?(?:[A-I]|\d{1,2}))$")
 _LEAD = re.compile(
     r"(?:(?:so|thus|hence|therefore|then|and|finally|in (?:conclusion|summary|total)|overall|as a result|consequently"
-    r"|we (?:find|get|have|see|conclude|know)(?: that)?|it follows that|this means(?: that)?|(?:based|depending) on [^,]{1,80}"
-    r"|from (?:the|this) [^,]{1,60}|according to [^,]{1,60}|in the (?:image|figure|graph|chart|picture|table|diagram|photo))"
+    r"|we (?:find|get|have|see|conclude|know)(?: that)?|it follows that|this means(?: that)?"
+    r"|(?:based|depending) on [^,]{1,80}"
+    r"|from (?:the|this) [^,]{1,60}|according to [^,]{1,60}|in the (?:image|figure|graph|chart"
+    r"|picture|table|diagram|photo))"
     r"(?:\s*[,:]\s*|\s+))+",
     re.IGNORECASE,
 )
@@ -23,15 +25,19 @@ _CONCLUDES = re.compile(
     re.IGNORECASE,
 )
 _UNDECIDED = re.compile(
-    r"\b(?:(?:not|n't|no|without|insufficient|lacks?)\s+(?:\w+\s+){0,4}(?:information|context|data|details)|(?:can(?:not|'t| not)"
-    r"|could not|couldn't|unable to|(?:im|not )possible to|difficult to|hard to|not (?:clear|possible|provided|specified|enough))"
+    r"\b(?:(?:not|n't|no|without|insufficient|lacks?)\s+(?:\w+\s+){0,4}(?:information|context|data"
+    r"|details)|(?:can(?:not|'t| not)"
+    r"|could not|couldn't|unable to|(?:im|not )possible to|difficult to|hard to|not (?:clear"
+    r"|possible|provided|specified|enough))"
     r"(?:\s+(?:\w+\s+)?(?:be\s+)?(?:determined?|answer(?:ed)?|say|sa?id|tell|told|provided?|find|found|conclude|choose|decide"
-    r"|calculated?|identif(?:y|ied)|predict)|\b)|sorry\b|not sure\b|choose between|(?:does|do|did|is|are) not (?:provided?|specif"
+    r"|calculated?|identif(?:y|ied)|predict)|\b)|sorry\b|not sure\b|choose between|(?:does|do|did|is"
+    r"|are) not (?:provided?|specif"
     r"(?:y|ied)|given|mention(?:ed)?)|depends? on)",
     re.IGNORECASE,
 )
 _NEGATED = re.compile(
-    r"\b(?:not|no|never|neither|nor|none|without|except|unlike|instead|rather|cannot|incorrect|wrong|false|other than)\b|n['’]t\b",
+    r"\b(?:not|no|never|neither|nor|none|without|except|unlike|instead|rather|cannot|incorrect|wrong"
+    r"|false|other than)\b|n['’]t\b",
     re.IGNORECASE,
 )
 _CONDITION = re.compile(r"\W*(?:if|when|suppose|assuming|unless|whether|for example)\b", re.IGNORECASE)

@@ -21,7 +21,8 @@ _STATED = re.compile(
     re.IGNORECASE,
 )
 _BOUND = re.compile(
-    r"(?:between\s+[\d.,]+\s+and|than|least|most|above|below|over|under|between|exceed(?:s|ing)?|up to|from|to|within|minimum of|maximum of|out of"
+    r"(?:between\s+[\d.,]+\s+and|than|least|most|above|below|over|under|between|exceed(?:s|ing)?"
+    r"|up to|from|to|within|minimum of|maximum of|out of"
     r"|divided by|times|option|step|figure|question|one of the)\s+(?:the\s+|or equal to\s+)?[$€£]?$",
     re.IGNORECASE,
 )
@@ -104,9 +105,9 @@ def _is_part(option: str, other: str) -> bool:
 def stated_number(sentence: str, question: str = "") -> Value | None:
     """The number that a sentence states; None if there is none or more than one.
 
-    What stands behind the last equals sign is it, and the number behind "there are", if it is the only one. Else numbers
-    that are bounds ("at least 80", "smaller than 0") and those that the question gives are left out; one must remain.
-    Where a year is asked for, the only year is it.
+    What stands behind the last equals sign is it, and the number behind "there are", if it is the only one. Else
+    numbers that are bounds ("at least 80", "smaller than 0") and those that the question gives are left out; one must
+    remain. Where a year is asked for, the only year is it.
 
     Args:
         sentence: Cleaned of markup.

@@ -53,7 +53,7 @@ def main() -> None:
         text = _INNER_SPACE.sub("", _with_radians(text))
         return list(parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None))
 
-    def are_same_equation(first: Any, second: Any) -> bool:  # noqa: ANN401 - sympy has no types
+    def are_same_equation(first: Any, second: Any) -> bool:
         """Whether the differences of both sides are multiples of each other by a number that is not 0."""
         left, right = first.lhs - first.rhs, second.lhs - second.rhs
         symbols = sorted(left.free_symbols | right.free_symbols, key=str)

@@ -153,7 +153,7 @@ def parse_quantity(text: str) -> Quantity | None:
 
 
 def _scaled_quantity(match: re.Match[str]) -> Quantity | None:
-    """ "3 million dollars" and "3k"."""
+    """The quantity of "3 million dollars" or of "3k"."""
     value = number_value(match["number"])
     scale = SCALES[match["word"].lower()] if match["word"] else 1000
     unit = _spell_unit(match["unit"], is_glued=False) if match["unit"] else ""

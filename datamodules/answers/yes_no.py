@@ -12,7 +12,8 @@ _AFFIRMATIVE = ("yes", "true")
 _NEGATIVE = ("no", "false")
 _HEAD = re.compile(
     r"[\s\W]*(?:(?:so|therefore|thus|hence)\b,?\s+)?(?:(?:the|my|our)\s+answer\s+(?:to\s+(?:the|this)\s+question\s+)?is\s*:?\s*)?"
-    r"(?:definitely|clearly|simply|probably|most likely)?[\s\"“*(]*(?P<word>yes|no|true|false)\b(?=[\s\"”*)]*(?:[,.;:!—–-]|\n|$))",
+    r"(?:definitely|clearly|simply|probably|most likely)?[\s\"“*(]*(?P<word>yes|no|true"
+    r"|false)\b(?=[\s\"”*)]*(?:[,.;:!—–-]|\n|$))",
     re.IGNORECASE,
 )
 _AUXILIARY = re.compile(
@@ -21,7 +22,8 @@ _AUXILIARY = re.compile(
 _NOT = re.compile(r"\bnot\b|n['’]t\b", re.IGNORECASE)
 _REASON = re.compile(r",\s+(?:as|because|since|which|where|with)\b.*$", re.IGNORECASE | re.DOTALL)
 _LITTLE = frozenset(
-    "color colour actually indeed also the a an is are was were be been do does did has have had can could will would there that this it of".split()
+    "color colour actually indeed also the a an is are was were be been do does did has have had "
+    "can could will would there that this it of".split()
 )
 
 

@@ -5,9 +5,9 @@ Prints one line a response file::
     python -m tools.benchmarks.released_answers ../shared/real
     python -m tools.benchmarks.released_answers ../shared/real --disagreements disagreements.jsonl
 
-Columns: number of responses; accuracy (%) as published, by the official rules and by ours; agreement of our verdicts with
-the published ones (%); false accepts (ours right, published wrong); false rejects (ours wrong, published right, and the
-authors' own reading names the right answer) with their share of such responses (%). Published verdicts are not always
+Columns: number of responses; accuracy (%) as published, by the official rules and by ours; agreement of our verdicts
+with the published ones (%); false accepts (ours right, published wrong); false rejects (ours wrong, published
+right, and the authors' own reading names the right answer) with their share of such responses (%). Published verdicts are not always
 right: they rest on a script or on a judge model. What our rules read from a response is in the list of disagreements.
 
 Folders are read where they exist: mathvision (test.jsonl; one JSONL file a model), mathvista (testmini.json;
@@ -59,6 +59,7 @@ class Row:
         published: Right as published.
         official: Right by the official rules.
         ours: Right by our rules.
+        agreeing: With the published verdict, by our rules.
         false_accepts: Right by ours, wrong as published.
         false_rejects: Wrong by ours, right as published and named.
         named: Right as published and named.
@@ -129,11 +130,16 @@ def read_mathvista(folder: Path) -> Iterator[tuple[str, list[Released]]]:
         released = []
         for pid, entry in _json(file).items():
             asked = _known(questions, pid, file, pid)
-            if asked["choices"] and len(set(asked["choices"])) < len(asked["choices"]):
-                continue  # two options with one text: the row has no single right letter
             cells = {name: asked[name] for name in ("question_type", "answer_type", "choices", "precision", "unit")}
+            letters = [
+                letter
+                for letter, text in zip(OPTION_LETTERS, asked["choices"] or (), strict=False)
+                if text == asked["answer"]
+            ]
             cells |= {"index": pid, "question": entry["query"], "answer": asked["answer"]}
+            cells |= {"answer_option": letters[0]} if letters else {}
             question = _question("MathVista", cells, f"{file}: {pid}")
+            question = replace(question, gold=tuple(letters) or question.gold)  # options of one text are one answer
             is_named = not question.options or entry["prediction"] in _named_texts(entry["extraction"], question)
             released.append(Released(question, entry["response"], entry["true_false"], is_named))
         yield file.name, released
@@ -247,13 +253,13 @@ def _question(benchmark: str, cells: Mapping[str, object], where: str) -> Benchm
     return replace(question, images=())
 
 
-def _known(items: Mapping[str, Any], key: str, file: Path, place: object) -> Any:  # noqa: ANN401 - released JSON
+def _known(items: Mapping[str, Any], key: str, file: Path, place: object) -> Any:
     if key not in items:
         raise ValueError(f"{file}:{place}: there is no question {key!r} in this folder")
     return items[key]
 
 
-def _json(path: Path) -> Any:  # noqa: ANN401 - released JSON
+def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
