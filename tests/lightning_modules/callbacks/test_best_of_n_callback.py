@@ -252,6 +252,21 @@ def test_negative_scores_have_no_product(run, tmp_path):
         make_trainer(tmp_path, logger=False, callbacks=[asked]).validate(Advantage(), loaders, verbose=False)
 
 
+def test_a_model_of_whole_responses_has_one_aggregation(run, tmp_path):
+    """All five would give its one score; they are reported where somebody asks for them."""
+    folder, _ = run
+    loaders = evaluation_loaders(folder)[1:-1]  # of the benchmarks
+    module = Reader()
+    module.protocol = Protocol("outcome")
+    methods = {}
+    for asked in (None, ("min", "max")):
+        callback = BestOfN(ns=(4,), aggregations=asked, bootstrap=50, output_dir=str(tmp_path / "out"))
+        make_trainer(tmp_path, logger=False, callbacks=[callback]).validate(module, loaders, verbose=False)
+        stored = read_json(tmp_path / "out" / "best_of_n_validate.json")["accuracies"]["overall"]
+        methods[asked] = {name for name in stored if name.startswith("prm_")}
+    assert methods == {None: {"prm_mean"}, ("min", "max"): {"prm_min", "prm_max"}}
+
+
 def test_two_processes_give_the_table_of_one(run, tmp_path):
     """7 questions and 5 solutions over 2 processes: the sampler hands one of each out twice."""
     folder, _ = run
