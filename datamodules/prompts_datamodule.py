@@ -24,6 +24,7 @@ from datamodules.policy.prompts import (
     PromptBatch,
     PromptCollator,
     PromptDataset,
+    PromptGrading,
     benchmark_prompts,
     read_prompts,
     with_other_images,
@@ -44,7 +45,9 @@ class PromptDataModule(LightningDataModule):
         benchmark_options: Name of a benchmark to how it is read: its split and table, and what to do about incomplete
             units, bad rows, and questions that are not those of the release.
         rules: How responses to benchmark questions are graded: by our rules, which cut the final answer out and never
-            guess, or by the official ones of each benchmark's authors.
+            guess, by the official ones of each benchmark's authors, or by those of VLMEvalKit.
+        grading: How responses to ``prompts`` are graded: by our rules, or as the released annotation of
+            VisualPRM400K-v1.1 did, see :mod:`datamodules.policy.visualprm_v1_1`.
         image_root: Folder that image paths are relative to; a file's own folder by default.
         other_images: Give every question the images of another one; a control, see
             :func:`datamodules.policy.prompts.with_other_images`.
@@ -71,6 +74,7 @@ class PromptDataModule(LightningDataModule):
         benchmark_names: list[str] | None = None,
         benchmark_options: dict[str, BenchmarkOptions] | None = None,
         rules: Rules = "ours",
+        grading: PromptGrading = "ours",
         image_root: str | None = None,
         other_images: bool = False,
         max_prompts: int | None = None,
@@ -149,12 +153,15 @@ class PromptDataModule(LightningDataModule):
             Path(self.hparams[name]),
             Path(root) if root else None,
             POLICY_INSTRUCTION if instruction is None else instruction,
+            self.hparams["grading"],
         )
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """What predictions depend on beside the prompts and the policy."""
-        return {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
+        settings = {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
+        # Ours is not named, so that runs from before there was a choice go on.
+        return settings if self.hparams["grading"] == "ours" else settings | {"grading": self.hparams["grading"]}
 
     @property
     def prompt_ids(self) -> list[str]:
