@@ -24,6 +24,7 @@ from datamodules.policy.prompts import (
     PromptBatch,
     PromptCollator,
     PromptDataset,
+    PromptGrading,
     benchmark_prompts,
     read_prompts,
     with_other_images,
@@ -45,8 +46,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
         benchmark_names: Benchmarks to predict; by default all that the folder has.
         benchmark_options: For each benchmark by name how it is read: split, table, and what to do about incomplete
             units, bad rows, and questions that are not those of the release.
-        rules: How responses to benchmark questions are graded: "ours" (cut the final answer out and never guess), or
-            "official" (the rules of each benchmark's authors).
+        rules: How responses to benchmark questions are graded: "ours" (cut the final answer out and never guess),
+            "official" (the rules of each benchmark's authors), or "vlmevalkit".
+        grading: How responses to ``prompts`` are graded: "ours", or as the released annotation of VisualPRM400K-v1.1
+            did, see :mod:`datamodules.policy.visualprm_v1_1`.
         image_root: Folder that image paths are relative to; the folder of the file by default.
         other_images: Give every question the images of another one, as a control; see
             :func:`datamodules.policy.prompts.with_other_images`.
@@ -79,6 +82,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         benchmark_names: list[str] | None = None,
         benchmark_options: dict[str, BenchmarkOptions] | None = None,
         rules: Rules = "ours",
+        grading: PromptGrading = "ours",
         image_root: str | None = None,
         other_images: bool = False,
         max_prompts: int | None = None,
@@ -161,12 +165,15 @@ class PromptDataModule(ResumableData, LightningDataModule):
             Path(self.hparams[name]),
             Path(root) if root else None,
             POLICY_INSTRUCTION if instruction is None else instruction,
+            self.hparams["grading"],
         )
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
-        """What predictions depend on, beside the prompts and the policy."""
-        return {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
+        """What predictions depend on beside the prompts and the policy."""
+        settings = {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
+        # Ours is not named, so that runs from before there was a choice go on.
+        return settings if self.hparams["grading"] == "ours" else settings | {"grading": self.hparams["grading"]}
 
     @property
     def prompt_ids(self) -> list[str]:

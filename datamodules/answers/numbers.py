@@ -2,8 +2,8 @@ r"""The value of a numeric answer, computed by a small parser of arithmetic and 
 
 Understands ``-1,234.5``, ``3/4``, ``1\frac{1}{2}``, ``2.5 \times 10^{-3}``, ``\frac{2\pi}{3}``, ``2\sqrt3``, and sums,
 products and powers of these. Numbers in words are read by :mod:`datamodules.answers.number_words`. Anything else,
-letters for instance, has no value here. No library does it: SymPy's parsers evaluate whatever they read, without a bound
-on powers.
+letters for instance, has no value here. No library does it: SymPy's parsers evaluate whatever they read, without a
+bound on powers.
 """
 
 from __future__ import annotations

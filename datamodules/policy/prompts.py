@@ -8,11 +8,13 @@ questions of the benchmarks, and turns both into batches for :class:`lightning_m
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -24,10 +26,15 @@ from datamodules.answers.letters import OPTION_LETTERS, extract_option
 from datamodules.benchmarks import BenchmarkOptions, Grade, Rules, benchmarks_in, make_benchmark
 from datamodules.benchmarks.base import POLICY_INSTRUCTION, with_instruction
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, question_content
+from datamodules.policy import visualprm_v1_1
 from datamodules.rollouts.grading import question_digest, verdict_digest
 from datamodules.storage import fields
 from datamodules.storage.files import read_jsonl
 from datamodules.storage.images import open_image
+
+logger = logging.getLogger(__name__)
+
+PromptGrading = Literal["ours", "visualprm_v1_1"]
 
 
 @dataclass(frozen=True)
@@ -170,18 +177,27 @@ def grade_by_answer(gold: str) -> Callable[[str], Grade]:
     return grade
 
 
-def read_prompts(path: Path, image_root: Path | None = None, instruction: str = POLICY_INSTRUCTION) -> list[Prompt]:
+def read_prompts(
+    path: Path,
+    image_root: Path | None = None,
+    instruction: str = POLICY_INSTRUCTION,
+    grading: PromptGrading = "ours",
+) -> list[Prompt]:
     """Read MMPR prompt rows from a JSONL file.
 
     Args:
         path: JSONL file; rows hold question, answer, and optionally id, image (a path or a list), source, response.
         image_root: Folder that image paths are relative to; the file's own folder by default.
         instruction: Text after each question; may be empty.
+        grading: How responses are compared with the gold answer: by our rules, or as the released annotation of
+            VisualPRM400K-v1.1 did, by source (:mod:`datamodules.policy.visualprm_v1_1`).
 
     Raises:
-        ValueError: If a field is missing, blank or of the wrong type, an id is duplicate, or the placeholders of a
-            question do not match its images; names file, line and field.
+        ValueError: If there is no such grading, a field is missing, blank or of the wrong type, an id is duplicate, or
+            the placeholders of a question do not match its images; names file, line and field.
     """
+    if grading not in get_args(PromptGrading):
+        raise ValueError(f"grading must be one of {', '.join(get_args(PromptGrading))}, got {grading!r}")
     root = image_root or path.parent
     prompts: list[Prompt] = []
     seen: set[str] = set()
@@ -205,20 +221,34 @@ def read_prompts(path: Path, image_root: Path | None = None, instruction: str = 
         def load(names: list[str] = names, where: str = where) -> list[Image.Image]:
             return [open_image(root / name, f"{where}: field 'image'") for name in names]
 
+        source = str(row.get("source", path.stem))
         prompts.append(
             Prompt(
                 prompt_id,
                 question,
                 tuple(names),
                 answer,
-                str(row.get("source", path.stem)),
+                source,
                 load,
-                grade_by_answer(answer),
+                grade_by_answer(answer) if grading == "ours" else visualprm_v1_1.grade_as_released(answer, source),
                 response,
                 with_instruction(question, instruction),
             )
         )
+    if grading == "visualprm_v1_1":
+        _warn_of_inverted_checks(prompts, path)
     return prompts
+
+
+def _warn_of_inverted_checks(prompts: Sequence[Prompt], path: Path) -> None:
+    counts = Counter(prompt.source for prompt in prompts if visualprm_v1_1.has_inverted_check(prompt.source))
+    if counts:
+        logger.warning(
+            "%s: grading visualprm_v1_1 takes answers of %s for right that are unlike the gold answer, as the released "
+            "annotation did; their scores may be noise, so leave these sources out or grade them by 'ours'",
+            path,
+            ", ".join(f"{source} ({count} prompts)" for source, count in sorted(counts.items())),
+        )
 
 
 def benchmark_prompts(

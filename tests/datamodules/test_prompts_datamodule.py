@@ -77,14 +77,14 @@ def test_rules_and_splits_from_yaml(tmp_path, tiny_processor):
     module.setup("predict")
     assert module.prompt_ids == ["MathVision/7", "MathVision/8"]
     (batch,) = module.predict_dataloader()
-    assert not batch.prompts[0].grade("It is 007").is_correct
+    assert not batch.prompts[0].grade("It would be 007").is_correct
     assert POLICY_INSTRUCTION in batch.messages[0][-1]["content"][-1]["text"]
     assert module.prediction_settings["rules"] == "official"
     row = {
         "benchmark": "MathVision",
         "question_id": "7",
         "sample_index": 0,
-        "response": "It is 007",
+        "response": "It would be 007",
         "is_correct": True,
     }
     row |= {"extracted_answer": "007", "policy": "p", "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 9, "seed": 0}

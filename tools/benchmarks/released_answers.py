@@ -7,8 +7,9 @@ Prints one line a response file::
 
 Columns: number of responses; accuracy (%) as published, by the official rules and by ours; agreement of our verdicts
 with the published ones (%); false accepts (ours right, published wrong); false rejects (ours wrong, published
-right, and the authors' own reading names the right answer) with their share of such responses (%). Published verdicts are not always
-right: they rest on a script or on a judge model. What our rules read from a response is in the list of disagreements.
+right, and the authors' own reading names the right answer) with their share of such responses (%). Published verdicts
+are not always right: they rest on a script or on a judge model. What our rules read from a response is in the list of
+disagreements.
 
 Folders are read where they exist: mathvision (test.jsonl; one JSONL file a model), mathvista (testmini.json;
 output_*.json), mmmu (answer_dict_val.json; llava1.5_13b_val.json, whose options are not released), and logicvista
