@@ -21,7 +21,7 @@ from datamodules.rollouts.records import Rollout, place, read_rollouts
 logger = logging.getLogger(__name__)
 
 OnMissing = Literal["error", "skip"]
-VerdictRules = Literal["ours", "official", "file"]
+VerdictRules = Literal["ours", "official", "vlmevalkit", "file"]
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
         folder: Holds the benchmark's table or dataset.
         rollouts: At least the samples 0 to N - 1 of each question; those of other benchmarks are not looked at.
         num_candidates: N.
-        rules: Whose verdicts count. "ours" and "official" grade by these rules what is not known to be graded by them.
-            By default these are the rules that each rollout names, ours if it names none. "file" takes the verdicts as
-            they are in the file, for instance of a judge. Verdicts in the file that differ from those of the rules are
-            reported in each case.
+        rules: Whose verdicts count. "ours", "official" and "vlmevalkit" grade by these rules what is not known to be
+            graded by them. By default these are the rules that each rollout names, ours if it names none. "file" takes
+            the verdicts as they are in the file, for instance of a judge. Verdicts in the file that differ from those
+            of the rules are reported in each case.
         options: Name of a benchmark to how it is read.
         on_missing: What to do about questions without any rollouts: raise an error that names them, or leave them out
             and say so.

@@ -58,8 +58,8 @@ class VisualPRM400KDataModule(LightningDataModule):
         benchmark_names: Which benchmarks; those that the rollouts are from by default.
         benchmark_options: Name of a benchmark to how it is read: its split and table, and what to do about incomplete
             units, bad rows, and questions that are not those of the release.
-        rules: Whose verdicts count: of our rules, of the official ones of each benchmark's authors, or those in the
-            file; see :class:`datamodules.best_of_n.BestOfNDataset`.
+        rules: Whose verdicts count: of our rules, of the official ones of each benchmark's authors, of VLMEvalKit's, or
+            those in the file; see :class:`datamodules.best_of_n.BestOfNDataset`.
         candidates_per_question: N, how many rollouts of each question to score.
         batch_size: Training conversations a batch and rank; not used where they are packed.
         packed_tokens: Pack training conversations into batches of at most so many tokens, without padding. Models that
@@ -75,7 +75,8 @@ class VisualPRM400KDataModule(LightningDataModule):
         max_samples_per_source: At most so many rows of each source in each split, chosen by ``seed``. A source is the
             ``source`` of a row, else the stem of its file.
         seed: Of the training order, of the split and of the choice of rows.
-        on_bad_row: Skip annotation rows that cannot be used and say how many and which, or raise an error at the first.
+        on_bad_row: Skip rows of annotations and of VisualProcessBench that cannot be used and say how many and which,
+            or raise an error at the first.
         check_images: Look at the header of every image of the annotations when they are first read.
         cache_dir: Where the tables of annotations are kept; the cache of `datasets` by default.
         model_name_or_path: Checkpoint whose processor to use where no model connects.
@@ -193,7 +194,7 @@ class VisualPRM400KDataModule(LightningDataModule):
         self.supervision.read(with_training=stage == "fit")
         if options["visual_process_bench"] and self._process_bench is None:
             self._process_bench = VisualProcessBenchDataset(
-                Path(options["visual_process_bench"]), options["visual_process_bench_totals"]
+                Path(options["visual_process_bench"]), options["visual_process_bench_totals"], options["on_bad_row"]
             )
             self._unchecked.add(VISUAL_PROCESS_BENCH)
         if options["benchmarks"] and not self._benchmarks:
