@@ -21,7 +21,7 @@ from datamodules.rollouts.records import Rollout, place, read_rollouts
 logger = logging.getLogger(__name__)
 
 OnMissing = Literal["error", "skip"]
-VerdictRules = Literal["ours", "official", "file"]
+VerdictRules = Literal["ours", "official", "vlmevalkit", "file"]
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
         folder: Folder with the benchmark's table or dataset.
         rollouts: At least samples 0 to N - 1 of each question. Those of other benchmarks are ignored.
         num_candidates: N.
-        rules: Whose verdicts count. "ours" and "official": those of these rules; rollouts that were not graded by them
-            are graded. None, the default: those of the rules that each rollout names, ours if it names none. "file":
-            the verdicts as they are in the file, for instance those of a judge. Verdicts of the file that differ from
-            those of the rules are reported in each case.
+        rules: Whose verdicts count. "ours", "official" and "vlmevalkit": those of these rules; rollouts that were not
+            graded by them are graded. None, the default: those of the rules that each rollout names, ours if it names
+            none. "file": the verdicts as they are in the file, for instance those of a judge. Verdicts of the file that
+            differ from those of the rules are reported in each case.
         options: For each benchmark by name how it is read.
         on_missing: What to do about questions without rollouts: raise an error that names them, or skip and report
             them.

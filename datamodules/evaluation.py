@@ -20,6 +20,7 @@ from datamodules.interfaces import RewardModelFacts
 from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProcessBenchDataset
 from datamodules.process_bench.totals import DATASET_NAME as VISUAL_PROCESS_BENCH
 from datamodules.process_bench.totals import TotalsCheck
+from datamodules.supervision.rows import OnBadRow
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class EvaluationDataModule(LightningDataModule):
             supervision.
         questions_per_batch: Benchmark questions of a batch on each rank, each with its N candidates.
         num_workers: DataLoader workers of each dataloader.
+        on_bad_row: What to do about rows of VisualProcessBench that cannot be used: skip them, and say how many and
+            which, or raise an error at the first. Benchmarks have their own in ``benchmark_options``.
         max_steps: Solutions with more steps have neighbouring ones merged. The model's by default, 12 without a model.
         response_as_one_step: Judge whole responses, as outcome reward models do. As the model does by default.
         model_name_or_path: Checkpoint whose processor reads conversations where no model connects.
@@ -76,6 +79,7 @@ class EvaluationDataModule(LightningDataModule):
         eval_batch_size: int = 8,
         questions_per_batch: int = 4,
         num_workers: int = 0,
+        on_bad_row: OnBadRow = "skip",
         max_steps: int | None = None,
         response_as_one_step: bool | None = None,
         model_name_or_path: str | None = None,
@@ -152,7 +156,7 @@ class EvaluationDataModule(LightningDataModule):
         self._stage = stage
         if options["visual_process_bench"] and self._process_bench is None:
             self._process_bench = VisualProcessBenchDataset(
-                Path(options["visual_process_bench"]), options["visual_process_bench_totals"]
+                Path(options["visual_process_bench"]), options["visual_process_bench_totals"], options["on_bad_row"]
             )
             self._unchecked.add(VISUAL_PROCESS_BENCH)
         if options["benchmarks"] and not self._benchmarks:

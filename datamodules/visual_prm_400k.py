@@ -55,8 +55,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         max_samples_per_source: At most so many rows of each source in each split, chosen by ``seed``. The source is the
             ``source`` of a row, else the stem of its file.
         seed: Of the order of training samples, of the validation split, and of the choice of rows.
-        on_bad_row: What to do about annotation rows that cannot be used: skip them, and say how many and which, or
-            raise an error at the first.
+        on_bad_row: What to do about rows of annotations and of VisualProcessBench that cannot be used: skip them, and
+            say how many and which, or raise an error at the first.
         check_images: Whether to read the header of every image of the annotations when their table is built.
         cache_dir: Where the tables of annotations are kept; the cache of `datasets` by default.
         sources: Further process supervision to train on, with settings of its own, as a list, or as a mapping whose
@@ -96,7 +96,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         test_held_out: bool = False,
         **evaluation: Any,
     ) -> None:
-        super().__init__(**evaluation)  # also saves the hyperparameters of this class
+        super().__init__(on_bad_row=on_bad_row, **evaluation)  # also saves the hyperparameters of this class
         if not 0.0 <= validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
         if validation_fraction and (validation_annotations or not (train_annotations or sources)):

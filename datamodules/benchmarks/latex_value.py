@@ -155,7 +155,7 @@ class _Reader:
         if piece in _CLOSING:
             value = self.sum()
             self.expect(_CLOSING[piece])
-            return abs(value) if piece == "|" else value
+            return -value if piece == "|" and value < 0 else value
         raise _NoValueError(piece)
 
     def _root(self) -> Number:

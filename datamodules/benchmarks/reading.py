@@ -99,8 +99,7 @@ class BenchmarkReader(ABC):
         self._names_table = table is not None
         self._names_split = split is not None or table is not None
         self._use_split(split or by_table.get(table or "", next(iter(self.releases))))
-        if table:
-            self.tables = (table,)
+        self.tables: tuple[str, ...] = (table,) if table else self.release.tables
         self.allow_incomplete = allow_incomplete
         self.on_bad_row = on_bad_row
         self.on_mismatch = on_mismatch
@@ -116,7 +115,7 @@ class BenchmarkReader(ABC):
             raise ValueError(f"{self.name} has no split {split!r}; known are {', '.join(self.releases)}")
         self.split = split
         self.release = self.releases[split]
-        self.tables: tuple[str, ...] = self.release.tables
+        self.tables = self.release.tables
 
     def note(self, remark: str, row: TableRow) -> None:
         """Remember something remarkable about a row that is scored all the same; :meth:`read` gives one notice of it.
@@ -237,14 +236,12 @@ class BenchmarkReader(ABC):
         parts = self.hub_parts()
         files = f"{parts[0]}{' and so on' if len(parts) > 1 else ''}"
         tables = f"the table {' or '.join(self.tables)}, and " if self.tables else ""
-        clone = f"{self.clone.files[self.split]} of {self.clone.repository}, " if self._has_clone() else ""
+        file = self.clone.files.get(self.split) if self.clone else None
+        clone = f"{file} of {self.clone.repository}, " if self.clone and file else ""
         return (
             f"{self.name} is not in {folder}; looked for {tables}{clone}a copy of {' or '.join(self.hub.repositories)} "
             f"({files}) in one of the folders {roots}"
         )
-
-    def _has_clone(self) -> bool:
-        return self.clone is not None and self.split in self.clone.files
 
     def _table_rows(self, path: Path) -> Iterator[Row]:
         table = read_table(path, self.required_columns, self.on_bad_row)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,9 +17,12 @@ from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER
 from datamodules.process_bench.totals import TotalsCheck, check_totals, count_steps
 from datamodules.storage import fields
+from datamodules.storage.fields import first_of
 from datamodules.storage.files import parse_json_line, read_lines
 from datamodules.storage.images import check_image
 from datamodules.supervision.image_roots import ImageFinder, OpenedRoots
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "test.jsonl"
 CORRECT, NEUTRAL, INCORRECT = 1, 0, -1
@@ -67,25 +71,38 @@ class ProcessBenchBatch(StepBatch):
             )
 
 
-def read_visual_process_bench(folder: Path, totals: TotalsCheck = "auto") -> list[JudgedSolution]:
+def read_visual_process_bench(
+    folder: Path, totals: TotalsCheck = "auto", on_bad_row: Literal["error", "skip"] = "skip"
+) -> list[JudgedSolution]:
     """Read ``test.jsonl`` of a folder and look at the headers of its images.
 
     Args:
         folder: Image paths are relative to it, to its folder ``images``, or to the root of its ``images.zip``, which is
             read where it is.
         totals: See :func:`datamodules.process_bench.totals.check_totals`.
+        on_bad_row: Leave out rows that cannot be used and say how many and which, or raise an error at the first one.
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If a row is wrong, naming file, line and field; or if the totals are not those of the release.
+        ValueError: If no row can be used, or one cannot and ``on_bad_row`` is "error", naming file, line and field; or
+            if the totals are not those of the release.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         raise FileNotFoundError(f"VisualProcessBench: {path} does not exist; give the folder that holds {FILE_NAME}")
     find_image = ImageFinder(OpenedRoots().with_archives([folder]))
-    solutions = [_parse(parse_json_line(line, where), where, find_image) for where, line in read_lines(path)]
+    solutions, problems = [], []
+    for where, line in read_lines(path):
+        try:
+            solutions.append(_parse(parse_json_line(line, where), where, find_image))
+        except ValueError as error:
+            if on_bad_row == "error":
+                raise
+            problems.append(str(error))
     if not solutions:
-        raise ValueError(f"{path}: holds no rows")
+        raise ValueError(f"{path}: holds no rows that can be used{f': {problems[0]}' if problems else ''}")
+    if problems:
+        logger.warning("%d rows cannot be used and are left out: %s", len(problems), first_of(problems, "; "))
     counts = count_steps((solution.data_source, solution.correctness) for solution in solutions)
     check_totals(counts, str(path), totals)
     return solutions
@@ -136,10 +153,13 @@ class VisualProcessBenchDataset(Dataset[JudgedSolution]):
     Args:
         folder: Holds ``test.jsonl`` and the images, unpacked or as ``images.zip``.
         totals: See :func:`datamodules.process_bench.totals.check_totals`.
+        on_bad_row: See :func:`read_visual_process_bench`.
     """
 
-    def __init__(self, folder: Path, totals: TotalsCheck = "auto") -> None:
-        self.solutions = read_visual_process_bench(folder, totals)
+    def __init__(
+        self, folder: Path, totals: TotalsCheck = "auto", on_bad_row: Literal["error", "skip"] = "skip"
+    ) -> None:
+        self.solutions = read_visual_process_bench(folder, totals, on_bad_row)
 
     def __len__(self) -> int:
         return len(self.solutions)

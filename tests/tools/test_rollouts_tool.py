@@ -149,7 +149,7 @@ def test_plain_rows(tables, tmp_path, write_lines, capsys):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"response": "a"}, "one of the fields 'question_id' and 'index' must be there, found []"),
+        ({"response": "a"}, "one of the fields 'question_id', 'index' and 'id' must be there, found []"),
         ({"question_id": "1", "index": 1, "response": "a"}, "found ['question_id', 'index']"),
         ({"question_id": 1.5, "response": "a"}, "field 'question_id' must be a string or a whole number, got 1.5"),
         ({"question_id": "1"}, "one of the fields 'response' and 'responses' must be there, found []"),
@@ -174,7 +174,7 @@ def test_files_of_two_kinds_are_refused(tables, tmp_path, write_lines, capsys):
     path = write_lines(tmp_path / "plain.jsonl", [{"question_id": "2", "response": "B"}])
     file = predictions(tmp_path / "p.tsv", ["a", "b", "c"])
     assert run("import", path, file, "--policy", "p", "--output", tmp_path / "r.jsonl", tables=tables) == 2
-    assert "not both" in capsys.readouterr().err
+    assert "one kind at a time" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -109,13 +109,17 @@ def test_archived_and_unpacked_pictures_give_the_same_batch(tmp_path, tiny_proce
     assert "12 samples with" in caplog.text
 
 
-def test_pictures_that_the_archive_lacks_are_named(tmp_path):
+def test_pictures_that_the_archive_lacks_are_named(tmp_path, caplog):
     rows = released_rows()[:3]
     write_released(tmp_path, rows)
     rows[1]["image"] = ["images/MMMU/other.png"]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ImageError, match=r"test.jsonl:2: field 'image': .*other.png"):
-        read_visual_process_bench(tmp_path)
+        read_visual_process_bench(tmp_path, on_bad_row="error")
+    solutions = read_visual_process_bench(tmp_path)
+    assert [solution.sample_id.rpartition(":")[2] for solution in solutions] == ["1", "3"]
+    assert "1 rows cannot be used and are left out" in caplog.text
+    assert "test.jsonl:2: field 'image'" in caplog.text
 
 
 def response(steps, correctness):
@@ -144,7 +148,7 @@ def response(steps, correctness):
 def test_bad_rows_are_named(folder, write_lines, change, message):
     write_lines(folder / "test.jsonl", [row(), row(**{**{name: None for name in change}, **change})])
     with pytest.raises(ValueError, match=message) as error:
-        read_visual_process_bench(folder)
+        read_visual_process_bench(folder, on_bad_row="error")
     assert str(error.value).startswith(f"{folder}/test.jsonl:2: ")
 
 
@@ -152,7 +156,7 @@ def test_bad_images(folder, write_lines, tiny_processor):
     for name in ("missing.png", "text.png"):
         write_lines(folder / "test.jsonl", [row(image=[f"pictures/{name}"])])
         with pytest.raises(ImageError, match=f"test.jsonl:1: field 'image': .*{name}"):
-            read_visual_process_bench(folder)
+            read_visual_process_bench(folder, on_bad_row="error")
     write_lines(folder / "test.jsonl", [row(image=["pictures/broken.png"])])
     collator = ProcessBenchCollator(ConversationEncoder(tiny_processor, "", ("+", "-")))
     with pytest.raises(ImageError, match=r"test.jsonl:1: field 'image': .*broken.png"):
@@ -162,13 +166,13 @@ def test_bad_images(folder, write_lines, tiny_processor):
 def test_bad_files(folder, write_lines, tiny_processor):
     write_lines(folder / "test.jsonl", [row(), '{"question": "cut'])
     with pytest.raises(ValueError, match=r"test.jsonl:2: not valid JSON"):
-        read_visual_process_bench(folder)
+        read_visual_process_bench(folder, on_bad_row="error")
     write_lines(folder / "test.jsonl", [])
     with pytest.raises(ValueError, match=r"test.jsonl: holds no rows"):
-        read_visual_process_bench(folder)
+        read_visual_process_bench(folder, on_bad_row="error")
     (folder / "test.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"give the folder that holds test.jsonl"):
-        read_visual_process_bench(folder)
+        read_visual_process_bench(folder, on_bad_row="error")
 
 
 def test_special_tokens_are_found_before_a_run(folder, write_lines, tiny_processor):
