@@ -1,4 +1,4 @@
-"""`visualprm` on the hosts of tools/two_nodes.py without torchrun, in processes of tests/fork_server.py: they start fast."""
+"""`visualprm` on the hosts of tools/two_nodes.py without torchrun, in processes of tests/fork_server.py."""
 
 import ctypes
 import os

@@ -12,7 +12,7 @@ from lightning_modules.cli import VisualPRMCLI
 
 LARGE = ("visualprm_8b", "strategies")
 EXPERIMENTS = sorted((REPOSITORY / "experiments").rglob("*.yaml"))
-RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "rollouts"}
+RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "annotation"}
 """Stages of the quickstart, which `quickstart_run` runs, whose trial run is like that of another stage."""
 
 
