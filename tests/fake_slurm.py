@@ -1,9 +1,9 @@
 """As much of SLURM as the files under experiments/slurm/ need, on this machine.
 
 Programs `srun` and `scontrol` for the PATH, and `sbatch` as a method that runs a file by bash with the variables that
-SLURM sets. Tasks are real `visualprm` processes, forked from one that tests/fork_server.py starts.
+SLURM sets. Tasks are real `visualprm` processes, forked from one that has imported everything.
 
-Run as a program it is `srun` or `scontrol`; see the end.
+Run as a program it is that process, `srun` or `scontrol`; see the end.
 """
 
 import array
@@ -33,9 +33,6 @@ class FakeSlurm:
     """
 
     def __init__(self, folder, environment):
-        # Here, since `srun` and `scontrol` are this file, too, and start without packages.
-        import fork_server
-
         self.folder = folder
         programs = folder / "bin"
         programs.mkdir()
@@ -46,8 +43,10 @@ class FakeSlurm:
         self.environment = os.environ | environment | {"FAKE_SLURM": str(folder), "GLOO_SOCKET_IFNAME": "lo"}
         self.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
         self.environment["PYTHONPATH"] = f"{REPOSITORY}:{REPOSITORY / 'tests'}"
-        self._kill = fork_server.kill
-        self._server = fork_server.start("fake_slurm:serve", [], folder / "server.log", self.environment)
+        with (folder / "server.log").open("w") as log:
+            self._server = subprocess.Popen(
+                [sys.executable, __file__, "serve"], env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log
+            )
         self._jobs = []
 
     def close(self):
@@ -55,7 +54,8 @@ class FakeSlurm:
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)
                 job.wait()
-        self._kill(self._server)
+        self._server.kill()
+        self._server.wait()
 
     def sbatch(self, file, *arguments, nodes=1, tasks_per_node=1, job=None, task=None, tasks=None, restarts=0):
         """Run a file as a job, in the background; ``task`` of ``tasks`` make an array."""
@@ -191,7 +191,7 @@ def connect(path):
 
 
 def serve():
-    """Fork a process for each task that `srun` asks for."""
+    """Import `visualprm`, then fork a process for each task that `srun` asks for."""
     from lightning_modules.cli import main
 
     path = Path(os.environ["FAKE_SLURM"]) / "socket"
@@ -265,4 +265,4 @@ def run(command, main):
 
 
 if __name__ == "__main__":
-    {"srun": srun, "scontrol": scontrol}[sys.argv[1]](sys.argv[2:])
+    {"srun": srun, "scontrol": scontrol, "serve": lambda arguments: serve()}[sys.argv[1]](sys.argv[2:])

@@ -160,6 +160,8 @@ def _module(name: str) -> ModuleType:
 
 def _forget_the_server() -> None:
     """Set again what imports have set by the environment of the server, or left to a fork."""
+    # Else workers of a DataLoader would come from a server of their own, which imports everything first.
+    multiprocessing.set_start_method(None, force=True)
     if torch := sys.modules.get("torch"):
         # A pool of threads that the first two threads of a backward make at once aborts.
         torch.set_num_threads(1)

@@ -30,7 +30,7 @@ ABLATIONS = {
     "soft": {"objective": "soft"},
 }
 """What each changes in the arguments of the base experiment's model."""
-RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "rollouts"}
+RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "annotation"}
 """Stages of the quickstart, which `quickstart_run` runs, whose trial run is like that of another stage."""
 
 

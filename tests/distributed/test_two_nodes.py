@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_runs import QUIET, REPOSITORY, environment, visualprm
-from forked_nodes import ForkedNode
 
 from tools.two_nodes import NoHostsError, TwoHosts
 
@@ -79,17 +78,10 @@ class Run:
         written.write_text(yaml.safe_dump(config))
         return [*EXPERIMENT, f"--config={written}"]
 
-    def start(self, overlay, *options, torchrun=False):
-        """Start `visualprm fit` on both hosts, by torchrun as a user does, or in processes that start faster."""
+    def start(self, overlay, *options):
+        """Start `visualprm fit` on both hosts; ``options`` are a list for each host, or common ones."""
         self.logs = [(self.folder / f"{overlay[-1].rpartition('/')[2]}-{host}.log").open("w+") for host in "ab"]
-        words = ["fit", *overlay, *SHAPE, *QUIET, *options]
-        if torchrun:
-            self.nodes = self.hosts.start_visualprm(words, self.variables, self.logs)
-        else:
-            self.nodes = [
-                ForkedNode(self.hosts, index, words, self.variables, Path(log.name))
-                for index, log in enumerate(self.logs)
-            ]
+        self.nodes = self.hosts.start_visualprm(["fit", *overlay, *SHAPE, *QUIET, *options], self.variables, self.logs)
 
     def output(self, index):
         self.logs[index].flush()
@@ -148,7 +140,7 @@ def outcome(hosts_are_possible, quickstart_run, tmp_path_factory):
     with TwoHosts() as one, TwoHosts() as other:
         killed = Run(quickstart_run, tmp_path_factory.mktemp("killed"), one)
         cut = Run(quickstart_run, tmp_path_factory.mktemp("cut"), other)
-        killed.start(killed.overlay("first.yaml", {"batch": 3, "ranks": [1]}), torchrun=True)
+        killed.start(killed.overlay("first.yaml", {"batch": 3, "ranks": [1]}))
         cut.start(
             cut.overlay("first.yaml", {"batch": 1, "ranks": [0, 1]}),
             "--trainer.strategy.timeout=600",
@@ -168,8 +160,7 @@ def outcome(hosts_are_possible, quickstart_run, tmp_path_factory):
         loss_of_link = cut.ends([0, 1], cut_at)
         for node in killed.nodes:
             node.process.wait(PATIENCE)
-        status = [node.process.returncode for node in killed.nodes]
-        return Outcome(killed, loss_of_node, loss_of_link, status)
+        return Outcome(killed, loss_of_node, loss_of_link, [node.process.returncode for node in killed.nodes])
 
 
 def test_the_node_that_is_left_names_the_one_that_was_killed(outcome, record_property):

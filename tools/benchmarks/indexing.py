@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -106,7 +105,8 @@ def measure(folder: Path, workers: int) -> dict[str, float]:
     result["rss"] = _rss()
     result["rss_anonymous"] = _anonymous()
     result["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    pss = [_proportional(child.pid) for child in multiprocessing.active_children() if child.pid is not None]
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    pss = [_proportional(int(child)) for child in children]
     result["workers"] = len(pss)
     result["worker_pss"] = sum(pss) / len(pss) if pss else 0.0
     result["total_pss"] = _proportional(os.getpid()) + sum(pss)

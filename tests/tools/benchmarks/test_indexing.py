@@ -1,10 +1,5 @@
-import json
-import sys
-
-import fork_server
 import pytest
 
-from tools.benchmarks import indexing
 from tools.benchmarks.indexing import STEPS, WORDS_PER_STEP, generate, report, run
 from tools.data_check import check_data
 
@@ -19,28 +14,7 @@ def test_generated_rows_have_the_statistics_of_the_paper(tmp_path):
     assert total.words / total.steps == pytest.approx(WORDS_PER_STEP, abs=0.3)
 
 
-def measure_as_program(folder, workers):
-    """The command that measures, in a process that has imported everything before."""
-    sys.argv = ["indexing", "--measure", "--folder", str(folder), "--workers", str(workers)]
-    indexing.main()
-
-
-@pytest.fixture
-def forked(tmp_path, monkeypatch):
-    """Measurements are taken in forks: what imports take is of no interest to a test."""
-
-    def measure_apart(folder, workers):
-        output = tmp_path / f"output-{len(list(tmp_path.glob('output-*')))}.txt"
-        process = fork_server.start(f"{__file__}:measure_as_program", [folder, workers], output)
-        process.join(300)
-        fork_server.kill(process)
-        assert process.exitcode == 0, output.read_text()
-        return json.loads(output.read_text().splitlines()[-1])
-
-    monkeypatch.setattr(indexing, "_measure_apart", measure_apart)
-
-
-def test_all_measurements_are_taken(tmp_path, capsys, forked):
+def test_all_measurements_are_taken(tmp_path, capsys):
     results = run(tmp_path / "work", 480, 2)
     assert [results[name]["rows"] for name in ("first", "second", "second_with_workers")] == [480] * 3
     assert results["second_with_workers"]["workers"] == 2
