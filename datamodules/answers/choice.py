@@ -56,8 +56,6 @@ def read_option(extracted: ExtractedAnswer, options: Mapping[str, str], letters:
     Returns:
         The letter; None if no option or more than one is chosen. Nothing is guessed.
     """
-    # Of options with one and the same text the first stands for all.
-    options = {letter: text for letter, text in options.items() if letter == _first_with(text, options)}
     if _LETTER_LINE.fullmatch(extracted.line) and extracted.status != "last_line":
         return extract_option(extracted.text, options, letters)
     verbatim = [letter for letter, option in options.items() if is_option_text(extracted.line, option)]
@@ -84,10 +82,6 @@ def read_option(extracted: ExtractedAnswer, options: Mapping[str, str], letters:
         return _lone_letter(extracted.body, letters) or _in_sentences(extracted.body, options, letters, question)
     declared = _declared(extracted.line, letters)
     return declared.pop() if len(declared) == 1 else option_in_sentence(extracted.line, options, question)
-
-
-def _first_with(text: str, options: Mapping[str, str]) -> str:
-    return next(letter for letter, other in options.items() if other == text)
 
 
 def _names_several(text: str, letters: str) -> bool:

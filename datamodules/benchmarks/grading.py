@@ -51,15 +51,10 @@ def with_options(question: str, options: dict[str, str]) -> str:
 
 
 def grade_option(question: BenchmarkQuestion, extracted: ExtractedAnswer, letters: str = OPTION_LETTERS) -> Grade:
-    """Grade a multiple-choice answer: one option letter, or exactly the text of one option.
-
-    Options with one text are one answer: the letter of either is right.
-    """
+    """Grade a multiple-choice answer: one option letter, or exactly the text of one option."""
     allowed = "".join(question.options) or letters
     letter = read_option(extracted, question.options, allowed, question.question)
-    right_texts = {question.options[gold] for gold in question.gold if question.options.get(gold)}
-    is_right = letter is not None and (letter in question.gold or question.options.get(letter) in right_texts)
-    return Grade(is_right, letter, extracted.status)
+    return Grade(letter is not None and letter in question.gold, letter, extracted.status)
 
 
 def grade_expression(question: BenchmarkQuestion, extracted: ExtractedAnswer) -> Grade:

@@ -6,8 +6,8 @@ Prints one line a response file::
     python -m tools.benchmarks.released_answers ../shared/real --disagreements disagreements.jsonl
 
 Columns: number of responses; accuracy (%) as published, by the official rules and by ours; agreement of our
-verdicts with the published ones (%); false accepts (ours right, published wrong); false rejects (ours wrong, published right,
-the authors' own reading names the right answer) with their share of such responses (%). Published verdicts are not
+verdicts with the published ones (%); false accepts (ours right, published wrong); false rejects (ours wrong, published
+right and named by the authors' own reading) with their share of such responses (%). Published verdicts are not
 always right: they rest on a script or on a judge model. `--disagreements` lists what our rules read.
 
 Folders are read where they exist: mathvision (test.jsonl; one JSONL file a model), mathvista (testmini.json;
