@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from math_verify import parse, verify
 
-from datamodules.answers import compare, numbers, units
+from datamodules.answers import compare, normalize, numbers, units
 from datamodules.answers.compare import answers_equal
 
 Pair = tuple[str, str]
@@ -88,7 +88,14 @@ def make_pairs(count: int, seed: int) -> list[tuple[str, Pair]]:
 
 def forget_verdicts() -> None:
     """Empty all caches of the comparison."""
-    for cached in (compare._equal, numbers.number_value, units.parse_quantity, units._unit_size):
+    for cached in (
+        compare._equal,
+        normalize.normalize,
+        normalize.text_key,
+        numbers.number_value,
+        units.parse_quantity,
+        units._unit_size,
+    ):
         cached.cache_clear()
 
 

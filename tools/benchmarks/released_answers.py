@@ -5,11 +5,10 @@ Prints one line a response file::
     python -m tools.benchmarks.released_answers ../shared/real
     python -m tools.benchmarks.released_answers ../shared/real --disagreements disagreements.jsonl
 
-Columns: number of responses; accuracy (%) as published, by the official rules and by ours; agreement of our verdicts
-with the published ones (%); false accepts (ours right, published wrong); false rejects (ours wrong, published
-right, and the authors' own reading names the right answer) with their share of such responses (%). Published verdicts
-are not always right: they rest on a script or on a judge model. What our rules read from a response is in the list of
-disagreements.
+Columns: number of responses; accuracy (%) as published, by the official rules and by ours; agreement of our
+verdicts with the published ones (%); false accepts (ours right, published wrong); false rejects (ours wrong, published
+right and named by the authors' own reading) with their share of such responses (%). Published verdicts are not
+always right: they rest on a script or on a judge model. `--disagreements` lists what our rules read.
 
 Folders are read where they exist: mathvision (test.jsonl; one JSONL file a model), mathvista (testmini.json;
 output_*.json), mmmu (answer_dict_val.json; llava1.5_13b_val.json, whose options are not released), and logicvista
@@ -155,9 +154,9 @@ def _named_texts(extraction: str, question: BenchmarkQuestion) -> list[str]:
 
 
 def read_mmmu(folder: Path) -> Iterator[tuple[str, list[Released]]]:
-    """MMMU: an object by id; the published answers are what the authors' parser read from another run's responses.
+    """MMMU: an object by id, of letters and short answers; no verdict of a single response is published.
 
-    Its verdict is computed here: the letter itself, or for an open question equal text or number to two decimals.
+    It is computed here: the same letter, or for an open question equal text or number to two decimals.
     """
     golds = _json(folder / "answer_dict_val.json")
     for file in sorted(folder.glob("*_val.json")):
