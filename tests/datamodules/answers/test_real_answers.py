@@ -1,22 +1,20 @@
 """Cases that were distilled from released responses, and released golds fed back as the last line of a response.
 
-The files lie beside the repository, in ``../shared/real``; or where VISUALPRM_REAL_FILES says; without them these
-tests are skipped.
+See :mod:`real_files` for where the files lie; without them these tests are skipped.
 """
 
 import ast
 import json
 import os
-from pathlib import Path
 
 import pytest
 from letter_forms import LETTER_FORMS
+from real_files import REAL
 
 from datamodules.answers.compare import answers_equal
 from datamodules.benchmarks import BENCHMARKS
 from datamodules.benchmarks.base import BenchmarkQuestion
 
-REAL = Path(os.environ.get("VISUALPRM_REAL_FILES", Path(__file__).parents[4] / "shared" / "real"))
 if not REAL.is_dir():
     pytest.skip(f"no released files in {REAL}", allow_module_level=True)
 
@@ -37,10 +35,10 @@ STRIDE = int(os.environ.get("VISUALPRM_REAL_STRIDE", "5"))
 CASES = [pytest.param(case, id=case["id"]) for case in rows("answer_cases.jsonl")]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.values[0]["rules"] == "ours"])
+@pytest.mark.parametrize("case", CASES)
 def test_case(case):
     asked = question(case["benchmark"], case["gold"], case["options"], case["question_type"])
-    grade = BENCHMARKS[case["benchmark"]](rules="ours").grade(asked, case["response_tail"])
+    grade = BENCHMARKS[case["benchmark"]](rules=case["rules"]).grade(asked, case["response_tail"])
     assert grade.is_correct is case["right_verdict"], f"{case['reason']}; read {grade.extracted_answer!r}"
 
 
