@@ -1,6 +1,7 @@
 """Released files and real responses, for tests that are skipped where these are not at hand.
 
-They lie in ``../shared/real`` beside the project, or where ``VISUALPRM_REAL_FILES`` says; nothing of them is part of the project.
+They lie in ``../shared/real`` beside the project, or where ``VISUALPRM_REAL_FILES`` says. Nothing of them is part of
+the project.
 """
 
 import os

@@ -53,6 +53,7 @@ class Throughput(Callback):
         self._head: RemovableHandle | None = None
         self._predicted = 0
         self._evaluation_began = 0.0
+        self._tokens = self._operations = torch.zeros(())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the operations of the model, find the peak of the device, and start the clock."""
@@ -130,8 +131,7 @@ class Throughput(Callback):
 
     def _reset(self, trainer: Trainer, device: torch.device) -> None:
         self._samples, self._logged_at, self._began = 0, trainer.global_step, time.perf_counter()
-        self._tokens: Tensor = torch.zeros((), device=device)
-        self._operations: Tensor = torch.zeros((), device=device)
+        self._tokens = self._operations = torch.zeros((), device=device)
         loader: Any = trainer.train_dataloader
         if hasattr(loader, "seconds_waited"):
             loader.seconds_waited = 0.0

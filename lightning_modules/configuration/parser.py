@@ -34,7 +34,9 @@ class ConfigurationParser(LightningArgumentParser):
     :mod:`lightning_modules.configuration.renames` and :func:`with_run_name`.
     """
 
-    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Namespace:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *more: Any, **options: Any
+    ) -> Namespace:
         """Parse a command line; see the base class."""
         try:
             words = renamed_arguments(sys.argv[1:] if args is None else args)
