@@ -132,7 +132,7 @@ def _within(answer: float | None, gold: float | None, share: float) -> bool:
 def _within_5_percent(answer: str, gold: str) -> bool:
     if len(gold) == 4 and gold.startswith("20"):
         return False
-    return _within(_number(answer.rstrip("%")), _number(gold.rstrip("%")), 0.05)
+    return _within(_number(answer.removesuffix("%")), _number(gold.removesuffix("%")), 0.05)
 
 
 def _within_0_1_percent(answer: str, gold: str) -> bool:
