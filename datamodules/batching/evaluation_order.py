@@ -72,9 +72,10 @@ def evaluation_loader(
         num_workers: DataLoader workers.
         trainer: Says which rank this is; a single process without one.
     """
+    # By keyword: Lightning builds the loader of `predict` anew, and names the size of a batch then.
     return DataLoader(
         dataset,
-        batch_size,
+        batch_size=batch_size,
         sampler=evaluation_sampler(dataset, batch_size, trainer),  # type: ignore[arg-type]
         collate_fn=collator,
         num_workers=num_workers,

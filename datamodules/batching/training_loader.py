@@ -195,7 +195,9 @@ def fixed_size_loader(
     ranks, rank = _ranks(trainer)
     sampler = TrainingSampler(rows, batch_size, seed, position.start, ranks, rank, row_strata, lengths)
     position.follow(sampler, trainer)
-    return LazyLoader(rows, batch_size, sampler=sampler, collate_fn=collator, **_options(num_workers, trainer))
+    return LazyLoader(
+        rows, batch_size=batch_size, sampler=sampler, collate_fn=collator, **_options(num_workers, trainer)
+    )
 
 
 def _ranks(trainer: Trainer | None) -> tuple[int, int]:
