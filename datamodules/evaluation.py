@@ -45,8 +45,8 @@ class EvaluationDataModule(LightningDataModule):
         benchmark_names: Benchmarks to evaluate on; by default all that have rollouts.
         benchmark_options: For each benchmark by name how it is read: split, table, and what to do about incomplete
             units, bad rows, and questions that are not those of the release.
-        rules: Whose verdicts count: "ours", "official" (the rules of each benchmark's authors), or those in the "file";
-            see :class:`datamodules.best_of_n.BestOfNDataset`.
+        rules: Whose verdicts count: "ours", "official" (the rules of each benchmark's authors), "vlmevalkit", or those
+            in the "file"; see :class:`datamodules.best_of_n.BestOfNDataset`.
         candidates_per_question: N of Best-of-N: rollouts of each question to score.
         eval_batch_size: Conversations of an evaluation batch on each rank; of VisualProcessBench and process
             supervision.

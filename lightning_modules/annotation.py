@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS, STEP_SEPARATOR, merge_steps, split_into_steps
+from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.prompts import Prompt, PromptBatch
 from lightning_modules.generation.engine import GenerationEngine, GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
@@ -73,6 +74,8 @@ class MonteCarloAnnotator(BackboneModule):
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """What the annotation depends on besides the prompts."""
+        data = data_module_of(self._trainer) if self._trainer else None
+        settings = data.prediction_settings if isinstance(data, PredictionSettings) else {}
         return {
             "model": self.model_name_or_path,
             "num_solutions": self.num_solutions,
@@ -80,6 +83,8 @@ class MonteCarloAnnotator(BackboneModule):
             "max_steps": self.max_steps,
             "sampling": asdict(self.sampling),
             "solution_sampling": asdict(self.solution_sampling),
+            # Named only where it is not ours, so that annotations from before there was a choice go on.
+            **({"grading": settings["grading"]} if "grading" in settings else {}),
             **engine_settings(self.engine),
         }
 

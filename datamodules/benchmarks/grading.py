@@ -10,10 +10,7 @@ from datamodules.answers.choice import read_option
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import ExtractedAnswer, extract_final_answer
 from datamodules.answers.normalize import normalize, text_key
-from datamodules.answers.numbers import number_value
 from datamodules.benchmarks.question import OPTION_LETTERS, BenchmarkQuestion, Grade
-
-OFFICIAL_TOLERANCE = 1e-6
 
 
 def as_scores(questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> np.ndarray:
@@ -83,13 +80,3 @@ def grade_option_or_expression(question: BenchmarkQuestion, response: str) -> Gr
     if question.answer_type == "letter":
         return grade_option(question, extracted)
     return grade_expression(question, extracted)
-
-
-def equal_as_text_or_number(answer: str, gold: str) -> bool:
-    """Equal but for case and spaces at the ends, or numbers within 1e-6; units and symbols are not looked through."""
-    if answer.strip().lower() == gold.strip().lower():
-        return True
-    values = number_value(normalize(answer)), number_value(normalize(gold))
-    if values[0] is None or values[1] is None:
-        return False
-    return abs(float(values[0]) - float(values[1])) < OFFICIAL_TOLERANCE

@@ -110,7 +110,10 @@ class LogicVista(Benchmark):
 
     def grade_extraction(self, question: BenchmarkQuestion, response: str, extraction: str) -> Grade:
         """The authors' comparison of the letters that their judge model listed, as a list's text or with commas."""
-        items = parse_list(extraction, "extraction") if extraction.startswith("[") else extraction.split(", ")
+        try:
+            items = parse_list(extraction, "extraction") if extraction.startswith("[") else extraction.split(", ")
+        except ValueError:  # a bracket, but no list: the authors' script compares it as it is
+            items = [extraction]
         answers = sorted(str(item).lower() for item in items)
         gold = sorted(part.lower() for part in question.gold[0].split(", "))
         return Grade(answers == gold, ", ".join(answers).upper() or None, "extraction")

@@ -129,11 +129,11 @@ class MathVista(Benchmark):
         read = {"integer": int, "float": float}.get(question.answer_type)
         for text in (response, extract_final_answer(response).text):
             try:
-                value = read(text) if read else None
+                values = (read(text), read(question.gold[0])) if read else None
             except ValueError:
                 continue
-            if read and value is not None:
-                return Grade(value == read(question.gold[0]), str(value), "response")
+            if values is not None:
+                return Grade(values[0] == values[1], str(values[0]), "response")
         return Grade(False, None, "none")
 
     def secondary_metrics(self, questions: Sequence[BenchmarkQuestion], correct: np.ndarray) -> dict[str, float]:

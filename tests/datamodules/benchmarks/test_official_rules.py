@@ -292,3 +292,15 @@ def test_mathvista_extractions(asked, extraction, is_correct, answer):
     assert (grade.is_correct, grade.status) == (is_correct, "extraction")
     assert (grade.extracted_answer is None) == (answer is None)
     assert not BENCHMARKS["MathVista"]().grade(asked, "", extraction).is_correct  # ours looks at the response alone
+
+
+def test_an_extraction_that_is_no_list_is_wrong_and_ends_nothing():
+    asked = BenchmarkQuestion("LogicVista", "1", "?", (), ("A, B",), {}, "letters")
+    logicvista = BENCHMARKS["LogicVista"](rules="official")
+    assert not logicvista.grade_extraction(asked, "A and B", "[A, B]").is_correct
+    assert logicvista.grade_extraction(asked, "A and B", "['A', 'B']").is_correct
+
+
+def test_vlmevalkit_reads_a_gold_that_is_no_integer():
+    asked = BenchmarkQuestion("MathVista", "1", "?", (), ("14.0",), {}, "integer")
+    assert not BENCHMARKS["MathVista"](rules="vlmevalkit").grade(asked, "14").is_correct
