@@ -36,13 +36,18 @@ class SymbolicComparer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def equal(self, prediction: str, gold: str) -> bool:
+    def equal(self, prediction: str, gold: str, *, search: bool = False) -> bool:
         """Whether math-verify holds the two for equal; False when it cannot tell in time, with a warning.
+
+        Args:
+            prediction: A formula, or, with ``search``, a text in which math-verify looks for a formula or a number.
+            gold: The right answer, given in the same way.
+            search: Let math-verify search the texts, as it does by default. Without it each is one formula as a whole.
 
         Raises:
             RuntimeError: If the worker does not start at all.
         """
-        request = json.dumps({"prediction": prediction, "gold": gold}).encode() + b"\n"
+        request = json.dumps({"prediction": prediction, "gold": gold, "search": search}).encode() + b"\n"
         with self._lock:
             process = self._running_process()
             assert process.stdin is not None
@@ -124,6 +129,6 @@ atexit.register(_comparer.close)
 os.register_at_fork(after_in_child=_comparer.forget)
 
 
-def symbolically_equal(prediction: str, gold: str) -> bool:
-    """Compare two LaTeX expressions as mathematics in this process's worker; False when undecided in time."""
-    return _comparer.equal(prediction, gold)
+def symbolically_equal(prediction: str, gold: str, *, search: bool = False) -> bool:
+    """Compare two LaTeX expressions as mathematics in this process's worker; see :meth:`SymbolicComparer.equal`."""
+    return _comparer.equal(prediction, gold, search=search)

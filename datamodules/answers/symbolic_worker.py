@@ -48,7 +48,9 @@ def main() -> None:
     from math_verify import LatexExtractionConfig, parse, verify
     from sympy import Eq, Expr, Rational, Set, simplify
 
-    def expressions(text: str) -> list[Any]:
+    def expressions(text: str, search: bool) -> list[Any]:
+        if search:
+            return list(parse(text, parsing_timeout=None))
         # No ExprExtractionConfig: it would take the first number out of a text that is not understood as a whole.
         text = _INNER_SPACE.sub("", _with_radians(text))
         return list(parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None))
@@ -65,8 +67,8 @@ def main() -> None:
             return False
         return bool(simplify(left * values[1] - right * values[0]) == 0)
 
-    def verdict(prediction: str, gold: str) -> str:
-        expected, given = expressions(gold), expressions(prediction)
+    def verdict(prediction: str, gold: str, search: bool) -> str:
+        expected, given = expressions(gold, search), expressions(prediction, search)
         if not expected or not given:
             return "0"
         equations = [
@@ -87,7 +89,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             _start_clock()
-            answer = verdict(request["prediction"], request["gold"])
+            answer = verdict(request["prediction"], request["gold"], request["search"])
         except (_OutOfTimeError, RecursionError, MemoryError):
             answer = "?"
         finally:

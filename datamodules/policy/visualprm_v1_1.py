@@ -16,8 +16,8 @@ The check of ``docvqa`` and ``infographics`` is meant as the normalised similari
 *distance*: ``zzzzzzzz`` is right for ``Smith``, and a near miss is wrong. It is kept here, since it made the released
 scores; :func:`has_inverted_check` tells such sources apart.
 
-Where a response has no box, the released script lets math-verify search it; here our final-answer cut is what
-math-verify compares. Nothing is evaluated as code, and math-verify runs under limits of time and memory.
+Where a response has no box, math-verify searches it, as in the release; where it is longer than 200 characters, our
+final-answer cut of it. Nothing is evaluated as code, and math-verify runs under limits of time and memory.
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ def _same_mathematics(answer: str, gold: str) -> bool:
     if len(answer) > MAX_SYMBOLIC_LENGTH:
         answer = extract_final_answer(answer).text
     is_short = 0 < len(answer) <= MAX_SYMBOLIC_LENGTH and 0 < len(gold) <= MAX_SYMBOLIC_LENGTH
-    return is_short and symbolically_equal(answer.replace("$", ""), gold.replace("$", ""))
+    formulas = answer.replace("$", ""), gold.replace("$", "")
+    return is_short and (symbolically_equal(*formulas) or symbolically_equal(*formulas, search=True))
 
 
 _CHECKS: dict[str, Callable[[str, str], bool]] = {

@@ -48,7 +48,9 @@ def test_layouts_agree(read, name):
 
 def test_a_folder_is_searched_for_both_layouts(released, tmp_path, caplog):
     assert benchmarks_in(released["tables"]) == benchmarks_in(released["hub"]) == list(VISUAL_BENCHMARKS)
-    assert "not there" not in caplog.text
+    assert not [
+        record for record in caplog.records if record.levelno >= logging.WARNING
+    ]  # the text ones may be missing
     HUBS["WeMath"](tmp_path)
     assert benchmarks_in(tmp_path) == ["WeMath"]
     assert "not there: MMMU, MathVista, MathVision, MathVerse-VO, DynaMath, LogicVista, GSM8K" in caplog.text

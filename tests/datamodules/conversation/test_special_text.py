@@ -17,6 +17,7 @@ def test_rows_with_text():
             "images": [],
             "image_bytes": [],
             "question_accuracy": None,
+            "blank_steps": 0,
             "problem": "",
         }
         return {**names, **counts, "question": question, "steps": steps}

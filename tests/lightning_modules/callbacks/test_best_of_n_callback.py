@@ -108,7 +108,7 @@ def test_secondary_metrics_against_the_rollout_file(run, method, pick):
     assert (details["DynaMath"]["questions"], details["DynaMath"]["units"], details["DynaMath"]["n"]) == (20, 2, 4)
     assert facts["rules"] == ["unknown"]  # the rollouts do not say
     assert facts["mismatches"] == ["20 scored questions, the release has 5010"]
-    assert "text_inside_gold" in facts["official_differences"]
+    assert "gold_inside_text" in facts["official_differences"]
 
 
 def test_unparsed_share_of_the_picked_responses(run):
