@@ -112,7 +112,7 @@ class LogicVista(Benchmark):
         """The authors' comparison of the letters that their judge model listed, as a list's text or with commas."""
         try:
             items = parse_list(extraction, "extraction") if extraction.startswith("[") else extraction.split(", ")
-        except ValueError:  # a bracket, but no list: the authors' script compares it as it is
+        except ValueError:  # a bracket, but no list: a wrong answer, which must not end the others
             items = [extraction]
         answers = sorted(str(item).lower() for item in items)
         gold = sorted(part.lower() for part in question.gold[0].split(", "))
