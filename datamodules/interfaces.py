@@ -27,6 +27,7 @@ class RewardModelFacts:
         response_as_one_step: Whether it judges whole responses, as outcome reward models do.
         mark_step_tokens: Whether training batches need :attr:`datamodules.batching.collate.StepBatch.step_tokens`.
         packing_obstacle: Why the model cannot be trained on packed conversations; None if it can.
+        max_tokens: Positions that the model was made for, which no conversation should exceed; None if it has no bound.
     """
 
     encoder: ConversationEncoder
@@ -34,6 +35,7 @@ class RewardModelFacts:
     response_as_one_step: bool
     mark_step_tokens: bool = False
     packing_obstacle: str | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)

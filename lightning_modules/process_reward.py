@@ -149,15 +149,20 @@ class ProcessRewardModel(BackboneModule):
             self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None)
         data = data_module_of(self.trainer)
         if isinstance(data, RewardModelData):
-            data.connect(
-                RewardModelFacts(
-                    self.encoder,
-                    max_steps=self.protocol.max_steps,
-                    response_as_one_step=self.protocol.response_as_one_step,
-                    mark_step_tokens=self.hparams["language_model_weight"] > 0,
-                    packing_obstacle=packing_obstacle(self.backbone),
-                )
-            )
+            data.connect(self.facts)
+
+    @property
+    def facts(self) -> RewardModelFacts:
+        """How this model reads conversations, for data modules and tools."""
+        text = self.backbone.config.get_text_config(decoder=True)
+        return RewardModelFacts(
+            self.encoder,
+            max_steps=self.protocol.max_steps,
+            response_as_one_step=self.protocol.response_as_one_step,
+            mark_step_tokens=self.hparams["language_model_weight"] > 0,
+            packing_obstacle=packing_obstacle(self.backbone),
+            max_tokens=getattr(text, "max_position_embeddings", None),
+        )
 
     # ------------------------------------------------------------- forwards
 
@@ -245,7 +250,8 @@ class ProcessRewardModel(BackboneModule):
 
         Raises:
             TypeError: If an image is not a PIL image, or the responses are a single text.
-            ValueError: If there are no responses, an image cannot be used, or images and placeholders do not match.
+            ValueError: If there are no responses, an image cannot be used, be it by this model's processor alone, or
+                images and placeholders do not match.
         """
         if isinstance(responses, str):
             raise TypeError("score(): responses must be a list of texts, got a text; put it into a list")

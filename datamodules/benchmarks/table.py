@@ -14,11 +14,12 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 from PIL import Image
 
 from datamodules.benchmarks.question import OPTION_LETTERS
+from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.files import atomic_write_text
 from datamodules.storage.images import ImageError, check_image, open_image
 
@@ -219,7 +220,7 @@ def options_of_columns(row: TableRow) -> dict[str, str]:
     return {letter: row.get(letter).strip() for letter in OPTION_LETTERS if row.get(letter).strip()}
 
 
-def read_table(path: Path, required: Sequence[str] = (), on_bad_row: Literal["error", "skip"] = "error") -> Table:
+def read_table(path: Path, required: Sequence[str] = (), on_bad_row: OnBadRow = "error") -> Table:
     """Read a table.
 
     Args:
