@@ -94,11 +94,11 @@ class LazyImages(Sequence[Image.Image]):
     """Pictures that are kept encoded and decoded anew at every access, so that a table of thousands fits in memory.
 
     Args:
-        sources: Bytes of encoded pictures, or paths of files.
+        sources: Bytes of encoded pictures, paths of files, or references of members of archives.
         places: Where each comes from, for error messages.
     """
 
-    def __init__(self, sources: Sequence[bytes | Path], places: Sequence[str]) -> None:
+    def __init__(self, sources: Sequence[bytes | str | Path], places: Sequence[str]) -> None:
         self.sources = tuple(sources)
         self.places = tuple(places)
         assert len(self.sources) == len(self.places)
