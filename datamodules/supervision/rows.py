@@ -89,6 +89,9 @@ def read_rows(
         tables = [_file_table(reader, table_folder(cache_dir), progress) for reader, _ in readers]
     of_tables = [source for _, source in readers]
     _compare_counts(given, of_tables, tables)
+    for (reader, _), each in zip(readers, tables, strict=True):
+        if not len(each):
+            logger.warning("%s: holds no rows", reader.file)
     table = _with_settings(tables, of_tables)
     usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations")
     if not len(usable):
