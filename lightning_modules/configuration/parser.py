@@ -16,7 +16,8 @@ from jsonargparse import Namespace, get_loader, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_modules.configuration.renames import BothNamesError, parts_of, renamed_arguments, renamed_config
+from datamodules.renamed_arguments import BothNamesError
+from lightning_modules.configuration.renames import parts_of, renamed_arguments, renamed_config
 
 PARSER_OPTIONS = {"parser_mode": "omegaconf+", "allow_abbrev": False}
 """``omegaconf+`` resolves references late. An abbreviated option (``--trainer.max_epoch``) is an error."""
