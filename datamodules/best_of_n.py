@@ -12,11 +12,14 @@ from torch.utils.data import Dataset
 
 from datamodules.answers.vote import equivalence_classes
 from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, make_benchmark
+from datamodules.benchmarks.table import LazyImages
 from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.reading_rules import ReadingRules
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS, response_steps
 from datamodules.rollouts.check import RolloutCheck, check_rollouts
 from datamodules.rollouts.records import Rollout, place, read_rollouts
+from datamodules.storage.fields import first_of
 
 logger = logging.getLogger(__name__)
 
@@ -154,9 +157,26 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
 
     def check_texts(self, encoder: ConversationEncoder) -> None:
         """Refuse texts that hold special tokens of the tokenizer; raises ValueError with the place."""
+        unasked = []
         for question, rollouts in zip(self.questions, self.rollouts, strict=True):
             for rollout in rollouts:
-                encoder.check_conversation(question.question, [rollout.response], place(rollout))
+                text = question_text(question, rollout, encoder.rules)
+                encoder.check_conversation(text, [rollout.response], place(rollout), len(question.images))
+            unasked += [place(rollout) for rollout in rollouts if rollout.prompt is None]
+        if unasked and encoder.rules.question_text == "as_asked":
+            logger.warning(
+                "%s: %d rollouts do not say what the policy was asked (field 'prompt'). The reward model is to read it "
+                "(question_text: as_asked), but gets the question alone for them, and their scores may differ: %s",
+                self.benchmark.name,
+                len(unasked),
+                first_of(unasked),
+            )
+
+
+def question_text(question: BenchmarkQuestion, rollout: Rollout, rules: ReadingRules) -> str:
+    """The question that a reward model reads above a solution: as the policy was asked, if the rollout says it."""
+    asked = question.question if rollout.prompt is None else rollout.prompt
+    return rules.question(asked, question.question)
 
 
 def _refuse(check: RolloutCheck, on_missing: OnMissing) -> None:
@@ -233,11 +253,19 @@ class CandidateCollator:
         return CandidateBatch([self._group(item) for item in items])
 
     def _group(self, item: AnsweredQuestion) -> CandidateGroup:
-        question = item.question
+        question, rules = item.question, self.encoder.rules
         steps = [
-            response_steps(rollout.response, self.max_steps, as_one_step=self.response_as_one_step)
+            response_steps(
+                rollout.response,
+                self.max_steps,
+                as_one_step=self.response_as_one_step,
+                white_space=rules.white_space,
+            )
             for rollout in item.rollouts
         ]
+        images = question.images
+        if isinstance(images, LazyImages):
+            images = images.by_rules(rules.pictures)
         name = f"{question.benchmark}/{question.question_id}"
         return CandidateGroup(
             question.benchmark,
@@ -246,5 +274,11 @@ class CandidateCollator:
             [rollout.response for rollout in item.rollouts],
             [rollout.is_correct for rollout in item.rollouts],
             list(item.answer_classes),
-            encode_candidates(self.encoder, list(question.images), question.question, steps, name),
+            encode_candidates(
+                self.encoder,
+                list(images),
+                [question_text(question, rollout, rules) for rollout in item.rollouts],
+                steps,
+                name,
+            ),
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.batching.collate import StepCollator
+from datamodules.batching.collate import StepCollator, Verdicts
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
@@ -160,6 +160,10 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         """Names the data of the process validation split, for reports that must name the data behind a choice."""
         return self.supervision.validation_data
 
+    def training_system_prompt(self) -> str:
+        """The system turn that all training rows have; see :class:`ProcessSupervision`."""
+        return self.supervision.system_prompt()
+
     # ------------------------------------------------------------- evaluation
 
     @property
@@ -173,12 +177,12 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             return super()._evaluation_loader(name)
         self.supervision.check_texts(PROCESS, self.model_facts.encoder)
         options, rows = self.hparams, self.supervision.tables[PROCESS]
-        collator = self._collator(mark_step_tokens=False)
+        collator = self._collator()
         return evaluation_loader(rows, options["eval_batch_size"], collator, options["num_workers"], self.trainer)
 
-    def _collator(self, mark_step_tokens: bool) -> StepCollator:
+    def _collator(self, mark_step_tokens: bool = False, verdicts: Verdicts | None = None) -> StepCollator:
         model = self.model_facts
-        return StepCollator(model.encoder, model.max_steps, model.response_as_one_step, mark_step_tokens)
+        return StepCollator(model.encoder, model.max_steps, model.response_as_one_step, mark_step_tokens, verdicts)
 
     # --------------------------------------------------------------- training
 
@@ -192,7 +196,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             raise ValueError("VisualPRM400KDataModule needs train_annotations to fit, or sources")
         model, options = self.model_facts, self.hparams
         self.supervision.check_texts(TRAIN, model.encoder)
-        collator = self._collator(model.mark_step_tokens)
+        collator = self._collator(model.mark_step_tokens, model.training_verdicts)
         chosen = self._chosen = self._chosen or self._layout.chosen(model.packing_obstacle)
         lengths = None
         if chosen != "padded":

@@ -5,7 +5,7 @@ B conversations, L tokens, S steps of the longest conversation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
-from datamodules.conversation.steps import DEFAULT_MAX_STEPS, merge_steps, merged_sizes
+from datamodules.conversation.reading_rules import PictureRules, WhiteSpace
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS, merge_steps, merged_sizes, steps_to_read
 from datamodules.storage.images import open_image
 
 __all__ = ["ConversationEncoder", "StepBatch", "StepCollator", "load_images", "merge_scored_steps", "pad_rows"]
+
+
+Verdicts = Callable[[Sequence[float], float], list[str]]
 
 
 @dataclass
@@ -66,6 +70,8 @@ class StepCollator:
         max_steps: Rows with more steps have neighbouring ones merged.
         response_as_one_step: Make the whole solution one step, with the score of its last step.
         mark_step_tokens: Fill :attr:`StepBatch.step_tokens`.
+        verdicts: From the scores of steps and the accuracy of the policy before the first of them to the class tokens
+            in the assistant turns; by default the first class token in each.
     """
 
     def __init__(
@@ -74,8 +80,10 @@ class StepCollator:
         max_steps: int = DEFAULT_MAX_STEPS,
         response_as_one_step: bool = False,
         mark_step_tokens: bool = False,
+        verdicts: Verdicts | None = None,
     ) -> None:
         self.encoder = encoder
+        self.verdicts = verdicts
         self.mark_step_tokens = mark_step_tokens
         self.max_steps = 1 if response_as_one_step else max_steps
 
@@ -86,14 +94,16 @@ class StepCollator:
             ImageError: If a picture cannot be read; names file, line and field.
             ValueError: If a row cannot be encoded; names file and line.
         """
-        merged = [merge_scored_steps(row, self.max_steps) for row in rows]
+        rules = self.encoder.rules
+        merged = [merge_scored_steps(row, self.max_steps, rules.white_space) for row in rows]
         conversations = [
             Conversation(
-                load_images(row["images"], row["sample_id"], row.get("image_bytes")),
-                row["question"],
+                load_images(row["images"], row["sample_id"], row.get("image_bytes"), rules.pictures),
+                rules.question(row["question"], row.get("question_bare")),
                 steps["steps"],
                 row["sample_id"],
                 row.get("max_tiles") or None,
+                self.verdicts(steps["mc"], _or_nan(row.get("question_accuracy"))) if self.verdicts else None,
             )
             for row, steps in zip(rows, merged, strict=True)
         ]
@@ -114,12 +124,18 @@ class StepCollator:
         )
 
 
-def merge_scored_steps(row: Mapping[str, Any], max_steps: int) -> dict[str, list[Any]]:
-    """Merge neighbouring steps of a row; a merged step has the score of its last one, up to which the solution goes."""
-    last = torch.tensor(merged_sizes(len(row["steps"]), max_steps)).cumsum(0) - 1
+def merge_scored_steps(
+    row: Mapping[str, Any], max_steps: int, white_space: WhiteSpace = "ours"
+) -> dict[str, list[Any]]:
+    """Merge neighbouring steps of a row; a merged step has the score of its last one, up to which the solution goes.
+
+    Blank steps and their scores are left out before, unless the white space is that of the release.
+    """
+    kept = steps_to_read(row["steps"], white_space)
+    last = torch.tensor(merged_sizes(len(kept), max_steps)).cumsum(0) - 1
     names = ("mc", "num_mc_correct", "num_mc_total")
-    scores = {name: [row[name][index] for index in last.tolist()] for name in names}
-    return {"steps": merge_steps(row["steps"], max_steps), **scores}
+    scores = {name: [row[name][kept[index]] for index in last.tolist()] for name in names}
+    return {"steps": merge_steps([row["steps"][index] for index in kept], max_steps), **scores}
 
 
 def _or_nan(value: float | None) -> float:
@@ -131,13 +147,19 @@ def pad_rows(rows: Sequence[Sequence[float]], padding: float, dtype: torch.dtype
     return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True, padding_value=padding)
 
 
-def load_images(paths: Sequence[str], where: str, embedded: Sequence[bytes | None] | None = None) -> list[Image.Image]:
+def load_images(
+    paths: Sequence[str],
+    where: str,
+    embedded: Sequence[bytes | None] | None = None,
+    rules: PictureRules = "ours",
+) -> list[Image.Image]:
     """Open the pictures of a row; errors name ``where`` and the field.
 
     Args:
         paths: Paths, or references of members of archives.
         where: ``file:row``.
         embedded: The bytes of pictures that come with the row, None for those that are to be opened.
+        rules: See :func:`datamodules.storage.images.open_image`.
 
     Raises:
         ImageError: If one cannot be used.
@@ -145,4 +167,4 @@ def load_images(paths: Sequence[str], where: str, embedded: Sequence[bytes | Non
     sources = [
         data if data is not None else path for data, path in zip(embedded or [None] * len(paths), paths, strict=True)
     ]
-    return [open_image(source, f"{where}: field 'image'") for source in sources]
+    return [open_image(source, f"{where}: field 'image'", rules) for source in sources]

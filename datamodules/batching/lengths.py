@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -25,12 +26,12 @@ from tqdm.auto import tqdm
 
 from datamodules.batching.ranks import rank_of_process
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
-from datamodules.conversation.steps import merge_steps
+from datamodules.conversation.steps import merge_steps, steps_to_read
 from datamodules.storage.files import atomic_file
 from datamodules.storage.images import ImageError, check_image
 from datamodules.supervision.table import open_table
 
-_COLUMNS = ["sample_id", "images", "image_bytes", "question", "steps", "max_tiles"]
+_COLUMNS = ["sample_id", "images", "image_bytes", "question", "question_bare", "steps", "max_tiles"]
 _ROWS_AT_ONCE = 64
 _PROBED_SIZES = ((64, 64), (701, 333), (90, 1400))
 Size = tuple[int, int]
@@ -78,6 +79,7 @@ class TokenCounter:
             "class_tokens": self.encoder.class_tokens,
             "image_layout": self.encoder.image_layout,
             "max_steps": self.max_steps,
+            "rules": asdict(self.encoder.rules),
             "transformers": transformers.__version__,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -101,13 +103,15 @@ class TokenCounter:
             ImageError: If the header of a picture cannot be read.
             ValueError: If the row cannot be rendered.
         """
-        name = row["sample_id"]
+        name, rules = row["sample_id"], self.encoder.rules
         sizes = [
-            check_image(data if data is not None else path, f"{name}: field 'image'", upright=True)
+            check_image(data if data is not None else path, f"{name}: field 'image'", upright=rules.pictures == "ours")
             for path, data in zip(row["images"], row.get("image_bytes") or [None] * len(row["images"]), strict=True)
         ]
-        steps = merge_steps(row["steps"], self.max_steps)
-        text = self.encoder.render(row["question"], len(sizes), steps, name)
+        kept = steps_to_read(row["steps"], rules.white_space)
+        steps = merge_steps([row["steps"][index] for index in kept], self.max_steps)
+        question = rules.question(row["question"], row.get("question_bare"))
+        text = self.encoder.render(question, len(sizes), steps, name)
         return self._tokens(text) + (self.added(sizes, row.get("max_tiles") or None) if sizes else 0)
 
     def added(self, sizes: Sequence[Size], max_tiles: int | None) -> int:

@@ -127,7 +127,7 @@ def _parse(row: dict[str, Any], where: str, find_image: ImageFinder) -> JudgedSo
             raise fields.wrong_field(where, f"response.process_correctness[{number}]", "1, 0 or -1", value)
     names = fields.image_names(row, where)
     placeholders = question.count(IMAGE_PLACEHOLDER)
-    if placeholders not in (0, len(names)):
+    if names and placeholders not in (0, len(names)):
         raise ValueError(
             f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(names)} images"
         )
@@ -170,7 +170,8 @@ class VisualProcessBenchDataset(Dataset[JudgedSolution]):
     def check_texts(self, encoder: ConversationEncoder) -> None:
         """Refuse texts that hold special tokens of the tokenizer; raises ValueError with the place."""
         for solution in self.solutions:
-            encoder.check_conversation(solution.question, solution.steps, solution.sample_id)
+            question = encoder.rules.question(solution.question)
+            encoder.check_conversation(question, solution.steps, solution.sample_id, len(solution.images))
 
 
 @dataclass
@@ -181,8 +182,17 @@ class ProcessBenchCollator:
 
     def __call__(self, solutions: Sequence[JudgedSolution]) -> ProcessBenchBatch:
         """Build a batch; raises ImageError for a broken picture and ValueError for a text that cannot be encoded."""
+        rules = self.encoder.rules
         inputs, positions = self.encoder.encode(
-            [Conversation(load_images(s.images, s.sample_id), s.question, s.steps, s.sample_id) for s in solutions]
+            [
+                Conversation(
+                    load_images(s.images, s.sample_id, rules=rules.pictures),
+                    rules.question(s.question),
+                    s.steps,
+                    s.sample_id,
+                )
+                for s in solutions
+            ]
         )
         return ProcessBenchBatch(
             inputs,
