@@ -15,7 +15,7 @@ from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
 from datamodules.batching.training_loader import fixed_size_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
-from datamodules.benchmarks.base import POLICY_INSTRUCTION
+from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.interfaces import PolicyFacts
 from datamodules.policy.demonstrations import SupervisedCollator
 from datamodules.policy.prompts import (

@@ -152,6 +152,7 @@ class Policy(BackboneModule):
                 max_new_tokens=self.sampling.max_new_tokens,
                 seed=self.sampling.seed,
                 verdict_digest=prompt.verdict_digest(response) if prompt.verdict_digest else None,
+                prompt=prompt.policy_text,
                 **prompt.details,
             )
         )

@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.benchmarks.grading import as_scores
 from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, Grade, Rules
 from datamodules.benchmarks.reading import BenchmarkOptions, BenchmarkReader
+from datamodules.conversation.instructions import POLICY_INSTRUCTION
 
 __all__ = [
     "IMAGE_PLACEHOLDER",
@@ -23,11 +24,6 @@ __all__ = [
     "Rules",
     "with_instruction",
 ]
-
-POLICY_INSTRUCTION = (
-    "Reason step by step, one thought a paragraph, with blank lines between paragraphs. "
-    "End with your final answer inside \\boxed{}; for a multiple-choice question, put only the option letter there."
-)
 
 
 class Benchmark(BenchmarkReader):

@@ -24,7 +24,8 @@ from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import clean, extract_final_answer
 from datamodules.answers.letters import OPTION_LETTERS, extract_option
 from datamodules.benchmarks import BenchmarkOptions, Grade, Rules, benchmarks_in, make_benchmark
-from datamodules.benchmarks.base import POLICY_INSTRUCTION, with_instruction
+from datamodules.benchmarks.base import with_instruction
+from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, question_content
 from datamodules.policy import visualprm_v1_1
 from datamodules.rollouts.grading import question_digest, verdict_digest

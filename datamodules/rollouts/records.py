@@ -40,6 +40,8 @@ class Rollout:
             :func:`datamodules.rollouts.grading.verdict_digest`; None where it is not known.
         extraction: The answer that another tool, such as the authors' judge model, read from the response, which
             official rules look at; None where there is none.
+        prompt: What the policy was asked, its instruction included, with ``<image>`` where its pictures stood unless
+            they stood in front; None where it is not known.
     """
 
     benchmark: str
@@ -57,6 +59,7 @@ class Rollout:
     option_order: tuple[int, ...] | None = None
     verdict_digest: str | None = None
     extraction: str | None = None
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def parse_rollout(row: Mapping[str, Any], where: str) -> LocatedRollout:
         option_order=_option_order(row, where),
         verdict_digest=fields.text(row, "verdict_digest", where) if row.get("verdict_digest") is not None else None,
         extraction=(fields.text(row, "extraction", where, blank=True) if row.get("extraction") is not None else None),
+        prompt=fields.text(row, "prompt", where) if row.get("prompt") is not None else None,
         where=where,
     )
 
@@ -133,8 +137,9 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
     """The row of a rollout file that :func:`parse_rollout` reads."""
     row = asdict(rollout)
     row.pop("where", None)
-    if rollout.extraction is None:
-        del row["extraction"]
+    for name in ("extraction", "prompt"):
+        if row[name] is None:
+            del row[name]
     return row
 
 
