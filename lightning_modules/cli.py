@@ -73,10 +73,11 @@ class VisualPRMCLI(LightningCLI):
         return parser
 
     def before_predict(self) -> None:
-        """Tell what writes the predictions whether to begin anew."""
+        """Tell what writes the predictions of which weights they are, and whether to begin anew."""
         for callback in self.trainer.callbacks:
             if isinstance(callback, PredictionWriter):
                 callback.overwrite |= self._get(self.config_init, "overwrite")
+                callback.checkpoint = self._get(self.config_init, "ckpt_path")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         chosen = chosen_callbacks(callbacks, config, self._get(self.config_init, "monitoring"))

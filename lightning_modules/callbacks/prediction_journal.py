@@ -96,11 +96,10 @@ class PredictionJournal:
                 f"{self.output} is there, and nothing beside it says which settings and prompts it is of; give another "
                 f"output, move it away, or replace it with --overwrite"
             )
-        if before is not None and before.settings != now.settings:
+        if before is not None and (found := differences(before.settings, now.settings)):
             raise ValueError(
-                f"{self.output}: {before.kind} run with other settings is there: "
-                f"{differences(before.settings, now.settings)}; give the same settings or another output, or begin "
-                f"anew with --overwrite"
+                f"{self.output}: {before.kind} run with other settings is there: {found}; give the same settings or "
+                f"another output, or begin anew with --overwrite"
             )
         if before is not None and before.is_finished:
             self._check_finished(before, now)
@@ -123,9 +122,9 @@ class PredictionJournal:
 
     def _done(self, before: Record | None, now: Record, digests: Mapping[str, str]) -> set[str]:
         """Ids of the prompts that the journals answer; raises ValueError if they answer others."""
-        entries = {entry.prompt_id: entry for entry in self.entries() if entry.problem is None}
+        entries = {entry.prompt_id: entry.digest for entry in self.entries() if entry.problem is None}
         gone = [name for name in entries if name not in digests]
-        changed = [e.prompt_id for e in entries.values() if e.digest not in (None, digests.get(e.prompt_id, e.digest))]
+        changed = [name for name, digest in entries.items() if digest not in (None, digests.get(name, digest))]
         if gone or changed:
             problems = [
                 *([f"{len(gone)} answered ones are gone ({first_of(gone)})"] if gone else []),

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _FORMAT = 2
+ADDED = ("weights", "checkpoint")
+"""Settings that earlier versions did not name; runs that they have begun go on without."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,15 @@ def digest_of(digests: Mapping[str, str]) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
-    """The settings that differ, by name, with both values."""
+    """The settings that differ, by name, with both values; empty if none do.
+
+    Those of :data:`ADDED` may be missing before.
+    """
     parts = []
     for name in dict.fromkeys([*before, *now]):
         old, new = before.get(name), now.get(name)
+        if name not in before and name in ADDED:
+            continue
         if isinstance(old, dict) and isinstance(new, dict):
             parts.append(differences(old, new, f"{path}{name}."))
         elif old != new:

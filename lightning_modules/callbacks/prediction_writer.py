@@ -34,11 +34,15 @@ class PredictionWriter(Callback):
         output: JSONL file to write; rows are in the order of the prompts.
         overwrite: Begin anew, whatever is there: journals are removed, and the output is replaced when the new one is
             complete. ``visualprm predict --overwrite`` sets it. A job that SLURM has requeued goes on all the same.
+
+    Attributes:
+        checkpoint: Of the weights, if they are not the module's own; `visualprm predict --ckpt_path` sets it.
     """
 
     def __init__(self, output: str, overwrite: bool = False) -> None:
         self.output = Path(output)
         self.overwrite = overwrite
+        self.checkpoint: str | None = None
         self._journal: IO[str] | None = None
         self._digests: dict[str, str] = {}
         self._is_joined = False
@@ -60,7 +64,8 @@ class PredictionWriter(Callback):
         self._digests = data.prompt_digests if isinstance(data, PromptContents) else dict.fromkeys(data.prompt_ids, "")
         done: set[str] | None = None
         if trainer.is_global_zero:
-            settings = pl_module.prediction_settings if isinstance(pl_module, PredictionSettings) else {}
+            settings = dict(pl_module.prediction_settings) if isinstance(pl_module, PredictionSettings) else {}
+            settings["checkpoint"] = self.checkpoint
             overwrite = self.overwrite and not int(os.environ.get("SLURM_RESTART_COUNT") or 0)
             done = self.files.begin(settings, self._digests, overwrite=overwrite)
         done = trainer.strategy.broadcast(done)
@@ -120,8 +125,10 @@ class PredictionWriter(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let other runs have the output; what is in the journals stays."""
-        self._close()
-        self.files.release()
+        try:
+            self._close()
+        finally:
+            self.files.release()
 
     def _close(self) -> None:
         if self._journal is not None:
