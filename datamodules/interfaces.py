@@ -119,6 +119,15 @@ class PromptData(Protocol):
 
 
 @runtime_checkable
+class PromptContents(Protocol):
+    """A data module of prompts that tells when the content of one has changed."""
+
+    @property
+    def prompt_digests(self) -> dict[str, str]:
+        """Digest of the content of each prompt by id, in their order."""
+
+
+@runtime_checkable
 class PredictionSettings(Protocol):
     """A module or data module that names what its predictions depend on."""
 

@@ -19,6 +19,7 @@ from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
 from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.scoring.memory import most_on_any_rank
 
 
@@ -78,13 +79,15 @@ class MonteCarloAnnotator(BackboneModule):
         settings = data.prediction_settings if isinstance(data, PredictionSettings) else {}
         return {
             "model": self.model_name_or_path,
+            "weights": weights_digest(self.model_name_or_path),
             "num_solutions": self.num_solutions,
             "num_continuations": self.num_continuations,
             "max_steps": self.max_steps,
             "sampling": asdict(self.sampling),
             "solution_sampling": asdict(self.solution_sampling),
-            # Named only where it is not ours, so that annotations from before there was a choice go on.
-            **({"grading": settings["grading"]} if "grading" in settings else {}),
+            # Named only where it is not the default, so that annotations from before it was named go on. Of the other
+            # settings of the data, the contents of the prompts tell.
+            **{name: settings[name] for name in ("grading", "system_prompt") if settings.get(name)},
             **engine_settings(self.engine),
         }
 

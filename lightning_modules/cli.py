@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from jsonargparse import ActionYesNo
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -14,7 +15,6 @@ import datamodules.prompts_datamodule
 import datamodules.visual_prm_400k  # noqa: F401
 import lightning_modules.annotation
 import lightning_modules.callbacks.best_of_n
-import lightning_modules.callbacks.prediction_writer
 import lightning_modules.callbacks.process_bench
 import lightning_modules.callbacks.run_checkpoints
 import lightning_modules.callbacks.save_pretrained
@@ -25,6 +25,7 @@ import lightning_modules.process_reward  # noqa: F401
 from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
 from lightning_modules.callbacks.failure_log import failures_reported
 from lightning_modules.callbacks.lost_ranks import LostRanks
+from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
@@ -58,6 +59,25 @@ class VisualPRMCLI(LightningCLI):
         parser.add_lightning_class_args(LostRanks, "lost_ranks")
         parser.add_lightning_class_args(Requeue, "requeue")
         add_default_callbacks(parser)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Add what one command alone has."""
+        parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--overwrite",
+                action=ActionYesNo,
+                default=False,
+                help="Begin anew, whatever is at the output of the PredictionWriter.",
+            )
+        return parser
+
+    def before_predict(self) -> None:
+        """Tell what writes the predictions of which weights they are, and whether to begin anew."""
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, PredictionWriter):
+                callback.overwrite |= self._get(self.config_init, "overwrite")
+                callback.checkpoint = self._get(self.config_init, "ckpt_path")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         chosen = chosen_callbacks(callbacks, config, self._get(self.config_init, "monitoring"))

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 
+from lightning_modules.checkpointing import run_lock
 from lightning_modules.cli import VisualPRMCLI, run
 from tools.quickstart_stages import Stage, stages
 
@@ -95,6 +96,26 @@ def parsed(folder: Path, subcommand: str, *arguments: object) -> dict[str, Any]:
         cli = run([subcommand, *map(str, arguments)], kind=Kind)
     config: dict[str, Any] = cli.config[subcommand].as_dict()
     return config
+
+
+def run_beside_another(arguments: Sequence[str], patience: float, waits: str) -> None:
+    """Run a `visualprm` command that another run may be in the way of.
+
+    Args:
+        arguments: Of the command.
+        patience: Seconds that it waits for the other one.
+        waits: File that appears when it asks for a lock.
+    """
+    take = run_lock.RunLock.take
+
+    def noted(lock: run_lock.RunLock, patience: float | None = None) -> None:
+        Path(waits).touch()
+        take(lock, patience)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_lock, "PATIENCE", patience)
+        patch.setattr(run_lock.RunLock, "take", noted)
+        run(list(arguments))
 
 
 def visualprm_until_killed(folder: Path, *arguments: object) -> None:

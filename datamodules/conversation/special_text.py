@@ -54,6 +54,17 @@ def rows_with_text(table: Dataset, texts: Sequence[str], question: str = "questi
     return found
 
 
+def special_token_found(where: str, name: str, token: str) -> ValueError:
+    """The error about a text that holds a special token.
+
+    Args:
+        where: ``file:line``.
+        name: Of the field.
+        token: That it holds.
+    """
+    return ValueError(f"{where}: field {name!r} holds {token!r}, a special token of the tokenizer")
+
+
 def _noted(file: Path, texts: Sequence[str], question: str) -> dict[str, str]:
     """Sample id to problem for the table in a file, from the stored findings or by reading all texts."""
     key = hashlib.sha256(json.dumps([question, *texts]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -78,7 +89,7 @@ def _scan(table: Dataset, texts: Sequence[str], question: str) -> dict[int, str]
             found = re.search(pattern, text)
             token = found.group() if found else ""
             where = batch.column("sample_id")[row].as_py()
-            bad.setdefault(start + row, f"{where}: field {name!r} holds {token!r}, a special token of the tokenizer")
+            bad.setdefault(start + row, str(special_token_found(where, name, token)))
         start += batch.num_rows
     return dict(sorted(bad.items()))
 

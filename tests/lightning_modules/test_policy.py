@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
-from datamodules.policy.prompts import ChatRenderer, Prompt, grade_by_answer
+from datamodules.policy.prompt_rows import grade_by_answer
+from datamodules.policy.prompts import ChatRenderer, Prompt
 from lightning_modules.policy import Policy
 
 
