@@ -30,6 +30,7 @@ class RewardModelFacts:
         packing_obstacle: Why the model cannot be trained on packed conversations; None if it can.
         training_verdicts: Gives the class tokens in the assistant turns of training conversations; None for the first
             class token in each.
+        max_tokens: Positions that the model was made for, which no conversation should exceed; None if it has no bound.
     """
 
     encoder: ConversationEncoder
@@ -38,6 +39,7 @@ class RewardModelFacts:
     mark_step_tokens: bool = False
     packing_obstacle: str | None = None
     training_verdicts: Verdicts | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)

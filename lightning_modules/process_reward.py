@@ -183,16 +183,21 @@ class ProcessRewardModel(BackboneModule):
                 raise ValueError(f"system_prompt {FROM_DATA!r} needs a data module whose rows have one; give the text")
             self._use_system_prompt(data.training_system_prompt())
         if isinstance(data, RewardModelData):
-            data.connect(
-                RewardModelFacts(
-                    self.encoder,
-                    max_steps=self.protocol.max_steps,
-                    response_as_one_step=self.protocol.response_as_one_step,
-                    mark_step_tokens=self.hparams["language_model_weight"] > 0,
-                    packing_obstacle=packing_obstacle(self.backbone),
-                    training_verdicts=self._training_verdicts(),
-                )
-            )
+            data.connect(self.facts)
+
+    @property
+    def facts(self) -> RewardModelFacts:
+        """How this model reads conversations, for data modules and tools."""
+        text = self.backbone.config.get_text_config(decoder=True)
+        return RewardModelFacts(
+            self.encoder,
+            max_steps=self.protocol.max_steps,
+            response_as_one_step=self.protocol.response_as_one_step,
+            mark_step_tokens=self.hparams["language_model_weight"] > 0,
+            packing_obstacle=packing_obstacle(self.backbone),
+            training_verdicts=self._training_verdicts(),
+            max_tokens=getattr(text, "max_position_embeddings", None),
+        )
 
     def _use_system_prompt(self, text: str) -> None:
         self.protocol = replace(self.protocol, system_prompt=text)
@@ -308,7 +313,8 @@ class ProcessRewardModel(BackboneModule):
 
         Raises:
             TypeError: If an image is not a PIL image, or the responses are a single text.
-            ValueError: If there are no responses, an image cannot be used, or images and placeholders do not match.
+            ValueError: If there are no responses, an image cannot be used, be it by this model's processor alone, or
+                images and placeholders do not match.
         """
         self._require_system_prompt()
         if isinstance(responses, str):

@@ -17,10 +17,15 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.reading_rules import PictureRules, WhiteSpace
+from datamodules.conversation.refused_pictures import PictureRefusedError
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS, merge_steps, merged_sizes, steps_to_read
-from datamodules.storage.images import open_image
+from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.images import ImageError, check_image, open_image
 
 __all__ = ["ConversationEncoder", "StepBatch", "StepCollator", "load_images", "merge_scored_steps", "pad_rows"]
+
+SMALL_PICTURE = (56, 56)
+"""Width and height of a picture that no processor refuses or cuts into tiles."""
 
 
 Verdicts = Callable[[Sequence[float], float], list[str]]
@@ -41,6 +46,8 @@ class StepBatch(ConversationBatch):
         question_accuracy: (B,) float32, the policy's accuracy before the first step, NaN where unknown; None if it is
             unknown for all.
         step_tokens: (B, S, L) bool, or (B, S, T), the tokens that are the text of each step; None unless asked for.
+        left_out: Sample id to what is wrong with it, of rows whose pictures cannot be used. They have blank pictures
+            and no label, so that the batch keeps its shape and all ranks stay in step.
     """
 
     step_positions: Tensor
@@ -51,6 +58,7 @@ class StepBatch(ConversationBatch):
     sources: list[str]
     question_accuracy: Tensor | None = field(default=None, kw_only=True)
     step_tokens: Tensor | None = field(default=None, kw_only=True)
+    left_out: dict[str, str] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         shape = self.step_positions.shape
@@ -72,6 +80,8 @@ class StepCollator:
         mark_step_tokens: Fill :attr:`StepBatch.step_tokens`.
         verdicts: From the scores of steps and the accuracy of the policy before the first of them to the class tokens
             in the assistant turns; by default the first class token in each.
+        on_bad_row: What to do about a row whose picture cannot be decoded, or is refused by the processor: leave it
+            out, see :attr:`StepBatch.left_out`, or raise an error.
     """
 
     def __init__(
@@ -80,9 +90,11 @@ class StepCollator:
         max_steps: int = DEFAULT_MAX_STEPS,
         response_as_one_step: bool = False,
         mark_step_tokens: bool = False,
+        on_bad_row: OnBadRow = "error",
         verdicts: Verdicts | None = None,
     ) -> None:
         self.encoder = encoder
+        self.on_bad_row = on_bad_row
         self.verdicts = verdicts
         self.mark_step_tokens = mark_step_tokens
         self.max_steps = 1 if response_as_one_step else max_steps
@@ -91,14 +103,15 @@ class StepCollator:
         """Build a batch of rows as :mod:`datamodules.supervision.rows` makes them.
 
         Raises:
-            ImageError: If a picture cannot be read; names file, line and field.
+            ImageError: If a picture cannot be read and its row is not to be left out; names file, line and field.
             ValueError: If a row cannot be encoded; names file and line.
         """
         rules = self.encoder.rules
         merged = [merge_scored_steps(row, self.max_steps, rules.white_space) for row in rows]
+        left_out: dict[str, str] = {}
         conversations = [
             Conversation(
-                load_images(row["images"], row["sample_id"], row.get("image_bytes"), rules.pictures),
+                self._images(row, left_out),
                 rules.question(row["question"], row.get("question_bare")),
                 steps["steps"],
                 row["sample_id"],
@@ -107,7 +120,10 @@ class StepCollator:
             )
             for row, steps in zip(rows, merged, strict=True)
         ]
-        inputs, positions = self.encoder.encode(conversations)
+        inputs, positions = self._encode(conversations, left_out)
+        for row, steps in zip(rows, merged, strict=True):
+            if row["sample_id"] in left_out:
+                steps["mc"] = [float("nan")] * len(steps["mc"])
         step_tokens = None
         if self.mark_step_tokens:
             step_tokens = self.encoder.step_tokens(inputs["input_ids"], positions, [c.steps for c in conversations])
@@ -121,7 +137,31 @@ class StepCollator:
             [row["source"] for row in rows],
             question_accuracy=torch.tensor([_or_nan(row.get("question_accuracy")) for row in rows]),
             step_tokens=step_tokens,
+            left_out=left_out,
         )
+
+    def _images(self, row: Mapping[str, Any], left_out: dict[str, str]) -> list[Image.Image]:
+        """The pictures of a row; blank ones of the same sizes if they cannot be used."""
+        try:
+            return load_images(row["images"], row["sample_id"], row.get("image_bytes"), self.encoder.rules.pictures)
+        except ImageError as error:
+            if self.on_bad_row == "error":
+                raise
+            left_out[row["sample_id"]] = str(error)
+            return blank_images(row["images"], row.get("image_bytes"), self.encoder.rules.pictures)
+
+    def _encode(self, conversations: list[Conversation], left_out: dict[str, str]) -> tuple[dict[str, Tensor], Tensor]:
+        """Encode conversations; pictures that the processor refuses are replaced in place by small blank ones."""
+        while True:
+            try:
+                return self.encoder.encode(conversations)
+            except PictureRefusedError as error:
+                conversation = conversations[error.conversation]
+                if self.on_bad_row == "error" or all(image.size == SMALL_PICTURE for image in conversation.images):
+                    raise
+                left_out[conversation.sample_id] = str(error)
+                blank = [Image.new("RGB", SMALL_PICTURE) for _ in conversation.images]
+                conversations[error.conversation] = conversation._replace(images=blank)
 
 
 def merge_scored_steps(
@@ -164,7 +204,29 @@ def load_images(
     Raises:
         ImageError: If one cannot be used.
     """
-    sources = [
-        data if data is not None else path for data, path in zip(embedded or [None] * len(paths), paths, strict=True)
-    ]
-    return [open_image(source, f"{where}: field 'image'", rules) for source in sources]
+    return [open_image(source, f"{where}: field 'image'", rules) for source in _sources(paths, embedded)]
+
+
+def blank_images(
+    paths: Sequence[str], embedded: Sequence[bytes | None] | None = None, rules: PictureRules = "ours"
+) -> list[Image.Image]:
+    """Blank pictures of the sizes that the headers of pictures say, so that a conversation keeps its length.
+
+    Args:
+        paths: See :func:`load_images`.
+        embedded: See :func:`load_images`.
+        rules: See :func:`load_images`.
+    """
+    return [Image.new("RGB", _size(source, rules)) for source in _sources(paths, embedded)]
+
+
+def _size(source: str | bytes, rules: PictureRules) -> tuple[int, int]:
+    try:
+        return check_image(source, "", upright=rules == "ours")
+    except ImageError:
+        return SMALL_PICTURE  # not even the header can be read
+
+
+def _sources(paths: Sequence[str], embedded: Sequence[bytes | None] | None) -> list[str | bytes]:
+    pairs = zip(embedded or [None] * len(paths), paths, strict=True)
+    return [data if data is not None else path for data, path in pairs]

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.refused_pictures import naming_pictures
 
 
 @dataclass
@@ -59,7 +60,8 @@ def encode_candidates(
         sample_id: Name of the sample, for error messages.
 
     Raises:
-        ValueError: If there is no candidate, a candidate has no steps, or an image token is outside the prefix.
+        ValueError: If the processor refuses a picture, there is no candidate, a candidate has no steps, or an image
+            token is outside the prefix.
     """
     if not candidates or any(not steps for steps in candidates):
         raise ValueError(f"{sample_id}: every question needs a candidate and every candidate a step")
@@ -74,9 +76,10 @@ def encode_candidates(
         for number, (row, steps) in enumerate(zip(rows, candidates, strict=True))
     ]
     length = _common_length(rows, min(found[0] for found in positions))
-    first = encoder.processor(
-        text=[texts[0]], images=[list(images)] if images else None, add_special_tokens=False, return_tensors="pt"
-    )
+    with naming_pictures(encoder.processor, [(sample_id, images)], {}):
+        first = encoder.processor(
+            text=[texts[0]], images=[list(images)] if images else None, add_special_tokens=False, return_tensors="pt"
+        )
     prefix = dict(first)
     expanded = prefix["input_ids"]
     tail = len(rows[0]) - length

@@ -18,6 +18,7 @@ from transformers import ProcessorMixin
 from datamodules.conversation.chat_layout import ChatLayout
 from datamodules.conversation.messages import DEFAULT_SYSTEM_PROMPT, IMAGE_PLACEHOLDER, ImageLayout, place_images
 from datamodules.conversation.reading_rules import ReadingRules
+from datamodules.conversation.refused_pictures import PictureRefusedError, naming_pictures
 
 NO_STEP = -1
 """Step position where a conversation has no such step."""
@@ -194,6 +195,7 @@ class ConversationEncoder:
             step positions (B, S) long, :data:`NO_STEP` at padding.
 
         Raises:
+            PictureRefusedError: If the processor refuses a picture; ``conversation`` is its place in the batch.
             ValueError: See :meth:`render` and :meth:`find_step_positions`.
         """
         batch = [Conversation(*conversation) for conversation in conversations]
@@ -202,7 +204,7 @@ class ConversationEncoder:
         if len(cuts) <= 1:
             inputs = self._process(batch, next(iter(cuts), None))
         else:
-            inputs = self._joined([self._process([c], c.max_tiles if c.images else None) for c in batch])
+            inputs = self._joined(self._each(batch))
         rows = inputs["input_ids"].tolist()
         positions = [
             torch.tensor(self.find_step_positions(row, len(c.steps), c.sample_id))
@@ -213,17 +215,29 @@ class ConversationEncoder:
     def _process(self, batch: Sequence[Conversation], max_tiles: int | None) -> dict[str, Tensor]:
         texts = [self.render(c.question, len(c.images), c.steps, c.sample_id, c.verdicts) for c in batch]
         images = [list(c.images) for c in batch]
-        return dict(
-            self.processor(
-                text=texts,
-                images=images if any(images) else None,
-                padding=True,
-                padding_side="right",
-                add_special_tokens=False,
-                return_tensors="pt",
-                **(self.tiling(max_tiles) if any(images) else {}),
+        options = self.tiling(max_tiles) if any(images) else {}
+        with naming_pictures(self.processor, [(c.sample_id, c.images) for c in batch], options):
+            return dict(
+                self.processor(
+                    text=texts,
+                    images=images if any(images) else None,
+                    padding=True,
+                    padding_side="right",
+                    add_special_tokens=False,
+                    return_tensors="pt",
+                    **options,
+                )
             )
-        )
+
+    def _each(self, batch: Sequence[Conversation]) -> list[dict[str, Tensor]]:
+        """Outputs of the processor for one conversation each."""
+        found = []
+        for index, conversation in enumerate(batch):
+            try:
+                found.append(self._process([conversation], conversation.max_tiles if conversation.images else None))
+            except PictureRefusedError as error:
+                raise error.at(error.place, index) from error
+        return found
 
     def _joined(self, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Outputs of the processor for one conversation each, as one batch."""

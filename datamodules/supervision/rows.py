@@ -12,13 +12,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from datamodules.batching.ranks import rank_of_process
+from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.fields import first_of
 from datamodules.supervision.row_reader import RowReader, bad_rows, row_readers
 from datamodules.supervision.sources import ProcessSource
@@ -26,7 +27,6 @@ from datamodules.supervision.table import open_table, remembered_digest, table_f
 
 logger = logging.getLogger(__name__)
 
-OnBadRow = Literal["error", "skip"]
 
 FEATURES = Features(
     {
@@ -80,7 +80,7 @@ def read_rows(
         image_root: Image root of sources that name none.
         on_bad_row: What to do about unusable rows: skip and report them, or raise an error.
         check_images: Read the header of every image when a table is built. Switch it off on slow file systems; a broken
-            image then fails when its batch is made.
+            image is then found when its batch is made.
         cache_dir: Folder of the tables; the cache of `datasets` by default.
 
     Raises:
@@ -94,6 +94,9 @@ def read_rows(
         tables = [_file_table(reader, table_folder(cache_dir), progress) for reader, _ in readers]
     of_tables = [source for _, source in readers]
     _compare_counts(given, of_tables, tables)
+    for (reader, _), each in zip(readers, tables, strict=True):
+        if not len(each):
+            logger.warning("%s: holds no rows", reader.file)
     table = _with_settings(tables, of_tables)
     usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations")
     if not len(usable):

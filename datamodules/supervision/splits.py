@@ -12,8 +12,9 @@ from datasets import Dataset
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.special_text import rows_with_text
+from datamodules.storage.bad_rows import OnBadRow
 from datamodules.supervision.reading_notices import report_reading, system_prompt_of
-from datamodules.supervision.rows import OnBadRow, drop_bad_rows, read_rows
+from datamodules.supervision.rows import drop_bad_rows, read_rows
 from datamodules.supervision.sources import ProcessSource
 from datamodules.supervision.split import fingerprint, limit_per_source, split_by_question
 

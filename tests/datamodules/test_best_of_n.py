@@ -7,6 +7,7 @@ from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from released_benchmarks import dynamath_table
 
+from datamodules.batching.lengths import TokenCounter
 from datamodules.benchmarks import BenchmarkOptions
 from datamodules.benchmarks.gpqa import option_order
 from datamodules.benchmarks.table import encode_image, write_table
@@ -230,11 +231,18 @@ def test_units_without_all_rollouts(tmp_path, caplog):
     assert "left out" in caplog.text
 
 
-def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder):
+def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder, caplog):
     write_rollouts(rollouts, [rollout("3", 0), Rollout(**{**rollout("2", 0).__dict__, "response": "a<|end|>"})])
     dataset = read_best_of_n_datasets(folder, rollouts, None, 1, on_missing="skip")["MathVision"]
+    counter = TokenCounter(encoder, 12)
+    dataset.leave_out_unreadable(counter)
+    assert [question.question_id for question in dataset.questions] == ["3"]
+    assert dataset[0].rollouts[0].question_id == "3"
+    assert "1 rows cannot be used and are left out" in caplog.text
+    assert "rollouts.jsonl:2: step 0: the text holds the special token '<|end|>'" in caplog.text
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 1, on_missing="skip", on_bad_row="error")["MathVision"]
     with pytest.raises(ValueError, match=r"rollouts.jsonl:2: step 0: the text holds the special token '<\|end\|>'"):
-        dataset.check_texts(encoder)
+        dataset.leave_out_unreadable(counter)
 
 
 def test_the_question_as_it_was_asked(folder, tmp_path, tiny_processor, caplog):
@@ -247,7 +255,7 @@ def test_the_question_as_it_was_asked(folder, tmp_path, tiny_processor, caplog):
 
     def texts(**rules):
         encoder = ConversationEncoder(tiny_processor, "", ("+", "-"), rules=ReadingRules(**rules))
-        dataset.check_texts(encoder)
+        dataset.leave_out_unreadable(TokenCounter(encoder, 12))
         encoded = CandidateCollator(encoder)([dataset[0]]).groups[0].encoded
         prefix = encoded.prefix["input_ids"][0].tolist()
         return [encoder.processor.tokenizer.decode(prefix + suffix.tolist()) for suffix in encoded.suffixes]
