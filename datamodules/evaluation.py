@@ -20,6 +20,7 @@ from datamodules.interfaces import RewardModelFacts
 from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProcessBenchDataset
 from datamodules.process_bench.totals import DATASET_NAME as VISUAL_PROCESS_BENCH
 from datamodules.process_bench.totals import TotalsCheck
+from datamodules.storage.checkpoint_names import require_model
 from datamodules.supervision.rows import OnBadRow
 
 logger = logging.getLogger(__name__)
@@ -136,6 +137,7 @@ class EvaluationDataModule(LightningDataModule):
             name = self.hparams["model_name_or_path"]
             if not name:
                 raise RuntimeError("no model has connected to the data module; to use it alone give model_name_or_path")
+            require_model(name)
             processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
             encoder = ConversationEncoder(processor, None, DEFAULT_CLASS_TOKENS)
             self._model = RewardModelFacts(
