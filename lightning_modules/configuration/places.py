@@ -32,6 +32,11 @@ class Place:
     value: str
     source: str
 
+    @property
+    def is_item(self) -> bool:
+        """Whether it is one of a list, which has the key of the list."""
+        return self.written.endswith("]")
+
     def __str__(self) -> str:
         if self.source == COMMAND_LINE:
             return f"{self.source}: --{self.written}={_cut(self.value)}"
@@ -71,8 +76,8 @@ class Places:
         named = [place for place in self._all() if place.key == parts] or [
             place for place in self._all() if place.key[0] == parts[0] and place.key[-1] == parts[-1]
         ]
-        if value is not None:
-            named = [place for place in named if place.value == str(value)] or named
+        wanted = [place for place in named if value is not None and place.value == str(value)]
+        named = wanted or [place for place in named if not place.is_item]
         return named[-1] if named else None
 
     def mentioned(self, message: str, config: Mapping[str, Any]) -> Place | None:
@@ -83,8 +88,9 @@ class Places:
             config: All settings, references resolved.
         """
         given = self._all()
-        texts = [(value, self.of(key)) for key, value in leaves(config) if isinstance(value, str) and "/" in value]
-        cited = [(len(value), given.index(place), place) for value, place in texts if place and value in message]
+        paths = [(key, value) for key, value in leaves(config) if isinstance(value, str) and "/" in value]
+        texts = [(value, self.of(key, value)) for key, value in paths if value in message]
+        cited = [(len(value), given.index(place), place) for value, place in texts if place]
         if cited:
             return max(cited, key=lambda each: each[:2])[2]
         words = {word: at for at, word in reversed(list(enumerate(re.findall(r"[\w.]*\w", message))))}
@@ -92,6 +98,7 @@ class Places:
         named = [
             (words[name], -index, place)
             for index, place in enumerate(given)
+            if not place.is_item
             for name in (".".join(place.key[start:]) for start in range(len(place.key)))
             if words.get(name) == 0 or (name in words and ("_" in name or "." in name))
         ]
@@ -146,13 +153,15 @@ def _places_below(node: yaml.Node, key: str, file: Path) -> Iterator[Place]:
         for name, value in node.value:
             written = f"{key}.{name.value}".lstrip(".")
             text = value.value if isinstance(value, yaml.ScalarNode) else ""
-            yield Place(normalized(written), written, text, f"{file}:{name.start_mark.line + 1}")
+            if name.value not in _OPTIONAL_PARTS:
+                yield Place(normalized(written), written, text, f"{file}:{name.start_mark.line + 1}")
             yield from _places_below(value, written, file)
     elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
+        for index, item in enumerate(node.value):
+            written = f"{key}[{index}]"
             if isinstance(item, yaml.ScalarNode):
-                yield Place(normalized(key), key, item.value, f"{file}:{item.start_mark.line + 1}")
-            yield from _places_below(item, key, file)
+                yield Place(normalized(key), written, item.value, f"{file}:{item.start_mark.line + 1}")
+            yield from _places_below(item, written, file)
 
 
 def _cut(value: str) -> str:

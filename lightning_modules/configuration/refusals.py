@@ -85,7 +85,7 @@ def _of_reference(error: OmegaConfBaseException, places: Places) -> list[str]:
             f"the environment variable {name} is not set; set it (export {name}=...) or give the value", place
         )
     if found := _MISSING_KEY.search(text):
-        return _lines(f"{found['name']!r} not found, to which a ${{...}} refers", place or key)
+        return _lines(f"{found['name'].lstrip('.')!r} not found, to which a ${{...}} refers", place or key)
     return _lines(_one_line(text.partition("\n")[0]), place or key)
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import sys
@@ -64,7 +65,7 @@ MISTAKES = {
     "key in a list": Mistake(
         "`foldr` is not a setting of SavePretrained; did you mean `folder`",
         change={T + "callbacks": [{"class_path": "SavePretrained", "init_args": {"foldr": "x"}}]},
-        place=AT_LINE + r"trainer\.callbacks\.init_args\.foldr: x",
+        place=AT_LINE + r"trainer\.callbacks\[0\]\.init_args\.foldr: x",
         status=2,
     ),
     "abbreviation": Mistake(
@@ -170,7 +171,7 @@ MISTAKES = {
     "data that is not there": Mistake(
         r"annotations: {folder}/none\.jsonl is neither",
         change={D + "train_annotations": ["{folder}/none.jsonl"]},
-        place=AT_LINE + r"data\.init_args\.train_annotations: {folder}/none\.jsonl",
+        place=AT_LINE + r"data\.init_args\.train_annotations\[0\]: {folder}/none\.jsonl",
     ),
     "empty data": Mistake("no usable rows in .*empty.jsonl", ("--data.train_annotations=[{folder}/empty.jsonl]",)),
     "row": Mistake(
@@ -253,7 +254,14 @@ def changed(config, change, folder):
 def command(monkeypatch, capfd, tmp_path):
     """Runs `visualprm` in this process; gives its status and what it writes to stderr."""
 
+    def log_to(stream):
+        for logger in [logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))]:
+            for handler in logger.handlers:
+                if type(handler) is logging.StreamHandler:
+                    monkeypatch.setattr(handler, "stream", stream)
+
     def run(*arguments):
+        log_to(sys.stderr)  # of this test, where loggers would write to that of the first one
         monkeypatch.setattr(sys, "argv", ["visualprm", *map(str, arguments)])
         monkeypatch.chdir(tmp_path)
         capfd.readouterr()
