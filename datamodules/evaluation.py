@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
@@ -155,7 +156,7 @@ class EvaluationDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read VisualProcessBench and the rollouts, once; errors name file, line and field."""
         options = self.hparams
-        self._stage = stage
+        self._stage = TrainerFn(stage).value
         if options["visual_process_bench"] and self._process_bench is None:
             self._process_bench = VisualProcessBenchDataset(
                 Path(options["visual_process_bench"]), options["visual_process_bench_totals"], options["on_bad_row"]

@@ -28,6 +28,7 @@ from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_c
 from lightning_modules.callbacks.failure_log import FailureLog, log_failure, run_folder
 from lightning_modules.callbacks.lost_ranks import LostRanks
 from lightning_modules.callbacks.requeue import Requeue
+from lightning_modules.callbacks.required import require_batches, require_reporters
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.configuration.mistakes import cause_in_constructor
 from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
@@ -74,7 +75,9 @@ class VisualPRMCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
+            require_reporters(subcommand, self.trainer.callbacks, self.datamodule, self.model)  # type: ignore[attr-defined]
             super()._run_subcommand(subcommand)
+            require_batches(subcommand, self.trainer)
         except Exception as error:
             self._add_place(error)
             raise

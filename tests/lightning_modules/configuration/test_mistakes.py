@@ -190,6 +190,10 @@ MISTAKES = {
         r"rows\.jsonl: is no checkpoint of PyTorch, or was cut short", ("--ckpt_path={folder}/rows.jsonl",)
     ),
     "folder that is no checkpoint": Mistake("empty: is not a checkpoint folder", ("--ckpt_path={folder}/empty",)),
+    # Commands that would end without a word.
+    "nothing to test on": Mistake("nothing to test on; give the data module visual_process_bench", command="test"),
+    "nothing to validate on": Mistake("nothing to validate on; give", command="validate"),
+    "predictions for nobody": Mistake("no callback writes the predictions", command="predict"),
     "link to nothing": Mistake("link: is a link to nowhere, which is not there", ("--ckpt_path={folder}/link",)),
 }
 
