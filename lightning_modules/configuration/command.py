@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # Importing the packages makes their classes known by short `class_path`s.
 import datamodules.prompts_datamodule
@@ -26,6 +27,7 @@ import lightning_modules.process_reward  # noqa: F401
 from datamodules.storage.checkpoint_names import require_checkpoint
 from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
 from lightning_modules.callbacks.failure_log import FailureLog, log_failure, run_folder
+from lightning_modules.callbacks.interrupt import Interrupt
 from lightning_modules.callbacks.lost_ranks import LostRanks
 from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.required import require_batches, require_reporters
@@ -78,6 +80,10 @@ class VisualPRMCLI(LightningCLI):
             require_reporters(subcommand, self.trainer.callbacks, self.datamodule, self.model)  # type: ignore[attr-defined]
             super()._run_subcommand(subcommand)
             require_batches(subcommand, self.trainer)
+        except SIGTERMException:
+            if any(isinstance(each, Interrupt) and each.was_asked for each in self.trainer.callbacks):  # type: ignore[attr-defined]
+                sys.exit(130)  # as of a shell's command that Ctrl-C has ended
+            raise
         except Exception as error:
             self._add_place(error)
             raise
@@ -105,6 +111,7 @@ class VisualPRMCLI(LightningCLI):
         )
         parser.add_lightning_class_args(LostRanks, "lost_ranks")
         parser.add_lightning_class_args(Requeue, "requeue")
+        parser.add_lightning_class_args(Interrupt, "interrupt")
         add_default_callbacks(parser)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:

@@ -132,10 +132,15 @@ def _of_the_system(error: OSError) -> str:
         advice = ""
     if place is None:
         return f"{reason}{advice}"
-    link = Path(os.fsdecode(place)) if isinstance(place, str | bytes) else None
-    if error.errno in (errno.ENOENT, errno.EEXIST) and link is not None and link.is_symlink() and not link.exists():
-        advice = f"; it is a link to {os.readlink(link)}, which is not there"
-    return f"{os.fsdecode(place) if isinstance(place, str | bytes) else place}: {reason}{advice}"
+    path = Path(os.fsdecode(place)) if isinstance(place, str | bytes) else None
+    if path is None:
+        return f"{place}: {reason}{advice}"
+    if error.errno in (errno.ENOENT, errno.EEXIST) and path.is_symlink() and not path.exists():
+        advice = f"; it is a link to {os.readlink(path)}, which is not there"
+    above = next((each for each in path.parents if each.exists()), None)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and above is not None and not above.is_dir():
+        return f"{path}: {above} is a file, no folder"
+    return f"{path}: {reason}{advice}"
 
 
 def _notes(error: BaseException) -> list[str]:
