@@ -26,8 +26,10 @@ class Interrupt(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take Ctrl-C over."""
-        if threading.current_thread() is threading.main_thread() and self._before is None:
-            self.was_asked = False
+        self.was_asked = False
+        # A job in the background that ignores Ctrl-C goes on ignoring it.
+        is_taken = self._before is not None or signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread() and not is_taken:
             self._process = os.getpid()
             self._before = signal.signal(signal.SIGINT, self._ask)
 
