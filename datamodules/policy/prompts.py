@@ -23,7 +23,14 @@ from transformers import ProcessorMixin
 from datamodules.answers.compare import answers_equal
 from datamodules.answers.extract import clean, extract_final_answer
 from datamodules.answers.letters import OPTION_LETTERS, extract_option
-from datamodules.benchmarks import BenchmarkOptions, Grade, Rules, benchmarks_in, make_benchmark
+from datamodules.benchmarks import (
+    BenchmarkOptions,
+    Grade,
+    Rules,
+    benchmarks_in,
+    make_benchmark,
+    vlmevalkit_prompts,
+)
 from datamodules.benchmarks.base import with_instruction
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, question_content
@@ -36,6 +43,7 @@ from datamodules.storage.images import open_image
 logger = logging.getLogger(__name__)
 
 PromptGrading = Literal["ours", "visualprm_v1_1"]
+PromptsAs = Literal["ours", "vlmevalkit"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class Prompt:
             options.
         verdict_digest: Computes the digest of a verdict on a response to a benchmark question, see
             :mod:`datamodules.rollouts.grading`.
+        max_tiles: Most tiles that the policy's pictures are cut into; the processor's own number by default.
     """
 
     prompt_id: str
@@ -69,6 +78,7 @@ class Prompt:
     text: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     verdict_digest: Callable[[str], str] | None = None
+    max_tiles: int | None = None
 
     @property
     def policy_text(self) -> str:
@@ -258,6 +268,7 @@ def benchmark_prompts(
     instruction: str | None = None,
     rules: Rules = "ours",
     options: Mapping[str, BenchmarkOptions] | None = None,
+    prompts_as: PromptsAs = "ours",
 ) -> list[Prompt]:
     """The questions of benchmarks as prompts; ids are ``benchmark/question_id``.
 
@@ -267,12 +278,15 @@ def benchmark_prompts(
         instruction: Text after each question; by default the benchmark's own.
         rules: Rules of grading.
         options: Reading options of benchmarks, by name.
+        prompts_as: Whether the policy is asked as we do, or as VLMEvalKit does
+            (:mod:`datamodules.benchmarks.vlmevalkit_prompts`), without ``instruction``.
 
     Raises:
         FileNotFoundError: If a benchmark is missing, or the folder holds none.
-        ValueError: If a name or split is unknown, or a benchmark cannot be read.
+        ValueError: If a name or split is unknown, or a benchmark cannot be read, or VLMEvalKit does not ask it.
     """
     prompts = []
+    other_layouts = set()
     for name in names or benchmarks_in(folder, options):
         benchmark = make_benchmark(name, rules, options)
         for question in benchmark.read(folder, images="needed"):
@@ -293,6 +307,19 @@ def benchmark_prompts(
                     verdict_digest=partial(verdict_digest, question_digest(benchmark, question)),
                 )
             )
+            if prompts_as == "vlmevalkit":
+                asked = vlmevalkit_prompts.ask(question)
+                prompts[-1] = replace(
+                    prompts[-1], text=asked.text, load_images=asked.load_images, max_tiles=asked.max_tiles
+                )
+                if question.row is not None and not question.row.is_table:
+                    other_layouts.add(name)
+    if other_layouts:
+        logger.warning(
+            "prompts_as: vlmevalkit: %s come from other files than VLMEvalKit's tables, whose questions may be worded "
+            "otherwise",
+            ", ".join(sorted(other_layouts)),
+        )
     return prompts
 
 
