@@ -35,7 +35,7 @@ from datamodules.policy.released_annotation import MaxTiles, with_choices
 
 logger = logging.getLogger(__name__)
 
-_CHOICES = ("instruction_template", "max_tiles", "without_sources")
+_CHOICES = ("instruction_template", "max_tiles", "without_sources", "max_prompts_per_source")
 """Options that :func:`datamodules.policy.released_annotation.with_choices` takes, in its order."""
 
 
@@ -67,6 +67,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
             number by default.
         without_sources: Leave out ``prompts`` and demonstrations of sources that have one of these words in their
             names.
+        max_prompts_per_source: At most so many ``prompts`` and demonstrations of each source, at equal distances.
         other_images: Give every question the images of another one, as a control; see
             :func:`datamodules.policy.prompts.with_other_images`.
         max_prompts: Use only so many prompts of `predict`, the first ones.
@@ -104,6 +105,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         instruction_template: str | None = None,
         max_tiles: MaxTiles | None = None,
         without_sources: Sequence[str] = (),
+        max_prompts_per_source: int | None = None,
         other_images: bool = False,
         max_prompts: int | None = None,
         num_shards: int = 1,

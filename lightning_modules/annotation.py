@@ -33,7 +33,7 @@ _OURS = {
     "early_stop": False,
     "question": "bare",
 }
-_PROMPT_CHOICES = ("grading", "instruction_template", "max_tiles", "without_sources")
+_PROMPT_CHOICES = ("grading", "instruction_template", "max_tiles", "without_sources", "max_prompts_per_source")
 
 Prefix = tuple[int, str]
 """Index of a prompt, and a partial solution."""

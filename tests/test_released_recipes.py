@@ -1,22 +1,43 @@
 """The presets under experiments/released, run with a tiny policy: what is asked, and the form of the rows."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from cli_runs import parsed, visualprm
 from PIL import Image
 from released_benchmarks import mmmu_table
 
+from lightning_modules.generation.engine import GeneratedText, GenerationRequest
+from lightning_modules.generation.sampling import SamplingParameters
+from lightning_modules.generation.transformers_engine import TransformersEngine
+
 V1_1, FIRST = (f"--config=experiments/released/{name}.yaml" for name in ("visualprm_400k_v1_1", "visualprm_400k"))
 BEST_OF_N = "--config=experiments/released/best_of_n.yaml"
 SMALL = ["--trainer.accelerator=cpu", "--model.sampling.max_new_tokens=24"]
 INSTRUCTION = (
-    "Answer the preceding question. The last line of your response should follow this format: 'Answer: "
-    "\\boxed{$FINAL_ANSWER}' (without quotes), where 'FINAL_ANSWER' is your conclusion based on the reasoning provided. "
-    "If you are uncertain or the problem is too complex, make a reasoned guess based on the information provided. Avoid "
-    "repeating steps indefinitely—provide your best guess even if unsure. Think step by step logically, considering all "
-    "relevant information before answering."
+    "Answer the preceding question. The last line of your response should follow this format: "
+    "'Answer: \\boxed{$FINAL_ANSWER}' (without quotes), where 'FINAL_ANSWER' is your conclusion based on the "
+    "reasoning provided. If you are uncertain or the problem is too complex, make a reasoned guess based on the "
+    "information provided. Avoid repeating steps indefinitely—provide your best guess even if unsure. Think step by "
+    "step logically, considering all relevant information before answering."
 )
+
+
+class ManySteps(TransformersEngine):
+    """Samples from the tiny policy, whose texts hold hardly any blank line, and puts in some."""
+
+    def sample(
+        self, requests: Sequence[GenerationRequest], parameters: SamplingParameters
+    ) -> list[list[GeneratedText]]:
+        """As the base class, with a step of a line break and three letters each."""
+        return [
+            [t._replace(text="\n\n".join("\n" + t.text[at : at + 3] for at in range(0, len(t.text), 3))) for t in texts]
+            for texts in super().sample(requests, parameters)
+        ]
+
+
+MANY_STEPS = "--model.engine=test_released_recipes.ManySteps"
 
 
 @pytest.fixture
@@ -49,7 +70,7 @@ def rows_of(tmp_path, tiny_checkpoint, monkeypatch):
 
 def test_annotation_as_released(rows_of):
     few = ["--model.num_solutions=2", "--model.num_continuations=3", "--data.without_sources=[docvqa]"]
-    rows = rows_of("visualprm_400k_v1_1.jsonl", V1_1, *few)
+    rows = rows_of("visualprm_400k_v1_1.jsonl", V1_1, MANY_STEPS, *few)
     assert [row["id"] for row in rows] == ["7/0", "7/1", "8/0", "8/1"]
     assert [row["source"] for row in rows] == ["geos_en"] * 2 + ["chartqa_train"] * 2
     assert [row["question"] for row in rows[::2]] == [
@@ -61,18 +82,24 @@ def test_annotation_as_released(rows_of):
     for row in rows:
         assert row["image"] == "a.png"
         assert row["num_mc_sequences"] == 3
-        pieces = row["response"].split("\n\n")
         steps = row["steps_with_score"]
-        assert [step["step"] for step in steps] == pieces  # at most 24 tokens, so no steps are merged
+        assert "\n\n".join(step["step"] for step in steps) == row["response"]
+        pieces = row["response"].split("\n\n")
+        # At most 16: 17 to 32 pieces become steps of two each, 33 to 48 of three.
+        size = -(-len(pieces) // 16)
+        assert [step["step"].count("\n\n") + 1 for step in steps[:-1]] == [size] * (len(steps) - 1)
+        assert all(step["step"].startswith("\n") for step in steps)  # white space is kept
         assert {step["num_mc_total"] for step in steps} == {3}  # the last one, too
         assert [step["score"] for step in steps] == [step["num_mc_correct"] / 3 for step in steps]
+    assert max(len(row["response"].split("\n\n")) for row in rows) > 16
 
 
 def test_annotation_as_first_released_stops_early(rows_of):
     """A tiny policy never answers: behind the first step, which has the score 0, nothing is drawn."""
-    few = ["--model.num_solutions=4", "--model.num_continuations=2", "--model.sampling.max_new_tokens=48"]
-    rows = rows_of("visualprm_400k.jsonl", V1_1, FIRST, *few, "--data.grading=ours")
+    few = ["--model.num_solutions=4", "--model.num_continuations=2"]
+    rows = rows_of("visualprm_400k.jsonl", V1_1, FIRST, MANY_STEPS, *few, "--data.grading=ours")
     assert len(rows) == 12
+    assert all(1 < len(row["steps_with_score"]) <= 12 for row in rows)
     for row in rows:
         totals = [step["num_mc_total"] for step in row["steps_with_score"]]
         assert totals == [2, *[0] * (len(totals) - 1)]

@@ -70,7 +70,7 @@ def as_asked(question: str, num_images: int, template: str) -> str:
     """
     for ending in _ENDINGS:
         if question.endswith(ending):
-            question = question.removesuffix(ending).strip() or question
+            question = question.removesuffix(ending).strip()
     text = template.replace(QUESTION, question)
     placeholders = text.count(IMAGE_PLACEHOLDER)
     if placeholders == 1:
@@ -83,8 +83,9 @@ def with_choices(
     instruction_template: str | None = None,
     max_tiles: MaxTiles | None = None,
     without_sources: Sequence[str] = (),
+    max_prompts_per_source: int | None = None,
 ) -> list[Prompt]:
-    """Prompts asked as chosen.
+    """Prompts that are chosen, asked as chosen.
 
     Args:
         prompts: Rows of MMPR.
@@ -92,6 +93,8 @@ def with_choices(
             default.
         max_tiles: Most tiles of a picture; the processor's own number by default.
         without_sources: Prompts of sources with one of these words in their names are left out; a notice counts them.
+        max_prompts_per_source: At most so many of each source: the first, and others at equal distances, as in the
+            released annotation.
 
     Raises:
         ValueError: If there is no such instruction, or no prompt is left.
@@ -102,7 +105,24 @@ def with_choices(
         logger.warning("without_sources leaves out %s", counts)
         if left_out.total() == len(prompts):
             raise ValueError(f"without_sources {list(without_sources)} leaves no prompt: {counts}")
-    return [_chosen(prompt, instruction_template, max_tiles) for prompt in prompts if prompt.source not in left_out]
+    kept = [prompt for prompt in prompts if prompt.source not in left_out]
+    if max_prompts_per_source is not None:
+        kept = _at_equal_distances(kept, max_prompts_per_source)
+    return [_chosen(prompt, instruction_template, max_tiles) for prompt in kept]
+
+
+def _at_equal_distances(prompts: Sequence[Prompt], most: int) -> list[Prompt]:
+    distance = {
+        source: max(1, count // max(1, most)) for source, count in Counter(prompt.source for prompt in prompts).items()
+    }
+    seen: Counter[str] = Counter()
+    kept = []
+    for prompt in prompts:
+        place, between = seen[prompt.source], distance[prompt.source]
+        if place % between == 0 and place // between < most:
+            kept.append(prompt)
+        seen[prompt.source] += 1
+    return kept
 
 
 def _chosen(prompt: Prompt, instruction_template: str | None, max_tiles: MaxTiles | None) -> Prompt:

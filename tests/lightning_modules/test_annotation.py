@@ -100,10 +100,11 @@ def recount(annotator, batch, max_steps, released=False, early_stop=False):
 
 @pytest.mark.parametrize(
     ("max_steps", "options"),
-    [(12, {}), (2, {}), (12, RELEASED), (3, RELEASED | {"early_stop": True})],
+    [(12, {}), (2, {}), (6, RELEASED), (3, RELEASED | {"early_stop": True})],
 )
 def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps, options):
-    annotator = make_annotator(sharp_checkpoint, max_steps=max_steps, **options)
+    fewer = {"num_solutions": 3, "num_continuations": 2} if options else {}
+    annotator = make_annotator(sharp_checkpoint, max_steps=max_steps, **options, **fewer)
     asked = batch(annotator)
     found = annotator.predict_step(asked, 0)
     assert [prompt_id for prompt_id, _ in found] == ["prompt-0", "prompt-1", "prompt-2"]
@@ -116,19 +117,19 @@ def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps, o
         assert [(step["num_mc_correct"], step["num_mc_total"]) for step in scored] == counts
         assert [step["score"] for step in scored] == [correct / max(total, 1) for correct, total in counts]
         assert row["response"] == "\n\n".join(steps)
-        assert row["num_mc_sequences"] == 4
+        assert row["num_mc_sequences"] == annotator.num_continuations
         of_question = [
             grade("\n\n".join(of_solution)).is_correct for other_id, of_solution, _ in expected if other_id == prompt_id
         ]
-        assert row["question_accuracy"] == sum(of_question) / 5
-    seen = {correct for _, _, counts in expected for correct, total in counts if total == 4}
+        assert row["question_accuracy"] == sum(of_question) / annotator.num_solutions
+    seen = {correct for _, _, counts in expected for correct, total in counts if total == annotator.num_continuations}
     assert len(seen) >= 2, "the counts should differ, or the comparison says little"
     if "early_stop" in options:
         assert any((0, 0) in counts for _, _, counts in expected), "no solution was stopped"
     if options:
         assert any(step != step.strip() for _, steps, _ in expected for step in steps), "no white space was kept"
     longest = max(len(steps) for _, steps, _ in expected)
-    assert longest == max_steps if max_steps < 12 else longest > 2
+    assert longest == max_steps if max_steps < 6 else longest > 2
 
 
 def test_the_number_of_rows_decoded_at_once_changes_nothing(sharp_checkpoint, batch):

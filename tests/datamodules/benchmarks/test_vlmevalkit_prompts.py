@@ -1,4 +1,4 @@
-"""What VLMEvalKit asks, written out: `InternVLChat.build_prompt` and `generate_v2` of its config InternVL2_5-8B-BoN-8."""
+"""What VLMEvalKit asks, written out: `InternVLChat.build_prompt` and `generate_v2`, config InternVL2_5-8B-BoN-8."""
 
 import logging
 
@@ -12,18 +12,19 @@ from datamodules.benchmarks.table import write_table
 from datamodules.benchmarks.vlmevalkit_prompts import ask
 from datamodules.policy.prompts import benchmark_prompts
 
+REASONING = (
+    "If you are uncertain or the problem is too complex, make a reasoned guess based on the information provided. "
+    "Avoid repeating steps indefinitely—provide your best guess even if unsure. "
+    "Think step by step logically, considering all relevant information before answering."
+)
+FORMAT = "The last line of your response should follow this format: "
 LETTER = (
-    "Answer the preceding multiple choice question. The last line of your response should follow this format: 'Answer: "
-    "\\boxed{$LETTER}' (without quotes), where LETTER is one of the options. If you are uncertain or the problem is too "
-    "complex, make a reasoned guess based on the information provided. Avoid repeating steps indefinitely—provide your "
-    "best guess even if unsure. Think step by step logically, considering all relevant information before answering."
+    f"Answer the preceding multiple choice question. {FORMAT}'Answer: \\boxed{{$LETTER}}' (without quotes), where "
+    f"LETTER is one of the options. {REASONING}"
 )
 ANSWER = (
-    "Answer the preceding question. The last line of your response should follow this format: 'Answer: "
-    "\\boxed{$FINAL_ANSWER}' (without quotes), where 'FINAL_ANSWER' is your conclusion based on the reasoning provided. "
-    "If you are uncertain or the problem is too complex, make a reasoned guess based on the information provided. Avoid "
-    "repeating steps indefinitely—provide your best guess even if unsure. Think step by step logically, considering all "
-    "relevant information before answering."
+    f"Answer the preceding question. {FORMAT}'Answer: \\boxed{{$FINAL_ANSWER}}' (without quotes), where 'FINAL_ANSWER' "
+    f"is your conclusion based on the reasoning provided. {REASONING}"
 )
 EXPECTED = {
     # Placeholders of the table stay as text, and the options' request for a direct answer is gone.

@@ -48,11 +48,11 @@ def test_tiles_of_the_released_files(tiles):
 
 
 BOXED = (
-    "Answer the preceding question. The last line of your response should follow this format: 'Answer: "
-    "\\boxed{$FINAL_ANSWER}' (without quotes), where 'FINAL_ANSWER' is your conclusion based on the reasoning provided. "
-    "If you are uncertain or the problem is too complex, make a reasoned guess based on the information provided. Avoid "
-    "repeating steps indefinitely—provide your best guess even if unsure. Think step by step logically, considering all "
-    "relevant information before answering."
+    "Answer the preceding question. The last line of your response should follow this format: "
+    "'Answer: \\boxed{$FINAL_ANSWER}' (without quotes), where 'FINAL_ANSWER' is your conclusion based on the "
+    "reasoning provided. If you are uncertain or the problem is too complex, make a reasoned guess based on the "
+    "information provided. Avoid repeating steps indefinitely—provide your best guess even if unsure. Think step by "
+    "step logically, considering all relevant information before answering."
 )
 
 
@@ -122,6 +122,17 @@ def test_choices_of_prompts(caplog):
     assert {p.max_tiles for p in with_choices(prompts, max_tiles=4)} == {4}
     with pytest.raises(ValueError, match=r"without_sources \['qa'\] leaves no prompt: docvqa_train \(1 prompts\)"):
         with_choices(prompts[1:2], without_sources=["qa"])
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    # `lines[::max(count // most, 1)][:most]` of each file: 10 // 4 = 2, 10 // 7 = 1
+    [(10, 4, [0, 2, 4, 6]), (10, 7, list(range(7))), (10, 10, list(range(10))), (3, 5, [0, 1, 2]), (9, 2, [0, 4])],
+)
+def test_at_most_so_many_of_a_source(count, most, expected):
+    numbered = [prompt(source, f"{source} {n}") for n in range(count) for source in ("a", "b")]
+    kept = with_choices(numbered, max_prompts_per_source=most)
+    assert [p.question for p in kept] == [f"{source} {n}" for n in expected for source in ("a", "b")]
 
 
 def test_by_default_nothing_is_changed():
