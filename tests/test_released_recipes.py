@@ -25,15 +25,16 @@ INSTRUCTION = (
 
 
 class ManySteps(TransformersEngine):
-    """Samples from the tiny policy, whose texts hold hardly any blank line, and puts in some."""
+    """Samples from the tiny policy, whose texts hold hardly any blank line, and makes 40 steps of each."""
 
     def sample(
         self, requests: Sequence[GenerationRequest], parameters: SamplingParameters
     ) -> list[list[GeneratedText]]:
-        """As the base class, with a step of a line break and three letters each."""
+        """As the base class; a step is a space and one of the first letters, dots where there are too few."""
+        sampled = super().sample(requests, parameters)
         return [
-            [t._replace(text="\n\n".join("\n" + t.text[at : at + 3] for at in range(0, len(t.text), 3))) for t in texts]
-            for texts in super().sample(requests, parameters)
+            [found._replace(text="\n\n".join(f" {letter}" for letter in f"{found.text:.<40}"[:40])) for found in texts]
+            for texts in sampled
         ]
 
 
@@ -84,14 +85,11 @@ def test_annotation_as_released(rows_of):
         assert row["num_mc_sequences"] == 3
         steps = row["steps_with_score"]
         assert "\n\n".join(step["step"] for step in steps) == row["response"]
-        pieces = row["response"].split("\n\n")
-        # At most 16: 17 to 32 pieces become steps of two each, 33 to 48 of three.
-        size = -(-len(pieces) // 16)
-        assert [step["step"].count("\n\n") + 1 for step in steps[:-1]] == [size] * (len(steps) - 1)
-        assert all(step["step"].startswith("\n") for step in steps)  # white space is kept
+        # At most 16 steps: of 40 pieces three make one, and one is left over. White space is kept.
+        assert [step["step"].count("\n\n") + 1 for step in steps] == [3] * 13 + [1]
+        assert all(step["step"].startswith(" ") for step in steps)
         assert {step["num_mc_total"] for step in steps} == {3}  # the last one, too
         assert [step["score"] for step in steps] == [step["num_mc_correct"] / 3 for step in steps]
-    assert max(len(row["response"].split("\n\n")) for row in rows) > 16
 
 
 def test_annotation_as_first_released_stops_early(rows_of):
@@ -99,7 +97,7 @@ def test_annotation_as_first_released_stops_early(rows_of):
     few = ["--model.num_solutions=4", "--model.num_continuations=2"]
     rows = rows_of("visualprm_400k.jsonl", V1_1, FIRST, MANY_STEPS, *few, "--data.grading=ours")
     assert len(rows) == 12
-    assert all(1 < len(row["steps_with_score"]) <= 12 for row in rows)
+    assert {len(row["steps_with_score"]) for row in rows} == {10}  # at most 12: of 40 pieces four make one
     for row in rows:
         totals = [step["num_mc_total"] for step in row["steps_with_score"]]
         assert totals == [2, *[0] * (len(totals) - 1)]

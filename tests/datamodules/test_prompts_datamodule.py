@@ -191,5 +191,5 @@ def test_choices_of_how_prompts_are_asked(tiny_processor, tiny_world):
 
 @pytest.mark.parametrize("option", [{"prompts_as": "vlmevalkit"}, {"instruction_template": "boxed"}])
 def test_an_instruction_beside_another_one(option):
-    with pytest.raises(ValueError, match="give either 'instruction' or (prompts_as: vlmevalkit|instruction_template)"):
+    with pytest.raises(ValueError, match=r"give either 'instruction' or (prompts_as: vlmevalkit|instruction_template)"):
         PromptDataModule(instruction="Be quick.", **option)

@@ -131,6 +131,6 @@ def test_other_benchmarks_are_refused(tmp_path):
     rows = [{"index": "1", "image": cell(1), "question": "q", "answer": "A"}]
     write_table(tmp_path / "Other.tsv", rows)
     question = BenchmarkQuestion("GSM8K", "1", "q", [], ("1",), row=SourceRow("q", "", {}, [], False))
-    with pytest.raises(ValueError, match="vlmevalkit asks the benchmarks MMMU, .*, not GSM8K; name those in"):
+    with pytest.raises(ValueError, match=r"vlmevalkit asks the benchmarks MMMU, .*, not GSM8K; name those in"):
         ask(question)
     assert "GSM8K" in BENCHMARKS

@@ -99,7 +99,7 @@ def test_chinese_sources_are_asked_in_chinese():
     assert as_asked("<image>\n多少？", 1, template_of("boxed", "a_zh_b")).startswith(
         "<image>\n多少？\n请回答上述问题。"
     )
-    with pytest.raises(ValueError, match="instruction_template must be one of ours, .*, got 'blunt'"):
+    with pytest.raises(ValueError, match=r"instruction_template must be one of ours, .*, got 'blunt'"):
         template_of("blunt", "m3cot")
 
 
