@@ -17,10 +17,12 @@ from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuesti
 from datamodules.benchmarks.table import LazyImages
 from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.reading_rules import PictureRules, ReadingRules
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS, response_steps
 from datamodules.rollouts.check import RolloutCheck, check_rollouts
 from datamodules.rollouts.records import Rollout, place, read_rollouts
 from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.fields import first_of
 from datamodules.storage.images import check_image
 
 logger = logging.getLogger(__name__)
@@ -177,7 +179,7 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
             try:
                 check_readable(question, rollouts, counter.encoder)
                 if question.images:
-                    counter.added(*_sizes_and_places(question))
+                    counter.added(*_sizes_and_places(question, counter.encoder.rules.pictures))
                 kept.append(index)
             except ValueError as error:
                 bad.add(error)
@@ -193,19 +195,45 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
         same_on_all_ranks(
             digest_of(question.question_id for question in self.questions), f"questions of {self.benchmark.name}"
         )
+        self._report_prompts(counter.encoder.rules)
+
+    def _report_prompts(self, rules: ReadingRules) -> None:
+        """Say which rollouts lack the prompt that the model is to read."""
+        unasked = [place(rollout) for group in self.rollouts for rollout in group if rollout.prompt is None]
+        if unasked and rules.question_text == "as_asked":
+            logger.warning(
+                "%s: %d rollouts do not say what the policy was asked (field 'prompt'). The reward model is to read it "
+                "(question_text: as_asked), but gets the question alone for them, and their scores may differ: %s",
+                self.benchmark.name,
+                len(unasked),
+                first_of(unasked),
+            )
+
+
+def question_text(question: BenchmarkQuestion, rollout: Rollout, rules: ReadingRules) -> str:
+    """The question that a reward model reads above a solution: as the policy was asked, if the rollout says it."""
+    asked = question.question if rollout.prompt is None else rollout.prompt
+    return rules.question(asked, question.question)
 
 
 def check_readable(question: BenchmarkQuestion, rollouts: Sequence[Rollout], encoder: ConversationEncoder) -> None:
     """Raise a ValueError that names the rollout if it, or the question, holds a special token of the tokenizer."""
     for rollout in rollouts:
-        encoder.check_conversation(question.question, [rollout.response], place(rollout))
+        text = question_text(question, rollout, encoder.rules)
+        encoder.check_conversation(text, [rollout.response], place(rollout), len(question.images))
 
 
-def _sizes_and_places(question: BenchmarkQuestion) -> tuple[list[tuple[int, int]], None, list[str]]:
+def _sizes_and_places(
+    question: BenchmarkQuestion, rules: PictureRules
+) -> tuple[list[tuple[int, int]], None, list[str]]:
     images = question.images
     if isinstance(images, LazyImages):
         pairs = zip(images.sources, images.places, strict=True)
-        return [check_image(source, where, upright=True) for source, where in pairs], None, list(images.places)
+        return (
+            [check_image(source, where, upright=rules == "ours") for source, where in pairs],
+            None,
+            list(images.places),
+        )
     name = f"{question.benchmark}/{question.question_id}"
     return [image.size for image in images], None, [f"{name}: picture {n}" for n in range(len(images))]
 
@@ -306,11 +334,19 @@ class CandidateCollator:
         return CandidateBatch([self._group(item) for item in items])
 
     def _group(self, item: AnsweredQuestion) -> CandidateGroup:
-        question = item.question
+        question, rules = item.question, self.encoder.rules
         steps = [
-            response_steps(rollout.response, self.max_steps, as_one_step=self.response_as_one_step)
+            response_steps(
+                rollout.response,
+                self.max_steps,
+                as_one_step=self.response_as_one_step,
+                white_space=rules.white_space,
+            )
             for rollout in item.rollouts
         ]
+        images = question.images
+        if isinstance(images, LazyImages):
+            images = images.by_rules(rules.pictures)
         name = f"{question.benchmark}/{question.question_id}"
         return CandidateGroup(
             question.benchmark,
@@ -319,5 +355,11 @@ class CandidateCollator:
             [rollout.response for rollout in item.rollouts],
             [rollout.is_correct for rollout in item.rollouts],
             list(item.answer_classes),
-            encode_candidates(self.encoder, list(question.images), question.question, steps, name),
+            encode_candidates(
+                self.encoder,
+                list(images),
+                [question_text(question, rollout, rules) for rollout in item.rollouts],
+                steps,
+                name,
+            ),
         )

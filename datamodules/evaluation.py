@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
@@ -22,6 +23,7 @@ from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProc
 from datamodules.process_bench.totals import DATASET_NAME as VISUAL_PROCESS_BENCH
 from datamodules.process_bench.totals import TotalsCheck
 from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.checkpoint_names import require_model
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,7 @@ class EvaluationDataModule(LightningDataModule):
             name = self.hparams["model_name_or_path"]
             if not name:
                 raise RuntimeError("no model has connected to the data module; to use it alone give model_name_or_path")
+            require_model(name)
             processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
             encoder = ConversationEncoder(processor, None, DEFAULT_CLASS_TOKENS)
             self._model = RewardModelFacts(
@@ -155,7 +158,7 @@ class EvaluationDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read VisualProcessBench and the rollouts, once; errors name file, line and field."""
         options = self.hparams
-        self._stage = stage
+        self._stage = TrainerFn(stage).value
         if options["visual_process_bench"] and self._process_bench is None:
             self._process_bench = VisualProcessBenchDataset(
                 Path(options["visual_process_bench"]), options["visual_process_bench_totals"], options["on_bad_row"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from datamodules.batching.collate import StepBatch, StepCollator
+from datamodules.batching.collate import StepBatch, StepCollator, Verdicts
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.lengths import TokenCounter
@@ -169,6 +169,10 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         """Names the data of the process validation split, for reports that must name the data behind a choice."""
         return self.supervision.validation_data
 
+    def training_system_prompt(self) -> str:
+        """The system turn that all training rows have; see :class:`ProcessSupervision`."""
+        return self.supervision.system_prompt()
+
     # ------------------------------------------------------------- evaluation
 
     @property
@@ -180,14 +184,19 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
     def _evaluation_loader(self, name: str) -> DataLoader[Any]:
         if name != PROCESS:
             return super()._evaluation_loader(name)
-        options, collator = self.hparams, self._collator(mark_step_tokens=False)
+        options, collator = self.hparams, self._collator()
         rows = self._measured_rows(PROCESS, "padded", collator).table
         return evaluation_loader(rows, options["eval_batch_size"], collator, options["num_workers"], self.trainer)
 
-    def _collator(self, mark_step_tokens: bool) -> StepCollator:
+    def _collator(self, mark_step_tokens: bool = False, verdicts: Verdicts | None = None) -> StepCollator:
         model = self.model_facts
         return StepCollator(
-            model.encoder, model.max_steps, model.response_as_one_step, mark_step_tokens, self.hparams["on_bad_row"]
+            model.encoder,
+            model.max_steps,
+            model.response_as_one_step,
+            mark_step_tokens,
+            self.hparams["on_bad_row"],
+            verdicts,
         )
 
     def _measured_rows(self, split: str, chosen: Layout, collator: StepCollator) -> MeasuredRows:
@@ -226,7 +235,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         if TRAIN not in self.supervision.tables:
             raise ValueError("VisualPRM400KDataModule needs train_annotations to fit, or sources")
         model, options = self.model_facts, self.hparams
-        collator = self._collator(model.mark_step_tokens)
+        collator = self._collator(model.mark_step_tokens, model.training_verdicts)
         chosen = self._chosen = self._chosen or self._layout.chosen(model.packing_obstacle)
         measured = self._measured_rows(TRAIN, chosen, collator)
         return training_loader(

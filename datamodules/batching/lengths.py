@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,12 +27,12 @@ from tqdm.auto import tqdm
 from datamodules.batching.ranks import rank_of_process
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.refused_pictures import PictureRefusedError
-from datamodules.conversation.steps import merge_steps
+from datamodules.conversation.steps import merge_steps, steps_to_read
 from datamodules.storage.files import atomic_file
 from datamodules.storage.images import ImageError, check_image
 from datamodules.supervision.table import open_table
 
-_COLUMNS = ["sample_id", "images", "image_bytes", "question", "steps", "max_tiles"]
+_COLUMNS = ["sample_id", "images", "image_bytes", "question", "question_bare", "steps", "max_tiles"]
 _ROWS_AT_ONCE = 64
 _PROBED_SIZES = ((64, 64), (701, 333), (90, 1400))
 Size = tuple[int, int]
@@ -81,6 +82,7 @@ class TokenCounter:
             "class_tokens": self.encoder.class_tokens,
             "image_layout": self.encoder.image_layout,
             "max_steps": self.max_steps,
+            "rules": asdict(self.encoder.rules),
             "transformers": transformers.__version__,
         }
         if not self.look_at_images:
@@ -106,15 +108,17 @@ class TokenCounter:
             ImageError: If the header of a picture cannot be read.
             ValueError: If the row cannot be rendered, or the processor refuses a picture.
         """
-        name, paths = row["sample_id"], row["images"]
+        name, paths, rules = row["sample_id"], row["images"], self.encoder.rules
         embedded = row.get("image_bytes") or [None] * len(paths)
-        text = self.encoder.render(row["question"], len(paths), merge_steps(row["steps"], self.max_steps), name)
-        tokens = self._tokens(text)
+        kept = steps_to_read(row["steps"], rules.white_space)
+        steps = merge_steps([row["steps"][index] for index in kept], self.max_steps)
+        question = rules.question(row["question"], row.get("question_bare"))
+        tokens = self._tokens(self.encoder.render(question, len(paths), steps, name))
         if not paths or not self.look_at_images:
             return tokens
         place = f"{name}: field 'image'"
         pairs = [(path if data is None else data, path) for path, data in zip(paths, embedded, strict=True)]
-        sizes = [check_image(source, place, upright=True) for source, _ in pairs]
+        sizes = [check_image(source, place, upright=rules.pictures == "ours") for source, _ in pairs]
         return tokens + self.added(sizes, row.get("max_tiles") or None, [f"{place}: {path!r}" for _, path in pairs])
 
     def added(self, sizes: Sequence[Size], max_tiles: int | None, places: Sequence[str] = ()) -> int:

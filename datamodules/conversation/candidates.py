@@ -19,7 +19,7 @@ class EncodedCandidates:
 
     Attributes:
         prefix: Processor output of the shared prefix: input_ids of shape (1, P), and the image inputs.
-        suffixes: N tensors of token ids, each (L_n,): the tokens after the prefix, up to the last step position.
+        suffixes: N tensors of token ids, each (L_n,): the tokens after the prefix.
         step_positions: N tensors, each (S_n,): positions in the suffix whose logits predict the class tokens.
     """
 
@@ -43,7 +43,7 @@ def _common_length(rows: Sequence[Sequence[int]], limit: int) -> int:
 def encode_candidates(
     encoder: ConversationEncoder,
     images: Sequence[Image.Image],
-    question: str,
+    question: str | Sequence[str],
     candidates: Sequence[Sequence[str]],
     sample_id: str,
 ) -> EncodedCandidates:
@@ -55,7 +55,7 @@ def encode_candidates(
     Args:
         encoder: Renders and tokenises conversations.
         images: Pictures of the question.
-        question: Text of the question.
+        question: Text of the question, or the text above each candidate.
         candidates: N lists of steps.
         sample_id: Name of the sample, for error messages.
 
@@ -65,7 +65,10 @@ def encode_candidates(
     """
     if not candidates or any(not steps for steps in candidates):
         raise ValueError(f"{sample_id}: every question needs a candidate and every candidate a step")
-    texts = [encoder.render(question, len(images), steps, sample_id) for steps in candidates]
+    questions = [question] * len(candidates) if isinstance(question, str) else question
+    texts = [
+        encoder.render(text, len(images), steps, sample_id) for text, steps in zip(questions, candidates, strict=True)
+    ]
     tokenizer = encoder.processor.tokenizer
     rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     positions = [
@@ -88,6 +91,6 @@ def encode_candidates(
             prefix[name] = value[:, :prefix_length]
     return EncodedCandidates(
         prefix,
-        [torch.tensor(row[length : found[-1] + 1]) for row, found in zip(rows, positions, strict=True)],
+        [torch.tensor(row[length:]) for row in rows],
         [torch.tensor(found) - length for found in positions],
     )

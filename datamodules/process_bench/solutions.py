@@ -135,7 +135,7 @@ def _parse(row: dict[str, Any], where: str, find_image: ImageFinder) -> JudgedSo
             raise fields.wrong_field(where, f"response.process_correctness[{number}]", "1, 0 or -1", value)
     names = fields.image_names(row, where)
     placeholders = question.count(IMAGE_PLACEHOLDER)
-    if placeholders not in (0, len(names)):
+    if names and placeholders not in (0, len(names)):
         raise ValueError(
             f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(names)} images"
         )
@@ -208,8 +208,17 @@ class ProcessBenchCollator:
 
     def __call__(self, solutions: Sequence[JudgedSolution]) -> ProcessBenchBatch:
         """Build a batch; raises ImageError for a broken picture and ValueError for a text that cannot be encoded."""
+        rules = self.encoder.rules
         inputs, positions = self.encoder.encode(
-            [Conversation(load_images(s.images, s.sample_id), s.question, s.steps, s.sample_id) for s in solutions]
+            [
+                Conversation(
+                    load_images(s.images, s.sample_id, rules=rules.pictures),
+                    rules.question(s.question),
+                    s.steps,
+                    s.sample_id,
+                )
+                for s in solutions
+            ]
         )
         return ProcessBenchBatch(
             inputs,

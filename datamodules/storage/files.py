@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -11,6 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_FULL = 2**20
+"""Fewer free bytes than this are a full disk."""
 
 
 @contextmanager
@@ -20,15 +25,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     A reader sees the old file or the new one, never a part. Missing folders are created. If the block raises, ``path``
     is not changed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with errors_name(path), os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        with errors_name(path):
+            os.chmod(name, 0o644)
+            os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -45,16 +52,75 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Create a folder to write into; after the block it replaces ``path``.
 
     If the block raises, ``path`` is not changed.
+
+    Raises:
+        OSError: If it cannot be written; names ``path``.
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    with errors_name(path):
+        partial.mkdir(parents=True)
     try:
-        yield partial
+        with errors_name(path):
+            yield partial
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Within, an error of the operating system names ``path``, and so does a full disk that a library has met.
+
+    Libraries in Rust and C++ put the number of an error into a text, or say only that a write has failed.
+
+    Raises:
+        OSError: With ``path`` as its file name, in place of theirs.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+    except Exception as error:
+        if (code := _system_error(error, path)) is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _system_error(error: Exception, path: Path) -> int | None:
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(found[1])
+    existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    is_write = re.search(r"file write failed|unexpected pos|PytorchStreamWriter", str(error))
+    return errno.ENOSPC if is_write and shutil.disk_usage(existing).free < _FULL else None
+
+
+def require_writable_folder(path: Path) -> None:
+    """Make sure that :func:`atomic_folder` can write a folder, without leaving anything.
+
+    Args:
+        path: The folder; it may be there.
+
+    Raises:
+        OSError: If a file lies there, or it cannot be made; names ``path``.
+    """
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path}: is a link to {os.readlink(path)}, which is not there")
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path}: is a file; a folder is to be written there")
+    made = [each for each in reversed(path.absolute().parents) if not each.exists()]
+    with errors_name(path), tempfile.TemporaryDirectory(dir=_made(path.absolute().parent), prefix=f".{path.name}."):
+        pass
+    for each in reversed(made):
+        each.rmdir()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -18,13 +18,15 @@ from datamodules.supervision.image_roots import ImageFinder, ImageRoot, OpenedRo
 from datamodules.supervision.row_parsing import parse_row
 from datamodules.supervision.sources import ProcessSource
 
-_FORMAT = 5  # raise it when the meaning of the table changes, so that cached tables are built anew
+_FORMAT = 6  # raise it when the meaning of the table changes, so that cached tables are built anew
 _NOTHING: dict[str, Any] = {
     "source": "",
     "question_key": "",
     "images": [],
     "image_bytes": [],
     "question": "",
+    "question_bare": "",
+    "system_prompt": None,
     "steps": [],
     "mc": [],
     "num_mc_correct": [],

@@ -36,6 +36,8 @@ FEATURES = Features(
         "images": List(Value("string")),
         "image_bytes": List(Value("large_binary")),
         "question": Value("string"),
+        "question_bare": Value("string"),
+        "system_prompt": Value("string"),
         "steps": List(Value("string")),
         "mc": List(Value("float64")),
         "num_mc_correct": List(Value("int64")),
@@ -47,9 +49,12 @@ FEATURES = Features(
 )
 """Columns of a file's table: ``sample_id`` is ``file:row``; ``question_key`` is equal for solutions of one question
 about the same images; images are paths or references of :mod:`datamodules.storage.archives`, or, where
-``image_bytes`` holds embedded ones, their names; ``mc`` is NaN for a step without a score; the counts -1 where unknown;
+``image_bytes`` holds embedded ones, their names;
+``question`` is the row's field, ``question_bare`` the question without the policy's instruction;
+``system_prompt`` is that of a conversation row, None without one;
+``mc`` is NaN for a step without a score; the counts -1 where unknown;
 ``question_accuracy`` is how often the policy solves the question from scratch, None where the row does not say;
-``blank_steps`` is how many steps without text were joined to their neighbours;
+``blank_steps`` is how many of the steps are without text;
 ``problem`` is empty for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source,
 0 where there is none.
 """
@@ -97,8 +102,7 @@ def read_rows(
     if not len(usable):
         first = next(iter(bad_rows(table).values()), "there are no rows")
         raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}: {first}")
-    _report_blank_steps(usable)
-    return usable.remove_columns("blank_steps")
+    return usable
 
 
 def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]) -> Dataset:
@@ -111,21 +115,6 @@ def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]
     for name, values in (("weight", weights), ("max_tiles", tiles), ("limit", limits)):
         table = table.add_column(name, np.repeat(values, lengths))
     return table
-
-
-def _report_blank_steps(table: Dataset) -> None:
-    """Say how many steps without text were joined to their neighbours, and in which rows."""
-    counts = table.with_format("arrow")["blank_steps"][:].to_numpy()
-    rows = np.flatnonzero(counts)
-    if len(rows):
-        places = first_of(table.select(rows)["sample_id"][:])
-        logger.warning(
-            "annotations: %d blank steps in %d of %d rows joined their neighbours, and their scores were dropped: %s",
-            counts.sum(),
-            len(rows),
-            len(table),
-            places,
-        )
 
 
 def _compare_counts(
