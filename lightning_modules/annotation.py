@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from datamodules.conversation.steps import DEFAULT_MAX_STEPS, STEP_SEPARATOR, merge_steps, split_into_steps
+from datamodules.conversation.reading_rules import QuestionText, WhiteSpace
+from datamodules.conversation.steps import DEFAULT_MAX_STEPS, STEP_SEPARATOR, response_steps
 from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.prompts import Prompt, PromptBatch
 from lightning_modules.generation.engine import GenerationEngine, GenerationRequest
@@ -30,7 +31,7 @@ from lightning_modules.scoring.memory import most_on_any_rank
 _OURS = {
     "continue_last_step": False,
     "continue_after": "separator",
-    "white_space": "stripped",
+    "white_space": "ours",
     "early_stop": False,
     "question": "bare",
 }
@@ -55,8 +56,8 @@ class MonteCarloAnnotator(BackboneModule):
             none of one.
         continue_after: Where continuations begin: behind the "separator" that follows a step, the blank line, or behind
             the "step" itself, so that the policy chooses whether another paragraph follows.
-        white_space: "stripped": blank pieces of a solution, and white space around steps, are left out. "kept": a
-            solution is split at every blank line and nothing else.
+        white_space: How solutions are split, see
+            :class:`datamodules.conversation.reading_rules.ReadingRules`.
         early_stop: Do not draw from the steps after one that no continuation reached the answer from; they get the
             score 0, of 0 continuations.
         question: What the rows give as ``question``: the "bare" one, or what the policy was asked ("as_asked");
@@ -79,9 +80,9 @@ class MonteCarloAnnotator(BackboneModule):
         solution_temperature: float | None = None,
         continue_last_step: bool = False,
         continue_after: Literal["separator", "step"] = "separator",
-        white_space: Literal["stripped", "kept"] = "stripped",
+        white_space: WhiteSpace = "ours",
         early_stop: bool = False,
-        question: Literal["bare", "as_asked"] = "bare",
+        question: QuestionText = "bare",
         max_batch_rows: int = 256,
         backbone: BackboneOptions | None = None,
         engine: GenerationEngine | None = None,
@@ -166,12 +167,8 @@ class MonteCarloAnnotator(BackboneModule):
             for prompt, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True)
         ]
         sampled = self._in_pieces(batch, requests, self.num_solutions, self.solution_sampling)
-        return [[self._split(text) for text in texts] for texts in sampled]
-
-    def _split(self, text: str) -> list[str]:
-        if self.white_space == "kept":
-            return merge_steps(text.split(STEP_SEPARATOR), self.max_steps)
-        return merge_steps(split_into_steps(text), self.max_steps) if text.strip() else [""]
+        rule = self.white_space
+        return [[response_steps(text, self.max_steps, white_space=rule) for text in texts] for texts in sampled]
 
     def _prefix(self, index: int, steps: Sequence[str], count: int) -> Prefix:
         """The first ``count`` steps of a solution of a prompt, as they are continued."""

@@ -58,7 +58,7 @@ def batch(sharp_checkpoint, picture):
     return make
 
 
-RELEASED = {"continue_last_step": True, "continue_after": "step", "white_space": "kept"}
+RELEASED = {"continue_last_step": True, "continue_after": "step", "white_space": "released"}
 
 
 def recount(annotator, batch, max_steps, released=False, early_stop=False):
