@@ -149,7 +149,7 @@ def test_started_again_with_something_else(predict, whole, tmp_path, caplog):
     visualprm(tmp_path, *predict())
     assert "rows.jsonl is there, and complete: nothing is left to do" in caplog.text
     with pytest.raises(
-        ValueError, match=r"run with other settings is there: sampling\.temperature was 1\.0, is 0\.5; "
+        ValueError, match=r"run with other settings is there: sampling\.temperature was 0\.7, is 0\.5; "
     ):
         visualprm(tmp_path, *predict("--model.sampling.temperature=0.5"))
     with pytest.raises(ValueError, match=r"run with other settings is there: checkpoint was None, is '.*best\.ckpt'; "):
