@@ -18,7 +18,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_modules.checkpointing import run_lock
-from lightning_modules.cli import VisualPRMCLI, run
+from lightning_modules.cli import run
+from lightning_modules.configuration.command import VisualPRMCLI
 from tools.quickstart_stages import Stage, stages
 
 # As the processes that get killed, since sums depend on it. Models this small are also fastest so.
@@ -80,20 +81,13 @@ class ParsedCLI(VisualPRMCLI):
 
 def parsed(folder: Path, subcommand: str, *arguments: object) -> dict[str, Any]:
     """What a `visualprm` command is configured to do, all references resolved."""
-
-    class Kind(ParsedCLI):
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one that is asked for: making the parsers of all takes longer than parsing."""
-            return {subcommand: LightningCLI.subcommands()[subcommand]}
-
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(folder).items():
             patch.setenv(name, value)
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setattr(sys, "argv", ["visualprm"])
         patch.chdir(REPOSITORY)
-        cli = run([subcommand, *map(str, arguments)], kind=Kind)
+        cli = run([subcommand, *map(str, arguments)], kind=ParsedCLI)
     config: dict[str, Any] = cli.config[subcommand].as_dict()
     return config
 

@@ -98,7 +98,7 @@ class _RowReader:
         response = fields.text(row, "response", where) if has_response else None
         names = fields.image_names(row, where)
         placeholders = question.count(IMAGE_PLACEHOLDER)
-        if placeholders not in (0, len(names)):
+        if names and placeholders not in (0, len(names)):
             raise ValueError(
                 f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(names)} images"
             )
