@@ -185,8 +185,8 @@ def test_an_output_of_an_earlier_version_with_journals(tmp_path):
 class NamedBatch(PromptBatch):
     """A batch of names."""
 
-    def __init__(self, names, problems):
-        super().__init__([], [], [], problems)
+    def __init__(self, names, left_out):
+        super().__init__([], [], [], left_out)
         self.names = names
 
     def __iter__(self):
@@ -211,7 +211,6 @@ def test_prompts_that_are_left_out(tmp_path, caplog):
     broken.killed_at = 2
     with pytest.raises(Killed):
         predict(output, broken)
-    assert "prompt 'prompt 1' is left out: prompt 1: cut short" in caplog.text
     second = Broken("second", [NAMES[2], NAMES[6]])
     predict(output, second)
     assert second.asked == [NAMES[1], NAMES[2], *NAMES[4:]]
