@@ -16,22 +16,24 @@ from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
 from datamodules.batching.training_loader import fixed_size_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
+from datamodules.conversation.encoder import special_tokens
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
+from datamodules.conversation.reading_rules import PictureRules
 from datamodules.interfaces import PolicyFacts
 from datamodules.policy.demonstrations import SupervisedCollator
+from datamodules.policy.prompt_rows import PromptGrading, read_prompts, without_special_tokens
 from datamodules.policy.prompts import (
     ChatRenderer,
     Prompt,
     PromptBatch,
     PromptCollator,
     PromptDataset,
-    PromptGrading,
     PromptsAs,
     benchmark_prompts,
-    read_prompts,
     with_other_images,
 )
 from datamodules.policy.released_annotation import MaxTiles, with_choices
+from datamodules.storage.bad_rows import OnBadRow
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
         without_sources: Leave out ``prompts`` and demonstrations of sources that have one of these words in their
             names.
         max_prompts_per_source: At most so many ``prompts`` and demonstrations of each source, at equal distances.
+        pictures: How pictures become RGB: "ours" (transparency on white, rotated as their EXIF data say), or plainly as
+            "released".
         other_images: Give every question the images of another one, as a control; see
             :func:`datamodules.policy.prompts.with_other_images`.
         max_prompts: Use only so many prompts of `predict`, the first ones.
@@ -82,6 +86,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
         instruction: Text that the policy reads after every question, on a line of its own. By default the one that
             :meth:`datamodules.benchmarks.Benchmark.policy_prompt` adds; empty for none.
         seed: Of the order of training samples.
+        on_bad_row: What to do about prompts and demonstrations that cannot be used, such as those with a picture that
+            cannot be opened or a text with a special token of the tokenizer: leave them out and say how many and which,
+            or raise an error at the first one. Benchmarks as such have an ``on_bad_row`` of their own in
+            ``benchmark_options``.
 
     Attributes:
         completed_ids: Prompts that earlier runs have answered; `predict` leaves them out.
@@ -106,6 +114,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         max_tiles: MaxTiles | None = None,
         without_sources: Sequence[str] = (),
         max_prompts_per_source: int | None = None,
+        pictures: PictureRules = "ours",
         other_images: bool = False,
         max_prompts: int | None = None,
         num_shards: int = 1,
@@ -116,6 +125,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         system_prompt: str = "",
         instruction: str | None = None,
         seed: int = 0,
+        on_bad_row: OnBadRow = "skip",
     ) -> None:
         super().__init__()
         if prompts and benchmarks:
@@ -129,8 +139,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
         self.benchmark_options = benchmark_options
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
+        self._digests: dict[str, str] = {}
         self._renderer: ChatRenderer | None = None
         self._train = PromptDataset([])
+        self._validation = PromptDataset([])
         self._packing_obstacle: str | None = None
         self.training_position = TrainingPosition(self._order)
 
@@ -147,6 +159,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
             )
         self._renderer = ChatRenderer(model.processor, self.hparams["system_prompt"])
         self._packing_obstacle = model.packing_obstacle
+        self._leave_out_special_tokens()
 
     @property
     def renderer(self) -> ChatRenderer:
@@ -160,7 +173,12 @@ class PromptDataModule(ResumableData, LightningDataModule):
         return self._renderer
 
     def setup(self, stage: str) -> None:
-        """Read the rows of the stage."""
+        """Read the rows of the stage.
+
+        Raises:
+            FileNotFoundError: If a file does not exist.
+            ValueError: If there is nothing to read or no row can be used, or one cannot and ``on_bad_row`` is "error".
+        """
         options = self.hparams
         if stage == "fit":
             self._train = PromptDataset(self._read("demonstrations"))
@@ -176,12 +194,28 @@ class PromptDataModule(ResumableData, LightningDataModule):
                     options["rules"],
                     self.benchmark_options,
                     options["prompts_as"],
+                    options["pictures"],
                 )
             else:
                 prompts = self._read("prompts")
-            self._prompts = (with_other_images(prompts) if options["other_images"] else prompts)[
-                : options["max_prompts"]
-            ]
+            prompts = (with_other_images(prompts) if options["other_images"] else prompts)[: options["max_prompts"]]
+            if not prompts:
+                raise ValueError(f"max_prompts={options['max_prompts']} leaves no prompts; give at least 1")
+            self._prompts = prompts
+            # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
+            self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
+        self._leave_out_special_tokens()
+
+    def _leave_out_special_tokens(self) -> None:
+        """Once both the rows and the policy are known."""
+        if self._renderer is None:
+            return
+        tokens, on_bad_row = special_tokens(self._renderer.processor), self.hparams["on_bad_row"]
+        if self._prompts is not None:
+            self._prompts = without_special_tokens(self._prompts, tokens, on_bad_row)
+        for name in ("_train", "_validation"):
+            prompts = getattr(self, name).prompts
+            setattr(self, name, PromptDataset(without_special_tokens(prompts, tokens, on_bad_row)))
 
     def _read(self, name: str) -> list[Prompt]:
         if not self.hparams[name]:
@@ -192,6 +226,9 @@ class PromptDataModule(ResumableData, LightningDataModule):
             Path(root) if root else None,
             POLICY_INSTRUCTION if instruction is None else instruction,
             self.hparams["grading"],
+            self.hparams["on_bad_row"],
+            with_responses=name != "prompts",
+            pictures=self.hparams["pictures"],
         )
         return with_choices(prompts, *(self.hparams[name] for name in _CHOICES))
 
@@ -200,13 +237,18 @@ class PromptDataModule(ResumableData, LightningDataModule):
         """What predictions depend on beside the prompts and the policy."""
         settings = {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
         # Ours is not named, so that runs from before there was a choice go on.
-        chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", *_CHOICES)}
+        chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", "pictures", *_CHOICES)}
         return settings | {name: value for name, value in chosen.items() if value not in ("ours", None, (), [])}
 
     @property
     def prompt_ids(self) -> list[str]:
         """Ids of all prompts of `predict` in their order, the completed ones included."""
         return [prompt.prompt_id for prompt in self._prompts or []]
+
+    @property
+    def prompt_digests(self) -> dict[str, str]:
+        """Digest of the content of each prompt of `predict` by id, those with special tokens included."""
+        return self._digests
 
     @property
     def shard(self) -> Shard:
@@ -249,7 +291,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         """Prompts of this run's shard that no earlier run has completed, as :class:`PromptBatch`."""
         share = self.shard.of(self._prompts or [])
         open_prompts = [prompt for prompt in share if prompt.prompt_id not in self.completed_ids]
-        return self._loader(PromptDataset(open_prompts), PromptCollator(self.renderer))
+        return self._loader(PromptDataset(open_prompts), PromptCollator(self.renderer, self.hparams["on_bad_row"]))
 
     def _loader(self, dataset: PromptDataset, collator: PromptCollator | SupervisedCollator) -> DataLoader[Prompt]:
         options = self.hparams

@@ -24,6 +24,7 @@ from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle
 from lightning_modules.model.step_head import vocabulary_logits
+from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 
 
@@ -80,6 +81,7 @@ class Policy(BackboneModule):
         data = data_module_of(self.trainer)
         return {
             "model": str(self.hparams["model_name_or_path"]),
+            "weights": weights_digest(self.hparams["model_name_or_path"]),
             "num_samples": self.num_samples,
             "sampling": sampling_settings(self.sampling),
             # Named only where it is chosen, so that rollouts from before there was a choice go on.

@@ -192,6 +192,7 @@ def connect(path):
 
 def serve():
     """Import `visualprm`, then fork a process for each task that `srun` asks for."""
+    import lightning_modules.configuration.command  # noqa: F401 - what is slow to import, once
     from lightning_modules.cli import main
 
     path = Path(os.environ["FAKE_SLURM"]) / "socket"

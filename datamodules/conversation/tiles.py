@@ -40,7 +40,7 @@ def model_inputs(
         return _processed(processor, texts, images, next(iter(cuts), None), padding_side)
     rows = zip(texts, images, max_tiles, strict=True)
     parts = [_processed(processor, [text], [pictures], most, padding_side) for text, pictures, most in rows]
-    return _joined(processor, parts, padding_side)
+    return joined(processor, parts, padding_side)
 
 
 def tiling(processor: ProcessorMixin, max_tiles: int | None) -> dict[str, int | bool]:
@@ -90,15 +90,21 @@ def _processed(
     )
 
 
-def _joined(processor: ProcessorMixin, parts: Sequence[dict[str, Tensor]], padding_side: str) -> dict[str, Tensor]:
-    """Outputs of the processor for one conversation each, as one batch."""
-    joined: dict[str, Tensor] = {}
+def joined(processor: ProcessorMixin, parts: Sequence[dict[str, Tensor]], padding_side: str) -> dict[str, Tensor]:
+    """Outputs of the processor for one conversation each, as one batch.
+
+    Args:
+        processor: That made them.
+        parts: For each conversation what :func:`model_inputs` gives for it alone.
+        padding_side: Where shorter conversations are padded.
+    """
+    batch: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         if all(part[name].shape == part["input_ids"].shape for part in parts if name in part):
             padding = processor.tokenizer.pad_token_id if name == "input_ids" else 0
             # A text-only conversation has no mm_token_type_ids, which are 0 for text.
             rows = [part.get(name, torch.zeros_like(part["input_ids"]))[0] for part in parts]
-            joined[name] = pad_sequence(rows, batch_first=True, padding_value=padding, padding_side=padding_side)
+            batch[name] = pad_sequence(rows, batch_first=True, padding_value=padding, padding_side=padding_side)
         else:
-            joined[name] = torch.cat([part[name] for part in parts if name in part])
-    return joined
+            batch[name] = torch.cat([part[name] for part in parts if name in part])
+    return batch

@@ -58,7 +58,7 @@ def batch(sharp_checkpoint, picture):
     return make
 
 
-RELEASED = {"continue_last_step": True, "continue_after": "step", "white_space": "kept"}
+RELEASED = {"continue_last_step": True, "continue_after": "step", "white_space": "released"}
 
 
 def recount(annotator, batch, max_steps, released=False, early_stop=False):
@@ -251,7 +251,7 @@ def test_another_engine_continues_the_prefixes(sharp_checkpoint, batch):
 
 
 def test_rows_give_the_question_as_it_was_asked(sharp_checkpoint, batch):
-    annotator = make_annotator(sharp_checkpoint, question="as_asked", num_solutions=1, num_continuations=1)
+    annotator = make_annotator(sharp_checkpoint, question_text="as_asked", num_solutions=1, num_continuations=1)
     asked = batch(annotator)
     rows = [row for _, of_prompt in annotator.predict_step(asked, 0) for row in of_prompt]
     assert [(row["question"], row["question_orig"]) for row in rows] == [

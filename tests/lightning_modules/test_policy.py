@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
-from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator, grade_by_answer
+from datamodules.policy.prompt_rows import grade_by_answer
+from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
 from datamodules.rollouts.records import parse_rollout
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.policy import Policy

@@ -25,7 +25,7 @@ def test_a_question_comes_back_out_of_every_template(name: str, question: str, i
 
 
 def test_released_texts_are_read_without_their_instructions() -> None:
-    r"""Written out as the released pipeline makes them (`'<image>\n' + INSTRUCTION.replace('{question}', question)`)."""
+    r"""Written out as the released pipeline makes them: `<image>\n`, then the template with the question in it."""
     final_answer = (
         "<image>\nYour task is to answer the question below. Give step by step reasoning before you answer, and when "
         'you\'re ready to answer, please use the format "Final answer: .."\n\nQuestion:\n\nHow many bars are there?'

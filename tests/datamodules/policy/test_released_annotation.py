@@ -3,7 +3,8 @@ import logging
 import pytest
 
 from datamodules.conversation.instructions import INSTRUCTIONS
-from datamodules.policy.prompts import Prompt, grade_by_answer
+from datamodules.policy.prompt_rows import grade_by_answer
+from datamodules.policy.prompts import Prompt
 from datamodules.policy.released_annotation import as_asked, template_of, tiles_of, with_choices
 
 # File and number, as in the list of the released script.
