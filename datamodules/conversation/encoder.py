@@ -18,8 +18,7 @@ from transformers import ProcessorMixin
 from datamodules.conversation.chat_layout import ChatLayout
 from datamodules.conversation.messages import DEFAULT_SYSTEM_PROMPT, IMAGE_PLACEHOLDER, ImageLayout, place_images
 from datamodules.conversation.reading_rules import ReadingRules
-from datamodules.conversation.refused_pictures import PictureRefusedError, naming_pictures
-from datamodules.conversation.tiles import joined, tiling
+from datamodules.conversation.tiles import model_inputs, tiling
 
 NO_STEP = -1
 """Step position where a conversation has no such step."""
@@ -200,45 +199,20 @@ class ConversationEncoder:
             ValueError: See :meth:`render` and :meth:`find_step_positions`.
         """
         batch = [Conversation(*conversation) for conversation in conversations]
-        # Pictures cut in different ways need calls of their own; text-only conversations go with any of them.
-        cuts = {c.max_tiles for c in batch if c.images}
-        if len(cuts) <= 1:
-            inputs = self._process(batch, next(iter(cuts), None))
-        else:
-            inputs = joined(self.processor, self._each(batch), padding_side="right")
+        inputs = model_inputs(
+            self.processor,
+            [self.render(c.question, len(c.images), c.steps, c.sample_id, c.verdicts) for c in batch],
+            [c.images for c in batch],
+            [c.max_tiles for c in batch],
+            padding_side="right",
+            names=[c.sample_id for c in batch],
+        )
         rows = inputs["input_ids"].tolist()
         positions = [
             torch.tensor(self.find_step_positions(row, len(c.steps), c.sample_id))
             for row, c in zip(rows, batch, strict=True)
         ]
         return inputs, pad_sequence(positions, batch_first=True, padding_value=NO_STEP)
-
-    def _process(self, batch: Sequence[Conversation], max_tiles: int | None) -> dict[str, Tensor]:
-        texts = [self.render(c.question, len(c.images), c.steps, c.sample_id, c.verdicts) for c in batch]
-        images = [list(c.images) for c in batch]
-        options = self.tiling(max_tiles) if any(images) else {}
-        with naming_pictures(self.processor, [(c.sample_id, c.images) for c in batch], options):
-            return dict(
-                self.processor(
-                    text=texts,
-                    images=images if any(images) else None,
-                    padding=True,
-                    padding_side="right",
-                    add_special_tokens=False,
-                    return_tensors="pt",
-                    **options,
-                )
-            )
-
-    def _each(self, batch: Sequence[Conversation]) -> list[dict[str, Tensor]]:
-        """Outputs of the processor for one conversation each."""
-        found = []
-        for index, conversation in enumerate(batch):
-            try:
-                found.append(self._process([conversation], conversation.max_tiles if conversation.images else None))
-            except PictureRefusedError as error:
-                raise error.at(error.place, index) from error
-        return found
 
     def tiling(self, max_tiles: int | None) -> dict[str, int | bool]:
         """Arguments for the processor, see :func:`datamodules.conversation.tiles.tiling`."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
+from datamodules.conversation.refused_pictures import PictureRefusedError, naming_pictures
+
 
 def model_inputs(
     processor: ProcessorMixin,
@@ -18,6 +20,7 @@ def model_inputs(
     images: Sequence[Sequence[Image.Image]],
     max_tiles: Sequence[int | None],
     padding_side: Literal["left", "right"],
+    names: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """Tokenise rendered conversations and preprocess their pictures, if possible with one call of the processor.
 
@@ -27,20 +30,27 @@ def model_inputs(
         images: RGB pictures of each.
         max_tiles: For each, see :func:`tiling`.
         padding_side: Where shorter conversations are padded.
+        names: Of the conversations, for errors; their numbers by default.
 
     Returns:
         Inputs of the model, with ``input_ids`` and ``attention_mask`` of shape (B, L).
 
     Raises:
+        PictureRefusedError: If the processor refuses a picture; names the conversation.
         ValueError: See :func:`tiling`.
     """
+    names = [f"conversation {number}" for number in range(len(texts))] if names is None else names
     # Pictures cut in different ways need calls of their own; text-only conversations go with any of them.
     cuts = {most for most, pictures in zip(max_tiles, images, strict=True) if pictures}
     if len(cuts) <= 1:
-        return _processed(processor, texts, images, next(iter(cuts), None), padding_side)
-    rows = zip(texts, images, max_tiles, strict=True)
-    parts = [_processed(processor, [text], [pictures], most, padding_side) for text, pictures, most in rows]
-    return joined(processor, parts, padding_side)
+        return _processed(processor, texts, images, next(iter(cuts), None), padding_side, names)
+    parts = []
+    for index, (text, pictures, most, name) in enumerate(zip(texts, images, max_tiles, names, strict=True)):
+        try:
+            parts.append(_processed(processor, [text], [pictures], most if pictures else None, padding_side, [name]))
+        except PictureRefusedError as error:
+            raise error.at(error.place, index) from error
+    return _joined(processor, parts, padding_side)
 
 
 def tiling(processor: ProcessorMixin, max_tiles: int | None) -> dict[str, int | bool]:
@@ -75,36 +85,33 @@ def _processed(
     images: Sequence[Sequence[Image.Image]],
     max_tiles: int | None,
     padding_side: str,
+    names: Sequence[str],
 ) -> dict[str, Tensor]:
     has_images = any(images)
-    return dict(
-        processor(
-            text=list(texts),
-            images=[list(pictures) for pictures in images] if has_images else None,
-            padding=True,
-            padding_side=padding_side,
-            add_special_tokens=False,
-            return_tensors="pt",
-            **(tiling(processor, max_tiles) if has_images else {}),
+    options = tiling(processor, max_tiles) if has_images else {}
+    with naming_pictures(processor, list(zip(names, images, strict=True)), options):
+        return dict(
+            processor(
+                text=list(texts),
+                images=[list(pictures) for pictures in images] if has_images else None,
+                padding=True,
+                padding_side=padding_side,
+                add_special_tokens=False,
+                return_tensors="pt",
+                **options,
+            )
         )
-    )
 
 
-def joined(processor: ProcessorMixin, parts: Sequence[dict[str, Tensor]], padding_side: str) -> dict[str, Tensor]:
-    """Outputs of the processor for one conversation each, as one batch.
-
-    Args:
-        processor: That made them.
-        parts: For each conversation what :func:`model_inputs` gives for it alone.
-        padding_side: Where shorter conversations are padded.
-    """
-    batch: dict[str, Tensor] = {}
+def _joined(processor: ProcessorMixin, parts: Sequence[dict[str, Tensor]], padding_side: str) -> dict[str, Tensor]:
+    """Outputs of the processor for one conversation each, as one batch."""
+    joined: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         if all(part[name].shape == part["input_ids"].shape for part in parts if name in part):
             padding = processor.tokenizer.pad_token_id if name == "input_ids" else 0
             # A text-only conversation has no mm_token_type_ids, which are 0 for text.
             rows = [part.get(name, torch.zeros_like(part["input_ids"]))[0] for part in parts]
-            batch[name] = pad_sequence(rows, batch_first=True, padding_value=padding, padding_side=padding_side)
+            joined[name] = pad_sequence(rows, batch_first=True, padding_value=padding, padding_side=padding_side)
         else:
-            batch[name] = torch.cat([part[name] for part in parts if name in part])
-    return batch
+            joined[name] = torch.cat([part[name] for part in parts if name in part])
+    return joined

@@ -60,10 +60,10 @@ class Prompt:
             options.
         verdict_digest: Computes the digest of a verdict on a response to a benchmark question, see
             :mod:`datamodules.rollouts.grading`.
-        max_tiles: Most tiles that the policy's pictures are cut into; the processor's own number by default.
         where: ``file:line``, or the id of a benchmark question; begins messages.
         numbered_id: Id that earlier versions gave to a row without one: name of the file and line. Positions inside of
             an epoch in their checkpoints hold it.
+        max_tiles: Most tiles that the policy's pictures are cut into; the processor's own number by default.
     """
 
     prompt_id: str
@@ -77,9 +77,9 @@ class Prompt:
     text: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     verdict_digest: Callable[[str], str] | None = None
-    max_tiles: int | None = None
     where: str = ""
     numbered_id: str | None = None
+    max_tiles: int | None = None
 
     @property
     def digest(self) -> str:
