@@ -132,7 +132,11 @@ def run_tool(module: str, arguments: Sequence[str]) -> None:
         patch.chdir(REPOSITORY)
         # A copy that another test has imported is put back afterwards.
         patch.delitem(sys.modules, module, raising=False)
-        runpy.run_module(module, run_name="__main__")
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
 
 
 def run_stage(folder: Path, stage: Stage) -> None:
