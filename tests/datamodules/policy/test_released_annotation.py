@@ -3,7 +3,8 @@ import logging
 import pytest
 
 from datamodules.conversation.instructions import INSTRUCTIONS
-from datamodules.policy.prompts import Prompt, grade_by_answer
+from datamodules.policy.prompt_rows import grade_by_answer
+from datamodules.policy.prompts import Prompt
 from datamodules.policy.released_annotation import as_asked, template_of, tiles_of, with_choices
 
 # File and number, as in the list of the released script.
@@ -79,6 +80,7 @@ BOXED = (
         ("<image>\n<image>\nSame?", 2, f"<image>\n<image>\nSame?\n{BOXED}"),
         ("Same?", 2, f"<image>\n<image>\nSame?\n{BOXED}"),
         ("How many?", 0, f"How many?\n{BOXED}"),
+        ("What does <image> mean in HTML?", 0, f"What does <image> mean in HTML?\n{BOXED}"),
     ],
 )
 def test_questions_in_the_boxed_instruction(question, pictures, expected):
