@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,17 @@ from datamodules.policy.prompts import (
     PromptBatch,
     PromptCollator,
     PromptDataset,
+    PromptsAs,
     benchmark_prompts,
     with_other_images,
 )
+from datamodules.policy.released_annotation import MaxTiles, with_choices
 from datamodules.storage.bad_rows import OnBadRow
 
 logger = logging.getLogger(__name__)
+
+_CHOICES = ("instruction_template", "max_tiles", "without_sources", "max_prompts_per_source")
+"""Options that :func:`datamodules.policy.released_annotation.with_choices` takes, in its order."""
 
 
 class PromptDataModule(ResumableData, LightningDataModule):
@@ -53,6 +59,17 @@ class PromptDataModule(ResumableData, LightningDataModule):
         grading: How responses to ``prompts`` are graded: "ours", or as the released annotation of VisualPRM400K-v1.1
             did, see :mod:`datamodules.policy.visualprm_v1_1`.
         image_root: Folder that image paths are relative to; the folder of the file by default.
+        prompts_as: How benchmark questions are asked: as "ours", or as VLMEvalKit asks InternVL in Best-of-N
+            (:mod:`datamodules.benchmarks.vlmevalkit_prompts`), which has instructions and numbers of tiles of its own.
+        instruction_template: Ask ``prompts`` and demonstrations within one of the instructions of
+            :data:`datamodules.conversation.instructions.INSTRUCTIONS`, as the released annotation does (see
+            :func:`datamodules.policy.released_annotation.as_asked`), instead of with ``instruction``.
+        max_tiles: Most tiles that pictures of ``prompts`` and demonstrations are cut into, the whole picture not
+            counted: a number, or "visualprm_v1_1" for those of the released annotation, by source; the processor's own
+            number by default.
+        without_sources: Leave out ``prompts`` and demonstrations of sources that have one of these words in their
+            names.
+        max_prompts_per_source: At most so many ``prompts`` and demonstrations of each source, at equal distances.
         other_images: Give every question the images of another one, as a control; see
             :func:`datamodules.policy.prompts.with_other_images`.
         max_prompts: Use only so many prompts of `predict`, the first ones.
@@ -90,6 +107,11 @@ class PromptDataModule(ResumableData, LightningDataModule):
         rules: Rules = "ours",
         grading: PromptGrading = "ours",
         image_root: str | None = None,
+        prompts_as: PromptsAs = "ours",
+        instruction_template: str | None = None,
+        max_tiles: MaxTiles | None = None,
+        without_sources: Sequence[str] = (),
+        max_prompts_per_source: int | None = None,
         other_images: bool = False,
         max_prompts: int | None = None,
         num_shards: int = 1,
@@ -105,6 +127,9 @@ class PromptDataModule(ResumableData, LightningDataModule):
         super().__init__()
         if prompts and benchmarks:
             raise ValueError("give either 'prompts' or 'benchmarks', not both")
+        if instruction is not None and (instruction_template or prompts_as != "ours"):
+            other = "instruction_template" if instruction_template else f"prompts_as: {prompts_as}"
+            raise ValueError(f"give either 'instruction' or {other}, which has an instruction of its own")
         if not 0 <= shard_index < num_shards:
             raise ValueError(f"shard_index must be one of 0 to num_shards - 1 = {num_shards - 1}, got {shard_index}")
         self.save_hyperparameters(logger=False, ignore=["benchmark_options"])  # checkpoints hold plain values only
@@ -166,12 +191,13 @@ class PromptDataModule(ResumableData, LightningDataModule):
                     options["instruction"],
                     options["rules"],
                     self.benchmark_options,
+                    options["prompts_as"],
                 )
             else:
                 prompts = self._read("prompts")
             prompts = (with_other_images(prompts) if options["other_images"] else prompts)[: options["max_prompts"]]
             if not prompts:
-                raise ValueError(f"max_prompts={options['max_prompts']} leaves no prompts; give at least 1")
+                raise ValueError(f"no prompts are left (max_prompts: {options['max_prompts']}); give at least 1")
             self._prompts = prompts
             # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
             self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
@@ -192,7 +218,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         if not self.hparams[name]:
             raise ValueError(f"PromptDataModule needs '{name}' for this command")
         root, instruction = self.hparams["image_root"], self.hparams["instruction"]
-        return read_prompts(
+        prompts = read_prompts(
             Path(self.hparams[name]),
             Path(root) if root else None,
             POLICY_INSTRUCTION if instruction is None else instruction,
@@ -200,13 +226,15 @@ class PromptDataModule(ResumableData, LightningDataModule):
             self.hparams["on_bad_row"],
             with_responses=name != "prompts",
         )
+        return with_choices(prompts, *(self.hparams[name] for name in _CHOICES))
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """What predictions depend on beside the prompts and the policy."""
         settings = {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
         # Ours is not named, so that runs from before there was a choice go on.
-        return settings if self.hparams["grading"] == "ours" else settings | {"grading": self.hparams["grading"]}
+        chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", *_CHOICES)}
+        return settings | {name: value for name, value in chosen.items() if value not in ("ours", None, (), [])}
 
     @property
     def prompt_ids(self) -> list[str]:

@@ -6,9 +6,10 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from datamodules.benchmarks.cloned import ClonedFile, ResponseFields, cloned_rows
 from datamodules.benchmarks.finding import BenchmarkFinder
 from datamodules.benchmarks.hub import HubRow, read_rows
-from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded
+from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, SourceRow
 from datamodules.benchmarks.released import release_mismatches
 from datamodules.benchmarks.table import LazyImages, TableRow, cell_text, read_table
 from datamodules.storage.bad_rows import BadRows, OnBadRow
@@ -205,14 +206,21 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         if not cells["index"].strip():
             raise ValueError(f"{row.where}: the row has no id; the columns are {sorted(row.values)}")
         table_row = TableRow(cells, f"{row.where} (index {cells['index']})")
-        return self._parse_table_row(table_row, lambda: row.images(self.hub_images(row), self._missing_images))
+        load = partial(row.images, self.hub_images(row), self._missing_images)
+        return self._parse_table_row(table_row, load, is_table=False)
 
-    def _parse_table_row(self, row: TableRow, load: Callable[[], LazyImages]) -> BenchmarkQuestion | Excluded:
+    def _parse_table_row(
+        self, row: TableRow, load: Callable[[], LazyImages], is_table: bool = True
+    ) -> BenchmarkQuestion | Excluded:
         self.unscored_ids.add(row.get("index"))
-        question = self.parse_row(row, load())
+        images = load()
+        question = self.parse_row(row, images)
         if isinstance(question, BenchmarkQuestion):
             _check(question, row)
             self.unscored_ids.discard(row.get("index"))
+            options = {letter: row.get(letter) for letter in ascii_uppercase if row.get(letter)}
+            source = SourceRow(row.get("question"), row.get("hint"), options, images, is_table)
+            question = replace(question, row=source)
         return question
 
     def _parse_all(self, rows: Iterator[Row]) -> tuple[list[BenchmarkQuestion], Counter[str]]:

@@ -18,7 +18,7 @@ from transformers import ProcessorMixin
 from datamodules.conversation.chat_layout import ChatLayout
 from datamodules.conversation.messages import DEFAULT_SYSTEM_PROMPT, IMAGE_PLACEHOLDER, ImageLayout, place_images
 from datamodules.conversation.reading_rules import ReadingRules
-from datamodules.conversation.refused_pictures import PictureRefusedError, naming_pictures
+from datamodules.conversation.tiles import model_inputs, tiling
 
 NO_STEP = -1
 """Step position where a conversation has no such step."""
@@ -185,7 +185,7 @@ class ConversationEncoder:
         return (index >= (ends - lengths)[..., None]) & (index < ends[..., None]) & (step_positions >= 0)[..., None]
 
     def encode(self, conversations: Sequence[Conversation | tuple]) -> tuple[dict[str, Tensor], Tensor]:
-        """Tokenise a batch and preprocess its images with one call of the processor.
+        """Tokenise a batch and preprocess its images.
 
         Args:
             conversations: B conversations, or tuples of their fields.
@@ -199,12 +199,14 @@ class ConversationEncoder:
             ValueError: See :meth:`render` and :meth:`find_step_positions`.
         """
         batch = [Conversation(*conversation) for conversation in conversations]
-        # Pictures cut in different ways need calls of their own; text-only conversations go with any of them.
-        cuts = {c.max_tiles for c in batch if c.images}
-        if len(cuts) <= 1:
-            inputs = self._process(batch, next(iter(cuts), None))
-        else:
-            inputs = self._joined(self._each(batch))
+        inputs = model_inputs(
+            self.processor,
+            [self.render(c.question, len(c.images), c.steps, c.sample_id, c.verdicts) for c in batch],
+            [c.images for c in batch],
+            [c.max_tiles for c in batch],
+            padding_side="right",
+            names=[c.sample_id for c in batch],
+        )
         rows = inputs["input_ids"].tolist()
         positions = [
             torch.tensor(self.find_step_positions(row, len(c.steps), c.sample_id))
@@ -212,66 +214,9 @@ class ConversationEncoder:
         ]
         return inputs, pad_sequence(positions, batch_first=True, padding_value=NO_STEP)
 
-    def _process(self, batch: Sequence[Conversation], max_tiles: int | None) -> dict[str, Tensor]:
-        texts = [self.render(c.question, len(c.images), c.steps, c.sample_id, c.verdicts) for c in batch]
-        images = [list(c.images) for c in batch]
-        options = self.tiling(max_tiles) if any(images) else {}
-        with naming_pictures(self.processor, [(c.sample_id, c.images) for c in batch], options):
-            return dict(
-                self.processor(
-                    text=texts,
-                    images=images if any(images) else None,
-                    padding=True,
-                    padding_side="right",
-                    add_special_tokens=False,
-                    return_tensors="pt",
-                    **options,
-                )
-            )
-
-    def _each(self, batch: Sequence[Conversation]) -> list[dict[str, Tensor]]:
-        """Outputs of the processor for one conversation each."""
-        found = []
-        for index, conversation in enumerate(batch):
-            try:
-                found.append(self._process([conversation], conversation.max_tiles if conversation.images else None))
-            except PictureRefusedError as error:
-                raise error.at(error.place, index) from error
-        return found
-
-    def _joined(self, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Outputs of the processor for one conversation each, as one batch."""
-        joined: dict[str, Tensor] = {}
-        for name in dict.fromkeys(name for part in parts for name in part):
-            if all(part[name].shape == part["input_ids"].shape for part in parts if name in part):
-                padding = self.processor.tokenizer.pad_token_id if name == "input_ids" else 0
-                # A text-only conversation has no mm_token_type_ids, which are 0 for text.
-                rows = [part.get(name, torch.zeros_like(part["input_ids"]))[0] for part in parts]
-                joined[name] = pad_sequence(rows, batch_first=True, padding_value=padding)
-            else:
-                joined[name] = torch.cat([part[name] for part in parts if name in part])
-        return joined
-
     def tiling(self, max_tiles: int | None) -> dict[str, int | bool]:
-        """Arguments for the processor that bound the number of tiles of a picture, the thumbnail not counted.
-
-        Raises:
-            ValueError: If the processor does not cut pictures into tiles.
-        """
-        if max_tiles is None:
-            return {}
-        images = self.processor.image_processor
-        options = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
-        if not {"crop_to_patches", "min_patches", "max_patches"} <= set(options):
-            raise ValueError(
-                f"max_tiles={max_tiles}: the image processor {type(images).__name__} does not cut pictures into tiles; "
-                f"leave max_tiles out"
-            )
-        return {
-            "crop_to_patches": max_tiles > 1,
-            "min_patches": min(images.min_patches, max_tiles),
-            "max_patches": max_tiles,
-        }
+        """Arguments for the processor, see :func:`datamodules.conversation.tiles.tiling`."""
+        return tiling(self.processor, max_tiles)
 
 
 def special_tokens(processor: ProcessorMixin) -> list[str]:

@@ -43,6 +43,13 @@ INSTRUCTIONS = {
         "information provided. Avoid repeating steps indefinitely—provide your best guess even if unsure. Think step "
         "by step logically, considering all relevant information before answering."
     ),
+    "boxed_letter": (
+        f"{QUESTION}\nAnswer the preceding multiple choice question. The last line of your response should follow this "
+        "format: 'Answer: \\boxed{$LETTER}' (without quotes), where LETTER is one of the options. If you are uncertain "
+        "or the problem is too complex, make a reasoned guess based on the information provided. Avoid repeating steps "
+        "indefinitely—provide your best guess even if unsure. Think step by step logically, considering all relevant "
+        "information before answering."
+    ),
     "thinking": (f"{_THINKING}{QUESTION}\nPlease answer the question and put the final answer within \\boxed{{}}."),
     "final_answer_zh": (
         "你的任务是回答以下问题。在回答之前，请逐步推理说明您的思路。当你准备好给出答案时，请使用以下格式："
@@ -57,7 +64,8 @@ INSTRUCTIONS = {
     ),
     "thinking_zh": f"{_THINKING}{QUESTION}\n请详细回答这个问题并将最终答案用\\boxed{{}}包住。",
 }
-"""By name, with ``{question}`` where the question goes. All but "ours" are those of the released pipeline."""
+"""By name, with ``{question}`` where the question goes. "boxed_letter" is VLMEvalKit's, all others but
+"ours" are those of the released pipeline."""
 
 SHORT_ANSWER_INSTRUCTIONS = (
     "Answer the question using a single word or phrase.",

@@ -13,20 +13,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
 from datamodules.batching.collate import SMALL_PICTURE
-from datamodules.benchmarks import BenchmarkOptions, Grade, Rules, benchmarks_in, make_benchmark
+from datamodules.benchmarks import (
+    BenchmarkOptions,
+    Grade,
+    Rules,
+    benchmarks_in,
+    make_benchmark,
+    vlmevalkit_prompts,
+)
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, question_content
 from datamodules.rollouts.grading import question_digest, verdict_digest
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.images import ImageError
 
 logger = logging.getLogger(__name__)
+
+PromptsAs = Literal["ours", "vlmevalkit"]
 
 _UNUSUAL_RATIO, _UNUSUAL_SIDE = 50, 28  # no processor refuses a picture of less extreme proportions and more pixels
 
@@ -52,6 +61,7 @@ class Prompt:
         where: ``file:line``, or the id of a benchmark question; begins messages.
         numbered_id: Id that earlier versions gave to a row without one: name of the file and line. Positions inside of
             an epoch in their checkpoints hold it.
+        max_tiles: Most tiles that the policy's pictures are cut into; the processor's own number by default.
     """
 
     prompt_id: str
@@ -67,6 +77,7 @@ class Prompt:
     verdict_digest: Callable[[str], str] | None = None
     where: str = ""
     numbered_id: str | None = None
+    max_tiles: int | None = None
 
     @property
     def digest(self) -> str:
@@ -235,6 +246,7 @@ def benchmark_prompts(
     instruction: str | None = None,
     rules: Rules = "ours",
     options: Mapping[str, BenchmarkOptions] | None = None,
+    prompts_as: PromptsAs = "ours",
 ) -> list[Prompt]:
     """The questions of benchmarks as prompts; ids are ``benchmark/question_id``.
 
@@ -244,12 +256,15 @@ def benchmark_prompts(
         instruction: Text after each question; by default the benchmark's own.
         rules: Rules of grading.
         options: Reading options of benchmarks, by name.
+        prompts_as: Whether the policy is asked as we do, or as VLMEvalKit does
+            (:mod:`datamodules.benchmarks.vlmevalkit_prompts`), without ``instruction``.
 
     Raises:
         FileNotFoundError: If a benchmark is missing, or the folder holds none.
-        ValueError: If a name or split is unknown, or a benchmark cannot be read.
+        ValueError: If a name or split is unknown, or a benchmark cannot be read, or VLMEvalKit does not ask it.
     """
     prompts = []
+    other_layouts = set()
     for name in names or benchmarks_in(folder, options):
         benchmark = make_benchmark(name, rules, options)
         for question in benchmark.read(folder, images="needed"):
@@ -271,6 +286,19 @@ def benchmark_prompts(
                     where=f"{name}/{question.question_id}",
                 )
             )
+            if prompts_as == "vlmevalkit":
+                asked = vlmevalkit_prompts.ask(question)
+                prompts[-1] = replace(
+                    prompts[-1], text=asked.text, load_images=asked.load_images, max_tiles=asked.max_tiles
+                )
+                if question.row is not None and not question.row.is_table:
+                    other_layouts.add(name)
+    if other_layouts:
+        logger.warning(
+            "prompts_as: vlmevalkit: %s come from other files than VLMEvalKit's tables, whose questions may be worded "
+            "otherwise",
+            ", ".join(sorted(other_layouts)),
+        )
     return prompts
 
 

@@ -41,6 +41,7 @@ class Rollout:
             :func:`datamodules.rollouts.grading.verdict_digest`; None where it is not known.
         extraction: The answer that another tool, such as the authors' judge model, read from the response, which
             official rules look at; None where there is none.
+        top_k: Of sampling; None where all tokens were kept, or it is not known.
         prompt: What the policy was asked, its instruction included, with ``<image>`` where its pictures stood unless
             they stood in front; None where it is not known.
     """
@@ -61,6 +62,7 @@ class Rollout:
     verdict_digest: str | None = None
     extraction: str | None = None
     prompt: str | None = None
+    top_k: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def parse_rollout(row: Mapping[str, Any], where: str) -> LocatedRollout:
         verdict_digest=fields.text(row, "verdict_digest", where) if row.get("verdict_digest") is not None else None,
         extraction=(fields.text(row, "extraction", where, blank=True) if row.get("extraction") is not None else None),
         prompt=fields.text(row, "prompt", where) if row.get("prompt") is not None else None,
+        top_k=fields.integer(row, "top_k", where, minimum=1) if row.get("top_k") is not None else None,
         where=where,
     )
 
@@ -148,7 +151,7 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
     """The row of a rollout file that :func:`parse_rollout` reads."""
     row = asdict(rollout)
     row.pop("where", None)
-    for name in ("extraction", "prompt"):
+    for name in ("extraction", "prompt", "top_k"):
         if row[name] is None:
             del row[name]
     return row

@@ -189,7 +189,7 @@ def test_no_prompts(connected, tmp_path):
     with pytest.raises(ValueError, match=r"empty\.jsonl: holds no prompts; the file is empty"):
         connected("predict", prompts=str(tmp_path / "empty.jsonl"))
     (tmp_path / "one.jsonl").write_text(json.dumps({"question": "q", "answer": "1"}))
-    with pytest.raises(ValueError, match="max_prompts=0 leaves no prompts; give at least 1"):
+    with pytest.raises(ValueError, match=r"no prompts are left \(max_prompts: 0\); give at least 1"):
         connected("predict", prompts=str(tmp_path / "one.jsonl"), max_prompts=0)
 
 
@@ -215,3 +215,29 @@ def test_wrong_use(tiny_processor):
         PromptDataModule().renderer  # noqa: B018
     with pytest.raises(TypeError, match=r"is for policies; a reward model takes .*VisualPRM400KDataModule"):
         PromptDataModule().connect(RewardModelFacts(None, 12, False))
+
+
+def test_choices_of_how_prompts_are_asked(tiny_processor, tiny_world):
+    """What the data module is given reaches the prompts, and is named only where it is not ours."""
+
+    def prompts_of(**options):
+        module = PromptDataModule(prompts=str(tiny_world / "prompts" / "annotations.jsonl"), max_prompts=1, **options)
+        module.connect(PolicyFacts(tiny_processor))
+        module.setup("predict")
+        ((prompt,),) = [batch.prompts for batch in module.predict_dataloader()]
+        return module.prediction_settings, prompt
+
+    ours, prompt = prompts_of()
+    assert ours == {"system_prompt": "", "instruction": None, "other_images": False, "rules": "ours"}
+    assert prompt.policy_text == f"{prompt.question}\n{POLICY_INSTRUCTION}"
+    chosen = {"instruction_template": "final_answer", "max_tiles": 3}
+    settings, asked = prompts_of(**chosen)
+    assert settings == ours | chosen
+    assert asked.policy_text.startswith("<image>\nYour task is to answer the question below.")
+    assert (asked.question, asked.max_tiles) == (prompt.question, 3)
+
+
+@pytest.mark.parametrize("option", [{"prompts_as": "vlmevalkit"}, {"instruction_template": "boxed"}])
+def test_an_instruction_beside_another_one(option):
+    with pytest.raises(ValueError, match=r"give either 'instruction' or (prompts_as: vlmevalkit|instruction_template)"):
+        PromptDataModule(instruction="Be quick.", **option)
