@@ -19,6 +19,7 @@ from datamodules.batching.training_loader import fixed_size_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.conversation.encoder import special_tokens
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
+from datamodules.conversation.reading_rules import PictureRules
 from datamodules.interfaces import PolicyFacts
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
 from datamodules.policy.prompt_rows import PromptGrading, read_prompts, without_special_tokens
@@ -70,6 +71,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
         without_sources: Leave out ``prompts`` and demonstrations of sources that have one of these words in their
             names.
         max_prompts_per_source: At most so many ``prompts`` and demonstrations of each source, at equal distances.
+        pictures: How pictures become RGB: "ours" (transparency on white, rotated as their EXIF data say), or plainly as
+            "released".
         other_images: Give every question the images of another one, as a control; see
             :func:`datamodules.policy.prompts.with_other_images`.
         max_prompts: Use only so many prompts of `predict`, the first ones.
@@ -112,6 +115,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         max_tiles: MaxTiles | None = None,
         without_sources: Sequence[str] = (),
         max_prompts_per_source: int | None = None,
+        pictures: PictureRules = "ours",
         other_images: bool = False,
         max_prompts: int | None = None,
         num_shards: int = 1,
@@ -192,6 +196,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
                     options["rules"],
                     self.benchmark_options,
                     options["prompts_as"],
+                    options["pictures"],
                 )
             else:
                 prompts = self._read("prompts")
@@ -225,6 +230,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
             self.hparams["grading"],
             self.hparams["on_bad_row"],
             with_responses=name != "prompts",
+            pictures=self.hparams["pictures"],
         )
         return with_choices(prompts, *(self.hparams[name] for name in _CHOICES))
 
@@ -233,7 +239,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         """What predictions depend on beside the prompts and the policy."""
         settings = {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
         # Ours is not named, so that runs from before there was a choice go on.
-        chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", *_CHOICES)}
+        chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", "pictures", *_CHOICES)}
         return settings | {name: value for name, value in chosen.items() if value not in ("ours", None, (), [])}
 
     @property

@@ -33,9 +33,9 @@ _OURS = {
     "continue_after": "separator",
     "white_space": "ours",
     "early_stop": False,
-    "question": "bare",
+    "question_text": "bare",
 }
-_PROMPT_CHOICES = ("grading", "instruction_template", "max_tiles", "without_sources", "max_prompts_per_source")
+_PROMPT_CHOICES = ("grading", "system_prompt", "max_tiles", "pictures")
 
 Prefix = tuple[int, str]
 """Index of a prompt, and a partial solution."""
@@ -56,11 +56,11 @@ class MonteCarloAnnotator(BackboneModule):
             none of one.
         continue_after: Where continuations begin: behind the "separator" that follows a step, the blank line, or behind
             the "step" itself, so that the policy chooses whether another paragraph follows.
-        white_space: How solutions are split, see
-            :class:`datamodules.conversation.reading_rules.ReadingRules`.
+        white_space: How solutions are split, see :func:`datamodules.conversation.steps.split_into_steps`: blank pieces,
+            and white space around steps, are left out, or, as "released", kept.
         early_stop: Do not draw from the steps after one that no continuation reached the answer from; they get the
             score 0, of 0 continuations.
-        question: What the rows give as ``question``: the "bare" one, or what the policy was asked ("as_asked");
+        question_text: What the rows give as ``question``: the "bare" one, or what the policy was asked ("as_asked");
             ``question_orig`` is the bare one.
         max_batch_rows: Most texts that are decoded at once; bounds memory.
         backbone: How the checkpoint is loaded.
@@ -82,7 +82,7 @@ class MonteCarloAnnotator(BackboneModule):
         continue_after: Literal["separator", "step"] = "separator",
         white_space: WhiteSpace = "ours",
         early_stop: bool = False,
-        question: QuestionText = "bare",
+        question_text: QuestionText = "bare",
         max_batch_rows: int = 256,
         backbone: BackboneOptions | None = None,
         engine: GenerationEngine | None = None,
@@ -104,7 +104,7 @@ class MonteCarloAnnotator(BackboneModule):
         self.continue_after = continue_after
         self.white_space = white_space
         self.early_stop = early_stop
-        self.question = question
+        self.question_text = question_text
         self.max_batch_rows = max_batch_rows
         self.engine = engine or TransformersEngine()
         self.processor = load_processor(model_name_or_path)
@@ -125,7 +125,7 @@ class MonteCarloAnnotator(BackboneModule):
             "solution_sampling": sampling_settings(self.solution_sampling),
             # Named only where it is not the default, so that annotations from before it was named go on. Of the other
             # settings of the data, the contents of the prompts tell.
-            **{name: settings[name] for name in ("system_prompt", *_PROMPT_CHOICES) if settings.get(name)},
+            **{name: settings[name] for name in _PROMPT_CHOICES if settings.get(name)},
             **{name: getattr(self, name) for name, ours in _OURS.items() if getattr(self, name) != ours},
             **engine_settings(self.engine),
         }
@@ -167,8 +167,10 @@ class MonteCarloAnnotator(BackboneModule):
             for prompt, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True)
         ]
         sampled = self._in_pieces(batch, requests, self.num_solutions, self.solution_sampling)
-        rule = self.white_space
-        return [[response_steps(text, self.max_steps, white_space=rule) for text in texts] for texts in sampled]
+        return [[self._split(text) for text in texts] for texts in sampled]
+
+    def _split(self, text: str) -> list[str]:
+        return response_steps(text, self.max_steps, white_space=self.white_space)
 
     def _prefix(self, index: int, steps: Sequence[str], count: int) -> Prefix:
         """The first ``count`` steps of a solution of a prompt, as they are continued."""
@@ -264,7 +266,7 @@ class MonteCarloAnnotator(BackboneModule):
             names = list(prompt.image_names)
             row["image"] = names[0] if len(names) == 1 else names
         return row | {
-            "question": prompt.policy_text if self.question == "as_asked" else prompt.question,
+            "question": prompt.policy_text if self.question_text == "as_asked" else prompt.question,
             "question_orig": prompt.question,
             "answer": prompt.answer,
             "response": response,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from PIL import Image
 
@@ -47,12 +46,14 @@ class AskedQuestion:
 
     Attributes:
         text: With an ``<image>`` for each picture.
-        load_images: Opens the pictures, RGB.
+        images: Its pictures, RGB, possibly decoded at access.
+        enlarges_first: Whether the first picture is shown at twice its size.
         max_tiles: Most tiles of each picture, the whole one not counted.
     """
 
     text: str
-    load_images: Callable[[], list[Image.Image]]
+    images: Sequence[Image.Image]
+    enlarges_first: bool
     max_tiles: int
 
 
@@ -78,7 +79,23 @@ def ask(question: BenchmarkQuestion) -> AskedQuestion:
     text = _in_front(len(images)) + text.replace(IMAGE_PLACEHOLDER, "")
     most = MAX_TILES_OF_MMMU if is_mmmu else MAX_TILES
     share = max(1, min(most, MAX_TILES_TOGETHER // max(1, len(images))))
-    return AskedQuestion(text, partial(_load, images, is_mmmu), share)
+    return AskedQuestion(text, images, is_mmmu, share)
+
+
+def load(
+    asked: AskedQuestion, opened: Callable[[Sequence[Image.Image]], list[Image.Image]] = list
+) -> list[Image.Image]:
+    """The pictures of a question as they are shown.
+
+    Args:
+        asked: The question.
+        opened: Opens its pictures.
+    """
+    images = opened(asked.images)
+    if asked.enlarges_first and images:
+        width, height = images[0].size
+        images[0] = images[0].resize((2 * width, 2 * height), Image.Resampling.BILINEAR)
+    return images
 
 
 def _in_front(num_images: int) -> str:
@@ -108,11 +125,3 @@ def _choice_text(question: BenchmarkQuestion) -> str:
     else:
         request = _DIRECTLY if row.options else _DIRECTLY_WITHOUT_OPTIONS
     return f"{text}\n{request}".replace(_DIRECTLY, "").strip()
-
-
-def _load(images: Sequence[Image.Image], enlarge_first: bool) -> list[Image.Image]:
-    loaded = list(images)
-    if enlarge_first and loaded:
-        width, height = loaded[0].size
-        loaded[0] = loaded[0].resize((2 * width, 2 * height), Image.Resampling.BILINEAR)
-    return loaded

@@ -20,6 +20,7 @@ from datamodules.benchmarks import Grade
 from datamodules.benchmarks.base import with_instruction
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER
+from datamodules.conversation.reading_rules import PictureRules
 from datamodules.conversation.special_text import special_token_found
 from datamodules.policy import visualprm_v1_1
 from datamodules.policy.prompts import Prompt, digest_of_texts
@@ -41,6 +42,7 @@ def read_prompts(
     on_bad_row: OnBadRow = "skip",
     *,
     with_responses: bool = False,
+    pictures: PictureRules = "ours",
 ) -> list[Prompt]:
     """Read MMPR prompt rows from a JSONL file, and the headers of their pictures.
 
@@ -54,6 +56,7 @@ def read_prompts(
             VisualPRM400K-v1.1 did, by source (:mod:`datamodules.policy.visualprm_v1_1`).
         on_bad_row: Leave out rows that cannot be used and say how many and which, or raise an error at the first one.
         with_responses: Rows without a response cannot be used.
+        pictures: How pictures become RGB, see :func:`datamodules.storage.images.open_image`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -67,7 +70,7 @@ def read_prompts(
         raise FileNotFoundError(
             f"prompts: {path} {'is a folder' if path.is_dir() else 'does not exist'}; give a JSONL file"
         )
-    reader = _RowReader(path, image_root or path.parent, instruction, grading, with_responses)
+    reader = _RowReader(path, image_root or path.parent, instruction, grading, with_responses, pictures)
     bad = BadRows(on_bad_row)
     prompts: list[Prompt] = []
     for where, line in read_lines(path):
@@ -86,9 +89,17 @@ def read_prompts(
 class _RowReader:
     """Turns the rows of a file into prompts; remembers the ids that are taken."""
 
-    def __init__(self, path: Path, root: Path, instruction: str, grading: PromptGrading, with_responses: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        instruction: str,
+        grading: PromptGrading,
+        with_responses: bool,
+        pictures: PictureRules,
+    ) -> None:
         self.path, self.root, self.instruction, self.grading = path, root, instruction, grading
-        self.with_responses = with_responses
+        self.with_responses, self.pictures = with_responses, pictures
         self._taken: set[str] = set()
 
     def prompt(self, row: Mapping[str, Any], where: str) -> Prompt:
@@ -118,7 +129,7 @@ class _RowReader:
             tuple(names),
             answer,
             source,
-            partial(_opened, self.root, tuple(names), where),
+            partial(_opened, self.root, tuple(names), where, self.pictures),
             grade_by_answer(answer) if self.grading == "ours" else visualprm_v1_1.grade_as_released(answer, source),
             response,
             with_instruction(question, self.instruction),
@@ -133,8 +144,8 @@ class _RowReader:
         return next(name for name in names if name not in self._taken)
 
 
-def _opened(root: Path, names: Sequence[str], where: str) -> list[Image.Image]:
-    return [open_image(root / name, f"{where}: field 'image'") for name in names]
+def _opened(root: Path, names: Sequence[str], where: str, rules: PictureRules) -> list[Image.Image]:
+    return [open_image(root / name, f"{where}: field 'image'", rules) for name in names]
 
 
 def _warn_of_inverted_checks(prompts: Sequence[Prompt], path: Path) -> None:

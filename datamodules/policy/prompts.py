@@ -28,7 +28,12 @@ from datamodules.benchmarks import (
     make_benchmark,
     vlmevalkit_prompts,
 )
+<<<<<<< HEAD
+=======
+from datamodules.benchmarks.table import LazyImages
+>>>>>>> main
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, question_content
+from datamodules.conversation.reading_rules import PictureRules
 from datamodules.rollouts.grading import question_digest, verdict_digest
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.images import ImageError
@@ -247,6 +252,7 @@ def benchmark_prompts(
     rules: Rules = "ours",
     options: Mapping[str, BenchmarkOptions] | None = None,
     prompts_as: PromptsAs = "ours",
+    pictures: PictureRules = "ours",
 ) -> list[Prompt]:
     """The questions of benchmarks as prompts; ids are ``benchmark/question_id``.
 
@@ -258,6 +264,7 @@ def benchmark_prompts(
         options: Reading options of benchmarks, by name.
         prompts_as: Whether the policy is asked as we do, or as VLMEvalKit does
             (:mod:`datamodules.benchmarks.vlmevalkit_prompts`), without ``instruction``.
+        pictures: How pictures become RGB, see :func:`datamodules.storage.images.open_image`.
 
     Raises:
         FileNotFoundError: If a benchmark is missing, or the folder holds none.
@@ -278,7 +285,7 @@ def benchmark_prompts(
                     (),
                     question.gold[0],
                     name,
-                    partial(list, question.images),
+                    partial(_opened, question.images, pictures),
                     partial(benchmark.grade, question),
                     text=benchmark.policy_prompt(question, instruction),
                     details=details,
@@ -288,9 +295,8 @@ def benchmark_prompts(
             )
             if prompts_as == "vlmevalkit":
                 asked = vlmevalkit_prompts.ask(question)
-                prompts[-1] = replace(
-                    prompts[-1], text=asked.text, load_images=asked.load_images, max_tiles=asked.max_tiles
-                )
+                load = partial(vlmevalkit_prompts.load, asked, partial(_opened, rules=pictures))
+                prompts[-1] = replace(prompts[-1], text=asked.text, load_images=load, max_tiles=asked.max_tiles)
                 if question.row is not None and not question.row.is_table:
                     other_layouts.add(name)
     if other_layouts:
@@ -300,6 +306,10 @@ def benchmark_prompts(
             ", ".join(sorted(other_layouts)),
         )
     return prompts
+
+
+def _opened(images: Sequence[Image.Image], rules: PictureRules) -> list[Image.Image]:
+    return list(images.by_rules(rules) if isinstance(images, LazyImages) else images)
 
 
 def with_other_images(prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -72,6 +72,8 @@ def as_asked(question: str, num_images: int, template: str) -> str:
         if question.endswith(ending):
             question = question.removesuffix(ending).strip()
     text = template.replace(QUESTION, question)
+    if not num_images:
+        return text
     placeholders = text.count(IMAGE_PLACEHOLDER)
     if placeholders == 1:
         text = text.replace(f"{IMAGE_PLACEHOLDER}\n", "").replace(IMAGE_PLACEHOLDER, "")

@@ -1,5 +1,7 @@
 """What VLMEvalKit asks, written out: `InternVLChat.build_prompt` and `generate_v2`, config InternVL2_5-8B-BoN-8."""
 
+import base64
+import io
 import logging
 
 import pytest
@@ -9,7 +11,7 @@ from released_benchmarks import HUBS, TABLES, cell, shade
 from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS
 from datamodules.benchmarks.question import BenchmarkQuestion, SourceRow
 from datamodules.benchmarks.table import write_table
-from datamodules.benchmarks.vlmevalkit_prompts import ask
+from datamodules.benchmarks.vlmevalkit_prompts import ask, load
 from datamodules.policy.prompts import benchmark_prompts
 
 REASONING = (
@@ -75,7 +77,7 @@ def test_pictures_in_the_order_of_the_file(prompts):
 def test_the_first_picture_is_enlarged_bilinearly():
     picture = Image.effect_noise((20, 12), 60).convert("RGB")
     row = SourceRow("Which? <image 1>", "", {"A": "x", "B": "y"}, [picture], True)
-    (enlarged,) = ask(BenchmarkQuestion("MMMU", "1", "Which? <image>", [picture], ("A",), row=row)).load_images()
+    (enlarged,) = load(ask(BenchmarkQuestion("MMMU", "1", "Which? <image>", [picture], ("A",), row=row)))
     assert enlarged.tobytes() == picture.resize((40, 24), Image.Resampling.BILINEAR).tobytes()
 
 
@@ -88,6 +90,18 @@ def test_tiles(benchmark, pictures, tiles):
     images = [Image.new("RGB", (8, 8))] * pictures
     question = BenchmarkQuestion(benchmark, "1", "q", images, ("A",), row=SourceRow("q", "", {}, images, True))
     assert ask(question).max_tiles == tiles
+
+
+@pytest.mark.parametrize("prompts_as", ["ours", "vlmevalkit"])
+def test_pictures_are_converted_as_asked(tmp_path, prompts_as):
+    """Transparent pixels that hide a colour: white with us, the hidden colour as released."""
+    file = io.BytesIO()
+    Image.new("RGBA", (8, 8), (10, 20, 30, 0)).save(file, "PNG")
+    row = {"index": "1", "image": base64.b64encode(file.getvalue()).decode(), "question": "q", "answer": "C"}
+    write_table(tmp_path / "LogicVista.tsv", [row | {"skill": "['spatial']"}])
+    for pictures, colour in (("ours", (255, 255, 255)), ("released", (10, 20, 30))):
+        (prompt,) = benchmark_prompts(tmp_path, prompts_as=prompts_as, pictures=pictures)
+        assert prompt.load_images()[0].getpixel((0, 0)) == colour
 
 
 def test_a_hint_and_chinese_characters():

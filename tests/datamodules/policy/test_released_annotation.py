@@ -80,6 +80,7 @@ BOXED = (
         ("<image>\n<image>\nSame?", 2, f"<image>\n<image>\nSame?\n{BOXED}"),
         ("Same?", 2, f"<image>\n<image>\nSame?\n{BOXED}"),
         ("How many?", 0, f"How many?\n{BOXED}"),
+        ("What does <image> mean in HTML?", 0, f"What does <image> mean in HTML?\n{BOXED}"),
     ],
 )
 def test_questions_in_the_boxed_instruction(question, pictures, expected):

@@ -27,7 +27,14 @@ def test_rollouts_come_back(tmp_path):
     path = tmp_path / "rollouts.jsonl"
     unknown = dict.fromkeys(("temperature", "top_p", "max_new_tokens", "seed"))
     rollouts = [
-        rollout(rules="official", option_order=(2, 0, 1), verdict_digest="0123456789abcdef", extraction="B"),
+        rollout(
+            rules="official",
+            option_order=(2, 0, 1),
+            verdict_digest="0123456789abcdef",
+            extraction="B",
+            prompt="<image>\nHow many?\nThink.",
+            top_k=50,
+        ),
         rollout(sample_index=1, extracted_answer=None, is_correct=False, response="", **unknown),
     ]
     write_rollouts(path, rollouts)
