@@ -28,10 +28,7 @@ from datamodules.benchmarks import (
     make_benchmark,
     vlmevalkit_prompts,
 )
-<<<<<<< HEAD
-=======
 from datamodules.benchmarks.table import LazyImages
->>>>>>> main
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, question_content
 from datamodules.conversation.reading_rules import PictureRules
 from datamodules.rollouts.grading import question_digest, verdict_digest
