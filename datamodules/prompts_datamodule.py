@@ -202,7 +202,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
                 prompts = self._read("prompts")
             prompts = (with_other_images(prompts) if options["other_images"] else prompts)[: options["max_prompts"]]
             if not prompts:
-                raise ValueError(f"max_prompts={options['max_prompts']} leaves no prompts; give at least 1")
+                raise ValueError(f"no prompts are left (max_prompts: {options['max_prompts']}); give at least 1")
             self._prompts = prompts
             # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
             self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
