@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.batching.evaluation_order import evaluation_loader
+from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
@@ -20,7 +21,7 @@ from datamodules.conversation.encoder import special_tokens
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.conversation.reading_rules import PictureRules
 from datamodules.interfaces import PolicyFacts
-from datamodules.policy.demonstrations import SupervisedCollator
+from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
 from datamodules.policy.prompt_rows import PromptGrading, read_prompts, without_special_tokens
 from datamodules.policy.prompts import (
     ChatRenderer,
@@ -150,6 +151,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         self._train = PromptDataset([])
         self._validation = PromptDataset([])
         self._packing_obstacle: str | None = None
+        self._left_out = LeftOutRows()
         self.training_position = TrainingPosition(self._order)
 
     def connect(self, model: PolicyFacts) -> None:
@@ -273,7 +275,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         return fixed_size_loader(
             self._train,
             options["batch_size"],
-            SupervisedCollator(self.renderer, padding_free),
+            SupervisedCollator(self.renderer, padding_free, options["on_bad_row"]),
             seed=options["seed"],
             position=self.training_position,
             num_workers=options["num_workers"],
@@ -293,7 +295,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
         """Validation demonstrations as :class:`SupervisedBatch`; no loader where there are none."""
-        return self._loader(self._validation, SupervisedCollator(self.renderer)) if len(self._validation) else []
+        collator = SupervisedCollator(self.renderer, on_bad_row=self.hparams["on_bad_row"])
+        return self._loader(self._validation, collator) if len(self._validation) else []
 
     def predict_dataloader(self) -> DataLoader[Prompt]:
         """Prompts of this run's shard that no earlier run has completed, as :class:`PromptBatch`."""
@@ -304,6 +307,15 @@ class PromptDataModule(ResumableData, LightningDataModule):
     def _loader(self, dataset: PromptDataset, collator: PromptCollator | SupervisedCollator) -> DataLoader[Prompt]:
         options = self.hparams
         return evaluation_loader(dataset, options["batch_size"], collator, options["num_workers"], self.trainer)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Say which rows of a batch were left out; the batch stays as it is."""
+        if isinstance(batch, PromptBatch):
+            self._left_out.note(batch, "prompt")
+        elif isinstance(batch, SupervisedBatch):
+            is_training = self.trainer is not None and self.trainer.training
+            self._left_out.note(batch, "demonstration" if is_training else "validation demonstration")
+        return super().on_before_batch_transfer(batch, dataloader_idx)
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
         """Leave prompts on the CPU: the engine moves what it encodes."""

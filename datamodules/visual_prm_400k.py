@@ -15,6 +15,7 @@ from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.interfaces import RewardModelFacts
+from datamodules.renamed_arguments import value_of_old_name
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.supervision.sources import ProcessSource, process_sources
 from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
@@ -102,6 +103,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         max_tokens: int | None = None,
         **evaluation: Any,
     ) -> None:
+        validation_fraction = value_of_old_name(type(self), "validation_fraction", validation_fraction, 0.0, evaluation)
         super().__init__(on_bad_row=on_bad_row, **evaluation)  # also saves the hyperparameters of this class
         if not 0.0 <= validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")

@@ -9,7 +9,6 @@ language model) without running any of its code, and writes an ordinary checkpoi
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -20,7 +19,8 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from datamodules.storage.files import atomic_folder
+from datamodules.storage.files import atomic_folder, require_writable_folder
+from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.protocol import PRESETS, PROTOCOL_FILE, Protocol, save_protocol
 from tools.internvl_conversion.configuration import REWARD_MODEL, read_configuration
 from tools.internvl_conversion.conversation_template import ConversationTemplate, read_template
@@ -71,6 +71,7 @@ def convert(
         raise ValueError(f"max_tiles must be at least 1, got {max_tiles}")
     max_size = parse_size(max_shard_size)
     _check_output(source, output, overwrite)
+    require_writable_folder(output)
     configuration = read_configuration(source)
     native = configuration.native
     dtype = dtype or configuration.dtype
@@ -172,9 +173,10 @@ def _protocol(template: ConversationTemplate, architecture: str) -> Protocol:
     )
 
 
+@tool("visualprm-convert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = ToolParser(prog="visualprm-convert", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", type=Path, help="released folder: config.json, weights, tokenizer, conversation.py")
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="as in the source by default")
@@ -185,19 +187,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the converted model in the output folder")
     parsed = parser.parse_args(arguments)
-    try:
-        report = convert(
-            parsed.source,
-            parsed.output,
-            dtype=getattr(torch, parsed.dtype) if parsed.dtype else None,
-            max_shard_size=parsed.max_shard_size,
-            system_prompt=parsed.system_prompt,
-            max_tiles=parsed.max_tiles,
-            overwrite=parsed.overwrite,
-        )
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report = convert(
+        parsed.source,
+        parsed.output,
+        dtype=getattr(torch, parsed.dtype) if parsed.dtype else None,
+        max_shard_size=parsed.max_shard_size,
+        system_prompt=parsed.system_prompt,
+        max_tiles=parsed.max_tiles,
+        overwrite=parsed.overwrite,
+    )
     print(json.dumps(report, ensure_ascii=False))
     return 0
 

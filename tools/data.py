@@ -18,7 +18,8 @@ from rich.console import Console
 from tqdm.auto import tqdm
 
 from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
-from datamodules.storage.files import atomic_write_text
+from datamodules.storage.files import atomic_write_text, require_writable_file
+from lightning_modules.configuration.mistakes import ToolParser, tool
 from tools.data_check import check_data
 from tools.data_report import as_json, tables
 from tools.reading_facts import reading_facts
@@ -26,13 +27,14 @@ from tools.reading_facts import reading_facts
 _GIBIBYTE = 2**30
 
 
+@tool("visualprm-data")
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the tool.
 
     Returns:
         0 if all is well, 1 if there are bad or odd rows or empty files, 2 if a path cannot be read at all.
     """
-    parser = argparse.ArgumentParser(prog="visualprm-data", description=(__doc__ or "").splitlines()[0])
+    parser = ToolParser(prog="visualprm-data", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="statistics of annotations, and every row that cannot be used")
     check.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="as train_annotations of the data module")
@@ -46,14 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     extract.add_argument("--output", type=Path, required=True, help="folder to make")
     extract.add_argument("--max-gibibytes", type=float, help="most to unpack; what is free on the disk by default")
     given = parser.parse_args(arguments)
-    try:
-        return _check(given) if given.command == "check" else _extract(given)
-    except (OSError, ValueError) as error:
-        print(f"visualprm-data: {error}", file=sys.stderr)
-        return 2
+    return _check(given) if given.command == "check" else _extract(given)
 
 
 def _check(given: argparse.Namespace) -> int:
+    if given.json:
+        require_writable_file(given.json)
     report = check_data(
         given.paths,
         given.image_root,

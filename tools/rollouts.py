@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -45,7 +44,9 @@ from datamodules.rollouts.responses import read_responses
 from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
 from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.fields import first_of
+from datamodules.storage.files import require_writable_file
 from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest
+from lightning_modules.configuration.mistakes import ToolParser, tool
 from tools.reading_facts import reading_facts
 
 
@@ -166,10 +167,11 @@ def _summary(found: RolloutCheck) -> str:
     )
 
 
+@tool("visualprm-rollouts")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="rollouts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ToolParser(
+        prog="visualprm-rollouts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
 
@@ -222,11 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        return int(parsed.run(parsed))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in ("output", "write"):
+        if (file := getattr(parsed, name, None)) is not None:
+            require_writable_file(file)
+    return int(parsed.run(parsed))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
 
-from datamodules.batching.collate import StepBatch
 from datamodules.batching.ranks import rank_of_process
 
 logger = logging.getLogger(__name__)
 
 _NAMED = 10
 _FEWEST = 20
+
+
+class LeavesRowsOut(Protocol):
+    """A batch that says which of its rows do not count, by name, and why."""
+
+    left_out: dict[str, str]
+
+    @property
+    def sample_ids(self) -> Sequence[str]:
+        """Names of all its rows."""
 
 
 class LeftOutRows:
@@ -28,7 +39,7 @@ class LeftOutRows:
         self.seen: Counter[str] = Counter()
         self.problems: dict[str, dict[str, str]] = {}
 
-    def note(self, batch: StepBatch, split: str) -> None:
+    def note(self, batch: LeavesRowsOut, split: str) -> None:
         """Count the conversations of a batch, and say which were left out.
 
         Args:

@@ -22,7 +22,7 @@ from datamodules.benchmarks.released import release_mismatches
 from datamodules.benchmarks.table import LazyImages, TableRow, cell_text, read_table
 from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.decoding import broken_pictures
-from datamodules.storage.fields import first_of
+from datamodules.storage.fields import first_of, is_unicode
 from datamodules.storage.images import ImageError
 
 logger = logging.getLogger(__name__)
@@ -310,6 +310,8 @@ def _raise(problem: ValueError) -> NoReturn:
 
 
 def _check(question: BenchmarkQuestion, row: TableRow) -> None:
+    if not is_unicode(question.question):
+        raise ValueError(f"{row.where}: the question must be valid Unicode (it holds one half of a surrogate pair)")
     placeholders = question.question.count(IMAGE_PLACEHOLDER)
     if placeholders not in (0, len(question.images)):
         raise ValueError(

@@ -192,7 +192,7 @@ def without_special_tokens(prompts: Sequence[Prompt], tokens: Sequence[str], on_
     kept = []
     for prompt in prompts:
         texts = {"question": prompt.policy_text.replace(IMAGE_PLACEHOLDER, ""), "response": prompt.response or ""}
-        found = [(name, token.group()) for name, text in texts.items() if (token := pattern.search(text))]
+        found = [(name, match.group()) for name, text in texts.items() if (match := pattern.search(text))]
         if found:
             name, token = found[0]
             bad.add(special_token_found(prompt.where or prompt.prompt_id, name, token))

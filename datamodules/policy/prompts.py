@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
+from datamodules.batching.collate import SMALL_PICTURE
 from datamodules.benchmarks import (
     BenchmarkOptions,
     Grade,
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 PromptsAs = Literal["ours", "vlmevalkit"]
 
 _UNUSUAL_RATIO, _UNUSUAL_SIDE = 50, 28  # no processor refuses a picture of less extreme proportions and more pixels
-_BLANK = (56, 56)
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ class PromptBatch:
         prompts: B prompts.
         images: Images of each prompt.
         messages: B chats up to the response, in the format of chat templates.
-        problems: Prompt id to what is wrong with its pictures, for prompts whose answers do not count. They have blank
+        left_out: Prompt id to what is wrong with its pictures, for prompts whose answers do not count. They have blank
             pictures, so that the batch keeps its size and all ranks stay in step.
     """
 
     prompts: list[Prompt]
     images: list[list[Image.Image]]
     messages: list[list[dict[str, Any]]]
-    problems: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def sample_ids(self) -> list[str]:
@@ -177,7 +177,7 @@ class PromptCollator:
 
     Attributes:
         renderer: Writes the chats.
-        on_bad_row: What to do about a prompt whose picture cannot be used: see :attr:`PromptBatch.problems`, or raise
+        on_bad_row: What to do about a prompt whose picture cannot be used: see :attr:`PromptBatch.left_out`, or raise
             an error.
     """
 
@@ -190,34 +190,48 @@ class PromptCollator:
         Raises:
             ImageError: If a picture cannot be used and its prompt is not to be left out; names file and line.
         """
-        problems: dict[str, str] = {}
-        images = [self._images(prompt, problems) for prompt in prompts]
+        left_out: dict[str, str] = {}
+        images = [usable_images(prompt, self.renderer.processor, self.on_bad_row, left_out) for prompt in prompts]
         messages = [self.renderer.messages(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
-        return PromptBatch(prompts, images, messages, problems)
+        return PromptBatch(prompts, images, messages, left_out)
 
-    def _images(self, prompt: Prompt, problems: dict[str, str]) -> list[Image.Image]:
-        try:
-            images = prompt.load_images()
-            for image in images:
-                self._check(image, prompt.where)
-            return images
-        except ImageError as error:
-            if self.on_bad_row == "error":
-                raise
-            problems[prompt.prompt_id] = str(error)
-            count = len(prompt.image_names) or prompt.policy_text.count(IMAGE_PLACEHOLDER)
-            return [Image.new("RGB", _BLANK) for _ in range(count)]
 
-    def _check(self, image: Image.Image, where: str) -> None:
-        """Try a picture of an unusual shape on its own: some processors refuse such ones, without a word on which."""
-        if max(image.size) < _UNUSUAL_RATIO * min(image.size) and min(image.size) >= _UNUSUAL_SIDE:
-            return
-        try:
-            self.renderer.processor.image_processor(images=[image], return_tensors="pt")
-        except Exception as error:  # processors raise all kinds
-            raise ImageError(
-                f"{where}: a picture of {image.width} x {image.height} pixels cannot be used with this model: {error}"
-            ) from error
+def usable_images(
+    prompt: Prompt, processor: ProcessorMixin, on_bad_row: OnBadRow, left_out: dict[str, str]
+) -> list[Image.Image]:
+    """The pictures of a prompt, or blank ones in their place.
+
+    Args:
+        prompt: Names its pictures.
+        processor: May refuse pictures of an unusual shape; these are tried on their own.
+        on_bad_row: "skip" gives blank pictures where one cannot be used.
+        left_out: Takes the id of such a prompt and what is wrong.
+
+    Raises:
+        ImageError: If a picture cannot be used and ``on_bad_row`` is "error"; names file and line.
+    """
+    try:
+        images = prompt.load_images()
+        for image in images:
+            _try_unusual_shape(image, processor, prompt.where)
+        return images
+    except ImageError as error:
+        if on_bad_row == "error":
+            raise
+        left_out[prompt.prompt_id] = str(error)
+        count = len(prompt.image_names) or prompt.policy_text.count(IMAGE_PLACEHOLDER)
+        return [Image.new("RGB", SMALL_PICTURE) for _ in range(count)]
+
+
+def _try_unusual_shape(image: Image.Image, processor: ProcessorMixin, where: str) -> None:
+    if max(image.size) < _UNUSUAL_RATIO * min(image.size) and min(image.size) >= _UNUSUAL_SIDE:
+        return
+    try:
+        processor.image_processor(images=[image], return_tensors="pt")
+    except Exception as error:  # processors raise all kinds
+        raise ImageError(
+            f"{where}: a picture of {image.width} x {image.height} pixels cannot be used with this model: {error}"
+        ) from error
 
 
 def digest_of_texts(*texts: str) -> str:

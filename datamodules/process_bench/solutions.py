@@ -123,6 +123,8 @@ def _parse(row: dict[str, Any], where: str, find_image: ImageFinder) -> JudgedSo
     for number, step in enumerate(steps):
         if not isinstance(step, str) or not step.strip():
             raise fields.wrong_field(where, f"response.steps[{number}]", "a string that is not blank", step)
+        if not fields.is_unicode(step):
+            raise fields.wrong_field(where, f"response.steps[{number}]", "valid Unicode", step)
     correctness = fields.items(response, "process_correctness", where, "response.")
     if len(correctness) != len(steps):
         raise ValueError(

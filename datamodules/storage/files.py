@@ -107,20 +107,35 @@ def require_writable_folder(path: Path) -> None:
     Raises:
         OSError: If a file lies there, or it cannot be made; names ``path``.
     """
-    if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(f"{path}: is a link to {os.readlink(path)}, which is not there")
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path}: is a file; a folder is to be written there")
+    _try_beside(path)
+
+
+def require_writable_file(path: Path) -> None:
+    """Make sure that :func:`atomic_file` can write a file, without leaving anything.
+
+    Args:
+        path: The file; it may be there.
+
+    Raises:
+        OSError: If a folder lies there, or it cannot be made; names ``path``.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; a file is to be written there")
+    _try_beside(path)
+
+
+def _try_beside(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path}: is a link to {os.readlink(path)}, which is not there")
     made = [each for each in reversed(path.absolute().parents) if not each.exists()]
-    with errors_name(path), tempfile.TemporaryDirectory(dir=_made(path.absolute().parent), prefix=f".{path.name}."):
-        pass
+    with errors_name(path):
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}."):
+            pass
     for each in reversed(made):
         each.rmdir()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def atomic_write_text(path: Path, text: str) -> None:

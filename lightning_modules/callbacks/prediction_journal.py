@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,9 @@ class PredictionJournal:
         if overwrite:
             self._clear(now)
         before = self._record()
-        if before is None and self.output.exists():
+        if before is None and (found := self._of_unknown_origin()):
             raise FileExistsError(
-                f"{self.output} is there, and nothing beside it says which settings and prompts it is of; give another "
+                f"{found} is there, and nothing beside it says which settings and prompts it is of; give another "
                 f"output, move it away, or replace it with --overwrite"
             )
         if before is not None and (found := differences(before.settings, now.settings)):
@@ -117,8 +118,13 @@ class PredictionJournal:
             )
         left = f"; {_left_out(before.left_out)}" if before.left_out else ""
         logger.warning("%s is there, and complete: nothing is left to do%s", self.output, left)
-        if self.shard.count > 1:
-            self.remove_journals()  # of the shard that joined them and was killed before it had removed all
+        self.remove_journals()  # the run that joined them may have been killed before it had removed all
+
+    def _of_unknown_origin(self) -> Path | None:
+        """The output, or a journal with answers."""
+        if self.output.exists():
+            return self.output
+        return next((path for path in self.journals() if b"\n" in path.read_bytes()), None)
 
     def _done(self, before: Record | None, now: Record, digests: Mapping[str, str]) -> set[str]:
         """Ids of the prompts that the journals answer; raises ValueError if they answer others."""
@@ -143,8 +149,6 @@ class PredictionJournal:
                 self.output,
                 len(entries),
             )
-        elif before is None and entries:
-            logger.warning("%s: nothing says which settings its %d journaled answers are of", self.output, len(entries))
         elif before is not None and before.prompts != now.prompts:
             logger.warning(
                 "%s: the prompts have changed, %s before and %d now; all %d answered ones are among them",
@@ -181,11 +185,11 @@ class PredictionJournal:
     def _refuse_other_runs(self, *, same_count: bool) -> None:
         """Raise RuntimeError if a run with another number of shards, or any other shard, writes now."""
         own = _run_part(self.shard.label)
-        ending = own.rpartition("-of-")[2]
-        begin = f".{self.output.name}.run"
-        for path in sorted(self.output.parent.glob(f"{begin}*.lock")):
-            part = path.name.removeprefix(f".{self.output.name}").removesuffix(".lock")
-            if part != own and (same_count or part.rpartition("-of-")[2] != ending):
+        count = own.rpartition("-of-")[2]
+        locks = re.compile(rf"\.{re.escape(self.output.name)}(\.run(-\d+-of-\d+)?)\.lock")
+        for path in sorted(self.output.parent.iterdir()):
+            part = found[1] if (found := locks.fullmatch(path.name)) else own
+            if part != own and (same_count or part.rpartition("-of-")[2] != count):
                 with RunLock(self.output, part).held(0.0):
                     pass
 
@@ -310,8 +314,11 @@ class PredictionJournal:
         if found is None:
             return None
         is_there = self.output.exists()
+        if found.is_finished and not is_there:
+            # Somebody has moved it away, to begin anew; journals may have survived a kill after they had been joined.
+            return replace(found, is_finished=False) if self.journals() else None
         if found.is_finished:
-            return found if is_there else None  # somebody has moved the output away, to begin anew
+            return found
         if found.is_old and is_there:
             return None  # an earlier version may have begun anew beside an output of whatever settings
         return found if is_there or self.journals() else None  # killed before it had answered anything

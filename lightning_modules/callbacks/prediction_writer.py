@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from datamodules.interfaces import PredictionSettings, PromptContents, PromptData, data_module_of
 from datamodules.policy.prompts import PromptBatch
 from lightning_modules.callbacks.prediction_journal import Entry, PredictionJournal
-
-logger = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
@@ -101,11 +98,9 @@ class PredictionWriter(Callback):
             return
         if self._journal is None:
             raise RuntimeError("on_predict_batch_end came before on_predict_start")
-        problems = batch.problems if isinstance(batch, PromptBatch) else {}
+        left_out = batch.left_out if isinstance(batch, PromptBatch) else {}
         for prompt_id, rows in outputs:
-            problem = problems.get(prompt_id)
-            if problem is not None:
-                logger.warning("prompt %r is left out: %s", prompt_id, problem)
+            problem = left_out.get(prompt_id)
             entry = Entry(prompt_id, rows if problem is None else [], self._digests.get(prompt_id, ""), problem)
             self._journal.write(self.files.line(entry))
         self._journal.flush()

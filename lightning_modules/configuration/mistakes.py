@@ -15,8 +15,9 @@ import opcode
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -116,9 +117,16 @@ def describe(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.errno is not None:
         return _of_the_system(error)
-    if found := _of_worker(error):
-        return found
-    return str(error) or type(error).__name__
+    text = _of_worker(error) or str(error) or type(error).__name__
+    return text + "".join(f"; {link}" for link in _broken_links(text) if "is a link to" not in text)
+
+
+def _broken_links(text: str) -> list[str]:
+    """What is to be said about paths in a message that are links to nothing."""
+    words = dict.fromkeys(re.findall(r"[^\s'\",;:]*[^\s'\",;:.]", text))
+    paths = [Path(word) for word in words if "/" in word and len(word) < _MAX_WIDTH]
+    links = [path for path in paths if path.is_symlink() and not path.exists()]
+    return [f"{path} is a link to {os.readlink(path)}, which is not there" for path in links]
 
 
 def _of_the_system(error: OSError) -> str:
@@ -135,8 +143,9 @@ def _of_the_system(error: OSError) -> str:
     path = Path(os.fsdecode(place)) if isinstance(place, str | bytes) else None
     if path is None:
         return f"{place}: {reason}{advice}"
-    if error.errno in (errno.ENOENT, errno.EEXIST) and path.is_symlink() and not path.exists():
-        advice = f"; it is a link to {os.readlink(path)}, which is not there"
+    link = next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
+    if error.errno in (errno.ENOENT, errno.EEXIST) and link is not None:
+        return f"{path}: {link} is a link to {os.readlink(link)}, which is not there"
     above = next((each for each in path.parents if each.exists()), None)
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and above is not None and not above.is_dir():
         return f"{path}: {above} is a file, no folder"
@@ -180,34 +189,67 @@ def cause_in_constructor(error: BaseException) -> BaseException:
     return error
 
 
-@contextmanager
-def mistakes_reported(program: str, status: int = 1) -> Iterator[None]:
-    """Within, a mistake and Ctrl-C end the process with a few lines on stderr.
+def ended(program: str, error: BaseException, status: int = 1, also: tuple[type[Exception], ...] = ()) -> int:
+    """Write the lines about a mistake, or about Ctrl-C, to stderr.
 
     Args:
         program: Name of the command.
-        status: Exit status of a mistake. That of Ctrl-C is 130, as in a shell.
+        error: That ends it.
+        status: Exit status of a mistake.
+        also: Errors that are mistakes whoever raises them.
+
+    Returns:
+        The exit status: that of a mistake, or 130 for Ctrl-C, as in a shell.
+
+    Raises:
+        BaseException: The error itself, if it is no mistake or :data:`DEBUG` is set.
+    """
+    if isinstance(error, BrokenPipeError):
+        # Who reads the output, such as `head`, has enough; Python must not write the rest of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return status
+    is_stopped = isinstance(error, KeyboardInterrupt)
+    if is_debugging() or not (is_stopped or isinstance(error, also) or is_mistake(error)):
+        raise error
+    sys.stdout.flush()
+    sys.stderr.write(f"{program}: stopped (Ctrl-C)\n" if is_stopped else report(program, error))
+    return 130 if is_stopped else status
+
+
+@contextmanager
+def mistakes_reported(program: str) -> Iterator[None]:
+    """Within, a mistake and Ctrl-C end the process with a few lines on stderr, see :func:`ended`.
 
     Raises:
         SystemExit: In place of a mistake.
     """
     try:
         yield
-    except KeyboardInterrupt:
-        if is_debugging():
-            raise
-        sys.stderr.write(f"{program}: stopped (Ctrl-C)\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        # Who reads the output, such as `head`, has enough; Python must not write the rest of it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(status)
-    except Exception as error:
-        if is_debugging() or not is_mistake(error):
-            raise
-        sys.stdout.flush()
-        sys.stderr.write(report(program, error))
-        sys.exit(status)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - what is no mistake is raised again
+        sys.exit(ended(program, error))
+
+
+def tool(program: str, status: int = 2) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Let the main function of a tool return a status for a mistake and for Ctrl-C, after a few lines on stderr.
+
+    A tool reads what its user gives and little else, so that every ``ValueError`` counts as a mistake.
+
+    Args:
+        program: Name of the tool.
+        status: Exit status of a mistake.
+    """
+
+    def decorate(main: Callable[..., int]) -> Callable[..., int]:
+        @wraps(main)
+        def reporting(*arguments: Any, **options: Any) -> int:
+            try:
+                return main(*arguments, **options)
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - what is no mistake is raised again
+                return ended(program, error, status, also=(ValueError,))
+
+        return reporting
+
+    return decorate
 
 
 class ToolParser(argparse.ArgumentParser):

@@ -6,11 +6,12 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from released_benchmarks import dynamath_table
+from transformers import AutoProcessor
 
 from datamodules.batching.lengths import TokenCounter
 from datamodules.benchmarks import BenchmarkOptions
 from datamodules.benchmarks.gpqa import option_order
-from datamodules.benchmarks.table import encode_image, write_table
+from datamodules.benchmarks.table import encode_image, read_table, write_table
 from datamodules.best_of_n import CandidateCollator, read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import ReadingRules
@@ -229,6 +230,50 @@ def test_units_without_all_rollouts(tmp_path, caplog):
     assert len(dataset) == 10
     assert "1 seeds (qid 2)" in caplog.text
     assert "left out" in caplog.text
+
+
+def test_bad_rows_of_rollouts_take_their_question_with_them_and_no_other(folder, rollouts, caplog):
+    """A row that is cut, and one of a question that the benchmark does not have."""
+    lines = rollouts.read_text().splitlines()
+    cut = next(number for number, line in enumerate(lines) if '"question_id": "3", "sample_index": 1' in line)
+    lines[cut] = lines[cut][:40]
+    unknown = lines[0].replace('"question_id": "2"', '"question_id": "17"')
+    rollouts.write_text("\n".join([*lines, unknown]) + "\n")
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    assert [question.question_id for question in dataset.questions] == ["10", "2"]
+    assert f"{rollouts}: 1 rows cannot be used and are left out: {rollouts}:{cut + 1}: not valid JSON" in caplog.text
+    assert "'3' lacks 1; left out, as rows of the rollout file were" in caplog.text
+    assert "1 rollouts are of questions that MathVision does not have (were they sampled" in caplog.text
+    with pytest.raises(ValueError, match=rf"rollouts.jsonl:{cut + 1}: not valid JSON"):
+        read_best_of_n_datasets(folder, rollouts, None, 4, on_bad_row="error")
+    # One bad row does not explain two questions.
+    del lines[0]
+    rollouts.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"2 questions do not have the samples 0 to 3: '2' lacks 3; '3' lacks 1"):
+        read_best_of_n_datasets(folder, rollouts, None, 4)
+
+
+def test_bad_rows_of_a_benchmark_take_their_rollouts_with_them(folder, rollouts, caplog):
+    path = folder / "MathVision.tsv"
+    rows = [dict(row.values) for row in read_table(path)]
+    rows[1]["image"] = rows[1]["image"][:80]
+    write_table(path, rows)
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    assert [question.question_id for question in dataset.questions] == ["10", "3"]
+    assert "MathVision: 1 rows cannot be used and are left out" in caplog.text
+
+
+def test_pictures_that_the_model_refuses(folder, rollouts, family_checkpoint, caplog):
+    path = folder / "MathVision.tsv"
+    rows = [dict(row.values) for row in read_table(path)]
+    rows[1]["image"] = encode_image(Image.new("RGB", (2100, 10)))
+    write_table(path, rows)
+    processor = AutoProcessor.from_pretrained(family_checkpoint("qwen2_5_vl"))
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    dataset.leave_out_unreadable(TokenCounter(ConversationEncoder(processor, "", ("+", "-")), 12))
+    assert [question.question_id for question in dataset.questions] == ["10", "3"]
+    assert [dataset[index].rollouts[0].question_id for index in range(2)] == ["10", "3"]
+    assert f"{path}:3 (index 2): column 'image' (2100 x 10 pixels) cannot be used with this model" in caplog.text
 
 
 def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder, caplog):

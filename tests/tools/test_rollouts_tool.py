@@ -220,6 +220,27 @@ def test_check_names_what_is_wrong(tables, tmp_path, rollouts, capsys):
     assert kept == {(r.question_id, r.sample_index): r.is_correct for r in rows[:-1]}
 
 
+def test_check_with_a_model_finds_what_a_test_would_leave_out(tables, tmp_path, rollouts, tiny_checkpoint, capsys):
+    lines = [json.loads(line) for line in rollouts.read_text().splitlines()]
+    lines[1] |= {"response": "B<|end|>", "verdict_digest": None}
+    rollouts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("check", rollouts, tables=tables) == 0
+    assert run("check", rollouts, "--model", tiny_checkpoint, tables=tables) == 1
+    assert f"1 questions cannot be read by this model: {rollouts}:2: step 0: the text holds the special token" in (
+        capsys.readouterr().out
+    )
+
+
+def test_check_names_rows_that_cannot_be_used(tables, rollouts, capsys, caplog):
+    rollouts.write_text(rollouts.read_text() + '{"benchmark": "MathVision"}\n')
+    assert run("check", rollouts, tables=tables) == 1
+    assert f"{rollouts}: 1 rows cannot be used and are left out: {rollouts}:7: field 'question_id' is missing" in (
+        caplog.text
+    )
+    assert run("check", rollouts, "--on-bad-row", "error", tables=tables) == 2
+    assert f"{rollouts}:7: field 'question_id' is missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["tsv", "xlsx"])
 def test_export_of_a_sample(tables, tmp_path, rollouts, kind):
     output = tmp_path / f"p_MathVision.{kind}"

@@ -394,7 +394,15 @@ def test_a_bad_row_takes_its_unit_with_it_and_no_other(tmp_path, caplog):
     assert f"seeds (qid {rows[3]['qid']})" in caplog.text
 
 
-@pytest.mark.parametrize("broken", ['{"id": "9", "question": ', '["no object"]', '{"id": "9", "question": "q"}'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"id": "9", "question": ',
+        '["no object"]',
+        '{"id": "9", "question": "q"}',
+        '{"id": "9", "question": "\\ud800", "options": [], "answer": "7", "level": 1, "subject": "algebra"}',
+    ],
+)
 def test_a_line_that_is_no_row_takes_no_other_with_it(tmp_path, caplog, broken):
     row = {"id": "1", "question": "q", "options": [], "answer": "7", "level": 1, "subject": "algebra"}
     path = tmp_path / "MathVision" / "test.jsonl"

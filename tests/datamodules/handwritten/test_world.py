@@ -115,7 +115,10 @@ def test_a_longer_split_begins_as_a_shorter_one():
     assert [question.solution for question in long[:9]] == [question.solution for question in short]
 
 
-def test_too_few_questions_for_a_benchmark():
-    """An empty table would stop what reads it."""
-    with pytest.raises(ValueError, match=r"benchmark_questions must be at least 10, .* got 4"):
-        WorldSize(benchmark_questions=4)
+def test_every_benchmark_has_questions():
+    """A table without rows ends the command that reads it."""
+    pool = split_digit_pools(WorldSize().digit_shares, 0)["test"]
+    for name, count in (("DynaMath", 10), ("WeMath", 3), ("MathVision", 1)):
+        assert len(benchmark_questions(name, 1, pool, 0)) == count
+    with pytest.raises(ValueError, match="benchmark_questions must be at least 1, got 0"):
+        WorldSize(benchmark_questions=0)

@@ -69,8 +69,8 @@ def test_a_picture_that_cannot_be_used_is_replaced(prompt_file, tiny_processor):
     renderer = ChatRenderer(tiny_processor)
     batch = PromptCollator(renderer, "skip")(prompts)
     assert [len(images) for images in batch.images] == [1, 2]
-    assert list(batch.problems) == ["cut"]
-    assert re.search(r"annotations\.jsonl:2: field 'image': .*broken\.png' cannot be opened", batch.problems["cut"])
+    assert list(batch.left_out) == ["cut"]
+    assert re.search(r"annotations\.jsonl:2: field 'image': .*broken\.png' cannot be opened", batch.left_out["cut"])
     with pytest.raises(ImageError, match=r"annotations\.jsonl:2: field 'image'"):
         PromptCollator(renderer)(prompts)
 
@@ -87,9 +87,9 @@ def test_a_picture_that_the_processor_refuses(prompt_file, pictures):
         Image.new("RGB", size).save(pictures / f"{name}.png")
     rows = [{"id": name, "question": "q", "answer": "1", "image": f"pictures/{name}.png"} for name in ("wide", "long")]
     batch = PromptCollator(ChatRenderer(Processor()), "skip")(read_prompts(prompt_file(rows)))
-    assert list(batch.problems) == ["wide"]
+    assert list(batch.left_out) == ["wide"]
     assert re.search(
-        r":1: a picture of 2100 x 10 pixels cannot be used with this model: .* ratio", batch.problems["wide"]
+        r":1: a picture of 2100 x 10 pixels cannot be used with this model: .* ratio", batch.left_out["wide"]
     )
 
 

@@ -138,6 +138,7 @@ def response(steps, correctness):
         (response([], []), "field 'response.steps' must be a list that is not empty"),
         (response(["a", " "], [1, 1]), r"field 'response.steps\[1\]' must be a string that is not blank"),
         (response(["a", 2], [1, 1]), r"field 'response.steps\[1\]' must be a string that is not blank, got 2"),
+        (response(["a", "\ud800"], [1, 1]), r"field 'response.steps\[1\]' must be valid Unicode"),
         (response(["a", "b"], [1]), "field 'response.process_correctness' has 1 values for 2 steps"),
         (response(["a", "b"], [1, 2]), r"field 'response.process_correctness\[1\]' must be 1, 0 or -1, got 2"),
         (response(["a", "b"], [1, True]), r"field 'response.process_correctness\[1\]' must be 1, 0 or -1, got True"),

@@ -55,6 +55,40 @@ def test_an_output_of_unknown_origin_is_left_as_it_is(tmp_path):
     assert everything(tmp_path) == {"rows.jsonl": b"somebody's\n"}
 
 
+def test_a_journal_of_unknown_origin(tmp_path):
+    """Its answers might be of any settings."""
+    output = tmp_path / "rows.jsonl"
+    with pytest.raises(Killed):
+        predict(output, Predictor("first", 1))
+    (tmp_path / "rows.jsonl.settings").unlink()
+    with pytest.raises(FileExistsError, match=r"rows\.jsonl\.journal-00000 is there, and nothing beside it says"):
+        predict(output, Predictor())
+    predict(output, Predictor("second"), overwrite=True)
+    assert read(output) == expected(lambda name: "second")
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_killed_after_the_output_and_before_the_journals_are_removed(tmp_path, moved):
+    """Also if somebody then moves the output away: answers of other settings are not taken."""
+    output = tmp_path / "rows.jsonl"
+    first = with_settings("first", temperature=1.0)
+    first.killed_at = 3
+    with pytest.raises(Killed):
+        predict(output, first)
+    (journal,) = tmp_path.glob("rows.jsonl.journal-*")
+    content = journal.read_bytes()
+    predict(output, with_settings("second", temperature=1.0))
+    journal.write_bytes(content)
+    if moved:
+        output.rename(tmp_path / "moved.jsonl")
+    with pytest.raises(ValueError, match=r"run with other settings is there: temperature was 1\.0, is 0\.5"):
+        predict(output, with_settings("other", temperature=0.5))
+    third = with_settings("third", temperature=1.0)
+    predict(output, third)
+    assert third.asked == (NAMES[6:] if moved else [])
+    assert not journal.exists()
+
+
 def test_no_prompts(tmp_path):
     output = tmp_path / "rows.jsonl"
     predict(output, Predictor())
@@ -185,8 +219,8 @@ def test_an_output_of_an_earlier_version_with_journals(tmp_path):
 class NamedBatch(PromptBatch):
     """A batch of names."""
 
-    def __init__(self, names, problems):
-        super().__init__([], [], [], problems)
+    def __init__(self, names, left_out):
+        super().__init__([], [], [], left_out)
         self.names = names
 
     def __iter__(self):
@@ -211,7 +245,6 @@ def test_prompts_that_are_left_out(tmp_path, caplog):
     broken.killed_at = 2
     with pytest.raises(Killed):
         predict(output, broken)
-    assert "prompt 'prompt 1' is left out: prompt 1: cut short" in caplog.text
     second = Broken("second", [NAMES[2], NAMES[6]])
     predict(output, second)
     assert second.asked == [NAMES[1], NAMES[2], *NAMES[4:]]

@@ -71,6 +71,7 @@ def test_killed_twice_and_with_other_ranks(tmp_path):
     output = tmp_path / "rows.jsonl"
     entry = ["prompt 5", [{"name": "prompt 5", "row": row, "run": "other rank"} for row in range(2)]]
     output.with_name("rows.jsonl.journal-00003").write_text(json.dumps(entry) + "\n")
+    output.with_name("rows.jsonl.settings").write_text("{}")
     for run in ("first", "second"):
         with pytest.raises(Killed):
             predict(output, Predictor(run, 1))
@@ -86,6 +87,7 @@ def test_killed_between_the_last_batch_and_the_join(tmp_path):
     output = tmp_path / "rows.jsonl"
     lines = [json.dumps([name, [{"name": name, "row": row, "run": "first"} for row in range(2)]]) for name in NAMES]
     output.with_name("rows.jsonl.journal-00000").write_text("".join(f"{line}\n" for line in lines))
+    output.with_name("rows.jsonl.settings").write_text("{}")
     again = Predictor("second")
     predict(output, again)
     assert again.asked == []
@@ -125,6 +127,7 @@ def test_a_broken_line_inside_of_a_journal(tmp_path):
     output = tmp_path / "rows.jsonl"
     journal = output.with_name("rows.jsonl.journal-00000")
     journal.write_text('["prompt 0", []]\n["prompt 1"\n["prompt 2", []]\n')
+    output.with_name("rows.jsonl.settings").write_text("{}")
     with pytest.raises(ValueError, match=r"rows.jsonl.journal-00000:2: not a journal entry .*; delete the line"):
         predict(output, Predictor())
 

@@ -399,7 +399,10 @@ def test_errors_of_the_system():
 def test_a_link_to_nothing(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     error = raised(lambda: (tmp_path / "link").read_text())
-    assert f"it is a link to {tmp_path / 'nowhere'}, which is not there" in report("command", error)
+    said = f"{tmp_path}/link is a link to {tmp_path}/nowhere, which is not there"
+    assert said in report("command", error)
+    assert said in report("command", raised(lambda: (tmp_path / "link" / "below").mkdir(parents=True)))
+    assert said in report("command", FileNotFoundError(f"annotations: {tmp_path}/link is no file"))
 
 
 def test_no_report_is_long():
