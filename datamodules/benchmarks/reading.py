@@ -40,14 +40,15 @@ class BenchmarkOptions:
             dataset without all of its configurations; otherwise both are errors.
         on_bad_row: Leave out rows that cannot be used, and the units that they belong to, and say how many and which;
             or raise an error at the first one.
-        on_mismatch: Warn, or raise an error, when the questions are not those of the release.
+        on_mismatch: Warn, or raise an error, when the questions are not those of the release; or say nothing, as for
+            questions that are not meant to be. Reports tell it in any case.
     """
 
     split: str | None = None
     table: str | None = None
     allow_incomplete: bool = False
     on_bad_row: Literal["error", "skip"] = "skip"
-    on_mismatch: Literal["warn", "error"] = "warn"
+    on_mismatch: Literal["warn", "error", "ignore"] = "warn"
 
 
 class BenchmarkReader(ABC):
@@ -93,7 +94,7 @@ class BenchmarkReader(ABC):
         split: str | None = None,
         allow_incomplete: bool = False,
         on_bad_row: Literal["error", "skip"] = "skip",
-        on_mismatch: Literal["warn", "error"] = "warn",
+        on_mismatch: Literal["warn", "error", "ignore"] = "warn",
     ) -> None:
         by_table = {name: key for key, release in self.releases.items() for name in release.tables}
         self._names_table = table is not None
@@ -336,7 +337,8 @@ class BenchmarkReader(ABC):
             )
             if self.on_mismatch == "error":
                 raise ValueError(message)
-            logger.warning(message)
+            if self.on_mismatch == "warn":
+                logger.warning(message)
 
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
         """Which questions belong to a unit that is there as a whole: (Q,) bool.
