@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -152,24 +153,44 @@ def atomic_write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     atomic_write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def parse_json_line(line: bytes, where: str) -> dict[str, Any]:
+def parse_json_line(
+    line: bytes, where: str, on_repeated_key: Callable[[str, str], object] | None = None
+) -> dict[str, Any]:
     """The JSON object on a line.
 
     Args:
         line: With its newline, if it has one.
         where: ``file:line`` for the error message.
+        on_repeated_key: Called with ``where`` and the key if an object has a key twice, of which the last one counts.
 
     Raises:
         ValueError: If the line is not a JSON object.
     """
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_pairs_hook(where, on_repeated_key))
     except (ValueError, RecursionError) as error:
         cut = "" if line.endswith(b"\n") else " (the line has no end: was the file cut short while it was written?)"
         raise ValueError(f"{where}: not valid JSON: {error}{cut}") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
     return row
+
+
+def _pairs_hook(
+    where: str, on_repeated_key: Callable[[str, str], object] | None
+) -> Callable[[list[tuple[str, Any]]], dict[str, Any]] | None:
+    if on_repeated_key is None:
+        return None
+
+    def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            for key, count in Counter(key for key, _ in pairs).items():
+                if count > 1:
+                    on_repeated_key(where, key)
+        return found
+
+    return as_object
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ActionYesNo
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -16,7 +17,6 @@ import datamodules.prompts_datamodule
 import datamodules.visual_prm_400k  # noqa: F401
 import lightning_modules.annotation
 import lightning_modules.callbacks.best_of_n
-import lightning_modules.callbacks.prediction_writer
 import lightning_modules.callbacks.process_bench
 import lightning_modules.callbacks.run_checkpoints
 import lightning_modules.callbacks.save_pretrained
@@ -29,6 +29,7 @@ from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_c
 from lightning_modules.callbacks.failure_log import FailureLog, log_failure, run_folder
 from lightning_modules.callbacks.interrupt import Interrupt
 from lightning_modules.callbacks.lost_ranks import LostRanks
+from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.required import require_batches, require_reporters
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
@@ -113,6 +114,25 @@ class VisualPRMCLI(LightningCLI):
         parser.add_lightning_class_args(Requeue, "requeue")
         parser.add_lightning_class_args(Interrupt, "interrupt")
         add_default_callbacks(parser)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Add what one command alone has."""
+        parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--overwrite",
+                action=ActionYesNo,
+                default=False,
+                help="Begin anew, whatever is at the output of the PredictionWriter.",
+            )
+        return parser
+
+    def before_predict(self) -> None:
+        """Tell what writes the predictions of which weights they are, and whether to begin anew."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionWriter):
+                callback.overwrite |= self._get(self.config_init, "overwrite")
+                callback.checkpoint = self._get(self.config_init, "ckpt_path")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         chosen = chosen_callbacks(callbacks, config, self._get(self.config_init, "monitoring"))

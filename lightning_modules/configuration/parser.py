@@ -17,10 +17,11 @@ from jsonargparse import Namespace, get_loader, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
+from datamodules.renamed_arguments import BothNamesError
 from lightning_modules.configuration.mistakes import is_debugging
 from lightning_modules.configuration.places import Places
 from lightning_modules.configuration.refusals import explain
-from lightning_modules.configuration.renames import BothNamesError, parts_of, renamed_arguments, renamed_config
+from lightning_modules.configuration.renames import parts_of, renamed_arguments, renamed_config
 
 PARSER_OPTIONS = {"parser_mode": "omegaconf+", "allow_abbrev": False}
 """``omegaconf+`` resolves references late. An abbreviated option (``--trainer.max_epoch``) is an error."""

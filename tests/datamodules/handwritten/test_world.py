@@ -7,7 +7,7 @@ from datamodules.handwritten.digits import split_digit_pools
 from datamodules.handwritten.families import FAMILIES
 from datamodules.handwritten.question import WorldQuestion, true_step_labels
 from datamodules.handwritten.world import WorldSize, benchmark_questions, build_world, sample_questions
-from datamodules.policy.prompts import read_prompts
+from datamodules.policy.prompt_rows import read_prompts
 
 SOLUTION = ["Look at both pictures.", "First picture: 3.", "Second picture: 4.", "3 + 4 = 7.", "Answer: \\boxed{7}"]
 
