@@ -7,8 +7,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,22 +55,8 @@ def environment(folder: Path) -> dict[str, str]:
     return {"VISUALPRM_RUN": str(folder), "VISUALPRM_SEED": "0", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def run_of_one_parser(arguments: Sequence[str], kind: type[VisualPRMCLI] = VisualPRMCLI) -> LightningCLI:
-    """As `lightning_modules.cli.run`, without the parsers of other subcommands: to make them takes a tenth of a run."""
-
-    class OfOneParser(kind):
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one that is asked for; all if it is none."""
-            every = LightningCLI.subcommands()
-            return {arguments[0]: every[arguments[0]]} if arguments[0] in every else every
-
-    return run(arguments, kind=OfOneParser)
-
-
-@contextmanager
-def environment_of_a_run(folder: Path) -> Iterator[None]:
-    """What a command finds, as from the root of the repository."""
+def visualprm(folder: Path, *arguments: object) -> LightningCLI:
+    """Run a `visualprm` command in this process, as from the root of the repository."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(folder).items():
             patch.setenv(name, value)
@@ -79,13 +64,7 @@ def environment_of_a_run(folder: Path) -> Iterator[None]:
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setattr(sys, "argv", ["visualprm"])
         patch.chdir(REPOSITORY)
-        yield
-
-
-def visualprm(folder: Path, *arguments: object) -> LightningCLI:
-    """Run a `visualprm` command in this process."""
-    with environment_of_a_run(folder):
-        return run_of_one_parser([*map(str, arguments), *QUIET])
+        return run([*map(str, arguments), *QUIET])
 
 
 class ParsedCLI(VisualPRMCLI):
@@ -100,8 +79,20 @@ class ParsedCLI(VisualPRMCLI):
 
 def parsed(folder: Path, subcommand: str, *arguments: object) -> dict[str, Any]:
     """What a `visualprm` command is configured to do, all references resolved."""
-    with environment_of_a_run(folder):
-        cli = run_of_one_parser([subcommand, *map(str, arguments)], ParsedCLI)
+
+    class Kind(ParsedCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            """The one that is asked for: making the parsers of all takes longer than parsing."""
+            return {subcommand: LightningCLI.subcommands()[subcommand]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(folder).items():
+            patch.setenv(name, value)
+        patch.setenv("PL_GLOBAL_SEED", "0")
+        patch.setattr(sys, "argv", ["visualprm"])
+        patch.chdir(REPOSITORY)
+        cli = run([subcommand, *map(str, arguments)], kind=Kind)
     config: dict[str, Any] = cli.config[subcommand].as_dict()
     return config
 
@@ -110,9 +101,7 @@ def visualprm_until_killed(folder: Path, *arguments: object) -> None:
     """Run a `visualprm` command in a process of its own, which must die of kill -9."""
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "output.txt"
-        process = fork_server.start(
-            "cli_runs:run_of_one_parser", [[*map(str, arguments), *QUIET]], output, environment(folder)
-        )
+        process = fork_server.start("cli_runs:run", [[*map(str, arguments), *QUIET]], output, environment(folder))
         try:
             process.join(300)
             code = process.exitcode

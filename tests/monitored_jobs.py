@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from cli_runs import run_of_one_parser
 from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
 
@@ -147,7 +146,7 @@ def train_and_fail(folder, checkpoint, annotations):
             patch.object(sys, "argv", ["visualprm"]),
             slow_collation(SLOW if rank == 1 else 0.0),
         ):
-            run_of_one_parser(arguments(place, checkpoint, annotations, *more))
+            cli.run(arguments(place, checkpoint, annotations, *more))
         if strategy not in POISONED:
             continue
         place = folder / f"{strategy}_poisoned"
@@ -156,7 +155,7 @@ def train_and_fail(folder, checkpoint, annotations):
         say(f"{strategy}_poisoned")
         with more_callbacks(Witness(place), poison) as made, patch.object(sys, "argv", ["visualprm"]):
             try:
-                run_of_one_parser(arguments(place, checkpoint, annotations, *more))
+                cli.run(arguments(place, checkpoint, annotations, *more))
             except NonFiniteError as error:
                 (place / f"error{rank}.txt").write_text("\n".join([str(error), *error.__notes__]))
         (module,) = made

@@ -183,7 +183,7 @@ def start(world: Path, folder: Path, how: Run, **environment: str) -> list[BaseP
             else:
                 variables["TORCHELASTIC_RUN_ID"] = "scenario"
         log = folder / f"log_{number}_{rank}.txt"
-        found.append(fork_server.start("cli_runs:run_of_one_parser", [arguments(world, folder, how)], log, variables))
+        found.append(fork_server.start("lightning_modules.cli:run", [arguments(world, folder, how)], log, variables))
     return found
 
 
