@@ -17,7 +17,9 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_modules.cli import VisualPRMCLI, run
+from lightning_modules.checkpointing import run_lock
+from lightning_modules.cli import run
+from lightning_modules.configuration.command import VisualPRMCLI
 from tools.quickstart_stages import Stage, stages
 
 # As the processes that get killed, since sums depend on it. Models this small are also fastest so.
@@ -79,22 +81,35 @@ class ParsedCLI(VisualPRMCLI):
 
 def parsed(folder: Path, subcommand: str, *arguments: object) -> dict[str, Any]:
     """What a `visualprm` command is configured to do, all references resolved."""
-
-    class Kind(ParsedCLI):
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one that is asked for: making the parsers of all takes longer than parsing."""
-            return {subcommand: LightningCLI.subcommands()[subcommand]}
-
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(folder).items():
             patch.setenv(name, value)
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setattr(sys, "argv", ["visualprm"])
         patch.chdir(REPOSITORY)
-        cli = run([subcommand, *map(str, arguments)], kind=Kind)
+        cli = run([subcommand, *map(str, arguments)], kind=ParsedCLI)
     config: dict[str, Any] = cli.config[subcommand].as_dict()
     return config
+
+
+def run_beside_another(arguments: Sequence[str], patience: float, waits: str) -> None:
+    """Run a `visualprm` command that another run may be in the way of.
+
+    Args:
+        arguments: Of the command.
+        patience: Seconds that it waits for the other one.
+        waits: File that appears when it asks for a lock.
+    """
+    take = run_lock.RunLock.take
+
+    def noted(lock: run_lock.RunLock, patience: float | None = None) -> None:
+        Path(waits).touch()
+        take(lock, patience)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_lock, "PATIENCE", patience)
+        patch.setattr(run_lock.RunLock, "take", noted)
+        run(list(arguments))
 
 
 def visualprm_until_killed(folder: Path, *arguments: object) -> None:

@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).parents[1]
 PRELOADED = (
     "fork_server",
     "lightning_modules.cli",
+    "lightning_modules.configuration.command",
     "lightning_modules.process_reward",
     "lightning_modules.policy",
     "lightning_modules.annotation",

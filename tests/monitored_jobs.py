@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_modules import cli
 from lightning_modules.callbacks.memory import resident_bytes
+from lightning_modules.configuration.command import VisualPRMCLI
 from lightning_modules.training.non_finite import NonFiniteError
 
 BATCH, ACCUMULATED, STEPS = 2, 2, 3
@@ -173,13 +174,13 @@ def train_and_fail(folder, checkpoint, annotations):
 @contextmanager
 def more_callbacks(*callbacks):
     """Adds ready-made callbacks, of which a test keeps hold, to the command; gives the list of modules it makes."""
-    modules, create = [], cli.VisualPRMCLI._instantiate_trainer
+    modules, create = [], VisualPRMCLI._instantiate_trainer
 
     def with_callbacks(command, config, given):
         modules.append(command.model)
         return create(command, config, [*given, *callbacks])
 
-    with patch.object(cli.VisualPRMCLI, "_instantiate_trainer", with_callbacks):
+    with patch.object(VisualPRMCLI, "_instantiate_trainer", with_callbacks):
         yield modules
 
 

@@ -2,8 +2,9 @@ r"""Check process supervision before a run, and unpack archives safely.
 
 Examples::
 
-visualprm-data check data/VisualPRM400K-v1.1-Raw visualprm-data check data/annotations --image-root data/images.zip
---json report.json visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
+    visualprm-data check data/VisualPRM400K-v1.1-Raw --model checkpoints/InternVL2_5-8B
+    visualprm-data check data/annotations --image-root data/images.zip --json report.json
+    visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from datamodules.storage.archive_extraction import extract_archive, unpacked_byt
 from datamodules.storage.files import atomic_write_text
 from tools.data_check import check_data
 from tools.data_report import as_json, tables
+from tools.reading_facts import reading_facts
 
 _GIBIBYTE = 2**30
 
@@ -28,13 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line of the tool.
 
     Returns:
-        0 if all is well, 1 if there are bad rows, 2 if a path cannot be read at all.
+        0 if all is well, 1 if there are bad or odd rows or empty files, 2 if a path cannot be read at all.
     """
     parser = argparse.ArgumentParser(prog="visualprm-data", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="statistics of annotations, and every row that cannot be used")
     check.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="as train_annotations of the data module")
     check.add_argument("--image-root", help="folder or zip archive that image paths are relative to")
+    check.add_argument("--model", help="also find what this model cannot read: a checkpoint as model_name_or_path")
     check.add_argument("--no-images", action="store_true", help="do not open the images")
     check.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that decode images")
     check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
@@ -51,15 +54,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(given: argparse.Namespace) -> int:
-    report = check_data(given.paths, given.image_root, look_at_images=not given.no_images, processes=given.processes)
+    report = check_data(
+        given.paths,
+        given.image_root,
+        look_at_images=not given.no_images,
+        processes=given.processes,
+        model=reading_facts(given.model) if given.model else None,
+    )
     console = Console()
     for table in tables(report):
         console.print(table)
     for place, reason in report.bad_rows:
         print(f"{place}: {reason}")
+    for place, remark in report.remarks:
+        print(f"{place}: odd, but used: {remark}")
+    for file in report.empty_files:
+        print(f"{file}: holds no rows")
     if given.json:
         atomic_write_text(given.json, as_json(report))
-    return 1 if report.bad_rows else 0
+    return 0 if report.is_fine else 1
 
 
 def _extract(given: argparse.Namespace) -> int:

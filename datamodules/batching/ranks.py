@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+
 import torch.distributed
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -12,6 +15,14 @@ def rank_of_process() -> int:
     Unlike `torch.distributed` it knows before processes have found each other.
     """
     return int(rank_zero_only.rank)  # type: ignore[attr-defined]
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """A digest of some texts in their order, for :func:`same_on_all_ranks`."""
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def same_on_all_ranks(value: str, what: str) -> None:

@@ -14,13 +14,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from datamodules.batching.collate import StepCollator
-from datamodules.batching.lengths import TokenCounter, token_lengths, too_long
+from datamodules.batching.lengths import TokenCounter, TokenLimit, token_lengths, too_long
 from datamodules.batching.order import LazyLoader, TrainingSampler
 from datamodules.batching.packed_order import PackedRows, PackedSampler
 from datamodules.batching.packing import PackingCollator
 from datamodules.batching.position import TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
-from datamodules.supervision.rows import OnBadRow, drop_bad_rows
+from datamodules.storage.bad_rows import OnBadRow
+from datamodules.supervision.rows import drop_bad_rows
 from datamodules.supervision.split import Stratum, strata
 
 logger = logging.getLogger(__name__)
@@ -36,18 +37,22 @@ class BatchLayout:
         batch_size: Conversations a batch and rank, where they are padded.
         packed_tokens: Most tokens a batch, where they are packed; None pads.
         group_by_length: Pad conversations of similar length together.
-        on_long_conversation: Raise an error about conversations of more than ``packed_tokens`` tokens, or leave them
-            out and say how many. They are never cut.
+        on_long_conversation: Raise an error about conversations that are longer than :meth:`limit`, or leave them out
+            and say how many. They are never cut.
+        max_tokens: Most tokens of a conversation; as many as the model has positions by default.
     """
 
     batch_size: int
     packed_tokens: int | None
     group_by_length: bool
     on_long_conversation: OnBadRow
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.packed_tokens is not None and self.packed_tokens < 1:
-            raise ValueError(f"packed_tokens must be at least 1, got {self.packed_tokens}")
+        for name in ("packed_tokens", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if self.packed_tokens is not None and self.group_by_length:
             raise ValueError("packed_tokens and group_by_length exclude each other: packed batches have no padding")
 
@@ -64,10 +69,26 @@ class BatchLayout:
         )
         return "grouped"
 
+    def limit(self, chosen: Layout, positions: int | None) -> TokenLimit | None:
+        """How long a conversation may be: the least of what is set, or of the model; None if nothing bounds it.
+
+        Args:
+            chosen: See :meth:`chosen`.
+            positions: That the model was made for; None if it has no such bound.
+        """
+        limits = []
+        if chosen == "packed" and self.packed_tokens is not None:
+            limits.append(TokenLimit(self.packed_tokens, "packed_tokens", "raise packed_tokens"))
+        if self.max_tokens is not None:
+            limits.append(TokenLimit(self.max_tokens, "max_tokens", "raise max_tokens"))
+        elif positions is not None:
+            limits.append(TokenLimit(positions, "the model's max_position_embeddings", "set max_tokens above it"))
+        return min(limits, default=None)
+
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """Rows to train on, with their lengths where the layout needs them.
+    """Rows that can be used, with their lengths.
 
     Attributes:
         table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
@@ -84,38 +105,43 @@ class MeasuredRows:
 
 
 def measured_rows(
-    table: Dataset, collator: StepCollator, layout: BatchLayout, packed: bool, on_bad_row: OnBadRow, num_workers: int
+    table: Dataset,
+    counter: TokenCounter,
+    limit: TokenLimit | None,
+    on_long_conversation: OnBadRow,
+    on_bad_row: OnBadRow,
+    num_workers: int,
+    split: str,
 ) -> MeasuredRows:
     """Count the tokens of all rows, and leave out those that cannot be counted or are too long, or raise an error.
 
     Args:
         table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
-        collator: Makes the batches.
-        layout: Says how long a conversation may be.
-        packed: Whether it may not be longer.
+        counter: Counts.
+        limit: How long a conversation may be; None for any length.
+        on_long_conversation: What to do about longer ones.
         on_bad_row: What to do about rows that cannot be counted.
         num_workers: Processes that count.
+        split: Names the rows in messages.
 
     Raises:
         ValueError: If there are such rows and they are not to be skipped, or no others; or ranks count differently.
     """
-    counter = TokenCounter(collator.encoder, collator.max_steps)
     lengths, problems = token_lengths(table, counter, num_workers)
-    kept = drop_bad_rows(table, problems, on_bad_row, "train rows")
+    kept = drop_bad_rows(table, problems, on_bad_row, f"{split} rows")
     lengths = np.delete(lengths, list(problems))
-    if packed and layout.packed_tokens is not None:
-        long = too_long(kept, lengths, layout.packed_tokens)
-        if long and layout.on_long_conversation == "error":
-            raise ValueError(
-                f"{next(iter(long.values()))} (and {len(long) - 1} more of {len(kept)} rows; the longest has "
-                f"{lengths.max()}); raise packed_tokens, or set on_long_conversation to 'skip' to leave them out"
-            )
-        kept = drop_bad_rows(kept, long, "skip", "train rows")
-        lengths = np.delete(lengths, list(long))
+    long = too_long(kept, lengths, limit) if limit else {}
+    if limit and long and on_long_conversation == "error":
+        raise ValueError(
+            f"{next(iter(long.values()))} (and {len(long) - 1} more of {len(kept)} rows; the longest has "
+            f"{lengths.max()}); {limit.remedy}, or set on_long_conversation to 'skip' to leave them out"
+        )
+    kept = drop_bad_rows(kept, long, "skip", f"{split} rows")
+    lengths = np.delete(lengths, list(long))
     if not len(kept):
-        raise ValueError("no training rows are left: all are too long or cannot be read")
+        raise ValueError(f"no {split} rows are left: all are too long or cannot be read")
     measured = MeasuredRows(kept, lengths)
-    same_on_all_ranks(measured.digest, "token lengths of training rows")
+    same_on_all_ranks(measured.digest, f"token lengths of {split} rows")
     return measured
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from datamodules.handwritten.digits import DigitPool, MisreadPool, split_digit_pools
 from datamodules.handwritten.families import (
+    DYNAMATH_VARIANTS,
     FAMILIES,
     FAMILY_OF_BENCHMARK,
     position_sum_variants,
@@ -53,6 +54,9 @@ class WorldSize:
             (:data:`datamodules.handwritten.digits.LOOK_ALIKES`); its response and answer follow from that. So the
             policy's errors are systematic, as those of large models often are.
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
+
+    Raises:
+        ValueError: If there are too few benchmark questions for a group of each benchmark.
     """
 
     statements: int = 20000
@@ -70,6 +74,13 @@ class WorldSize:
         }
     )
 
+    def __post_init__(self) -> None:
+        if self.benchmark_questions < DYNAMATH_VARIANTS:
+            raise ValueError(
+                f"benchmark_questions must be at least {DYNAMATH_VARIANTS}, a question of DynaMath with its variants, "
+                f"got {self.benchmark_questions}"
+            )
+
 
 def sample_questions(count: int, pool: DigitPool, generator: np.random.Generator, prefix: str) -> list[WorldQuestion]:
     """Questions of all families in turn."""
@@ -81,7 +92,7 @@ def benchmark_questions(benchmark: str, count: int, pool: DigitPool, seed: int) 
     """The test questions of one benchmark; DynaMath in groups of ten variants, We-Math in groups of three."""
     generator = np.random.default_rng([seed, *benchmark.encode()])
     if benchmark == "DynaMath":
-        return [q for i in range(1, count // 10 + 1) for q in position_sum_variants(i, pool, generator)]
+        return [q for i in range(1, count // DYNAMATH_VARIANTS + 1) for q in position_sum_variants(i, pool, generator)]
     if benchmark == "WeMath":
         return [q for i in range(1, count // 3 + 1) for q in two_hop_group(i, pool, generator)]
     family = FAMILIES[FAMILY_OF_BENCHMARK[benchmark]]

@@ -10,6 +10,7 @@ from torch import Tensor
 from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.batching.packing import packed_inputs
 from datamodules.conversation.labels import IGNORE_INDEX
+from datamodules.conversation.tiles import model_inputs
 from datamodules.policy.prompts import ChatRenderer, Prompt
 
 
@@ -59,14 +60,8 @@ class SupervisedCollator:
                 raise ValueError("the chat template renders an answered chat differently from its prompt")
             full.append(conversation)
             targets.append(conversation[len(begin) :])
-        inputs = processor(
-            text=full,
-            images=images if any(images) else None,
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-            return_tensors="pt",
-        )
+        most = [prompt.max_tiles for prompt in prompts]
+        inputs = model_inputs(processor, full, images, most, padding_side="right")
         lengths = [len(ids) for ids in processor.tokenizer(targets, add_special_tokens=False)["input_ids"]]
         ends = inputs["attention_mask"].sum(-1).tolist()
         labels = torch.full_like(inputs["input_ids"], IGNORE_INDEX)

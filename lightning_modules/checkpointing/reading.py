@@ -155,6 +155,20 @@ class _Index:
         metadata = self.reader.read_metadata()
         self.entries = metadata.state_dict_metadata
         self.paths: Mapping[str, tuple[Any, ...]] = metadata.planner_data or {}
+        _check_sizes(folder, metadata)
+
+
+def _check_sizes(folder: Path, metadata: Metadata) -> None:
+    """Find a shard that a copy has cut short before anything is read."""
+    sizes: dict[str, int] = {}
+    for part in (metadata.storage_data or {}).values():
+        sizes[part.relative_path] = max(sizes.get(part.relative_path, 0), part.offset + part.length)
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{file}: is missing, a part of the checkpoint")
+        if file.stat().st_size < size:
+            raise ValueError(f"{file}: is cut short, {file.stat().st_size} of {size} bytes; copy the checkpoint again")
 
 
 def _open(folder: Path) -> _Index:

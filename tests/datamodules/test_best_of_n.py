@@ -7,11 +7,13 @@ from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from released_benchmarks import dynamath_table
 
+from datamodules.batching.lengths import TokenCounter
 from datamodules.benchmarks import BenchmarkOptions
 from datamodules.benchmarks.gpqa import option_order
 from datamodules.benchmarks.table import encode_image, write_table
 from datamodules.best_of_n import CandidateCollator, read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.reading_rules import ReadingRules
 from datamodules.rollouts.records import Rollout, write_rollouts
 
 RESPONSES = ["a\n\nb\n\n\\boxed{1/2}", "a\n\nc", "\\boxed{0.5}", ""]
@@ -97,8 +99,7 @@ def test_prefix_and_suffix_together_are_the_conversation(folder, rollouts, encod
         question = dataset[0].question
         inputs, positions = encoder.encode([(list(question.images), question.question, candidate, "x")])
         prefix, suffix = encoded.prefix["input_ids"][0], encoded.suffixes[index]
-        until_judged = int(positions[0, -1]) + 1
-        assert torch.cat([prefix, suffix]).tolist() == inputs["input_ids"][0, :until_judged].tolist()
+        assert torch.cat([prefix, suffix]).tolist() == inputs["input_ids"][0].tolist()
         assert (encoded.step_positions[index] + len(prefix)).tolist() == positions[0].tolist()
 
 
@@ -230,8 +231,48 @@ def test_units_without_all_rollouts(tmp_path, caplog):
     assert "left out" in caplog.text
 
 
-def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder):
+def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder, caplog):
     write_rollouts(rollouts, [rollout("3", 0), Rollout(**{**rollout("2", 0).__dict__, "response": "a<|end|>"})])
     dataset = read_best_of_n_datasets(folder, rollouts, None, 1, on_missing="skip")["MathVision"]
+    counter = TokenCounter(encoder, 12)
+    dataset.leave_out_unreadable(counter)
+    assert [question.question_id for question in dataset.questions] == ["3"]
+    assert dataset[0].rollouts[0].question_id == "3"
+    assert "1 rows cannot be used and are left out" in caplog.text
+    assert "rollouts.jsonl:2: step 0: the text holds the special token '<|end|>'" in caplog.text
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 1, on_missing="skip", on_bad_row="error")["MathVision"]
     with pytest.raises(ValueError, match=r"rollouts.jsonl:2: step 0: the text holds the special token '<\|end\|>'"):
-        dataset.check_texts(encoder)
+        dataset.leave_out_unreadable(counter)
+
+
+def test_the_question_as_it_was_asked(folder, tmp_path, tiny_processor, caplog):
+    """The rollout's own prompt, where the model reads it; where a rollout has none, the bare one and a notice."""
+    prompts = ["How much is it?\nThink first.", "How much is it?\nThink twice.", None, None]
+    rows = [replace(rollout("2", index), prompt=prompts[index]) for index in range(4)]
+    write_rollouts(tmp_path / "asked.jsonl", rows)
+    dataset = read_best_of_n_datasets(folder, tmp_path / "asked.jsonl", None, 4, on_missing="skip")["MathVision"]
+    assert [row.prompt for row in dataset[0].rollouts] == prompts
+
+    def texts(**rules):
+        encoder = ConversationEncoder(tiny_processor, "", ("+", "-"), rules=ReadingRules(**rules))
+        dataset.leave_out_unreadable(TokenCounter(encoder, 12))
+        encoded = CandidateCollator(encoder)([dataset[0]]).groups[0].encoded
+        prefix = encoded.prefix["input_ids"][0].tolist()
+        return [encoder.processor.tokenizer.decode(prefix + suffix.tolist()) for suffix in encoded.suffixes]
+
+    bare = texts()
+    assert all("Question:\nHow much is it in picture 2?\n\n" in text for text in bare)
+    assert "prompt" not in caplog.text
+    asked = texts(question_text="as_asked")
+    assert "Question:\nHow much is it?\nThink first.\n\n" in asked[0]
+    assert "Question:\nHow much is it?\nThink twice.\n\n" in asked[1]
+    assert asked[2:] == bare[2:]
+    assert "2 rollouts do not say what the policy was asked" in caplog.text
+
+
+def test_candidates_are_read_by_the_rules_of_the_model(folder, rollouts, tiny_processor):
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    encoder = ConversationEncoder(tiny_processor, "", ("+", "-"), rules=ReadingRules(white_space="released"))
+    item = replace(dataset[0], rollouts=tuple(replace(r, response="a\n\n\n\nb ") for r in dataset[0].rollouts))
+    encoded = CandidateCollator(encoder)([item]).groups[0].encoded
+    assert [len(positions) for positions in encoded.step_positions] == [3, 3, 3, 3]

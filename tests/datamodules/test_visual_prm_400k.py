@@ -301,7 +301,7 @@ def test_conversations_that_are_too_long(make, uneven, caplog):
     assert "train rows: 1 of 20 rows are left out (uneven8: 1)" in caplog.text
     module = make(packed_tokens=1, on_long_conversation="skip")
     module.setup("fit")
-    with pytest.raises(ValueError, match="no training rows are left"):
+    with pytest.raises(ValueError, match="no train rows are left"):
         module.train_dataloader()
 
 

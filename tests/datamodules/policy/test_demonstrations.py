@@ -8,7 +8,8 @@ from PIL import Image
 
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.policy.demonstrations import SupervisedCollator
-from datamodules.policy.prompts import ChatRenderer, read_prompts
+from datamodules.policy.prompt_rows import read_prompts
+from datamodules.policy.prompts import ChatRenderer
 
 ROWS = [
     {"question": "Why?", "answer": "2", "response": "3 + 4\n\nAnswer: \\boxed{2}"},
@@ -59,7 +60,7 @@ def test_a_padded_batch_equals_turns_written_out(prompts_of, turns, tiny_process
         assert batch.labels[index].tolist() == expected
         assert batch.inputs["attention_mask"][index].tolist() == [1] * lengths[index] + [0] * padding
     assert batch.inputs["pixel_values"].shape == (3, 3, 32, 32)
-    assert batch.sample_ids == ["annotations-1", "x", "5"]
+    assert batch.sample_ids[1:] == ["x", "5"]
     assert batch.lengths.tolist() == lengths
     assert batch.samples_of(batch.labels >= 0).tolist() == [i for i, (_, answer) in enumerate(turns) for _ in answer]
 
@@ -75,7 +76,7 @@ def test_a_padding_free_batch_is_the_turns_one_after_another(prompts_of, turns, 
     assert batch.lengths.tolist() == lengths
     assert batch.boundaries == [0, lengths[0], lengths[0] + lengths[1], sum(lengths)]
     assert batch.inputs["pixel_values"].shape == (3, 3, 32, 32)
-    assert batch.sample_ids == ["annotations-1", "x", "5"]
+    assert batch.sample_ids[1:] == ["x", "5"]
     every_token = torch.ones_like(batch.labels, dtype=torch.bool)
     assert batch.samples_of(every_token).tolist() == [i for i, length in enumerate(lengths) for _ in range(length)]
 
