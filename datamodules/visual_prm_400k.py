@@ -5,16 +5,24 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from datamodules.batching.collate import StepCollator
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.position import ResumableData, TrainingPosition
-from datamodules.batching.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
+from datamodules.batching.training_loader import (
+    BatchLayout,
+    Layout,
+    lengths_digest,
+    measured_rows,
+    training_loader,
+)
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.interfaces import RewardModelFacts
 from datamodules.supervision.rows import OnBadRow
 from datamodules.supervision.sources import ProcessSource, process_sources
+from datamodules.supervision.split import strata
 from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
 
 logger = logging.getLogger(__name__)
@@ -104,7 +112,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         self._require_positive("batch_size")
         self._layout = BatchLayout(batch_size, packed_tokens, group_by_length, on_long_conversation)
         self._chosen: Layout | None = None
-        self._measured: MeasuredRows | None = None
+        self._lengths: np.ndarray | None = None
         self.supervision = ProcessSupervision(
             self._sources,
             validation_fraction=validation_fraction,
@@ -194,9 +202,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         self.supervision.check_texts(TRAIN, model.encoder)
         collator = self._collator(model.mark_step_tokens)
         chosen = self._chosen = self._chosen or self._layout.chosen(model.packing_obstacle)
-        lengths = None
-        if chosen != "padded":
-            self._measured = self._measured or measured_rows(
+        if chosen != "padded" and self._lengths is None:
+            table, self._lengths = measured_rows(
                 self.supervision.tables[TRAIN],
                 collator,
                 self._layout,
@@ -204,11 +211,10 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
                 options["on_bad_row"],
                 options["num_workers"],
             )
-            self.supervision.keep(TRAIN, self._measured.table)
-            lengths = self._measured.lengths
+            self.supervision.keep(TRAIN, table)
+        rows = self.supervision.tables[TRAIN]
         return training_loader(
-            self.supervision.tables[TRAIN],
-            lengths,
+            rows,
             collator,
             self._layout,
             chosen,
@@ -216,6 +222,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             position=self.training_position,
             num_workers=options["num_workers"],
             trainer=self.trainer,
+            lengths=None if chosen == "padded" else self._lengths,
+            row_strata=strata(rows),
         )
 
     def _order(self) -> dict[str, Any]:
@@ -227,7 +235,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             "packed_tokens": self.hparams["packed_tokens"],
             "group_by_length": self.hparams["group_by_length"],
             "layout": self._chosen or "padded",
-            "lengths": self._measured.digest if self._measured else "",
+            "lengths": lengths_digest(self._lengths),
             "ranks": self.trainer.world_size if self.trainer else 1,
             "seed": self.hparams["seed"],
         }

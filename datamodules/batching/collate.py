@@ -24,11 +24,11 @@ __all__ = ["ConversationEncoder", "StepBatch", "StepCollator", "load_images", "m
 
 @dataclass
 class StepBatch(ConversationBatch):
-    """Conversations whose steps are to be judged.
+    """Conversations with the positions and the Monte Carlo scores of their steps.
 
     Attributes:
-        step_positions: (B, S) long, token positions in the row (the conversation's own, or the packed one) whose logits
-            judge the steps; -1 at padding.
+        step_positions: (B, S) long, token positions whose logits score the steps: in the row of the conversation, or in
+            the packed row; -1 at padding.
         mc: (B, S) float32 Monte Carlo scores in [0, 1]; NaN at padding and for a step without a score.
         num_mc_correct: (B, S) long, continuations that reached the gold answer; -1 at padding and where unknown.
         num_mc_total: (B, S) long, continuations sampled; -1 at padding and where unknown.
@@ -36,7 +36,8 @@ class StepBatch(ConversationBatch):
         sources: B names of datasets.
         question_accuracy: (B,) float32, the policy's accuracy before the first step, NaN where unknown; None if it is
             unknown for all.
-        step_tokens: (B, S, L) bool, or (B, S, T), the tokens that are the text of each step; None unless asked for.
+        step_tokens: (B, S, L) bool, or (B, S, T) if packed: which tokens are the text of each step. None unless the
+            collator was told to mark them.
     """
 
     step_positions: Tensor
@@ -59,11 +60,11 @@ class StepBatch(ConversationBatch):
 
 
 class StepCollator:
-    """Opens images, merges steps and encodes rows of process supervision.
+    """Builds batches from rows of process supervision: opens images, merges steps, encodes conversations.
 
     Args:
-        encoder: Renders and tokenises.
-        max_steps: Rows with more steps have neighbouring ones merged.
+        encoder: Renders and tokenizes.
+        max_steps: In rows with more steps, consecutive steps are merged.
         response_as_one_step: Make the whole solution one step, with the score of its last step.
         mark_step_tokens: Fill :attr:`StepBatch.step_tokens`.
     """
@@ -80,10 +81,10 @@ class StepCollator:
         self.max_steps = 1 if response_as_one_step else max_steps
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> StepBatch:
-        """Build a batch of rows as :mod:`datamodules.supervision.rows` makes them.
+        """Build a batch from rows of a table of :mod:`datamodules.supervision.rows`.
 
         Raises:
-            ImageError: If a picture cannot be read; names file, line and field.
+            ImageError: If an image cannot be read; names file, line and field.
             ValueError: If a row cannot be encoded; names file and line.
         """
         merged = [merge_scored_steps(row, self.max_steps) for row in rows]
@@ -115,7 +116,7 @@ class StepCollator:
 
 
 def merge_scored_steps(row: Mapping[str, Any], max_steps: int) -> dict[str, list[Any]]:
-    """Merge neighbouring steps of a row; a merged step has the score of its last one, up to which the solution goes."""
+    """Merge consecutive steps of a row; a merged step has the score of the last of them."""
     last = torch.tensor(merged_sizes(len(row["steps"]), max_steps)).cumsum(0) - 1
     names = ("mc", "num_mc_correct", "num_mc_total")
     scores = {name: [row[name][index] for index in last.tolist()] for name in names}
@@ -127,20 +128,20 @@ def _or_nan(value: float | None) -> float:
 
 
 def pad_rows(rows: Sequence[Sequence[float]], padding: float, dtype: torch.dtype) -> Tensor:
-    """Rows of different lengths as a right-padded (B, S) tensor."""
+    """A right-padded (B, S) tensor of B rows of at most S numbers."""
     return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True, padding_value=padding)
 
 
 def load_images(paths: Sequence[str], where: str, embedded: Sequence[bytes | None] | None = None) -> list[Image.Image]:
-    """Open the pictures of a row; errors name ``where`` and the field.
+    """Open the images of a row; errors name ``where`` and the field.
 
     Args:
-        paths: Paths, or references of members of archives.
-        where: ``file:row``.
-        embedded: The bytes of pictures that come with the row, None for those that are to be opened.
+        paths: File paths, or references to members of archives.
+        where: ``file:line`` of the row.
+        embedded: For each image its bytes, if the row holds them; None for an image that is opened from its path.
 
     Raises:
-        ImageError: If one cannot be used.
+        ImageError: If an image cannot be used.
     """
     sources = [
         data if data is not None else path for data, path in zip(embedded or [None] * len(paths), paths, strict=True)
