@@ -59,9 +59,7 @@ class TrainingSampler(DistributedSampler[Any]):
         self.strata = strata
         self.lengths = lengths
         self.length = len(dataset) if strata is None else sum(stratum.samples for stratum in strata)
-        whole = self.length // (batch_size * num_replicas) * batch_size
-        # A dataset that is smaller than one batch is one smaller batch.
-        self.num_samples = whole or self.length // num_replicas
+        self.num_samples = self._samples_left(EpochStart()) // num_replicas
         if not self.num_samples:
             raise ValueError(f"{self.length} training samples are too few for {num_replicas} ranks")
 
@@ -86,9 +84,7 @@ class TrainingSampler(DistributedSampler[Any]):
     def _samples_left(self, start: EpochStart) -> int:
         """Samples of all ranks together, from there to the end of the epoch."""
         block, left = self.batch_size * self.num_replicas, self.length - start.done
-        if not start.done:
-            return self.num_samples * self.num_replicas
-        # If the rest of the epoch is less than a batch of the ranks that resume it, it is one smaller batch.
+        # What is less than a batch of all ranks, a small dataset or the rest of a resumed epoch, is one smaller batch.
         return left // block * block or left // self.num_replicas * self.num_replicas
 
     def batches_left(self, start: EpochStart) -> int:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def protocol_of(module: LightningModule) -> Protocol:
-    """The protocol of a reward model; the default one of a module that has none."""
+    """The protocol of a reward model; the default protocol if the module has none."""
     found = getattr(module, "protocol", None)
     return found if isinstance(found, Protocol) else Protocol()
 
@@ -42,7 +42,7 @@ def output_folder(trainer: Trainer, output_dir: str | None) -> Path | None:
 
 
 def log_scalars(trainer: Trainer, scalars: Mapping[str, float]) -> None:
-    """Send scalars to all loggers; they do not become metrics of the run."""
+    """Send scalars to all loggers; they do not become metrics of the trainer."""
     for run_logger in trainer.loggers:
         run_logger.log_metrics(dict(scalars), step=trainer.global_step)
 

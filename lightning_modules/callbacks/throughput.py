@@ -100,16 +100,13 @@ class Throughput(Callback):
         """Log the last window, which may be shorter."""
         if self._samples:
             self._log(trainer, pl_module.device)
-        self._let_go()
+        if self._head is not None:
+            self._head.remove()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the hook."""
-        self._let_go()
-
-    def _let_go(self) -> None:
         if self._head is not None:
             self._head.remove()
-            self._head = None
 
     def _log(self, trainer: Trainer, device: torch.device) -> None:
         seconds = time.perf_counter() - self._began

@@ -1,4 +1,4 @@
-"""A folder that one run at a time writes to."""
+"""A lock, so that only one run at a time writes to a folder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from filelock import FileLock, Timeout
 logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0
-"""Seconds that a run waits for another one, which may have been killed and be about to vanish."""
+"""Seconds that a run waits for another one, which may have been killed and may still be ending."""
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 class RunLock:
     """Keeps a second run out of a folder, such as a job that was submitted twice.
 
-    It is a lock of the operating system on a file beside the folder, so it ends with the process, however that ends;
-    file systems of clusters keep it over all nodes (NFS does; Lustre where it is mounted with `flock`).
+    It is a lock of the operating system, so it ends with the process, also if that is killed. It holds for all nodes if
+    the file system supports it: NFS does, Lustre does if it is mounted with `flock`.
 
     Args:
-        folder: The lock is ``.NAME.lock`` beside it.
+        folder: The folder to lock; the lock file is ``.NAME.lock`` beside it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,10 +33,10 @@ class RunLock:
         self._lock = FileLock(self._path, fallback_to_soft=False)
 
     def take(self) -> None:
-        """Take it, waiting for up to :data:`PATIENCE` seconds; one process of a run does so.
+        """Acquire the lock, waiting for up to :data:`PATIENCE` seconds; called on rank zero.
 
         Raises:
-            RuntimeError: If another process has it; says which.
+            RuntimeError: If another process holds it; says which.
         """
         if self._lock.is_locked:
             return
@@ -57,5 +57,5 @@ class RunLock:
         self._path.write_text(json.dumps(holder) + "\n")
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         self._lock.release(force=True)

@@ -36,6 +36,7 @@ def take_dtypes(structure: PreTrainedModel, source: PreTrainedModel) -> None:
             parameter.data = parameter.data.to(dtypes[_name_in_source(name)])
 
 
+@torch.no_grad()
 def fill(
     backbone: PreTrainedModel, heads: Sequence[nn.Module], source: PreTrainedModel, *, cpu_offload: bool = False
 ) -> None:

@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from datamodules.batching.collate import StepBatch
 from datamodules.batching.conversation_batch import ConversationBatch
 from lightning_modules.distributed.sharding import computing_device
-from lightning_modules.model.multimodal_positions import has_multimodal_positions, multimodal_positions
+from lightning_modules.model.positions import has_multimodal_positions, multimodal_positions
 from lightning_modules.model.step_head import StepHead
 
 # Families whose packed forward is known (and tested) to equal the padded one. Others may have masks that depend on
