@@ -10,14 +10,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.batching.collate import StepCollator
 from datamodules.batching.evaluation_order import evaluation_loader
+from datamodules.batching.lengths import lengths_digest
 from datamodules.batching.position import ResumableData, TrainingPosition
-from datamodules.batching.training_loader import (
-    BatchLayout,
-    Layout,
-    lengths_digest,
-    measured_rows,
-    training_loader,
-)
+from datamodules.batching.training_loader import BatchLayout, Layout, measured_rows, training_loader
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.interfaces import RewardModelFacts
 from datamodules.supervision.rows import OnBadRow

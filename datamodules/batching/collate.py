@@ -115,6 +115,11 @@ class StepCollator:
         )
 
 
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The rows of columns of equal length."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 def merge_scored_steps(row: Mapping[str, Any], max_steps: int) -> dict[str, list[Any]]:
     """Merge consecutive steps of a row; a merged step has the score of the last of them."""
     last = torch.tensor(merged_sizes(len(row["steps"]), max_steps)).cumsum(0) - 1

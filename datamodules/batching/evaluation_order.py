@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sized
+from itertools import chain
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -30,24 +31,15 @@ class EvaluationSampler(DistributedSampler[Any]):
 
     def __init__(self, dataset: Sized, batch_size: int, num_replicas: int, rank: int) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
-        self.length = len(dataset)
-        self.batch_size = batch_size
-        batches = -(-self.length // batch_size)
-        rounds = -(-batches // num_replicas)
+        length = len(dataset)
+        batches = [range(begin, min(begin + batch_size, length)) for begin in range(0, length, batch_size)]
+        rounds = -(-len(batches) // num_replicas)
         # The last batch, and a copy of it, may be short. It is the last batch of its rank.
-        self.batches = [number % batches for number in range(rank, rounds * num_replicas, num_replicas)]
-        self.num_samples = sum(len(self._rows(number)) for number in self.batches)
-
-    def _rows(self, batch: int) -> range:
-        return range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.length))
+        self.batches = [batches[n % len(batches)] for n in range(rank, rounds * num_replicas, num_replicas)]
+        self.num_samples = sum(map(len, self.batches))
 
     def __iter__(self) -> Iterator[int]:
-        for number in self.batches:
-            yield from self._rows(number)
-
-    def __len__(self) -> int:
-        """Samples of this rank, copies included."""
-        return self.num_samples
+        return chain.from_iterable(self.batches)
 
 
 def evaluation_loader(

@@ -19,6 +19,7 @@ from datasets.fingerprint import Hasher
 from filelock import FileLock
 from PIL import Image
 
+from datamodules.batching.collate import rows_of
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.steps import merge_steps
 from datamodules.storage.images import ImageError, check_image
@@ -185,15 +186,11 @@ def token_lengths(table: Dataset, counter: TokenCounter, num_workers: int = 0) -
 
 
 def _token_column(columns: Mapping[str, Sequence[Any]], counter: TokenCounter) -> dict[str, list[int]]:
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return {"tokens": counter(rows)[0]}
+    return {"tokens": counter(rows_of(columns))[0]}
 
 
-def too_long(table: Dataset, lengths: np.ndarray, most: int) -> dict[int, str]:
-    """The rows of more than ``most`` tokens, and the error of each."""
-    rows = np.flatnonzero(lengths > most)
-    names = table.select(rows)["sample_id"][:] if len(rows) else []
-    return {
-        int(row): f"{name}: the conversation has {lengths[row]} tokens, more than packed_tokens={most}"
-        for row, name in zip(rows, names, strict=True)
-    }
+def lengths_digest(lengths: np.ndarray | None) -> str:
+    """A digest of token counts; empty if there are none."""
+    if lengths is None:
+        return ""
+    return hashlib.blake2b(np.ascontiguousarray(lengths, np.int64).tobytes(), digest_size=8).hexdigest()

@@ -91,10 +91,6 @@ class TrainingSampler(DistributedSampler[Any]):
         """Batches of this rank from there to the end of the epoch."""
         return -(-self._samples_left(start) // (self.batch_size * self.num_replicas))
 
-    def __len__(self) -> int:
-        """Samples of this rank in a whole epoch."""
-        return self.num_samples
-
 
 def rows_of_epoch(length: int, strata: Sequence[Stratum] | None, seed: int, epoch: int) -> np.ndarray:
     """The rows of an epoch, each as often as it is seen, not shuffled.

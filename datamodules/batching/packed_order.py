@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.batching.order import rows_of_epoch
@@ -23,23 +22,6 @@ from datamodules.batching.position import EpochStart
 from datamodules.supervision.split import Stratum
 
 _LENGTH_CLASSES = 256
-
-
-class PackedRows(Dataset[list[dict[str, Any]]]):
-    """A table that is indexed by lists of rows.
-
-    Args:
-        table: Rows from :func:`datamodules.supervision.rows.read_rows`.
-    """
-
-    def __init__(self, table: Any) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, indices: list[int]) -> list[dict[str, Any]]:
-        return self.table.__getitems__(indices)
 
 
 class PackedSampler(DistributedSampler[Any]):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.batching.collate import StepBatch, StepCollator
+from datamodules.batching.collate import StepBatch, StepCollator, rows_of
 
 
 def packed_inputs(inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]:
@@ -68,13 +68,16 @@ class PackingCollator:
     collator: StepCollator
     max_tokens: int
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> StepBatch:
-        """Build a batch; for errors see :class:`datamodules.batching.collate.StepCollator`.
+    def __call__(self, rows: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> StepBatch:
+        """Build a batch; for further errors see :class:`datamodules.batching.collate.StepCollator`.
+
+        Args:
+            rows: Rows, or the columns that a table returns for a list of row indices.
 
         Raises:
             ValueError: Also if the batch has more than ``max_tokens`` tokens, because they were counted wrongly.
         """
-        batch = pack(self.collator(rows))
+        batch = pack(self.collator(rows_of(rows) if isinstance(rows, Mapping) else rows))
         tokens = batch.inputs["input_ids"].shape[1]
         if tokens > self.max_tokens:
             lengths = dict(zip(batch.sample_ids, batch.lengths.tolist(), strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from datamodules.batching.collate import StepCollator
-from datamodules.batching.lengths import TokenCounter, token_lengths, too_long
+from datamodules.batching.lengths import TokenCounter, lengths_digest, token_lengths
 from datamodules.batching.order import LazyLoader, TrainingSampler
-from datamodules.batching.packed_order import PackedRows, PackedSampler
+from datamodules.batching.packed_order import PackedSampler
 from datamodules.batching.packing import PackingCollator
 from datamodules.batching.position import TrainingPosition
 from datamodules.batching.ranks import ranks_of, same_on_all_ranks
@@ -93,7 +92,11 @@ def measured_rows(
     kept = drop_bad_rows(table, problems, on_bad_row, "train rows")
     lengths = np.delete(lengths, list(problems))
     if packed and layout.packed_tokens is not None:
-        long = too_long(kept, lengths, layout.packed_tokens)
+        most, names = layout.packed_tokens, kept["sample_id"]
+        long = {
+            row: f"{names[row]}: the conversation has {lengths[row]} tokens, more than packed_tokens={most}"
+            for row in np.flatnonzero(lengths > most).tolist()
+        }
         if long and layout.on_long_conversation == "error":
             raise ValueError(
                 f"{next(iter(long.values()))} (and {len(long) - 1} more of {len(kept)} rows; the longest has "
@@ -107,16 +110,9 @@ def measured_rows(
     return kept, lengths
 
 
-def lengths_digest(lengths: np.ndarray | None) -> str:
-    """A digest of token counts; empty if there are none."""
-    if lengths is None:
-        return ""
-    return hashlib.blake2b(np.ascontiguousarray(lengths, np.int64).tobytes(), digest_size=8).hexdigest()
-
-
 def training_loader(
     rows: Any,
-    collator: Callable[[list[Any]], Any],
+    collator: Callable[[Any], Any],
     layout: BatchLayout,
     chosen: Layout = "padded",
     *,
@@ -149,7 +145,7 @@ def training_loader(
         assert layout.packed_tokens is not None
         assert isinstance(collator, StepCollator)
         sampler = PackedSampler(lengths, layout.packed_tokens, seed, position.start, ranks, rank, row_strata)
-        rows, collator, batch_size = PackedRows(rows), PackingCollator(collator, layout.packed_tokens), None
+        collator, batch_size = PackingCollator(collator, layout.packed_tokens), None
     else:
         sampler = TrainingSampler(rows, layout.batch_size, seed, position.start, ranks, rank, row_strata, lengths)
     position.follow(sampler, trainer)

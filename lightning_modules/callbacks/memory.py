@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -12,13 +12,12 @@ from lightning_modules.callbacks.reporting import log_scalars
 from lightning_modules.distributed.gathering import gather_rows
 
 GIB = 2**30
-_STATISTICS = Path("/proc/self/status")
 
 
 class MemoryMonitor(Callback):
     """Logs memory in GiB: maximum (``_max``) and mean (``_mean``) over ranks.
 
-    - ``memory/resident_gib``: current main memory of the process, without its DataLoader workers; on Linux.
+    - ``memory/resident_gib``: current main memory of the process, without its DataLoader workers.
     - ``memory/allocated_gib``, ``memory/reserved_gib``: on CUDA, the peaks since the last log of the memory of tensors,
       and of the memory that torch holds. If reserved is far above allocated, memory is fragmented.
     - ``memory/allocation_retries``: on CUDA, how often all ranks together had to free cached memory to continue, since
@@ -51,9 +50,7 @@ class MemoryMonitor(Callback):
             self._log(trainer, pl_module.device)
 
     def _log(self, trainer: Trainer, device: torch.device) -> None:
-        mine, retries = {}, 0
-        if (resident := resident_bytes()) is not None:
-            mine["resident_gib"] = resident / GIB
+        mine, retries = {"resident_gib": psutil.Process().memory_info().rss / GIB}, 0
         if device.type == "cuda":
             mine["allocated_gib"] = torch.cuda.max_memory_allocated(device) / GIB
             mine["reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
@@ -68,11 +65,3 @@ class MemoryMonitor(Callback):
             scalars["memory/allocation_retries"] = sum(retries for *_, retries in ranks)
         log_scalars(trainer, scalars)
         self._logged_at = trainer.global_step
-
-
-def resident_bytes() -> int | None:
-    """Resident memory of this process now; None on systems other than Linux."""
-    if not _STATISTICS.exists():
-        return None
-    line = next(line for line in _STATISTICS.read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -32,8 +31,7 @@ def gather_rows(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> list[Row
     return list(by_key.values())
 
 
-@dataclass(frozen=True)
-class _Sums:
+class _Sums(NamedTuple):
     sample_id: str
     weight: float
     totals: dict[str, float]
@@ -67,7 +65,8 @@ class SampleMeans:
         """
         rows = gather_rows(self._rows, key=lambda row: row.sample_id)
         self._rows = []
-        if bad := {row.sample_id: sum(row.totals.values()) for row in rows if not _is_finite(row)}:
+        losses = {row.sample_id: sum(row.totals.values()) for row in rows}
+        if bad := {sample_id: loss for sample_id, loss in losses.items() if not math.isfinite(loss)}:
             raise NonFiniteError(
                 f"the loss of {len(bad)} of {len(rows)} samples of this evaluation is not finite: "
                 f"{first_of(sorted(bad))}; look at these samples, and at the weights: is a step before it to blame?",
@@ -76,7 +75,3 @@ class SampleMeans:
         # `fsum` is exact, so its result does not depend on the order.
         weight = math.fsum(row.weight for row in rows) or 1.0
         return {name: math.fsum(row.totals[name] for row in rows) / weight for name in (rows[0].totals if rows else ())}
-
-
-def _is_finite(row: _Sums) -> bool:
-    return all(map(math.isfinite, row.totals.values()))

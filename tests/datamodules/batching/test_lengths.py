@@ -1,11 +1,10 @@
-import numpy as np
 import pytest
 from PIL import ExifTags, Image
 from transformers import AutoProcessor
 
 from datamodules.batching import lengths as lengths_module
 from datamodules.batching.collate import StepCollator
-from datamodules.batching.lengths import TokenCounter, token_lengths, too_long
+from datamodules.batching.lengths import TokenCounter, token_lengths
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.supervision.rows import read_rows
 from datamodules.supervision.sources import ProcessSource
@@ -117,13 +116,6 @@ def test_a_broken_picture_is_named(encoder, annotations, tmp_path):
     lengths, problems = token_lengths(table, TokenCounter(encoder, 12))
     assert problems == {}
     assert (lengths > 0).all()
-
-
-def test_too_long(encoder, annotations, tmp_path):
-    table = read(annotations, tmp_path)
-    found = too_long(table, np.array([5, 10, 11, 3, 2, 90, 1, 1]), 10)
-    assert list(found) == [2, 5]
-    assert found[5].endswith("rows.jsonl:6: the conversation has 90 tokens, more than packed_tokens=10")
 
 
 def test_counts_of_another_reading_are_not_taken_up(encoder, annotations, tmp_path):
