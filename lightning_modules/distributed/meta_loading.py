@@ -126,7 +126,8 @@ def _spread(model: nn.Module, mesh: DeviceMesh) -> None:
 
 def shard_of_this_rank(whole: Tensor, like: DTensor) -> Tensor:
     """The part of a tensor that this rank holds, if it is distributed as another one is."""
-    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None).to_local()
+    # A copy: a view would keep all of the tensor in memory.
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None).to_local().clone()
 
 
 def rows_of(sharded: DTensor, indices: list[int]) -> Tensor:
