@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
 from datamodules.batching.evaluation_order import evaluation_loader
+from datamodules.batching.lengths import TokenCounter
 from datamodules.benchmarks import BenchmarkOptions
 from datamodules.best_of_n import BestOfNDataset, CandidateCollator, OnMissing, VerdictRules, read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
@@ -20,7 +22,8 @@ from datamodules.interfaces import RewardModelFacts
 from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProcessBenchDataset
 from datamodules.process_bench.totals import DATASET_NAME as VISUAL_PROCESS_BENCH
 from datamodules.process_bench.totals import TotalsCheck
-from datamodules.supervision.rows import OnBadRow
+from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.checkpoint_names import require_model
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +55,9 @@ class EvaluationDataModule(LightningDataModule):
             supervision.
         questions_per_batch: Benchmark questions of a batch on each rank, each with its N candidates.
         num_workers: DataLoader workers of each dataloader.
-        on_bad_row: What to do about rows of VisualProcessBench that cannot be used: skip them, and say how many and
-            which, or raise an error at the first. Benchmarks have their own in ``benchmark_options``.
+        on_bad_row: What to do about rows of VisualProcessBench and of rollouts that cannot be used, by anyone or by the
+            model: skip them (of rollouts, the question that they belong to), and say how many and which, or raise an
+            error at the first. Benchmarks have their own in ``benchmark_options``.
         max_steps: Solutions with more steps have neighbouring ones merged. The model's by default, 12 without a model.
         response_as_one_step: Judge whole responses, as outcome reward models do. As the model does by default.
         model_name_or_path: Checkpoint whose processor reads conversations where no model connects.
@@ -136,6 +140,7 @@ class EvaluationDataModule(LightningDataModule):
             name = self.hparams["model_name_or_path"]
             if not name:
                 raise RuntimeError("no model has connected to the data module; to use it alone give model_name_or_path")
+            require_model(name)
             processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
             encoder = ConversationEncoder(processor, None, DEFAULT_CLASS_TOKENS)
             self._model = RewardModelFacts(
@@ -153,7 +158,7 @@ class EvaluationDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read VisualProcessBench and the rollouts, once; errors name file, line and field."""
         options = self.hparams
-        self._stage = stage
+        self._stage = TrainerFn(stage).value
         if options["visual_process_bench"] and self._process_bench is None:
             self._process_bench = VisualProcessBenchDataset(
                 Path(options["visual_process_bench"]), options["visual_process_bench_totals"], options["on_bad_row"]
@@ -168,6 +173,7 @@ class EvaluationDataModule(LightningDataModule):
                 options["rules"],
                 self.benchmark_options,
                 options["on_missing_rollouts"],
+                options["on_bad_row"],
             )
             self._unchecked |= set(self._benchmarks)
 
@@ -200,17 +206,17 @@ class EvaluationDataModule(LightningDataModule):
     def _evaluation_loader(self, name: str) -> DataLoader[Any]:
         model, options, workers = self.model_facts, self.hparams, self.hparams["num_workers"]
         if name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
-            self._check_texts(name, self._process_bench)
+            self._leave_out_unreadable(name, self._process_bench)
             solutions = ProcessBenchCollator(model.encoder)
             return evaluation_loader(self._process_bench, options["eval_batch_size"], solutions, workers, self.trainer)
-        self._check_texts(name, self._benchmarks[name])
+        self._leave_out_unreadable(name, self._benchmarks[name])
         candidates = CandidateCollator(model.encoder, model.max_steps, model.response_as_one_step)
         return evaluation_loader(
             self._benchmarks[name], options["questions_per_batch"], candidates, workers, self.trainer
         )
 
-    def _check_texts(self, name: str, dataset: VisualProcessBenchDataset | BestOfNDataset) -> None:
-        """Find texts that hold special tokens of the tokenizer, once, before a run has spent hours."""
+    def _leave_out_unreadable(self, name: str, dataset: VisualProcessBenchDataset | BestOfNDataset) -> None:
+        """Find what the model cannot read, once, before a run has spent hours."""
         if name in self._unchecked:
-            dataset.check_texts(self.model_facts.encoder)
+            dataset.leave_out_unreadable(TokenCounter(self.model_facts.encoder, self.model_facts.max_steps))
             self._unchecked.discard(name)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Trainer
 from transformers import ProcessorMixin
 
+from datamodules.batching.collate import Verdicts
 from datamodules.batching.shards import Shard
 from datamodules.conversation.encoder import ConversationEncoder
 
@@ -22,11 +23,14 @@ class RewardModelFacts:
     """How a reward model reads conversations.
 
     Attributes:
-        encoder: Renders and tokenizes them.
+        encoder: Renders and tokenizes them, and holds the rules by which data are read.
         max_steps: Solutions with more steps have neighbouring ones merged.
         response_as_one_step: Whether it judges whole responses, as outcome reward models do.
         mark_step_tokens: Whether training batches need :attr:`datamodules.batching.collate.StepBatch.step_tokens`.
         packing_obstacle: Why the model cannot be trained on packed conversations; None if it can.
+        training_verdicts: Gives the class tokens in the assistant turns of training conversations; None for the first
+            class token in each.
+        max_tokens: Positions that the model was made for, which no conversation should exceed; None if it has no bound.
     """
 
     encoder: ConversationEncoder
@@ -34,6 +38,8 @@ class RewardModelFacts:
     response_as_one_step: bool
     mark_step_tokens: bool = False
     packing_obstacle: str | None = None
+    training_verdicts: Verdicts | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,14 @@ class ProcessSupervisionData(Protocol):
 
 
 @runtime_checkable
+class SystemPromptData(Protocol):
+    """A data module whose training rows may have a system turn."""
+
+    def training_system_prompt(self) -> str:
+        """The system turn that all training rows have; raises ValueError if there is no such text."""
+
+
+@runtime_checkable
 class PromptData(Protocol):
     """A data module whose prompts a `predict` run answers, in one go or in several.
 
@@ -104,6 +118,15 @@ class PromptData(Protocol):
     @property
     def shard(self) -> Shard:
         """Which of the prompts this run answers."""
+
+
+@runtime_checkable
+class PromptContents(Protocol):
+    """A data module of prompts that tells when the content of one has changed."""
+
+    @property
+    def prompt_digests(self) -> dict[str, str]:
+        """Digest of the content of each prompt by id, in their order."""
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +11,35 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.batching.evaluation_order import evaluation_loader
+from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
 from datamodules.batching.training_loader import BatchLayout, training_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
-from datamodules.benchmarks.base import POLICY_INSTRUCTION
+from datamodules.conversation.encoder import special_tokens
+from datamodules.conversation.instructions import POLICY_INSTRUCTION
+from datamodules.conversation.reading_rules import PictureRules
 from datamodules.interfaces import PolicyFacts
-from datamodules.policy.demonstrations import SupervisedCollator
+from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
+from datamodules.policy.prompt_rows import PromptGrading, read_prompts, without_special_tokens
 from datamodules.policy.prompts import (
     ChatRenderer,
     Prompt,
     PromptBatch,
     PromptCollator,
     PromptDataset,
-    PromptGrading,
+    PromptsAs,
     benchmark_prompts,
-    read_prompts,
     with_other_images,
 )
+from datamodules.policy.released_annotation import MaxTiles, with_choices
+from datamodules.storage.bad_rows import OnBadRow
 
 logger = logging.getLogger(__name__)
+
+_CHOICES = ("instruction_template", "max_tiles", "without_sources", "max_prompts_per_source")
+"""Options that :func:`datamodules.policy.released_annotation.with_choices` takes, in its order."""
 
 
 class PromptDataModule(ResumableData, LightningDataModule):
@@ -51,6 +60,19 @@ class PromptDataModule(ResumableData, LightningDataModule):
         grading: How responses to ``prompts`` are graded: "ours", or as the released annotation of VisualPRM400K-v1.1
             did, see :mod:`datamodules.policy.visualprm_v1_1`.
         image_root: Folder that image paths are relative to; the folder of the file by default.
+        prompts_as: How benchmark questions are asked: as "ours", or as VLMEvalKit asks InternVL in Best-of-N
+            (:mod:`datamodules.benchmarks.vlmevalkit_prompts`), which has instructions and numbers of tiles of its own.
+        instruction_template: Ask ``prompts`` and demonstrations within one of the instructions of
+            :data:`datamodules.conversation.instructions.INSTRUCTIONS`, as the released annotation does (see
+            :func:`datamodules.policy.released_annotation.as_asked`), instead of with ``instruction``.
+        max_tiles: Most tiles that pictures of ``prompts`` and demonstrations are cut into, the whole picture not
+            counted: a number, or "visualprm_v1_1" for those of the released annotation, by source; the processor's own
+            number by default.
+        without_sources: Leave out ``prompts`` and demonstrations of sources that have one of these words in their
+            names.
+        max_prompts_per_source: At most so many ``prompts`` and demonstrations of each source, at equal distances.
+        pictures: How pictures become RGB: "ours" (transparency on white, rotated as their EXIF data say), or plainly as
+            "released".
         other_images: Give every question the images of another one, as a control; see
             :func:`datamodules.policy.prompts.with_other_images`.
         max_prompts: Use only so many prompts of `predict`, the first ones.
@@ -65,6 +87,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
         instruction: Text that the policy reads after every question, on a line of its own. By default the one that
             :meth:`datamodules.benchmarks.Benchmark.policy_prompt` adds; empty for none.
         seed: Of the order of training samples.
+        on_bad_row: What to do about prompts and demonstrations that cannot be used, such as those with a picture that
+            cannot be opened or a text with a special token of the tokenizer: leave them out and say how many and which,
+            or raise an error at the first one. Benchmarks as such have an ``on_bad_row`` of their own in
+            ``benchmark_options``.
 
     Attributes:
         completed_ids: Prompts that earlier runs have answered; `predict` leaves them out.
@@ -84,6 +110,12 @@ class PromptDataModule(ResumableData, LightningDataModule):
         rules: Rules = "ours",
         grading: PromptGrading = "ours",
         image_root: str | None = None,
+        prompts_as: PromptsAs = "ours",
+        instruction_template: str | None = None,
+        max_tiles: MaxTiles | None = None,
+        without_sources: Sequence[str] = (),
+        max_prompts_per_source: int | None = None,
+        pictures: PictureRules = "ours",
         other_images: bool = False,
         max_prompts: int | None = None,
         num_shards: int = 1,
@@ -94,19 +126,26 @@ class PromptDataModule(ResumableData, LightningDataModule):
         system_prompt: str = "",
         instruction: str | None = None,
         seed: int = 0,
+        on_bad_row: OnBadRow = "skip",
     ) -> None:
         super().__init__()
         if prompts and benchmarks:
             raise ValueError("give either 'prompts' or 'benchmarks', not both")
+        if instruction is not None and (instruction_template or prompts_as != "ours"):
+            other = "instruction_template" if instruction_template else f"prompts_as: {prompts_as}"
+            raise ValueError(f"give either 'instruction' or {other}, which has an instruction of its own")
         if not 0 <= shard_index < num_shards:
             raise ValueError(f"shard_index must be one of 0 to num_shards - 1 = {num_shards - 1}, got {shard_index}")
         self.save_hyperparameters(logger=False, ignore=["benchmark_options"])  # checkpoints hold plain values only
         self.benchmark_options = benchmark_options
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
+        self._digests: dict[str, str] = {}
         self._renderer: ChatRenderer | None = None
         self._train = PromptDataset([])
+        self._validation = PromptDataset([])
         self._packing_obstacle: str | None = None
+        self._left_out = LeftOutRows()
         self.training_position = TrainingPosition(self._order)
 
     def connect(self, model: PolicyFacts) -> None:
@@ -122,6 +161,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
             )
         self._renderer = ChatRenderer(model.processor, self.hparams["system_prompt"])
         self._packing_obstacle = model.packing_obstacle
+        self._leave_out_special_tokens()
 
     @property
     def renderer(self) -> ChatRenderer:
@@ -135,7 +175,12 @@ class PromptDataModule(ResumableData, LightningDataModule):
         return self._renderer
 
     def setup(self, stage: str) -> None:
-        """Read the rows of the stage."""
+        """Read the rows of the stage.
+
+        Raises:
+            FileNotFoundError: If a file does not exist.
+            ValueError: If there is nothing to read or no row can be used, or one cannot and ``on_bad_row`` is "error".
+        """
         options = self.hparams
         if stage == "fit":
             self._train = PromptDataset(self._read("demonstrations"))
@@ -150,35 +195,62 @@ class PromptDataModule(ResumableData, LightningDataModule):
                     options["instruction"],
                     options["rules"],
                     self.benchmark_options,
+                    options["prompts_as"],
+                    options["pictures"],
                 )
             else:
                 prompts = self._read("prompts")
-            self._prompts = (with_other_images(prompts) if options["other_images"] else prompts)[
-                : options["max_prompts"]
-            ]
+            prompts = (with_other_images(prompts) if options["other_images"] else prompts)[: options["max_prompts"]]
+            if not prompts:
+                raise ValueError(f"max_prompts={options['max_prompts']} leaves no prompts; give at least 1")
+            self._prompts = prompts
+            # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
+            self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
+        self._leave_out_special_tokens()
+
+    def _leave_out_special_tokens(self) -> None:
+        """Once both the rows and the policy are known."""
+        if self._renderer is None:
+            return
+        tokens, on_bad_row = special_tokens(self._renderer.processor), self.hparams["on_bad_row"]
+        if self._prompts is not None:
+            self._prompts = without_special_tokens(self._prompts, tokens, on_bad_row)
+        for name in ("_train", "_validation"):
+            prompts = getattr(self, name).prompts
+            setattr(self, name, PromptDataset(without_special_tokens(prompts, tokens, on_bad_row)))
 
     def _read(self, name: str) -> list[Prompt]:
         if not self.hparams[name]:
             raise ValueError(f"PromptDataModule needs '{name}' for this command")
         root, instruction = self.hparams["image_root"], self.hparams["instruction"]
-        return read_prompts(
+        prompts = read_prompts(
             Path(self.hparams[name]),
             Path(root) if root else None,
             POLICY_INSTRUCTION if instruction is None else instruction,
             self.hparams["grading"],
+            self.hparams["on_bad_row"],
+            with_responses=name != "prompts",
+            pictures=self.hparams["pictures"],
         )
+        return with_choices(prompts, *(self.hparams[name] for name in _CHOICES))
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """What predictions depend on beside the prompts and the policy."""
         settings = {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
         # Ours is not named, so that runs from before there was a choice go on.
-        return settings if self.hparams["grading"] == "ours" else settings | {"grading": self.hparams["grading"]}
+        chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", "pictures", *_CHOICES)}
+        return settings | {name: value for name, value in chosen.items() if value not in ("ours", None, (), [])}
 
     @property
     def prompt_ids(self) -> list[str]:
         """Ids of all prompts of `predict` in their order, the completed ones included."""
         return [prompt.prompt_id for prompt in self._prompts or []]
+
+    @property
+    def prompt_digests(self) -> dict[str, str]:
+        """Digest of the content of each prompt of `predict` by id, those with special tokens included."""
+        return self._digests
 
     @property
     def shard(self) -> Shard:
@@ -194,7 +266,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         same_on_all_ranks(self._train.fingerprint, "demonstrations")
         return training_loader(
             self._train,
-            SupervisedCollator(self.renderer, padding_free),
+            SupervisedCollator(self.renderer, padding_free, options["on_bad_row"]),
             BatchLayout(options["batch_size"]),
             seed=options["seed"],
             position=self.training_position,
@@ -215,17 +287,27 @@ class PromptDataModule(ResumableData, LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
         """Validation demonstrations as :class:`SupervisedBatch`; no loader where there are none."""
-        return self._loader(self._validation, SupervisedCollator(self.renderer)) if len(self._validation) else []
+        collator = SupervisedCollator(self.renderer, on_bad_row=self.hparams["on_bad_row"])
+        return self._loader(self._validation, collator) if len(self._validation) else []
 
     def predict_dataloader(self) -> DataLoader[Prompt]:
         """Prompts of this run's shard that no earlier run has completed, as :class:`PromptBatch`."""
         share = self.shard.of(self._prompts or [])
         open_prompts = [prompt for prompt in share if prompt.prompt_id not in self.completed_ids]
-        return self._loader(PromptDataset(open_prompts), PromptCollator(self.renderer))
+        return self._loader(PromptDataset(open_prompts), PromptCollator(self.renderer, self.hparams["on_bad_row"]))
 
     def _loader(self, dataset: PromptDataset, collator: PromptCollator | SupervisedCollator) -> DataLoader[Prompt]:
         options = self.hparams
         return evaluation_loader(dataset, options["batch_size"], collator, options["num_workers"], self.trainer)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Say which rows of a batch were left out; the batch stays as it is."""
+        if isinstance(batch, PromptBatch):
+            self._left_out.note(batch, "prompt")
+        elif isinstance(batch, SupervisedBatch):
+            is_training = self.trainer is not None and self.trainer.training
+            self._left_out.note(batch, "demonstration" if is_training else "validation demonstration")
+        return super().on_before_batch_transfer(batch, dataloader_idx)
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
         """Leave prompts on the CPU: the engine moves what it encodes."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
 from torch.utils.data import DataLoader
 
-from datamodules.batching.collate import StepCollator
+from datamodules.batching.collate import StepBatch, StepCollator, Verdicts
 from datamodules.batching.evaluation_order import evaluation_loader
-from datamodules.batching.lengths import lengths_digest
+from datamodules.batching.left_out import LeftOutRows
+from datamodules.batching.lengths import TokenCounter
 from datamodules.batching.position import ResumableData, TrainingPosition
-from datamodules.batching.training_loader import BatchLayout, Layout, measured_rows, training_loader
+from datamodules.batching.training_loader import BatchLayout, Layout, MeasuredRows, measured_rows, training_loader
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.interfaces import RewardModelFacts
-from datamodules.supervision.rows import OnBadRow
+from datamodules.renamed_arguments import value_of_old_name
+from datamodules.storage.bad_rows import OnBadRow
 from datamodules.supervision.sources import ProcessSource, process_sources
 from datamodules.supervision.split import strata
 from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
@@ -53,19 +54,22 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         packed_tokens: Pack training conversations into micro-batches of at most so many tokens, without padding. Models
             that cannot be trained so get padded batches of conversations of similar length.
         group_by_length: Pad training conversations of similar length together.
-        on_long_conversation: What to do about conversations of more than ``packed_tokens`` tokens: raise an error, or
-            skip and count them. None is ever cut.
+        on_long_conversation: What to do about conversations of more than ``packed_tokens`` or ``max_tokens`` tokens:
+            raise an error before the first step, or skip and count them. None is ever cut.
         max_samples_per_source: At most so many rows of each source in each split, chosen by ``seed``. The source is the
             ``source`` of a row, else the stem of its file.
         seed: Of the order of training samples, of the validation split, and of the choice of rows.
-        on_bad_row: What to do about rows of annotations and of VisualProcessBench that cannot be used: skip them, and
-            say how many and which, or raise an error at the first.
+        on_bad_row: What to do about rows of annotations, of VisualProcessBench and of rollouts that cannot be used:
+            skip them, and say how many and which, or raise an error at the first. An annotation whose picture turns out
+            to be broken only when it is decoded is left out of its batch, and named then.
         check_images: Whether to read the header of every image of the annotations when their table is built.
         cache_dir: Where the tables of annotations are kept; the cache of `datasets` by default.
         sources: Further process supervision to train on, with settings of its own, as a list, or as a mapping whose
             keys are for the reader. A file that is given twice has the settings of the last one.
         test_held_out: Whether `test` reads the training annotations to evaluate on what ``validation_fraction`` holds
             out of them.
+        max_tokens: Most tokens of a conversation of process supervision, however batches are made; by default as many
+            as the model has positions (``max_position_embeddings``).
         evaluation: Arguments of :class:`datamodules.evaluation.EvaluationDataModule`, given beside these.
 
     Attributes:
@@ -97,17 +101,20 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         cache_dir: str | None = None,
         sources: list[ProcessSource] | dict[str, ProcessSource] | None = None,
         test_held_out: bool = False,
+        max_tokens: int | None = None,
         **evaluation: Any,
     ) -> None:
+        validation_fraction = value_of_old_name(type(self), "validation_fraction", validation_fraction, 0.0, evaluation)
         super().__init__(on_bad_row=on_bad_row, **evaluation)  # also saves the hyperparameters of this class
         if not 0.0 <= validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
         if validation_fraction and (validation_annotations or not (train_annotations or sources)):
             raise ValueError("validation_fraction takes from train_annotations and excludes validation_annotations")
         self._require_positive("batch_size")
-        self._layout = BatchLayout(batch_size, packed_tokens, group_by_length, on_long_conversation)
+        self._layout = BatchLayout(batch_size, packed_tokens, group_by_length, on_long_conversation, max_tokens)
         self._chosen: Layout | None = None
-        self._lengths: np.ndarray | None = None
+        self._measured: dict[str, MeasuredRows] = {}
+        self.left_out_rows = LeftOutRows()
         self.supervision = ProcessSupervision(
             self._sources,
             validation_fraction=validation_fraction,
@@ -163,6 +170,10 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         """Names the data of the process validation split, for reports that must name the data behind a choice."""
         return self.supervision.validation_data
 
+    def training_system_prompt(self) -> str:
+        """The system turn that all training rows have; see :class:`ProcessSupervision`."""
+        return self.supervision.system_prompt()
+
     # ------------------------------------------------------------- evaluation
 
     @property
@@ -174,14 +185,45 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
     def _evaluation_loader(self, name: str) -> DataLoader[Any]:
         if name != PROCESS:
             return super()._evaluation_loader(name)
-        self.supervision.check_texts(PROCESS, self.model_facts.encoder)
-        options, rows = self.hparams, self.supervision.tables[PROCESS]
-        collator = self._collator(mark_step_tokens=False)
+        options, collator = self.hparams, self._collator()
+        rows = self._measured_rows(PROCESS, "padded", collator).table
         return evaluation_loader(rows, options["eval_batch_size"], collator, options["num_workers"], self.trainer)
 
-    def _collator(self, mark_step_tokens: bool) -> StepCollator:
+    def _collator(self, mark_step_tokens: bool = False, verdicts: Verdicts | None = None) -> StepCollator:
         model = self.model_facts
-        return StepCollator(model.encoder, model.max_steps, model.response_as_one_step, mark_step_tokens)
+        return StepCollator(
+            model.encoder,
+            model.max_steps,
+            model.response_as_one_step,
+            mark_step_tokens,
+            self.hparams["on_bad_row"],
+            verdicts,
+        )
+
+    def _measured_rows(self, split: str, chosen: Layout, collator: StepCollator) -> MeasuredRows:
+        """The rows of a split that the model can read, once: no special tokens, no refused pictures, not too long."""
+        if split not in self._measured:
+            options, model = self.hparams, self.model_facts
+            self.supervision.check_texts(split, model.encoder)
+            # Where lengths only bound a conversation, pictures on slow file systems need not be opened.
+            look = options["check_images"] or chosen != "padded"
+            self._measured[split] = measured_rows(
+                self.supervision.tables[split],
+                TokenCounter(collator.encoder, collator.max_steps, look),
+                self._layout.limit(chosen, model.max_tokens),
+                options["on_long_conversation"],
+                options["on_bad_row"],
+                options["num_workers"],
+                split,
+            )
+            self.supervision.keep(split, self._measured[split].table)
+        return self._measured[split]
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Say which rows of a batch were left out; the batch stays as it is."""
+        if type(batch) is StepBatch:
+            self.left_out_rows.note(batch, TRAIN if self.trainer is not None and self.trainer.training else PROCESS)
+        return super().on_before_batch_transfer(batch, dataloader_idx)
 
     # --------------------------------------------------------------- training
 
@@ -194,22 +236,11 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         if TRAIN not in self.supervision.tables:
             raise ValueError("VisualPRM400KDataModule needs train_annotations to fit, or sources")
         model, options = self.model_facts, self.hparams
-        self.supervision.check_texts(TRAIN, model.encoder)
-        collator = self._collator(model.mark_step_tokens)
+        collator = self._collator(model.mark_step_tokens, model.training_verdicts)
         chosen = self._chosen = self._chosen or self._layout.chosen(model.packing_obstacle)
-        if chosen != "padded" and self._lengths is None:
-            table, self._lengths = measured_rows(
-                self.supervision.tables[TRAIN],
-                collator,
-                self._layout,
-                chosen == "packed",
-                options["on_bad_row"],
-                options["num_workers"],
-            )
-            self.supervision.keep(TRAIN, table)
-        rows = self.supervision.tables[TRAIN]
+        measured = self._measured_rows(TRAIN, chosen, collator)
         return training_loader(
-            rows,
+            measured.table,
             collator,
             self._layout,
             chosen,
@@ -217,8 +248,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             position=self.training_position,
             num_workers=options["num_workers"],
             trainer=self.trainer,
-            lengths=None if chosen == "padded" else self._lengths,
-            row_strata=strata(rows),
+            lengths=None if chosen == "padded" else measured.lengths,
+            row_strata=strata(measured.table),
         )
 
     def _order(self) -> dict[str, Any]:
@@ -230,7 +261,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             "packed_tokens": self.hparams["packed_tokens"],
             "group_by_length": self.hparams["group_by_length"],
             "layout": self._chosen or "padded",
-            "lengths": lengths_digest(self._lengths),
+            "lengths": self._measured[TRAIN].digest if TRAIN in self._measured and self._chosen != "padded" else "",
             "ranks": self.trainer.world_size if self.trainer else 1,
             "seed": self.hparams["seed"],
         }

@@ -1,105 +1,80 @@
-"""The `visualprm` command: a thin LightningCLI."""
+"""The `visualprm` command.
+
+What is slow to import is imported when a command runs: ``visualprm --help`` needs none of it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torch.distributed.elastic.multiprocessing.errors import record
+from lightning_modules.configuration.mistakes import ToolParser
 
-# Importing the packages makes their classes known by short `class_path`s.
-import datamodules.prompts_datamodule
-import datamodules.visual_prm_400k  # noqa: F401
-import lightning_modules.annotation
-import lightning_modules.callbacks.best_of_n
-import lightning_modules.callbacks.prediction_writer
-import lightning_modules.callbacks.process_bench
-import lightning_modules.callbacks.run_checkpoints
-import lightning_modules.callbacks.save_pretrained
-import lightning_modules.callbacks.throughput
-import lightning_modules.distributed.fully_sharded
-import lightning_modules.policy
-import lightning_modules.process_reward  # noqa: F401
-from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
-from lightning_modules.callbacks.failure_log import failures_reported
-from lightning_modules.callbacks.lost_ranks import LostRanks
-from lightning_modules.callbacks.requeue import Requeue
-from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
-from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
-from lightning_modules.distributed.meta_loading import structure_only
-from lightning_modules.distributed.rank_logging import configure_logging
-from lightning_modules.distributed.time_limits import register_seconds
+if TYPE_CHECKING:
+    from lightning_modules.configuration.command import VisualPRMCLI
 
-register_seconds()
+PROGRAM = "visualprm"
+SUBCOMMANDS = {
+    "fit": "train a reward model or a policy, or go on with a run",
+    "validate": "evaluate on the validation data",
+    "test": "evaluate: step F1 on VisualProcessBench, Best-of-N on benchmarks",
+    "predict": "sample solutions, or annotate them by Monte Carlo",
+}
+_EXAMPLES = """\
+examples:
+  visualprm fit --config experiments/visualprm_8b/full.yaml
+  visualprm fit --config experiments/visualprm_8b/full.yaml --config experiments/strategies/fsdp2.yaml
+  visualprm test --config my_test.yaml --model.model_name_or_path checkpoints/VisualPRM-8B
+
+Every subcommand takes --config FILE, more of them as overlays, and --KEY VALUE for each key of such a file;
+`visualprm fit --help` lists the keys. VISUALPRM_DEBUG=1 shows the traceback of every error.
+"""
 
 
-class VisualPRMCLI(LightningCLI):
-    """A LightningCLI where the configuration alone says how a model is set up, also with `--ckpt_path`.
-
-    Models are made without weights; these are loaded once the trainer's strategy knows where to, see
-    :meth:`lightning_modules.model.backbone_module.BackboneModule.configure_model`.
-    """
-
-    def instantiate_classes(self) -> None:
-        """Make model, data and trainer."""
-        with structure_only():
-            super().instantiate_classes()
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the name of the run, and the callbacks that it has even where an overlay replaces `trainer.callbacks`."""
-        parser.add_argument(
-            "--run_name",
-            type=str | None,
-            default=None,
-            help="Name of the run; experiments name the folders of its logs and results after it.",
-        )
-        parser.add_lightning_class_args(LostRanks, "lost_ranks")
-        parser.add_lightning_class_args(Requeue, "requeue")
-        add_default_callbacks(parser)
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        chosen = chosen_callbacks(callbacks, config, self._get(self.config_init, "monitoring"))
-        return super()._instantiate_trainer(config, chosen)
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning would let hyperparameters stored in the checkpoint replace those that were given."""
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Find the checkpoint that ``--ckpt_path`` stands for, or that a run goes on from by itself."""
-        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
-        if "ckpt_path" in kwargs:
-            kwargs["ckpt_path"] = checkpoint_to_load(self.trainer, subcommand == "fit", kwargs["ckpt_path"])
-        return kwargs
-
-
-def run(args: Sequence[str] | None = None, kind: type[VisualPRMCLI] = VisualPRMCLI) -> LightningCLI:
+def run(args: Sequence[str] | None = None, kind: type[VisualPRMCLI] | None = None) -> VisualPRMCLI:
     """Run `visualprm fit|validate|test|predict --config FILE [--config FILE ...] [--key value ...]`.
 
     Args:
         args: Command-line arguments; those of the process by default.
-        kind: What reads and runs them.
+        kind: What reads and runs them; :class:`lightning_modules.configuration.command.VisualPRMCLI` by default.
+
+    Raises:
+        SystemExit: If the arguments or a configuration file are refused.
+        Exception: What goes wrong when the run is set up or later.
     """
-    configure_logging()
-    return kind(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        parser_class=ConfigurationParser,
-        parser_kwargs=PARSER_OPTIONS,
-        save_config_kwargs={"overwrite": True},
-        args=list(args) if args is not None else None,
-    )
+    from lightning_modules.configuration.command import VisualPRMCLI, run_command
+
+    return run_command(args, kind or VisualPRMCLI)
 
 
-@record
 def main() -> None:
-    """Console entry point; `record` lets `torchrun` say which process failed first, and why."""
-    with failures_reported():
-        run()
+    """Console entry point; a user's mistake ends it with a few lines on stderr."""
+    _answer_without_imports(sys.argv[1:])
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from lightning_modules.callbacks.failure_log import failures_reported
+
+    with failures_reported(PROGRAM):
+        # `record` lets `torchrun` say which process failed first, and why.
+        record(run)()
+
+
+def _answer_without_imports(arguments: Sequence[str]) -> None:
+    """Show the help of the whole command, or say that there is no such subcommand; otherwise do nothing."""
+    parser = ToolParser(
+        prog=PROGRAM,
+        description="Train and evaluate process reward models, sample and annotate solutions.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="subcommands", metavar="{" + ",".join(SUBCOMMANDS) + "}", required=True)
+    for name, text in SUBCOMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    # Options before the subcommand are of the whole command, and `LightningCLI` reads them.
+    if not arguments or arguments[0] in ("-h", "--help") or not arguments[0].startswith("-"):
+        parser.parse_known_args(arguments[:1])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from datamodules.rollouts.records import Rollout, rollout_row
 from lightning_modules.distributed.gathering import SampleMeans
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.generation.engine import GenerationEngine, GenerationRequest
-from lightning_modules.generation.sampling import SamplingParameters
+from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
 from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
 from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle
 from lightning_modules.model.step_head import vocabulary_logits
+from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 
 
@@ -39,6 +40,7 @@ class Policy(BackboneModule):
         optimizer: Optimizer by class path; AdamW by default.
         num_samples: Solutions per question in `predict`.
         sampling: How they are sampled.
+        first_greedy: Decode the first solution of a question greedily, and sample the others.
         backbone: How the checkpoint is loaded and which of its weights are trained.
         engine: What samples, by class path; the model in this process by default.
     """
@@ -53,6 +55,7 @@ class Policy(BackboneModule):
         optimizer: OptimizerFactory | None = None,
         num_samples: int = 8,
         sampling: SamplingParameters = SamplingParameters(),  # noqa: B008 - frozen
+        first_greedy: bool = False,
         backbone: BackboneOptions | None = None,
         engine: GenerationEngine | None = None,
     ) -> None:
@@ -62,6 +65,7 @@ class Policy(BackboneModule):
         self.optimizer_factory = optimizer
         self.num_samples = num_samples
         self.sampling = sampling
+        self.first_greedy = first_greedy
         self.engine = engine or TransformersEngine()
         self._validation = SampleMeans()
         self.processor = load_processor(model_name_or_path)
@@ -77,8 +81,11 @@ class Policy(BackboneModule):
         data = data_module_of(self.trainer)
         return {
             "model": str(self.hparams["model_name_or_path"]),
+            "weights": weights_digest(self.hparams["model_name_or_path"]),
             "num_samples": self.num_samples,
-            "sampling": asdict(self.sampling),
+            "sampling": sampling_settings(self.sampling),
+            # Named only where it is chosen, so that rollouts from before there was a choice go on.
+            **({"first_greedy": True} if self.first_greedy else {}),
             "data": data.prediction_settings if isinstance(data, PredictionSettings) else {},
             **engine_settings(self.engine),
         }
@@ -126,17 +133,28 @@ class Policy(BackboneModule):
             For each prompt its id and its rollout rows (see :mod:`datamodules.rollouts.records`).
         """
         self.engine.attach(self.backbone, self.processor)
-        requests = [
-            GenerationRequest(messages, images, [f"{prompt.prompt_id}/{index}" for index in range(self.num_samples)])
-            for prompt, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True)
-        ]
-        sampled = self.engine.sample(requests, self.sampling)
-        return [
-            (prompt.prompt_id, [self._rollout(prompt, index, found.text) for index, found in enumerate(texts)])
-            for prompt, texts in zip(batch.prompts, sampled, strict=True)
-        ]
+        rows: list[list[dict[str, Any]]] = [[] for _ in batch.prompts]
+        for sampling, numbers in self._rounds():
+            requests = [
+                GenerationRequest(messages, images, [f"{p.prompt_id}/{n}" for n in numbers], max_tiles=p.max_tiles)
+                for p, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True)
+            ]
+            sampled = self.engine.sample(requests, sampling)
+            for of_prompt, prompt, texts in zip(rows, batch.prompts, sampled, strict=True):
+                of_prompt += [self._rollout(prompt, n, t.text, sampling) for n, t in zip(numbers, texts, strict=True)]
+        return [(prompt.prompt_id, of_prompt) for prompt, of_prompt in zip(batch.prompts, rows, strict=True)]
 
-    def _rollout(self, prompt: Prompt, sample_index: int, response: str) -> dict[str, Any]:
+    def _rounds(self) -> list[tuple[SamplingParameters, range]]:
+        """How samples are drawn, and the numbers of those that are drawn so."""
+        if not self.first_greedy:
+            return [(self.sampling, range(self.num_samples))]
+        greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None)
+        rounds = [(greedy, range(1)), (self.sampling, range(1, self.num_samples))]
+        return [(sampling, numbers) for sampling, numbers in rounds if numbers]
+
+    def _rollout(
+        self, prompt: Prompt, sample_index: int, response: str, sampling: SamplingParameters
+    ) -> dict[str, Any]:
         grade = prompt.grade(response)
         return rollout_row(
             Rollout(
@@ -147,11 +165,13 @@ class Policy(BackboneModule):
                 extracted_answer=grade.extracted_answer,
                 is_correct=grade.is_correct,
                 policy=Path(str(self.hparams["model_name_or_path"])).name,
-                temperature=self.sampling.temperature,
-                top_p=self.sampling.top_p,
-                max_new_tokens=self.sampling.max_new_tokens,
-                seed=self.sampling.seed,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_new_tokens=sampling.max_new_tokens,
+                seed=sampling.seed,
+                top_k=sampling.top_k,
                 verdict_digest=prompt.verdict_digest(response) if prompt.verdict_digest else None,
+                prompt=prompt.policy_text,
                 **prompt.details,
             )
         )

@@ -15,8 +15,15 @@ from datamodules.batching.collate import StepBatch
 from datamodules.best_of_n import CandidateBatch
 from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.reading_rules import PastVerdicts, PictureRules, QuestionText, WhiteSpace
 from datamodules.conversation.steps import response_steps
-from datamodules.interfaces import RewardModelData, RewardModelFacts, data_module_of, evaluation_name
+from datamodules.interfaces import (
+    RewardModelData,
+    RewardModelFacts,
+    SystemPromptData,
+    data_module_of,
+    evaluation_name,
+)
 from datamodules.storage.images import decoded
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
@@ -26,11 +33,12 @@ from lightning_modules.model.backbone import BackboneOptions, ImageBackend, load
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
-from lightning_modules.objectives.language_model_loss import step_text_losses
+from lightning_modules.objectives.language_model_loss import step_text_losses, verdict_losses
+from lightning_modules.objectives.past_verdicts import LabelsAsVerdicts
 from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.objectives.step_validation import StepValidation
 from lightning_modules.objectives.table import ObjectiveName
-from lightning_modules.protocol import resolve_protocol
+from lightning_modules.protocol import FROM_DATA, PresetName, resolve_protocol
 from lightning_modules.scoring.candidates import score_candidates
 from lightning_modules.scoring.scored_batch import ScoredBatch
 from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
@@ -82,6 +90,13 @@ class ProcessRewardModel(BackboneModule):
         backbone: How the checkpoint is loaded and which of its weights are trained.
         scoring_memory_gib: See ``memory_gib`` of :func:`lightning_modules.scoring.candidates.score_candidates`.
         image_backend: What resizes images, see :func:`lightning_modules.model.backbone.load_processor`.
+        preset: Settings of the protocol by the name of the released data that they belong to, an entry of
+            :data:`lightning_modules.protocol.PRESETS`; arguments given beside it win.
+        question_text: Whether questions are read ``bare`` or ``as_asked``, with the policy's instruction; this and the
+            next three are rules of reading, see :class:`datamodules.conversation.reading_rules.ReadingRules`.
+        pictures: How pictures are converted, ``ours`` or as ``released``.
+        white_space: Whether blank steps and white space around steps are kept, ``ours`` (no) or as ``released``.
+        past_verdicts: What stands in the assistant turns of training, a ``placeholder`` or the ``labels``.
 
     Raises:
         ValueError: If a setting is out of range, or two do not go together.
@@ -107,6 +122,11 @@ class ProcessRewardModel(BackboneModule):
         backbone: BackboneOptions | None = None,
         scoring_memory_gib: float | None = None,
         image_backend: ImageBackend | None = None,
+        preset: PresetName | None = None,
+        question_text: QuestionText | None = None,
+        pictures: PictureRules | None = None,
+        white_space: WhiteSpace | None = None,
+        past_verdicts: PastVerdicts | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "backbone", "loss"])
@@ -120,13 +140,23 @@ class ProcessRewardModel(BackboneModule):
             "aggregation": aggregation,
             "class_tokens": class_tokens,
             "image_backend": image_backend,
+            "question_text": question_text,
+            "pictures": pictures,
+            "white_space": white_space,
+            "past_verdicts": past_verdicts,
         }
-        self.protocol = resolve_protocol(model_name_or_path, given)
+        self.protocol = resolve_protocol(model_name_or_path, given, preset)
         self.processor = load_processor(model_name_or_path, self.protocol.image_backend)
         self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, LossOptions.of(loss))
         self.save_hyperparameters({"loss": asdict(self.step_loss.options)})  # checkpoints hold plain values only
+        # Until the data have said their system prompt, another one shows whether the template suits.
+        known = None if self.protocol.system_prompt == FROM_DATA else self.protocol.system_prompt
         self.encoder = ConversationEncoder(
-            self.processor, self.protocol.system_prompt, self.protocol.class_tokens or [], self.protocol.image_layout
+            self.processor,
+            known,
+            self.protocol.class_tokens or [],
+            self.protocol.image_layout,
+            self.protocol.reading_rules,
         )
         self.build()
         self.step_validation = StepValidation(self.protocol)
@@ -137,7 +167,7 @@ class ProcessRewardModel(BackboneModule):
         self.backbone = load_backbone(self.hparams["model_name_or_path"], self.backbone_options)
         untie_language_model_head(self.backbone)
         self.head = StepHead(self.backbone, self.encoder.class_token_ids)
-        if not self.hparams["language_model_weight"]:
+        if not self.hparams["language_model_weight"] and not self.step_loss.options.language_model_loss_on_verdicts:
             language_model_head(self.backbone).requires_grad_(False)
 
     # ------------------------------------------------------------------ data
@@ -148,15 +178,42 @@ class ProcessRewardModel(BackboneModule):
             # Training changes the scores; a resumed run gets the threshold of its checkpoint back.
             self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None)
         data = data_module_of(self.trainer)
+        if stage == "fit" and self.protocol.system_prompt == FROM_DATA:
+            if not isinstance(data, SystemPromptData):
+                raise ValueError(f"system_prompt {FROM_DATA!r} needs a data module whose rows have one; give the text")
+            self._use_system_prompt(data.training_system_prompt())
         if isinstance(data, RewardModelData):
-            data.connect(
-                RewardModelFacts(
-                    self.encoder,
-                    max_steps=self.protocol.max_steps,
-                    response_as_one_step=self.protocol.response_as_one_step,
-                    mark_step_tokens=self.hparams["language_model_weight"] > 0,
-                    packing_obstacle=packing_obstacle(self.backbone),
-                )
+            data.connect(self.facts)
+
+    @property
+    def facts(self) -> RewardModelFacts:
+        """How this model reads conversations, for data modules and tools."""
+        text = self.backbone.config.get_text_config(decoder=True)
+        return RewardModelFacts(
+            self.encoder,
+            max_steps=self.protocol.max_steps,
+            response_as_one_step=self.protocol.response_as_one_step,
+            mark_step_tokens=self.hparams["language_model_weight"] > 0,
+            packing_obstacle=packing_obstacle(self.backbone),
+            training_verdicts=self._training_verdicts(),
+            max_tokens=getattr(text, "max_position_embeddings", None),
+        )
+
+    def _use_system_prompt(self, text: str) -> None:
+        self.protocol = replace(self.protocol, system_prompt=text)
+        self.encoder.use_system_prompt(text)
+
+    def _training_verdicts(self) -> LabelsAsVerdicts | None:
+        protocol = self.protocol
+        if protocol.past_verdicts == "placeholder":
+            return None
+        return LabelsAsVerdicts(protocol.objective, protocol.threshold, tuple(protocol.class_tokens or ()))
+
+    def _require_system_prompt(self) -> None:
+        if self.protocol.system_prompt == FROM_DATA:
+            raise ValueError(
+                f"system_prompt is {FROM_DATA!r}, which training takes from its rows: fit the model or load a trained "
+                f"one, or give the text of the system prompt"
             )
 
     # ------------------------------------------------------------- forwards
@@ -178,13 +235,17 @@ class ProcessRewardModel(BackboneModule):
         states = hidden_states(self.backbone, batch)
         logits = step_logits(self.head, states, batch)
         judged = self._losses(batch, logits).sum
+        total, logged = judged.total, {"loss": judged.total}
+        if self.step_loss.options.language_model_loss_on_verdicts:
+            verdicts = verdict_losses(self.backbone, self.head, batch, states, logits)
+            both = self._losses(batch, logits, added=verdicts).sum.total
+            total, logged["verdict_loss"] = both / 2, both / 2
         weight = self.hparams["language_model_weight"]
-        if not weight or batch.step_tokens is None:
-            return self.sum_of_labels(*judged, loss=judged.total)
-        text = step_text_losses(self.backbone, batch, states, self.step_loss.right_steps(batch.mc))
-        total = self._losses(batch, logits, added=weight * text).sum.total
-        added = (total - judged.total) / weight
-        return self.sum_of_labels(total, judged.weight, loss=judged.total, language_model_loss=added)
+        if weight and batch.step_tokens is not None:
+            text = step_text_losses(self.backbone, batch, states, self.step_loss.right_steps(batch.mc))
+            added = self._losses(batch, logits, added=text).sum.total - judged.total
+            total, logged["language_model_loss"] = total + weight * added, added
+        return self.sum_of_labels(total, judged.weight, **logged)
 
     def _losses(self, batch: StepBatch, logits: Tensor, added: Tensor | None = None) -> LossSum:
         """(B,) losses of the conversations, not yet divided by the weight of their labels."""
@@ -207,6 +268,12 @@ class ProcessRewardModel(BackboneModule):
         return ScoredBatch.of_conversations(scores, batch.step_positions)
 
     test_step = validation_step  # type: ignore[assignment]
+
+    def on_validation_epoch_start(self) -> None:
+        """Refuse to judge without a system prompt."""
+        self._require_system_prompt()
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log loss and step metrics of the process validation split."""
@@ -239,21 +306,32 @@ class ProcessRewardModel(BackboneModule):
 
         Args:
             images: One image, several (``<image>`` in the question says where), or None.
-            question: Its text, without a chain-of-thought instruction.
+            question: Its text. A model that reads questions ``bare`` leaves out an instruction that is known; one that
+                reads them ``as_asked`` is to be given what the policy was asked.
             responses: N solutions whose steps are separated by blank lines. A blank one is one empty step, as in the
                 released scorer.
 
         Raises:
             TypeError: If an image is not a PIL image, or the responses are a single text.
-            ValueError: If there are no responses, an image cannot be used, or images and placeholders do not match.
+            ValueError: If there are no responses, an image cannot be used, be it by this model's processor alone, or
+                images and placeholders do not match.
         """
+        self._require_system_prompt()
         if isinstance(responses, str):
             raise TypeError("score(): responses must be a list of texts, got a text; put it into a list")
         given = [images] if isinstance(images, Image.Image | str) else list(images or [])
-        opened = [decoded(image, f"score(): picture {number}") for number, image in enumerate(given)]
-        as_one_step = self.protocol.response_as_one_step
-        steps = [response_steps(text, self.protocol.max_steps, as_one_step=as_one_step) for text in responses]
-        encoded = encode_candidates(self.encoder, opened, question, steps, "score()")
+        protocol, rules = self.protocol, self.protocol.reading_rules
+        opened = [decoded(image, f"score(): picture {number}", rules.pictures) for number, image in enumerate(given)]
+        steps = [
+            response_steps(
+                text,
+                protocol.max_steps,
+                as_one_step=protocol.response_as_one_step,
+                white_space=rules.white_space,
+            )
+            for text in responses
+        ]
+        encoded = encode_candidates(self.encoder, opened, rules.question(question), steps, "score()")
         was_training = self.training
         self.eval()
         (scores,) = self.score_encoded([encoded])
@@ -280,6 +358,7 @@ class ProcessRewardModel(BackboneModule):
 
         With sharded weights all ranks must call it together; rank zero writes.
         """
+        self._require_system_prompt()
         whole = self.unsharded()
         if whole is not None:
             write_reward_model(
@@ -296,14 +375,17 @@ class ProcessRewardModel(BackboneModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the step threshold and the training record with the weights."""
+        """Store the step threshold, the system prompt and the training record with the weights."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
+        checkpoint["system_prompt"] = self.protocol.system_prompt
         checkpoint["training_record"] = training_record(self) or self.training_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the step threshold and the training record from a checkpoint."""
+        """Take the step threshold, the system prompt and the training record from a checkpoint."""
         super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
         self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
+        if self.protocol.system_prompt == FROM_DATA:
+            self._use_system_prompt(checkpoint.get("system_prompt", FROM_DATA))
         self.training_record = checkpoint.get("training_record")

@@ -9,16 +9,46 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from datamodules.conversation.messages import DEFAULT_SYSTEM_PROMPT, ImageLayout
+from datamodules.conversation.reading_rules import (
+    PastVerdicts,
+    PictureRules,
+    QuestionText,
+    ReadingRules,
+    WhiteSpace,
+)
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS
 from datamodules.storage.files import atomic_write_text, parse_json_line
 from lightning_modules.metrics.response_score import Aggregation
 from lightning_modules.model.backbone import ImageBackend
 from lightning_modules.objectives.table import ObjectiveName, objective_named
 
+FROM_DATA = "from_data"
+"""In place of a system prompt: the one that all training rows have, which only conversation rows do."""
 PROTOCOL_FILE = "process_reward_model.json"
+
+
+_AS_RELEASED = {
+    "system_prompt": FROM_DATA,
+    "image_layout": "in_question",
+    "image_backend": "pil",
+    "question_text": "as_asked",
+    "pictures": "released",
+    "white_space": "released",
+    "past_verdicts": "labels",
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "visualprm_400k": {**_AS_RELEASED, "max_steps": 12},
+    "visualprm_400k_v1_1": {**_AS_RELEASED, "max_steps": 16},
+}
+"""Settings by the name of the released data that they belong to: how a model is trained and asked as its authors do."""
+if TYPE_CHECKING:
+    PresetName = str
+else:
+    # What the command line offers is read from this type.
+    PresetName = Literal[tuple(PRESETS)]
 
 
 @dataclass(frozen=True)
@@ -28,7 +58,7 @@ class Protocol:
     Attributes:
         objective: What the model learns, an entry of :data:`lightning_modules.objectives.table.OBJECTIVES`.
         threshold: A step is right if its Monte Carlo score is above this; in [0, 1).
-        system_prompt: The system turn; empty for none.
+        system_prompt: The system turn; empty for none. :data:`FROM_DATA` until training has taken it from its rows.
         max_steps: Responses with more steps have consecutive ones merged.
         aggregation: From step scores to the response score; ``product`` needs scores that are not negative.
         step_threshold: A step counts as judged correct from this score on, within :attr:`score_range`. Chosen by
@@ -38,6 +68,11 @@ class Protocol:
             stands in past assistant turns. None takes those of the objective.
         image_layout: Where images stand if the question does not say so itself.
         image_backend: What resizes images, see :func:`lightning_modules.model.backbone.load_processor`.
+        question_text: Rule of reading, as the next ones: see
+            :class:`datamodules.conversation.reading_rules.ReadingRules`.
+        pictures: Rule of reading.
+        white_space: Rule of reading.
+        past_verdicts: Rule of reading, for training.
 
     Raises:
         ValueError: If a setting is out of range, or two do not go together.
@@ -53,9 +88,14 @@ class Protocol:
     class_tokens: list[str] | None = None
     image_layout: ImageLayout = "first"
     image_backend: ImageBackend | None = None
+    question_text: QuestionText = "bare"
+    pictures: PictureRules = "ours"
+    white_space: WhiteSpace = "ours"
+    past_verdicts: PastVerdicts = "placeholder"
 
     def __post_init__(self) -> None:
         objective = objective_named(self.objective)
+        _ = self.reading_rules  # refuses unknown values
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be one of {get_args(Aggregation)}, got {self.aggregation!r}")
         if self.image_layout not in get_args(ImageLayout):
@@ -82,6 +122,11 @@ class Protocol:
         object.__setattr__(self, "class_tokens", tokens)
 
     @property
+    def reading_rules(self) -> ReadingRules:
+        """How data are read for the model."""
+        return ReadingRules(self.question_text, self.pictures, self.white_space, self.past_verdicts)
+
+    @property
     def class_values(self) -> tuple[float, ...]:
         """Value of each class token, best first; the score of a step is their mean under its probabilities."""
         return objective_named(self.objective).class_values
@@ -103,8 +148,8 @@ def save_protocol(protocol: Protocol, folder: str | Path) -> None:
     atomic_write_text(Path(folder) / PROTOCOL_FILE, json.dumps(stored, indent=2) + "\n")
 
 
-def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
-    """The protocol of a model: what is given, then what its folder stores, then the defaults.
+def resolve_protocol(name_or_path: str, given: dict[str, Any], preset: str | None = None) -> Protocol:
+    """The protocol of a model: what is given, then the preset, then what its folder stores, then the defaults.
 
     A stored step threshold is dropped where something is given that changes the scores. Stored class tokens are dropped
     where an objective with other classes is given.
@@ -112,10 +157,14 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any]) -> Protocol:
     Args:
         name_or_path: Folder, which may hold :data:`PROTOCOL_FILE`, or a name on the hub.
         given: Settings by name; None stands for "not given".
+        preset: A name in :data:`PRESETS`.
 
     Raises:
-        ValueError: If the stored file is not a protocol.
+        ValueError: If the stored file is not a protocol, or there is no such preset.
     """
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    given = PRESETS.get(preset or "", {}) | {name: value for name, value in given.items() if value is not None}
     settings: dict[str, Any] = {field.name: field.default for field in fields(Protocol)}
     path = Path(name_or_path) / PROTOCOL_FILE
     if path.is_file():

@@ -7,7 +7,8 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_modules.cli import VisualPRMCLI, run
+from lightning_modules.checkpointing import run_lock
+from lightning_modules.cli import run
+from lightning_modules.configuration.command import VisualPRMCLI
 from tools.quickstart_stages import Stage, stages
 
 # As the processes that get killed, since sums depend on it. Models this small are also fastest so.
@@ -55,8 +58,9 @@ def environment(folder: Path) -> dict[str, str]:
     return {"VISUALPRM_RUN": str(folder), "VISUALPRM_SEED": "0", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def visualprm(folder: Path, *arguments: object) -> LightningCLI:
-    """Run a `visualprm` command in this process, as from the root of the repository."""
+@contextmanager
+def environment_of_a_run(folder: Path) -> Iterator[None]:
+    """What a command finds, as from the root of the repository."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(folder).items():
             patch.setenv(name, value)
@@ -64,6 +68,12 @@ def visualprm(folder: Path, *arguments: object) -> LightningCLI:
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setattr(sys, "argv", ["visualprm"])
         patch.chdir(REPOSITORY)
+        yield
+
+
+def visualprm(folder: Path, *arguments: object) -> LightningCLI:
+    """Run a `visualprm` command in this process."""
+    with environment_of_a_run(folder):
         return run([*map(str, arguments), *QUIET])
 
 
@@ -79,29 +89,39 @@ class ParsedCLI(VisualPRMCLI):
 
 def parsed(folder: Path, subcommand: str, *arguments: object) -> dict[str, Any]:
     """What a `visualprm` command is configured to do, all references resolved."""
-
-    class Kind(ParsedCLI):
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            """The one that is asked for: making the parsers of all takes longer than parsing."""
-            return {subcommand: LightningCLI.subcommands()[subcommand]}
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(folder).items():
-            patch.setenv(name, value)
-        patch.setenv("PL_GLOBAL_SEED", "0")
-        patch.setattr(sys, "argv", ["visualprm"])
-        patch.chdir(REPOSITORY)
-        cli = run([subcommand, *map(str, arguments)], kind=Kind)
+    with environment_of_a_run(folder):
+        cli = run([subcommand, *map(str, arguments)], ParsedCLI)
     config: dict[str, Any] = cli.config[subcommand].as_dict()
     return config
+
+
+def run_beside_another(arguments: Sequence[str], patience: float, waits: str) -> None:
+    """Run a `visualprm` command that another run may be in the way of.
+
+    Args:
+        arguments: Of the command.
+        patience: Seconds that it waits for the other one.
+        waits: File that appears when it asks for a lock.
+    """
+    take = run_lock.RunLock.take
+
+    def noted(lock: run_lock.RunLock, patience: float | None = None) -> None:
+        Path(waits).touch()
+        take(lock, patience)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_lock, "PATIENCE", patience)
+        patch.setattr(run_lock.RunLock, "take", noted)
+        run(list(arguments))
 
 
 def visualprm_until_killed(folder: Path, *arguments: object) -> None:
     """Run a `visualprm` command in a process of its own, which must die of kill -9."""
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "output.txt"
-        process = fork_server.start("cli_runs:run", [[*map(str, arguments), *QUIET]], output, environment(folder))
+        process = fork_server.start(
+            "lightning_modules.cli:run", [[*map(str, arguments), *QUIET]], output, environment(folder)
+        )
         try:
             process.join(300)
             code = process.exitcode
@@ -117,7 +137,11 @@ def run_tool(module: str, arguments: Sequence[str]) -> None:
         patch.chdir(REPOSITORY)
         # A copy that another test has imported is put back afterwards.
         patch.delitem(sys.modules, module, raising=False)
-        runpy.run_module(module, run_name="__main__")
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
 
 
 def run_stage(folder: Path, stage: Stage) -> None:

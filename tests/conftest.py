@@ -34,6 +34,7 @@ LONG_FILES = (
     "distributed/test_two_nodes.py",
     "distributed/test_sharding.py",
     "test_resume.py",
+    "test_runs_at_once.py",
     "distributed/test_equivalence.py",
     "distributed/test_slurm.py",
     "test_ablations.py",

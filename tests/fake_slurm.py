@@ -1,9 +1,9 @@
 """As much of SLURM as the files under experiments/slurm/ need, on this machine.
 
 Programs `srun` and `scontrol` for the PATH, and `sbatch` as a method that runs a file by bash with the variables that
-SLURM sets. Tasks are real `visualprm` processes, forked from one that has imported everything.
+SLURM sets. Tasks are real `visualprm` processes, forked from one that tests/fork_server.py starts.
 
-Run as a program it is that process, `srun` or `scontrol`; see the end.
+Run as a program it is `srun` or `scontrol`; see the end.
 """
 
 import array
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
+PATIENCE = 60  # seconds until the server, which has begun before, answers
 DIRECTIVE = re.compile(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", re.MULTILINE)
 
 
@@ -33,6 +34,9 @@ class FakeSlurm:
     """
 
     def __init__(self, folder, environment):
+        # Here, since `srun` and `scontrol` are this file, too, and start without packages.
+        import fork_server
+
         self.folder = folder
         programs = folder / "bin"
         programs.mkdir()
@@ -43,10 +47,8 @@ class FakeSlurm:
         self.environment = os.environ | environment | {"FAKE_SLURM": str(folder), "GLOO_SOCKET_IFNAME": "lo"}
         self.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
         self.environment["PYTHONPATH"] = f"{REPOSITORY}:{REPOSITORY / 'tests'}"
-        with (folder / "server.log").open("w") as log:
-            self._server = subprocess.Popen(
-                [sys.executable, __file__, "serve"], env=self.environment, cwd=REPOSITORY, stdout=log, stderr=log
-            )
+        self._kill = fork_server.kill
+        self._server = fork_server.start("fake_slurm:serve", [], folder / "server.log", self.environment)
         self._jobs = []
 
     def close(self):
@@ -54,8 +56,7 @@ class FakeSlurm:
             if job.poll() is None:
                 os.killpg(job.pid, signal.SIGKILL)
                 job.wait()
-        self._server.kill()
-        self._server.wait()
+        self._kill(self._server)
 
     def sbatch(self, file, *arguments, nodes=1, tasks_per_node=1, job=None, task=None, tasks=None, restarts=0):
         """Run a file as a job, in the background; ``task`` of ``tasks`` make an array."""
@@ -179,7 +180,10 @@ def srun(arguments):
 
 
 def connect(path):
+    deadline = time.monotonic() + PATIENCE
     while True:
+        if time.monotonic() > deadline:
+            sys.exit(f"srun: nobody answers at {path}: {path.with_name('server.log').read_text()}")
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(path))
@@ -191,7 +195,7 @@ def connect(path):
 
 
 def serve():
-    """Import `visualprm`, then fork a process for each task that `srun` asks for."""
+    """Fork a process for each task that `srun` asks for."""
     from lightning_modules.cli import main
 
     path = Path(os.environ["FAKE_SLURM"]) / "socket"
@@ -265,4 +269,4 @@ def run(command, main):
 
 
 if __name__ == "__main__":
-    {"srun": srun, "scontrol": scontrol, "serve": lambda arguments: serve()}[sys.argv[1]](sys.argv[2:])
+    {"srun": srun, "scontrol": scontrol}[sys.argv[1]](sys.argv[2:])

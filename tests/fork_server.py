@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).parents[1]
 PRELOADED = (
     "fork_server",
     "lightning_modules.cli",
+    "lightning_modules.configuration.command",
     "lightning_modules.process_reward",
     "lightning_modules.policy",
     "lightning_modules.annotation",
@@ -53,6 +54,7 @@ _OF_THE_SERVER = {
     "HF_HUB_OFFLINE": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "TQDM_DISABLE": "1",  # bars hide what a failed process says
     "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "distributed"))),
 }
 

@@ -14,6 +14,8 @@ from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
 
 from lightning_modules import cli
+from lightning_modules.cli import run
+from lightning_modules.configuration.command import VisualPRMCLI
 from lightning_modules.training.non_finite import NonFiniteError
 
 BATCH, ACCUMULATED, STEPS = 2, 2, 3
@@ -146,7 +148,7 @@ def train_and_fail(folder, checkpoint, annotations):
             patch.object(sys, "argv", ["visualprm"]),
             slow_collation(SLOW if rank == 1 else 0.0),
         ):
-            cli.run(arguments(place, checkpoint, annotations, *more))
+            run(arguments(place, checkpoint, annotations, *more))
         if strategy not in POISONED:
             continue
         place = folder / f"{strategy}_poisoned"
@@ -155,7 +157,7 @@ def train_and_fail(folder, checkpoint, annotations):
         say(f"{strategy}_poisoned")
         with more_callbacks(Witness(place), poison) as made, patch.object(sys, "argv", ["visualprm"]):
             try:
-                cli.run(arguments(place, checkpoint, annotations, *more))
+                run(arguments(place, checkpoint, annotations, *more))
             except NonFiniteError as error:
                 (place / f"error{rank}.txt").write_text("\n".join([str(error), *error.__notes__]))
         (module,) = made
@@ -173,13 +175,13 @@ def train_and_fail(folder, checkpoint, annotations):
 @contextmanager
 def more_callbacks(*callbacks):
     """Adds ready-made callbacks, of which a test keeps hold, to the command; gives the list of modules it makes."""
-    modules, create = [], cli.VisualPRMCLI._instantiate_trainer
+    modules, create = [], VisualPRMCLI._instantiate_trainer
 
     def with_callbacks(command, config, given):
         modules.append(command.model)
         return create(command, config, [*given, *callbacks])
 
-    with patch.object(cli.VisualPRMCLI, "_instantiate_trainer", with_callbacks):
+    with patch.object(VisualPRMCLI, "_instantiate_trainer", with_callbacks):
         yield modules
 
 

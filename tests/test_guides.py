@@ -178,9 +178,10 @@ def test_tools_understand_their_arguments(guide, only_parse):
 def parse_visualprm(monkeypatch):
     """Gives a function that parses the arguments of `visualprm`; what the parser does not know ends in SystemExit."""
     from lightning_modules import cli
+    from lightning_modules.configuration.command import VisualPRMCLI
 
-    monkeypatch.setattr(cli.VisualPRMCLI, "instantiate_classes", lambda self: None)
-    monkeypatch.setattr(cli.VisualPRMCLI, "_run_subcommand", lambda self, subcommand: None)
+    monkeypatch.setattr(VisualPRMCLI, "instantiate_classes", lambda self: None)
+    monkeypatch.setattr(VisualPRMCLI, "_run_subcommand", lambda self, subcommand: None)
     monkeypatch.chdir(REPOSITORY)
     return cli.run
 

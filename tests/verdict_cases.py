@@ -12,7 +12,7 @@ Each case is (trap or topic, kind of answer, right answer, response, verdict, re
 
 from datamodules.benchmarks import BENCHMARKS
 from datamodules.benchmarks.base import BenchmarkQuestion, Grade
-from datamodules.policy.prompts import grade_by_answer
+from datamodules.policy.prompt_rows import grade_by_answer
 
 OPTIONS = {"A": "40°", "B": "60 cm", "C": "No correct answer", "D": "vitamin A", "E": "2/3"}
 

@@ -8,8 +8,8 @@ The labels come from the miniature world's truth, not from Monte Carlo. Example:
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from pathlib import Path
 
 from datamodules.benchmarks import BENCHMARKS
@@ -17,6 +17,7 @@ from datamodules.conversation.steps import split_into_steps
 from datamodules.handwritten.question import true_step_labels
 from datamodules.rollouts.records import read_rollouts
 from datamodules.storage.files import atomic_write_text, read_jsonl
+from lightning_modules.configuration.mistakes import ToolParser, tool
 
 DATA_SOURCE = {
     "MMMU": "MMMU",
@@ -66,16 +67,18 @@ def build_process_bench(world: Path, rollouts: Path, output: Path) -> int:
     return len(lines)
 
 
-def main() -> None:
-    """Command line of the tool."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+@tool("build_process_bench")
+def main() -> int:
+    """Command line of the tool; returns the exit status."""
+    parser = ToolParser(prog="build_process_bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--world", type=Path, required=True, help="folder that tools.build_world wrote")
     parser.add_argument("--rollouts", type=Path, required=True, help="rollouts of its benchmarks")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args()
     count = build_process_bench(arguments.world, arguments.rollouts, arguments.output)
     print(f"{arguments.output}: {count} samples")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

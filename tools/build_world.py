@@ -7,18 +7,21 @@ Example::
 
 from __future__ import annotations
 
-import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
 from datamodules.handwritten.world import WorldSize, build_world
+from datamodules.storage.files import require_writable_folder
+from lightning_modules.configuration.mistakes import ToolParser, tool
 
 
-def main() -> None:
-    """Command line of the tool."""
+@tool("build_world")
+def main() -> int:
+    """Command line of the tool; returns the exit status."""
     default = WorldSize()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = ToolParser(prog="build_world", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--statements", type=int, default=default.statements, help="pictures with statements, for the base model"
@@ -43,10 +46,12 @@ def main() -> None:
         validation=arguments.validation,
         benchmark_questions=arguments.benchmark_questions,
     )
+    require_writable_folder(arguments.output)
     start = time.monotonic()
     build_world(arguments.output, size, arguments.seed, arguments.processes)
     print(f"{arguments.output}: {size} in {time.monotonic() - start:.1f} s")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,6 @@ language model) without running any of its code, and writes an ordinary checkpoi
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -20,8 +19,9 @@ import torch
 from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from datamodules.storage.files import atomic_folder
-from lightning_modules.protocol import PROTOCOL_FILE, Protocol, save_protocol
+from datamodules.storage.files import atomic_folder, require_writable_folder
+from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.protocol import PRESETS, PROTOCOL_FILE, Protocol, save_protocol
 from tools.internvl_conversion.configuration import REWARD_MODEL, read_configuration
 from tools.internvl_conversion.conversation_template import ConversationTemplate, read_template
 from tools.internvl_conversion.processor import MAX_TILES, make_processor
@@ -53,7 +53,8 @@ def convert(
         output: Folder to write.
         dtype: Dtype of the weights; by default as in the source.
         max_shard_size: Largest weight file, such as ``5GB``; memory holds about one.
-        system_prompt: System prompt instead of the one of the source's conversation template.
+        system_prompt: System prompt instead of the source's own: ``system_message`` of its ``config.json``, or without
+            it that of its conversation template.
         max_tiles: Most tiles of a picture, the thumbnail not counted.
         overwrite: Whether to replace a converted (or exported) model that is in ``output``.
 
@@ -70,11 +71,14 @@ def convert(
         raise ValueError(f"max_tiles must be at least 1, got {max_tiles}")
     max_size = parse_size(max_shard_size)
     _check_output(source, output, overwrite)
+    require_writable_folder(output)
     configuration = read_configuration(source)
     native = configuration.native
     dtype = dtype or configuration.dtype
     if dtype is None:
         raise ValueError(f"{source / 'config.json'}: no torch_dtype; give the dtype of the weights with --dtype")
+    if system_prompt is None:
+        system_prompt = configuration.system_message
     template = read_template(source, configuration.template, system_prompt)
     tokenizer = convert_tokenizer(
         source, is_internlm2=configuration.is_internlm2, vocabulary_size=native.text_config.vocab_size
@@ -159,43 +163,39 @@ def _generation_config(tokenizer: PreTrainedTokenizerFast, template: Conversatio
 
 
 def _protocol(template: ConversationTemplate, architecture: str) -> Protocol:
-    # Pixels exactly as released: the faster backend is a few of 256 levels off in some.
-    is_released = architecture == REWARD_MODEL
+    if architecture != REWARD_MODEL:
+        return Protocol(system_prompt=template.system_message, image_layout="in_question")
+    settings = PRESETS["visualprm_400k"] | {"system_prompt": template.system_message}
     return Protocol(
-        system_prompt=template.system_message,
-        step_threshold=RELEASED_STEP_THRESHOLD if is_released else None,
-        step_threshold_chosen_on="VisualProcessBench, by the authors of VisualPRM-8B" if is_released else None,
-        image_layout="in_question",
-        image_backend="pil" if is_released else None,
+        **settings,
+        step_threshold=RELEASED_STEP_THRESHOLD,
+        step_threshold_chosen_on="VisualProcessBench, by the authors of VisualPRM-8B",
     )
 
 
+@tool("visualprm-convert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = ToolParser(prog="visualprm-convert", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("source", type=Path, help="released folder: config.json, weights, tokenizer, conversation.py")
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="as in the source by default")
     parser.add_argument("--max-shard-size", default="5GB", help="of a weight file; memory holds about one")
-    parser.add_argument("--system-prompt", help="in place of the one in the source's conversation.py")
+    parser.add_argument("--system-prompt", help="in place of the one in the source's config.json or conversation.py")
     parser.add_argument(
         "--max-tiles", type=int, default=MAX_TILES, help="most tiles of a picture besides its thumbnail"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the converted model in the output folder")
     parsed = parser.parse_args(arguments)
-    try:
-        report = convert(
-            parsed.source,
-            parsed.output,
-            dtype=getattr(torch, parsed.dtype) if parsed.dtype else None,
-            max_shard_size=parsed.max_shard_size,
-            system_prompt=parsed.system_prompt,
-            max_tiles=parsed.max_tiles,
-            overwrite=parsed.overwrite,
-        )
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report = convert(
+        parsed.source,
+        parsed.output,
+        dtype=getattr(torch, parsed.dtype) if parsed.dtype else None,
+        max_shard_size=parsed.max_shard_size,
+        system_prompt=parsed.system_prompt,
+        max_tiles=parsed.max_tiles,
+        overwrite=parsed.overwrite,
+    )
     print(json.dumps(report, ensure_ascii=False))
     return 0
 

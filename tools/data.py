@@ -2,8 +2,9 @@ r"""Check process supervision before a run, and unpack archives safely.
 
 Examples::
 
-visualprm-data check data/VisualPRM400K-v1.1-Raw visualprm-data check data/annotations --image-root data/images.zip
---json report.json visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
+    visualprm-data check data/VisualPRM400K-v1.1-Raw --model checkpoints/InternVL2_5-8B
+    visualprm-data check data/annotations --image-root data/images.zip --json report.json
+    visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
 """
 
 from __future__ import annotations
@@ -17,24 +18,28 @@ from rich.console import Console
 from tqdm.auto import tqdm
 
 from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
-from datamodules.storage.files import atomic_write_text
+from datamodules.storage.files import atomic_write_text, require_writable_file
+from lightning_modules.configuration.mistakes import ToolParser, tool
 from tools.data_check import check_data
 from tools.data_report import as_json, tables
+from tools.reading_facts import reading_facts
 
 _GIBIBYTE = 2**30
 
 
+@tool("visualprm-data")
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the tool.
 
     Returns:
-        0 if all is well, 1 if there are bad rows, 2 if a path cannot be read at all.
+        0 if all is well, 1 if there are bad or odd rows or empty files, 2 if a path cannot be read at all.
     """
-    parser = argparse.ArgumentParser(prog="visualprm-data", description=(__doc__ or "").splitlines()[0])
+    parser = ToolParser(prog="visualprm-data", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="statistics of annotations, and every row that cannot be used")
     check.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="as train_annotations of the data module")
     check.add_argument("--image-root", help="folder or zip archive that image paths are relative to")
+    check.add_argument("--model", help="also find what this model cannot read: a checkpoint as model_name_or_path")
     check.add_argument("--no-images", action="store_true", help="do not open the images")
     check.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that decode images")
     check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
@@ -43,23 +48,31 @@ def main(arguments: list[str] | None = None) -> int:
     extract.add_argument("--output", type=Path, required=True, help="folder to make")
     extract.add_argument("--max-gibibytes", type=float, help="most to unpack; what is free on the disk by default")
     given = parser.parse_args(arguments)
-    try:
-        return _check(given) if given.command == "check" else _extract(given)
-    except (OSError, ValueError) as error:
-        print(f"visualprm-data: {error}", file=sys.stderr)
-        return 2
+    return _check(given) if given.command == "check" else _extract(given)
 
 
 def _check(given: argparse.Namespace) -> int:
-    report = check_data(given.paths, given.image_root, look_at_images=not given.no_images, processes=given.processes)
+    if given.json:
+        require_writable_file(given.json)
+    report = check_data(
+        given.paths,
+        given.image_root,
+        look_at_images=not given.no_images,
+        processes=given.processes,
+        model=reading_facts(given.model) if given.model else None,
+    )
     console = Console()
     for table in tables(report):
         console.print(table)
     for place, reason in report.bad_rows:
         print(f"{place}: {reason}")
+    for place, remark in report.remarks:
+        print(f"{place}: odd, but used: {remark}")
+    for file in report.empty_files:
+        print(f"{file}: holds no rows")
     if given.json:
         atomic_write_text(given.json, as_json(report))
-    return 1 if report.bad_rows else 0
+    return 0 if report.is_fine else 1
 
 
 def _extract(given: argparse.Namespace) -> int:

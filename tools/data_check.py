@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-import multiprocessing
-import os
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from datamodules.storage.archives import parse_reference
-from datamodules.storage.images import ImageError, open_image
-from datamodules.supervision.row_reader import RowReader, row_readers
+from datamodules.batching.lengths import TokenCounter
+from datamodules.interfaces import RewardModelFacts
+from datamodules.supervision.row_reader import row_readers
 from datamodules.supervision.sources import process_sources
+from tools.image_checker import MISSING, UNDECODABLE, ImageChecker
 
 MC_BINS = ("0", "(0, 1/4]", "(1/4, 1/2]", "(1/2, 3/4]", "(3/4, 1)", "1")
 """Ranges in which Monte Carlo scores are counted."""
-MISSING, UNDECODABLE = "missing", "undecodable"
-_TASK_IMAGES, _TASK_BYTES = 64, 16 * 2**20
+_ROUNDED = 0.0051  # a score may have been rounded to two decimals
 
 
 @dataclass
@@ -34,7 +31,9 @@ class SourceReport:
         rows: All rows.
         bad_rows: Unusable rows; they are not in the counts below.
         duplicates: Rows with the question, images and steps of an earlier row.
+        remarks: Usable rows in which something is odd.
         steps: Steps of usable rows.
+        blank_steps: Further steps of theirs that have no text, and so join their neighbours.
         words: White-space separated words of these steps.
         labels: Steps by label at the paper's threshold: "+" (score above 0), "-", and "none" for those without a score.
         mc: Steps with a score by range, see :data:`MC_BINS`.
@@ -46,7 +45,9 @@ class SourceReport:
     rows: int = 0
     bad_rows: int = 0
     duplicates: int = 0
+    remarks: int = 0
     steps: int = 0
+    blank_steps: int = 0
     words: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     mc: Counter[str] = field(default_factory=Counter)
@@ -69,12 +70,22 @@ class DataReport:
         bad_rows: Place ``file:row`` and reason, in the order of the files.
         duplicates: Places of a row and of the earlier row that it repeats.
         images_opened: Whether images were opened.
+        remarks: Place of a row that is used, and what is odd about it: a score that contradicts its counts, or a key
+            that is there twice.
+        empty_files: Files without a row.
     """
 
     sources: dict[str, SourceReport]
     bad_rows: list[tuple[str, str]]
     duplicates: list[tuple[str, str]]
     images_opened: bool
+    remarks: list[tuple[str, str]] = field(default_factory=list)
+    empty_files: list[str] = field(default_factory=list)
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether there is nothing that needs a look; rows that repeat others may be meant."""
+        return not (self.bad_rows or self.remarks or self.empty_files)
 
     @property
     def total(self) -> SourceReport:
@@ -93,6 +104,7 @@ class _Row:
     counts: SourceReport
     source: str
     images: tuple[str, ...]
+    problem: str = ""  # that a model has with it
 
 
 def check_data(
@@ -102,6 +114,7 @@ def check_data(
     look_at_images: bool = True,
     processes: int = 1,
     show_progress: bool = True,
+    model: RewardModelFacts | None = None,
 ) -> DataReport:
     """Read all rows as the data module does, and decode every image that they name.
 
@@ -111,57 +124,106 @@ def check_data(
         look_at_images: Decode the images, each distinct one once.
         processes: Number of processes that decode images.
         show_progress: Show a progress bar.
+        model: Also find what this model cannot read, as `fit` would: special tokens in texts, pictures that its
+            processor refuses, and conversations of more tokens than it has positions.
 
     Raises:
         FileNotFoundError: If a path does not exist.
         ValueError: If a file as a whole, or an archive, cannot be read.
     """
-    readers = [reader for reader, _ in row_readers(process_sources(paths, None, image_root), image_root)]
-    checker = _ImageChecker(processes)
+    readers = row_readers(process_sources(paths, None, image_root), image_root)
+    checker = ImageChecker(processes)
+    look = _Look(model, checker if look_at_images else None)
     rows: list[_Row | tuple[str, str, str]] = []
-    duplicates: list[tuple[str, str]] = []
-    first: dict[bytes, str] = {}
+    empty_files = []
     with checker, tqdm(unit=" rows", disable=not show_progress) as bar:
-        for reader in readers:
+        for reader, source in readers:
             reader.find.look = look_at_images
+            reader.on_repeated_key = look.repeated_key
             bar.set_description(reader.file.source, refresh=False)
+            before = len(rows)
             for row in reader:
                 bar.update()
-                rows.append(_kept(row, reader, checker if look_at_images else None, first, duplicates))
+                rows.append(look({**row, "max_tiles": source.max_tiles}))
+            if len(rows) == before:
+                empty_files.append(str(reader.file))
         problems = checker.problems()
-    return _report(rows, duplicates, problems, look_at_images)
+    return _report(rows, look, problems, empty_files)
 
 
-def _kept(
-    row: dict[str, Any],
-    reader: RowReader,
-    checker: _ImageChecker | None,
-    first: dict[bytes, str],
-    duplicates: list[tuple[str, str]],
-) -> _Row | tuple[str, str, str]:
-    place = row["sample_id"]
-    if row["problem"]:
-        return place, row["source"], row["problem"].removeprefix(f"{place}: ")
-    key = hashlib.blake2b(
-        "\0".join([row["question_key"], *row["steps"]]).encode("utf-8", "surrogatepass"), digest_size=16
-    )
-    earlier = first.setdefault(key.digest(), place)
-    counts = SourceReport(rows=1, duplicates=int(earlier != place), steps=len(row["steps"]))
-    if earlier != place:
-        duplicates.append((place, earlier))
-    counts.words = sum(len(step.split()) for step in row["steps"])
-    for score in row["mc"]:
-        if math.isnan(score):
-            counts.labels["none"] += 1
-        else:
-            counts.labels["+" if score > 0 else "-"] += 1
-            counts.mc[mc_bin(score)] += 1
-    embedded = row["image_bytes"] or [None] * len(row["images"])
-    names = tuple(_image_key(name, data) for name, data in zip(row["images"], embedded, strict=True))
-    if checker is not None:
-        for name, path, data in zip(names, row["images"], embedded, strict=True):
-            checker.submit(name, data if data is not None else path)
-    return _Row(place, counts, row["source"], names)
+class _Look:
+    """Looks at one row after the other, and remembers what it has seen.
+
+    Args:
+        model: That is to read the rows, if any.
+        checker: Of their pictures, if these are to be opened.
+    """
+
+    def __init__(self, model: RewardModelFacts | None, checker: ImageChecker | None) -> None:
+        self.checker = checker
+        self.duplicates: list[tuple[str, str]] = []
+        self.remarks: list[tuple[str, str]] = []
+        self._first: dict[bytes, str] = {}
+        self._repeated: dict[str, list[str]] = {}
+        self._counter: TokenCounter | None = None
+        self._most: int | None = None
+        if model is not None:
+            steps = 1 if model.response_as_one_step else model.max_steps
+            self._counter = TokenCounter(model.encoder, steps, look_at_images=checker is not None)
+            self._most = model.max_tokens
+
+    def repeated_key(self, place: str, key: str) -> None:
+        """Hear of a key that the row at a place has twice."""
+        self._repeated.setdefault(place, []).append(key)
+
+    def __call__(self, row: Mapping[str, Any]) -> _Row | tuple[str, str, str]:
+        """The facts of a row, or place, source and problem of one that cannot be used."""
+        place = row["sample_id"]
+        if row["problem"]:
+            return place, row["source"], row["problem"].removeprefix(f"{place}: ")
+        remarks = [
+            f"the key {key!r} is there more than once; the last one counts" for key in self._repeated.pop(place, [])
+        ]
+        remarks += _contradictions(row)
+        self.remarks += [(place, remark) for remark in remarks]
+        return self._facts(row, place, bool(remarks))
+
+    def _facts(self, row: Mapping[str, Any], place: str, is_odd: bool) -> _Row:
+        key = hashlib.blake2b(
+            "\0".join([row["question_key"], *row["steps"]]).encode("utf-8", "surrogatepass"), digest_size=16
+        )
+        earlier = self._first.setdefault(key.digest(), place)
+        counts = SourceReport(rows=1, duplicates=int(earlier != place), remarks=int(is_odd), steps=len(row["steps"]))
+        counts.blank_steps = row["blank_steps"]
+        if earlier != place:
+            self.duplicates.append((place, earlier))
+        counts.words = sum(len(step.split()) for step in row["steps"])
+        for score in row["mc"]:
+            if math.isnan(score):
+                counts.labels["none"] += 1
+            else:
+                counts.labels["+" if score > 0 else "-"] += 1
+                counts.mc[mc_bin(score)] += 1
+        embedded = row["image_bytes"] or [None] * len(row["images"])
+        names = tuple(_image_key(name, data) for name, data in zip(row["images"], embedded, strict=True))
+        if self.checker is not None:
+            for name, path, data in zip(names, row["images"], embedded, strict=True):
+                self.checker.submit(name, data if data is not None else path)
+        return _Row(place, counts, row["source"], names, self._problem_of_model(row).removeprefix(f"{place}: "))
+
+    def _problem_of_model(self, row: Mapping[str, Any]) -> str:
+        if self._counter is None:
+            return ""
+        (tokens,), (problem,) = self._counter([row])
+        if not problem and self._most is not None and tokens > self._most:
+            problem = f"the conversation has {tokens} tokens, the model {self._most} positions"
+        return problem
+
+
+def _contradictions(row: Mapping[str, Any]) -> Iterator[str]:
+    for score, correct, total in zip(row["mc"], row["num_mc_correct"], row["num_mc_total"], strict=True):
+        if total > 0 and abs(score - correct / total) > _ROUNDED:
+            yield f"field 'steps_with_score': a score is {score:g}, but {correct} of {total} continuations are right"
 
 
 def _image_key(name: str, data: bytes | None) -> str:
@@ -175,70 +237,11 @@ def mc_bin(score: float) -> str:
     return MC_BINS[min(math.ceil(score * 4), 4)]
 
 
-class _ImageChecker:
-    """Decodes each distinct image once, in worker processes if there are several."""
-
-    def __init__(self, processes: int) -> None:
-        self.processes = processes
-        self._pool: ProcessPoolExecutor | None = None
-        self._seen: set[str] = set()
-        self._task: list[tuple[str, str | bytes]] = []
-        self._running: deque[Future[dict[str, tuple[str, str]]]] = deque()
-        self._problems: dict[str, tuple[str, str]] = {}
-
-    def __enter__(self) -> _ImageChecker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def submit(self, key: str, image: str | bytes) -> None:
-        """Decode an image, now or later, unless one with this key was submitted before."""
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self._task.append((key, image))
-        size = sum(len(each) for _, each in self._task if isinstance(each, bytes))
-        if len(self._task) >= _TASK_IMAGES or size >= _TASK_BYTES:
-            self._start_task()
-
-    def _start_task(self) -> None:
-        task, self._task = self._task, []
-        if self.processes <= 1:
-            self._problems |= _decode(task)
-            return
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"))
-        self._running.append(self._pool.submit(_decode, task))
-        while len(self._running) > 4 * self.processes:
-            self._problems |= self._running.popleft().result()
-
-    def problems(self) -> dict[str, tuple[str, str]]:
-        """Kind and reason of unusable images, by key; waits for all submitted images."""
-        if self._task:
-            self._start_task()
-        while self._running:
-            self._problems |= self._running.popleft().result()
-        return self._problems
-
-
-def _decode(task: Sequence[tuple[str, str | bytes]]) -> dict[str, tuple[str, str]]:
-    problems: dict[str, tuple[str, str]] = {}
-    for key, image in task:
-        there = isinstance(image, bytes) or parse_reference(image) is not None or os.path.isfile(image)
-        try:
-            open_image(image, "field 'image'")
-        except ImageError as error:
-            problems[key] = UNDECODABLE if there else MISSING, str(error)
-    return problems
-
-
 def _report(
     rows: Sequence[_Row | tuple[str, str, str]],
-    duplicates: list[tuple[str, str]],
+    look: _Look,
     problems: dict[str, tuple[str, str]],
-    images_opened: bool,
+    empty_files: list[str],
 ) -> DataReport:
     sources: dict[str, SourceReport] = {}
     images: dict[str, set[str]] = {}
@@ -251,8 +254,8 @@ def _report(
             continue
         report = sources.setdefault(row.source, SourceReport())
         images.setdefault(row.source, set()).update(row.images)
-        broken = next(_broken(row, problems), None)
-        if broken is not None:
+        broken = next(_broken(row, problems), row.problem)
+        if broken:
             report.add(SourceReport(rows=1, bad_rows=1))
             bad.append((row.place, broken))
         else:
@@ -261,7 +264,10 @@ def _report(
         kinds = Counter(problems[name][0] for name in names if name in problems)
         sources[source].images = len(names)
         sources[source].missing, sources[source].undecodable = kinds[MISSING], kinds[UNDECODABLE]
-    return DataReport(dict(sorted(sources.items())), bad, duplicates, images_opened)
+    left_out = {place for place, _ in bad}
+    remarks = [(place, remark) for place, remark in look.remarks if place not in left_out]
+    by_source = dict(sorted(sources.items()))
+    return DataReport(by_source, bad, look.duplicates, look.checker is not None, remarks, empty_files)
 
 
 def _broken(row: _Row, problems: dict[str, tuple[str, str]]) -> Iterator[str]:

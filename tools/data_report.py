@@ -27,8 +27,10 @@ def _scored(report: SourceReport) -> int:
 _ROWS: dict[str, Callable[[SourceReport], str]] = {
     "rows": lambda r: str(r.rows),
     "bad": lambda r: str(r.bad_rows),
+    "odd": lambda r: str(r.remarks),
     "duplicates": lambda r: str(r.duplicates),
     "steps": lambda r: str(r.steps),
+    "blank": lambda r: str(r.blank_steps),
     "steps/row": lambda r: _mean(r.steps, r.rows - r.bad_rows),
     "words/step": lambda r: _mean(r.words, r.steps),
 }
@@ -77,13 +79,15 @@ def as_json(report: DataReport) -> str:
     """The report as JSON.
 
     ``total`` and ``sources`` hold the counts of :class:`tools.data_check.SourceReport` with shares and means;
-    ``bad_rows`` and ``duplicates`` follow.
+    ``bad_rows``, ``remarks``, ``empty_files`` and ``duplicates`` follow.
     """
     content = {
         "total": _counts(report.total),
         "sources": {source: _counts(counts) for source, counts in report.sources.items()},
         "images_opened": report.images_opened,
         "bad_rows": [{"place": place, "reason": reason} for place, reason in report.bad_rows],
+        "remarks": [{"place": place, "remark": remark} for place, remark in report.remarks],
+        "empty_files": report.empty_files,
         "duplicates": [{"place": place, "repeats": earlier} for place, earlier in report.duplicates],
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

@@ -7,11 +7,11 @@ Takes a `.ckpt` file or the folder of a sharded (FSDP2) run, which is consolidat
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from datamodules.storage.files import atomic_folder
+from datamodules.storage.files import atomic_folder, require_writable_folder
+from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.export.trained_module import load_module
 
@@ -43,14 +43,16 @@ def export(
             raise FileExistsError(f"{output} is there already; give another folder or --overwrite")
         if not (output / "config.json").is_file():
             raise FileExistsError(f"{output} holds no exported model and is not replaced; give another folder")
+    require_writable_folder(output)
     module = load_module(checkpoint, config, model_name_or_path)
     with atomic_folder(output) as folder:
         module.save_pretrained(folder, max_shard_size)  # type: ignore[operator]
 
 
-def main() -> None:
-    """Console entry point."""
-    parser = argparse.ArgumentParser(prog="visualprm-export", description=__doc__.splitlines()[0] if __doc__ else None)
+@tool("visualprm-export", status=1)
+def main() -> int:
+    """Console entry point; returns the exit status."""
+    parser = ToolParser(prog="visualprm-export", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or the folder of a sharded run")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--config", type=Path, help="config.yaml of the run; by default what the checkpoint says")
@@ -60,13 +62,10 @@ def main() -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an exported folder")
     arguments = parser.parse_args()
-    try:
-        export(**vars(arguments))
-    except (OSError, ValueError) as error:
-        print(f"visualprm-export: {error}", file=sys.stderr)
-        sys.exit(1)
+    export(**vars(arguments))
     print(arguments.output)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,8 +9,8 @@ trained on the given texts), an image processor, and a chat template. Example::
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from transformers import (
 
 from datamodules.conversation.messages import QUESTION_HEADER, SOLUTION_HEADER
 from datamodules.storage.files import atomic_folder, read_jsonl
+from lightning_modules.configuration.mistakes import ToolParser, tool
 
 SPECIAL_TOKENS = {
     "pad_token": "<|pad|>",
@@ -180,9 +181,10 @@ def make_tiny_model(
     print(json.dumps({"output": str(output), "parameters": parameters, "vocabulary": len(tokenizer)}))
 
 
-def main() -> None:
-    """Command line of the tool."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+@tool("make_tiny_model")
+def main() -> int:
+    """Command line of the tool; returns the exit status."""
+    parser = ToolParser(prog="make_tiny_model", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="JSONL files or folders of them")
     parser.add_argument("--vision-hidden-size", type=int, default=64)
@@ -200,7 +202,8 @@ def main() -> None:
         text_layers=arguments.text_layers,
         seed=arguments.seed,
     )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

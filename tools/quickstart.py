@@ -8,12 +8,12 @@ Example::
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.metrics.table import print_tables
 from tools.seed_report import seed_table
 
@@ -39,9 +39,10 @@ def run_recipe(run: Path, seed: int, threads: int) -> None:
     subprocess.run(command, check=True, env=environment)  # noqa: S603 - our own command
 
 
-def main() -> None:
-    """Command line of the tool."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+@tool("quickstart")
+def main() -> int:
+    """Command line of the tool; returns the exit status."""
+    parser = ToolParser(prog="quickstart", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one run each, in seedN of the output")
     parser.add_argument("--output", type=Path, default=Path("runs", "quickstart"), help="folder of the runs")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to use")
@@ -51,7 +52,8 @@ def main() -> None:
         run_recipe(run, seed, arguments.threads)
     if len(runs) > 1:
         print_tables([seed_table(runs)])
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

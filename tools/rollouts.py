@@ -22,28 +22,44 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from datamodules.benchmarks import BENCHMARKS, Benchmark, BenchmarkOptions, Rules, make_benchmark
+from datamodules.benchmarks import (
+    BENCHMARKS,
+    Benchmark,
+    BenchmarkOptions,
+    BenchmarkQuestion,
+    Rules,
+    make_benchmark,
+)
+from datamodules.best_of_n import check_readable
+from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.rollouts.check import RolloutCheck, check_rollouts
-from datamodules.rollouts.from_other_tools import Origin, import_responses, read_responses
+from datamodules.rollouts.from_other_tools import Origin, import_responses
 from datamodules.rollouts.prediction_tables import write_predictions
 from datamodules.rollouts.records import Rollout, read_rollouts, write_rollouts
+from datamodules.rollouts.responses import read_responses
 from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
+from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.fields import first_of
+from datamodules.storage.files import require_writable_file
 from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest
+from lightning_modules.configuration.mistakes import ToolParser, tool
+from tools.reading_facts import reading_facts
 
 
 def import_rollouts(arguments: argparse.Namespace) -> int:
     """The command ``import``; 0 if it went well."""
     benchmark = _benchmark(arguments.benchmark, arguments)
     questions = benchmark.read(arguments.benchmarks, images="optional")
-    responses = read_responses(arguments.files, benchmark, arguments.benchmarks, arguments.first_sample_index)
+    responses = read_responses(
+        arguments.files, benchmark, arguments.benchmarks, arguments.first_sample_index, arguments.on_bad_row
+    )
     names = ("policy", "temperature", "top_p", "max_new_tokens", "seed")
     origin = Origin(**{name: getattr(arguments, name) for name in names})
-    found = import_responses(responses, benchmark, questions, arguments.benchmarks, origin)
+    found = import_responses(responses, benchmark, questions, arguments.benchmarks, origin, arguments.on_bad_row)
     check = check_rollouts(benchmark, questions, found.rollouts)
     if check.repeated:
         raise ValueError("; ".join(check.broken))
@@ -56,23 +72,28 @@ def import_rollouts(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """The command ``check``; 1 if there is a problem."""
-    rollouts = read_rollouts(arguments.rollouts)
+    bad = BadRows(arguments.on_bad_row)
+    rollouts = read_rollouts(arguments.rollouts, bad)
     present = dict.fromkeys(rollout.benchmark for rollout in rollouts)
     unknown = [name for name in present if name not in BENCHMARKS]
     if unknown:
         raise ValueError(f"{arguments.rollouts}: unknown benchmarks {unknown}; known are {', '.join(BENCHMARKS)}")
     wanted = arguments.names or present
     present_rows: list[Rollout] = []
-    has_problems = False
+    encoder = reading_facts(arguments.model).encoder if arguments.model else None
+    has_problems = bool(bad.problems)
     for name in (name for name in BENCHMARKS if name in wanted):
         benchmark = _benchmark(name, arguments)
         questions = benchmark.read(arguments.benchmarks, images="optional")
         found = check_rollouts(benchmark, questions, rollouts, arguments.candidates, arguments.rules)
         present_rows += [rollout for group in found.graded.values() for rollout in group]
         print(f"{name}: {_summary(found)}")
-        for line in found.problems:
+        problems = found.problems
+        if encoder is not None:
+            problems += _unreadable(questions, found, encoder)
+        for line in problems:
             print(f"  {line}")
-        has_problems = has_problems or bool(found.problems)
+        has_problems = has_problems or bool(problems)
     if arguments.write:
         left_out = len(rollouts) - len(present_rows)
         write_rollouts(arguments.write, present_rows)
@@ -84,10 +105,11 @@ def export(arguments: argparse.Namespace) -> int:
     """The command ``export``; 0 if it went well."""
     benchmark = _benchmark(arguments.benchmark, arguments)
     questions = benchmark.read(arguments.benchmarks, images="optional")
-    found = check_rollouts(benchmark, questions, read_rollouts(arguments.rollouts), arguments.candidates)
+    rollouts = read_rollouts(arguments.rollouts, BadRows(arguments.on_bad_row))
+    found = check_rollouts(benchmark, questions, rollouts, arguments.candidates)
     if not found.groups:
         raise ValueError(f"{arguments.rollouts}: holds no rollouts of {benchmark.name}")
-    if found.unknown or found.repeated or found.reordered:
+    if found.in_doubt or (found.unknown and arguments.on_bad_row == "error"):
         raise ValueError("; ".join(found.broken))
     if arguments.candidate_scores is None:
         chosen = sample_of_each(found.groups, arguments.sample_index)
@@ -98,13 +120,28 @@ def export(arguments: argparse.Namespace) -> int:
     rows = prediction_rows(benchmark, arguments.benchmarks, chosen)
     write_predictions(arguments.output, rows)
     print(f"{arguments.output}: {len(rows)} predictions on {benchmark.name}")
-    if found.absent:
-        print(f"  {found.absent}")
+    for line in (found.foreign, found.absent):
+        if line:
+            print(f"  {line}")
     return 0
 
 
+def _unreadable(questions: Sequence[BenchmarkQuestion], found: RolloutCheck, encoder: ConversationEncoder) -> list[str]:
+    """A line about the questions that a test of a model would leave out for their texts, if there are any."""
+    unreadable = BadRows()
+    for question in questions:
+        try:
+            check_readable(question, found.groups.get(question.question_id, []), encoder)
+        except ValueError as error:
+            unreadable.add(error)
+    lines = unreadable.problems
+    return [f"{len(lines)} questions cannot be read by this model: {first_of(lines, '; ')}"] if lines else []
+
+
 def _benchmark(name: str, arguments: argparse.Namespace) -> Benchmark:
-    options = BenchmarkOptions(split=arguments.split, allow_incomplete=arguments.allow_incomplete)
+    options = BenchmarkOptions(
+        split=arguments.split, allow_incomplete=arguments.allow_incomplete, on_bad_row=arguments.on_bad_row
+    )
     return make_benchmark(name, arguments.rules or "ours", {name: options})
 
 
@@ -130,10 +167,11 @@ def _summary(found: RolloutCheck) -> str:
     )
 
 
+@tool("visualprm-rollouts")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="rollouts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ToolParser(
+        prog="visualprm-rollouts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
 
@@ -155,6 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checker.add_argument("rollouts", type=Path, help="rollout file, or folder of them")
     checker.add_argument("--names", choices=BENCHMARKS, nargs="+", help="of benchmarks; those in the file by default")
     checker.add_argument("--candidates", type=int, help="N that every question must have; the most found by default")
+    checker.add_argument("--model", help="also find what the tokenizer of this reward model cannot read")
     checker.add_argument("--write", type=Path, help="rollout file to write, with the verdicts of the present rules")
     checker.set_defaults(run=check)
 
@@ -170,6 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for command in (adder, checker, exporter):
         command.add_argument(
+            "--on-bad-row",
+            choices=get_args(OnBadRow),
+            default="skip",
+            help="leave out rows that cannot be used and name them (the default), or stop at the first one",
+        )
+        command.add_argument(
             "--benchmarks", type=Path, required=True, help="folder of the benchmark tables or datasets"
         )
         command.add_argument("--split", help="of the benchmark; the one of the paper by default")
@@ -179,11 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        return int(parsed.run(parsed))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in ("output", "write"):
+        if (file := getattr(parsed, name, None)) is not None:
+            require_writable_file(file)
+    return int(parsed.run(parsed))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ Example::
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.metrics.table import Cell, Table, print_tables
 
 REPORT = Path("process_reward_model_test", "best_of_n_test.json")
@@ -52,14 +53,16 @@ def seed_table(runs: Sequence[Path], column: str = "all_questions") -> Table:
     return Table(f"Best-of-{largest} by seed, {column.replace('_', ' ')} (%)", ["run", *methods, *differences], rows)
 
 
-def main() -> None:
-    """Command line of the tool."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+@tool("seed_report")
+def main() -> int:
+    """Command line of the tool; returns the exit status."""
+    parser = ToolParser(prog="seed_report", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
     parser.add_argument("--column", default="all_questions", help="all_questions, overall, or a benchmark")
     arguments = parser.parse_args()
     print_tables([seed_table(arguments.runs, arguments.column)])
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -182,7 +182,12 @@ class TwoHosts:
         return [
             self.start(
                 index,
-                [*torchrun(index, self._hosts[0].address), *arguments],
+                [
+                    *(sys.executable, "-m", "torch.distributed.run"),
+                    *torchrun_options(index, self._hosts[0].address),
+                    *("--module", "lightning_modules.cli"),
+                    *arguments,
+                ],
                 # Gloo would take the address that the host name has elsewhere.
                 {**environment, "GLOO_SOCKET_IFNAME": INTERFACE, "PYTHONUNBUFFERED": "1"},
                 log,
@@ -190,22 +195,24 @@ class TwoHosts:
             for index, log in enumerate(logs)
         ]
 
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """Both hosts; the ranks of a run meet on the first one."""
+        return tuple(self._hosts)
+
     def cut(self) -> None:
         """Take the link down: packets are lost silently, as when a switch fails."""
         self._ip(self._hosts[1], "link", "set", INTERFACE, "down")
 
 
-def torchrun(index: int, first_address: str) -> list[str]:
-    """The torchrun command of a host, up to the arguments of `visualprm`.
+def torchrun_options(index: int, first_address: str) -> list[str]:
+    """The options of torchrun on a host, up to what it runs.
 
     Args:
         index: Index of the host.
         first_address: Address of host 0, the rendezvous.
     """
     return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
         "--nnodes=2",
         "--nproc-per-node=1",
         # A static rendezvous: the agent of a dynamic one (--rdzv-backend=c10d) asks its store all the time, and where
@@ -214,8 +221,6 @@ def torchrun(index: int, first_address: str) -> list[str]:
         f"--master-addr={first_address}",
         f"--master-port={PORT}",
         "--max-restarts=0",
-        "--module",
-        "lightning_modules.cli",
     ]
 
 

@@ -10,7 +10,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from dataclasses import asdict
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import transformers
@@ -21,10 +22,11 @@ from PIL import Image
 
 from datamodules.batching.collate import rows_of
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
-from datamodules.conversation.steps import merge_steps
+from datamodules.conversation.refused_pictures import PictureRefusedError
+from datamodules.conversation.steps import merge_steps, steps_to_read
 from datamodules.storage.images import ImageError, check_image
 
-_COLUMNS = ["sample_id", "images", "image_bytes", "question", "steps", "max_tiles"]
+_COLUMNS = ["sample_id", "images", "image_bytes", "question", "question_bare", "steps", "max_tiles"]
 _ROWS_AT_ONCE = 64
 _PROBED_SIZES = ((64, 64), (701, 333), (90, 1400))
 Size = tuple[int, int]
@@ -40,11 +42,13 @@ class TokenCounter:
     Args:
         encoder: Renders and tokenizes.
         max_steps: In rows with more steps, consecutive steps are merged.
+        look_at_images: Read the headers of pictures. If False, only texts are counted; for slow file systems.
     """
 
-    def __init__(self, encoder: ConversationEncoder, max_steps: int) -> None:
+    def __init__(self, encoder: ConversationEncoder, max_steps: int, look_at_images: bool = True) -> None:
         self.encoder = encoder
         self.max_steps = max_steps
+        self.look_at_images = look_at_images
         self._added: dict[tuple[tuple[Size, ...], int | None], int] = {}
         self._offset = self._find_offset()
 
@@ -64,8 +68,11 @@ class TokenCounter:
             "class_tokens": self.encoder.class_tokens,
             "image_layout": self.encoder.image_layout,
             "max_steps": self.max_steps,
+            "rules": asdict(self.encoder.rules),
             "transformers": transformers.__version__,
         }
+        if not self.look_at_images:
+            parts["pictures"] = "not counted"
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Counted:
@@ -84,31 +91,44 @@ class TokenCounter:
         """Tokens of one row.
 
         Raises:
-            ImageError: If the header of an image cannot be read.
-            ValueError: If the row cannot be rendered.
+            ImageError: If the header of a picture cannot be read.
+            ValueError: If the row cannot be rendered, or the processor refuses a picture.
         """
-        name = row["sample_id"]
-        sizes = [
-            check_image(data if data is not None else path, f"{name}: field 'image'", upright=True)
-            for path, data in zip(row["images"], row.get("image_bytes") or [None] * len(row["images"]), strict=True)
-        ]
-        steps = merge_steps(row["steps"], self.max_steps)
-        text = self.encoder.render(row["question"], len(sizes), steps, name)
-        return self._tokens(text) + (self.added(sizes, row.get("max_tiles") or None) if sizes else 0)
+        name, paths, rules = row["sample_id"], row["images"], self.encoder.rules
+        embedded = row.get("image_bytes") or [None] * len(paths)
+        kept = steps_to_read(row["steps"], rules.white_space)
+        steps = merge_steps([row["steps"][index] for index in kept], self.max_steps)
+        question = rules.question(row["question"], row.get("question_bare"))
+        tokens = self._tokens(self.encoder.render(question, len(paths), steps, name))
+        if not paths or not self.look_at_images:
+            return tokens
+        place = f"{name}: field 'image'"
+        pairs = [(path if data is None else data, path) for path, data in zip(paths, embedded, strict=True)]
+        sizes = [check_image(source, place, upright=rules.pictures == "ours") for source, _ in pairs]
+        return tokens + self.added(sizes, row.get("max_tiles") or None, [f"{place}: {path!r}" for _, path in pairs])
 
-    def added(self, sizes: Sequence[Size], max_tiles: int | None) -> int:
-        """Tokens that the images of one conversation add to its text.
+    def added(self, sizes: Sequence[Size], max_tiles: int | None, places: Sequence[str] = ()) -> int:
+        """Tokens that pictures of one conversation add to its text.
 
         Args:
             sizes: Width and height of each.
             max_tiles: See :class:`datamodules.conversation.encoder.Conversation`.
+            places: Where each comes from, for the error message.
+
+        Raises:
+            ValueError: If the processor refuses a picture; names its place.
         """
-        if self._offset is None:
-            key = (tuple(sizes), max_tiles)
-            if key not in self._added:
-                self._added[key] = self._added_by_dummy_images(*key)
-            return self._added[key]
-        return sum(self._counted_by_processor(sizes, max_tiles)) + self._offset * len(sizes)
+        try:
+            if self._offset is None:
+                key = (tuple(sizes), max_tiles)
+                if key not in self._added:
+                    self._added[key] = self._added_by_dummy_images(*key)
+                return self._added[key]
+            return sum(self._counted_by_processor(sizes, max_tiles)) + self._offset * len(sizes)
+        except PictureRefusedError as error:
+            if not places:
+                raise
+            raise error.at(places[error.picture]) from error
 
     def _tokens(self, text: str) -> int:
         return len(self.encoder.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -120,13 +140,18 @@ class TokenCounter:
 
     def _counted_by_processor(self, sizes: Sequence[Size], max_tiles: int | None) -> list[int]:
         options, processor = self.encoder.tiling(max_tiles), cast(Any, self.encoder.processor)
-        found = processor._get_num_multimodal_tokens(
-            image_sizes=[(height, width) for width, height in sizes], **options
-        )
+        try:
+            found = processor._get_num_multimodal_tokens(
+                image_sizes=[(height, width) for width, height in sizes], **options
+            )
+        except (ValueError, ArithmeticError):
+            # It has counted what it would refuse: let it say which picture that is.
+            self._added_by_dummy_images(tuple(sizes), max_tiles)
+            raise
         return list(found["num_image_tokens"])
 
     def _find_offset(self) -> int | None:
-        """What to add to the processor's own token count of an image; None if it has no count, or a wrong one."""
+        """What to add to the processor's own count of a picture's tokens; None if it has none that can be trusted."""
         processor = self.encoder.processor
         if getattr(processor, "image_processor", None) is None or not hasattr(processor, "_get_num_multimodal_tokens"):
             return None
@@ -135,7 +160,7 @@ class TokenCounter:
             self.encoder.tiling(3)
             cuts += [1, 3]
         except ValueError:
-            pass  # this processor does not cut images into tiles, so no row has a number of tiles
+            pass  # this processor does not cut pictures, so no row has a number of tiles
         offsets = set()
         for sizes in [*((size,) for size in _PROBED_SIZES), _PROBED_SIZES[:2]]:
             for max_tiles in cuts:
@@ -189,8 +214,25 @@ def _token_column(columns: Mapping[str, Sequence[Any]], counter: TokenCounter) -
     return {"tokens": counter(rows_of(columns))[0]}
 
 
-def lengths_digest(lengths: np.ndarray | None) -> str:
-    """A digest of token counts; empty if there are none."""
-    if lengths is None:
-        return ""
-    return hashlib.blake2b(np.ascontiguousarray(lengths, np.int64).tobytes(), digest_size=8).hexdigest()
+class TokenLimit(NamedTuple):
+    """How long a conversation may be.
+
+    Attributes:
+        tokens: At most so many.
+        name: The setting that says so.
+        remedy: What to do to go beyond it.
+    """
+
+    tokens: int
+    name: str
+    remedy: str
+
+
+def too_long(table: Dataset, lengths: np.ndarray, limit: TokenLimit) -> dict[int, str]:
+    """Rows of more tokens than the limit, and what is wrong with them."""
+    rows = np.flatnonzero(lengths > limit.tokens)
+    names = table.select(rows)["sample_id"][:] if len(rows) else []
+    return {
+        int(row): f"{name}: the conversation has {lengths[row]} tokens, more than {limit.name}={limit.tokens}"
+        for row, name in zip(rows, names, strict=True)
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch.distributed
@@ -37,6 +39,14 @@ def of_all_ranks(value: Value) -> list[Value]:
     values = [value] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def digest_of(texts: Iterable[str]) -> str:
+    """A digest of some texts in their order, for :func:`same_on_all_ranks`."""
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(f"{len(text)} {text}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def same_on_all_ranks(value: str, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from datamodules.batching.collate import StepCollator
-from datamodules.batching.lengths import TokenCounter, lengths_digest, token_lengths
+from datamodules.batching.lengths import TokenCounter, TokenLimit, token_lengths, too_long
 from datamodules.batching.order import LazyLoader, TrainingSampler
 from datamodules.batching.packed_order import PackedSampler
 from datamodules.batching.packing import PackingCollator
 from datamodules.batching.position import TrainingPosition
 from datamodules.batching.ranks import ranks_of, same_on_all_ranks
-from datamodules.supervision.rows import OnBadRow, drop_bad_rows
+from datamodules.storage.bad_rows import OnBadRow
+from datamodules.supervision.rows import drop_bad_rows
 from datamodules.supervision.split import Stratum
 
 logger = logging.getLogger(__name__)
@@ -35,21 +37,22 @@ class BatchLayout:
         batch_size: Conversations of a micro-batch on each rank, if they are padded.
         packed_tokens: Most tokens of a micro-batch, if they are packed; None pads.
         group_by_length: Pad conversations of similar length together.
-        on_long_conversation: What to do about conversations of more than ``packed_tokens`` tokens: raise an error, or
-            skip and count them. They are never cut.
-
-    Raises:
-        ValueError: If ``packed_tokens`` is not positive, or is given together with ``group_by_length``.
+        on_long_conversation: Raise an error about conversations that are longer than :meth:`limit`, or leave them out
+            and say how many. They are never cut.
+        max_tokens: Most tokens of a conversation; as many as the model has positions by default.
     """
 
     batch_size: int
     packed_tokens: int | None = None
     group_by_length: bool = False
     on_long_conversation: OnBadRow = "error"
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.packed_tokens is not None and self.packed_tokens < 1:
-            raise ValueError(f"packed_tokens must be at least 1, got {self.packed_tokens}")
+        for name in ("packed_tokens", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if self.packed_tokens is not None and self.group_by_length:
             raise ValueError("packed_tokens and group_by_length exclude each other: packed batches have no padding")
 
@@ -66,48 +69,80 @@ class BatchLayout:
         )
         return "grouped"
 
+    def limit(self, chosen: Layout, positions: int | None) -> TokenLimit | None:
+        """How long a conversation may be: the least of what is set, or of the model; None if nothing bounds it.
+
+        Args:
+            chosen: See :meth:`chosen`.
+            positions: That the model was made for; None if it has no such bound.
+        """
+        limits = []
+        if chosen == "packed" and self.packed_tokens is not None:
+            limits.append(TokenLimit(self.packed_tokens, "packed_tokens", "raise packed_tokens"))
+        if self.max_tokens is not None:
+            limits.append(TokenLimit(self.max_tokens, "max_tokens", "raise max_tokens"))
+        elif positions is not None:
+            limits.append(TokenLimit(positions, "the model's max_position_embeddings", "set max_tokens above it"))
+        return min(limits, default=None)
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """Rows that can be used, with their lengths.
+
+    Attributes:
+        table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
+        lengths: (n,) tokens of each row.
+    """
+
+    table: Dataset
+    lengths: np.ndarray
+
+    @property
+    def digest(self) -> str:
+        """Of the lengths."""
+        return hashlib.blake2b(np.ascontiguousarray(self.lengths, np.int64).tobytes(), digest_size=8).hexdigest()
+
 
 def measured_rows(
-    table: Dataset, collator: StepCollator, layout: BatchLayout, packed: bool, on_bad_row: OnBadRow, num_workers: int
-) -> tuple[Dataset, np.ndarray]:
-    """Count the tokens of all rows; rows that cannot be counted or are too long are skipped, or are an error.
+    table: Dataset,
+    counter: TokenCounter,
+    limit: TokenLimit | None,
+    on_long_conversation: OnBadRow,
+    on_bad_row: OnBadRow,
+    num_workers: int,
+    split: str,
+) -> MeasuredRows:
+    """Count the tokens of all rows, and leave out those that cannot be counted or are too long, or raise an error.
 
     Args:
-        table: Rows from :func:`datamodules.supervision.rows.read_rows`.
-        collator: Collator of the batches.
-        layout: Holds the longest allowed length.
-        packed: Whether that length applies.
+        table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
+        counter: Counts.
+        limit: How long a conversation may be; None for any length.
+        on_long_conversation: What to do about longer ones.
         on_bad_row: What to do about rows that cannot be counted.
-        num_workers: DataLoader workers that count.
-
-    Returns:
-        The remaining rows, and (n,) tokens of each.
+        num_workers: Processes that count.
+        split: Names the rows in messages.
 
     Raises:
-        ValueError: If there are such rows and they are not to be skipped, or if no row remains.
-        RuntimeError: If the counts differ between ranks.
+        ValueError: If there are such rows and they are not to be skipped, or no others; or ranks count differently.
     """
-    counter = TokenCounter(collator.encoder, collator.max_steps)
     lengths, problems = token_lengths(table, counter, num_workers)
-    kept = drop_bad_rows(table, problems, on_bad_row, "train rows")
+    kept = drop_bad_rows(table, problems, on_bad_row, f"{split} rows")
     lengths = np.delete(lengths, list(problems))
-    if packed and layout.packed_tokens is not None:
-        most, names = layout.packed_tokens, kept["sample_id"]
-        long = {
-            row: f"{names[row]}: the conversation has {lengths[row]} tokens, more than packed_tokens={most}"
-            for row in np.flatnonzero(lengths > most).tolist()
-        }
-        if long and layout.on_long_conversation == "error":
-            raise ValueError(
-                f"{next(iter(long.values()))} (and {len(long) - 1} more of {len(kept)} rows; the longest has "
-                f"{lengths.max()}); raise packed_tokens, or set on_long_conversation to 'skip' to leave them out"
-            )
-        kept = drop_bad_rows(kept, long, "skip", "train rows")
-        lengths = np.delete(lengths, list(long))
+    long = too_long(kept, lengths, limit) if limit else {}
+    if limit and long and on_long_conversation == "error":
+        raise ValueError(
+            f"{next(iter(long.values()))} (and {len(long) - 1} more of {len(kept)} rows; the longest has "
+            f"{lengths.max()}); {limit.remedy}, or set on_long_conversation to 'skip' to leave them out"
+        )
+    kept = drop_bad_rows(kept, long, "skip", f"{split} rows")
+    lengths = np.delete(lengths, list(long))
     if not len(kept):
-        raise ValueError("no training rows are left: all are too long or cannot be read")
-    same_on_all_ranks(lengths_digest(lengths), "token lengths of training rows")
-    return kept, lengths
+        raise ValueError(f"no {split} rows are left: all are too long or cannot be read")
+    measured = MeasuredRows(kept, lengths)
+    same_on_all_ranks(measured.digest, f"token lengths of {split} rows")
+    return measured
 
 
 def training_loader(

@@ -11,6 +11,8 @@ import numpy as np
 from datamodules.benchmarks.grading import as_scores
 from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, Grade, Rules
 from datamodules.benchmarks.reading import BenchmarkOptions, BenchmarkReader
+from datamodules.conversation.instructions import POLICY_INSTRUCTION
+from datamodules.storage.bad_rows import OnBadRow
 
 __all__ = [
     "IMAGE_PLACEHOLDER",
@@ -23,11 +25,6 @@ __all__ = [
     "Rules",
     "with_instruction",
 ]
-
-POLICY_INSTRUCTION = (
-    "Reason step by step, one thought a paragraph, with blank lines between paragraphs. "
-    "End with your final answer inside \\boxed{}; for a multiple-choice question, put only the option letter there."
-)
 
 
 class Benchmark(BenchmarkReader):
@@ -66,7 +63,7 @@ class Benchmark(BenchmarkReader):
         split: str | None = None,
         rules: Rules = "ours",
         allow_incomplete: bool = False,
-        on_bad_row: Literal["error", "skip"] = "skip",
+        on_bad_row: OnBadRow = "skip",
         on_mismatch: Literal["warn", "error"] = "warn",
     ) -> None:
         super().__init__(table, split, allow_incomplete, on_bad_row, on_mismatch)

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from datamodules.benchmarks.pictures import PictureFinder
 from datamodules.benchmarks.table import MAX_FIELD_LENGTH, LazyImages
 from datamodules.storage.fields import shown
 from datamodules.storage.files import parse_json_line, read_lines
@@ -71,6 +72,7 @@ class HubRow:
         number: Of the row in its part, from 0.
         file: That it stands in.
         root: Folder of the dataset, which picture paths are relative to.
+        find: Finds pictures by their paths.
         problem: What is wrong with a row that cannot be used; empty for a good one.
     """
 
@@ -79,6 +81,7 @@ class HubRow:
     number: int
     file: Path
     root: Path
+    find: PictureFinder
     problem: str = ""
 
     @property
@@ -99,23 +102,21 @@ class HubRow:
         sources = [self._image_source(value, missing) for value in values]
         places = [self.where if len(sources) == 1 else f"{self.where}, picture {n + 1}" for n in range(len(sources))]
         for source, place in zip(sources, places, strict=True):
-            if isinstance(source, bytes) or source.is_file():
+            if not isinstance(source, Path) or source.is_file():
                 check_image(source, place)
         return LazyImages(sources, places)
 
-    def _image_source(self, value: Any, missing: list[str] | None) -> bytes | Path:
+    def _image_source(self, value: Any, missing: list[str] | None) -> bytes | str | Path:
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
             return value
         if not isinstance(value, str) or not value:
             raise ImageError(f"{self.where}: a picture must be bytes or a path, got {type(value).__name__}")
-        is_inside = not Path(value).is_absolute() and ".." not in Path(value).parts
-        for base in (self.root, self.file.parent):
-            for path in (base / value, base / "images" / value):
-                if is_inside and path.is_file():
-                    return path
-        if is_inside and missing is not None:
+        found = self.find(value) if missing is None else self.find.optional(value)
+        if found is not None:
+            return found
+        if missing is not None and not Path(value).is_absolute() and ".." not in Path(value).parts:
             missing.append(value)
             return self.root / value
         raise ImageError(f"{self.where}: the picture {value!r} is neither in {self.root} nor in {self.file.parent}")
@@ -203,6 +204,7 @@ def read_file(file: Path, root: Path, part: HubPart, columns: Sequence[str], num
     with file.open("rb") as start:
         if start.read(len(_POINTER)) == _POINTER:
             raise ValueError(f"{file}: only the pointer of a large file; fetch it (git lfs pull, or the hub's CLI)")
+    find = PictureFinder([root, file.parent])
     try:
         for place, values in enumerate(_rows_of_file(file)):
             problem = str(values) if isinstance(values, ValueError) else ""
@@ -213,7 +215,7 @@ def read_file(file: Path, root: Path, part: HubPart, columns: Sequence[str], num
                 if not place:
                     raise ValueError(problem)
                 problem = f"{file}: row {number}: columns {missing} are missing; the row has {sorted(values)}"
-            yield HubRow(values, part, number, file, root, problem)
+            yield HubRow(values, part, number, file, root, find, problem)
             number += 1
     except (pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read after row {number} of {part}: {error}") from error
@@ -282,9 +284,9 @@ def _rows_of_file(file: Path) -> Iterator[Mapping[str, Any] | ValueError]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
             for row in reader:
-                if None in row or None in row.values():
-                    raise ValueError(f"{file}:{reader.line_num}: the number of cells is not that of the header")
-                yield row
+                is_whole = None not in row and None not in row.values()
+                problem = f"{file}:{reader.line_num}: the number of cells is not that of the header"
+                yield row if is_whole else ValueError(problem)
 
 
 def _rows_of_json(file: Path) -> Iterator[Mapping[str, Any] | ValueError]:

@@ -18,6 +18,25 @@ ones are those of VLMEvalKit, where they differ from the authors'."""
 
 
 @dataclass(frozen=True)
+class SourceRow:
+    """The cells of a question's row as they are in the file, for prompts that are made of them.
+
+    Attributes:
+        question: Of the column question.
+        hint: Of the column hint; empty where there is none.
+        options: Of the columns A to Z, those that hold something.
+        images: All pictures of the row, RGB, in the file's order; possibly decoded at access.
+        is_table: Whether the file is a table of VLMEvalKit.
+    """
+
+    question: str
+    hint: str
+    options: Mapping[str, str]
+    images: Sequence[Image.Image]
+    is_table: bool
+
+
+@dataclass(frozen=True)
 class BenchmarkQuestion:
     """One question of a benchmark.
 
@@ -34,6 +53,7 @@ class BenchmarkQuestion:
         metadata: Subject, level, group keys and the like, as the table names them.
         option_order: For options that were shuffled here: the place that option A, B, ... has in the source row, the
             right one being 0. Kept with the rollouts.
+        row: Where the question comes from; None for questions that were not read from a file.
     """
 
     benchmark: str
@@ -46,6 +66,7 @@ class BenchmarkQuestion:
     precision: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     option_order: tuple[int, ...] | None = None
+    row: SourceRow | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reading of a benchmark's questions, from a TSV table or a Hugging Face layout, with a check against the release."""
+"""Reading of a benchmark's questions: rows of any layout to questions, with a check against the release."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 
-from datamodules.benchmarks.cloned import ClonedFile, ClonedRepository, ResponseFields, cloned_rows, find_cloned_file
-from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow, find_root, possible_roots, read_rows
-from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded
-from datamodules.benchmarks.released import Release, release_mismatches
+from datamodules.benchmarks.cloned import ClonedFile, ResponseFields, cloned_rows
+from datamodules.benchmarks.finding import BenchmarkFinder
+from datamodules.benchmarks.hub import HubRow, read_rows
+from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, SourceRow
+from datamodules.benchmarks.released import release_mismatches
 from datamodules.benchmarks.table import LazyImages, TableRow, cell_text, read_table
-from datamodules.storage.fields import first_of
+from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.decoding import broken_pictures
+from datamodules.storage.fields import first_of, is_unicode
+from datamodules.storage.images import ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -46,20 +51,15 @@ class BenchmarkOptions:
     split: str | None = None
     table: str | None = None
     allow_incomplete: bool = False
-    on_bad_row: Literal["error", "skip"] = "skip"
+    on_bad_row: OnBadRow = "skip"
     on_mismatch: Literal["warn", "error"] = "warn"
 
 
-class BenchmarkReader(ABC):
-    """Finds and reads the questions of one split of a benchmark.
+class BenchmarkReader(BenchmarkFinder, ABC):
+    """Reads the questions of one split of a benchmark.
 
     Attributes:
-        name: Name in reports.
-        table: Name of the TSV file of the default split; empty where there is no such table.
-        hub: Its layout on Hugging Face.
-        clone: The repository of its authors, where that holds the questions.
         response_fields: Of the response files that its authors publish.
-        releases: Split to what is released of it; the first is the default.
         required_columns: Columns that the TSV table must have.
         is_text_only: Whether its questions have no pictures.
         excluded: After :meth:`read`: why rows were not scored, and how many.
@@ -78,12 +78,7 @@ class BenchmarkReader(ABC):
         ValueError: If the benchmark has no such split.
     """
 
-    name: ClassVar[str]
-    table: ClassVar[str] = ""
-    hub: ClassVar[HubLayout]
-    clone: ClassVar[ClonedRepository | None] = None
     response_fields: ClassVar[ResponseFields] = ResponseFields()
-    releases: ClassVar[Mapping[str, Release]]
     required_columns: ClassVar[tuple[str, ...]] = ("question", "answer")
     is_text_only: ClassVar[bool] = False
 
@@ -92,14 +87,10 @@ class BenchmarkReader(ABC):
         table: str | None = None,
         split: str | None = None,
         allow_incomplete: bool = False,
-        on_bad_row: Literal["error", "skip"] = "skip",
+        on_bad_row: OnBadRow = "skip",
         on_mismatch: Literal["warn", "error"] = "warn",
     ) -> None:
-        by_table = {name: key for key, release in self.releases.items() for name in release.tables}
-        self._names_table = table is not None
-        self._names_split = split is not None or table is not None
-        self._use_split(split or by_table.get(table or "", next(iter(self.releases))))
-        self.tables: tuple[str, ...] = (table,) if table else self.release.tables
+        super().__init__(table, split)
         self.allow_incomplete = allow_incomplete
         self.on_bad_row = on_bad_row
         self.on_mismatch = on_mismatch
@@ -108,14 +99,7 @@ class BenchmarkReader(ABC):
         self.notes: dict[str, list[str]] = {}
         self.unscored_ids: set[str] = set()
         self._missing_images: list[str] | None = None
-        self._unusable: list[str] = []
-
-    def _use_split(self, split: str) -> None:
-        if split not in self.releases:
-            raise ValueError(f"{self.name} has no split {split!r}; known are {', '.join(self.releases)}")
-        self.split = split
-        self.release = self.releases[split]
-        self.tables = self.release.tables
+        self._bad = BadRows(on_bad_row)
 
     def note(self, remark: str, row: TableRow) -> None:
         """Remember something remarkable about a row that is scored all the same; :meth:`read` gives one notice of it.
@@ -126,11 +110,6 @@ class BenchmarkReader(ABC):
         """
         self.notes.setdefault(remark, []).append(row.where)
 
-    @property
-    def file_name(self) -> str:
-        """Usual name of the TSV table; empty where there is none."""
-        return self.tables[0] if self.tables else ""
-
     @abstractmethod
     def parse_row(self, row: TableRow, images: LazyImages) -> BenchmarkQuestion | Excluded:
         """Make a question of a row of the TSV table."""
@@ -139,10 +118,6 @@ class BenchmarkReader(ABC):
     def table_values(self, row: HubRow) -> Mapping[str, Any]:
         """What a row of the Hugging Face layout has in the columns of the TSV table, ``index`` included."""
 
-    def hub_parts(self) -> Sequence[HubPart]:
-        """The parts of the dataset that make the split."""
-        return [HubPart(self.split)]
-
     def hub_images(self, row: HubRow) -> list[Any]:
         """The pictures of a row of the Hugging Face layout: of the first image column that holds something."""
         for column in self.hub.images:
@@ -150,10 +125,6 @@ class BenchmarkReader(ABC):
             if value:
                 return list(value) if isinstance(value, list) else [value]
         return []
-
-    def is_in(self, folder: Path) -> bool:
-        """Whether a folder holds the benchmark in one of its layouts."""
-        return self._find(folder) is not None
 
     def read(self, folder: Path, images: Literal["needed", "optional"] | None = None) -> list[BenchmarkQuestion]:
         """Read the questions of the split: from the TSV table, the authors' repository, or a copy of the dataset.
@@ -187,61 +158,25 @@ class BenchmarkReader(ABC):
         else:
             rows = self._table_rows(found) if table else self._hub_rows(found)
         questions, excluded = self._parse_all(rows)
+        if self._missing_images is None:
+            questions = self._with_sound_pictures(questions, excluded)
+        self._bad.report(self.name)
         questions = self._whole_units(questions, source, excluded)
         if not questions:
             counts = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
-            first = f". The first that cannot be used: {self._unusable[0]}" if self._unusable else ""
             raise ValueError(
-                f"{source}: no row is scored in split {self.split!r} of {self.name}: {counts or 'no rows'}{first}"
+                f"{source}: no row is scored in split {self.split!r} of {self.name}: {counts or 'no rows'}"
+                f"{self._bad.first}"
             )
         self.excluded = dict(excluded)
         self.mismatches = release_mismatches(self.release, questions, table)
         self._report(questions, source)
         return questions
 
-    def _find(self, folder: Path) -> Path | ClonedFile | None:
-        """The TSV table, the authors' file, or the folder of the dataset.
-
-        Where none is there, the authors' file of another split is taken unless a split was asked for.
-        """
-        found = self._table_path(folder) or self._cloned_file(folder, self.split) or self._hub_root(folder)
-        if found is not None or self._names_split:
-            return found
-        for split in self.releases:
-            cloned = self._cloned_file(folder, split)
-            if cloned is not None:
-                logger.warning("%s: %s holds the split %r alone, which is read", self.name, cloned.path, split)
-                self._use_split(split)
-                return cloned
-        return None
-
-    def _cloned_file(self, folder: Path, split: str) -> ClonedFile | None:
-        if self.clone is None or self._names_table:
-            return None
-        return find_cloned_file(folder, self.clone, self.name, split)
-
     def _cloned_rows(self, found: ClonedFile) -> Iterator[Row]:
         assert self.clone is not None
         for row in cloned_rows(found, self.clone, self.split):
             yield row.where, partial(self._parse_hub_row, row)
-
-    def _table_path(self, folder: Path) -> Path | None:
-        return next((folder / name for name in self.tables if (folder / name).is_file()), None)
-
-    def _hub_root(self, folder: Path) -> Path | None:
-        return None if self._names_table else find_root(folder, self.hub, self.name)
-
-    def _not_found(self, folder: Path) -> str:
-        roots = ", ".join(str(root.relative_to(folder)) for root in possible_roots(folder, self.hub, self.name))
-        parts = self.hub_parts()
-        files = f"{parts[0]}{' and so on' if len(parts) > 1 else ''}"
-        tables = f"the table {' or '.join(self.tables)}, and " if self.tables else ""
-        file = self.clone.files.get(self.split) if self.clone else None
-        clone = f"{file} of {self.clone.repository}, " if self.clone and file else ""
-        return (
-            f"{self.name} is not in {folder}; looked for {tables}{clone}a copy of {' or '.join(self.hub.repositories)} "
-            f"({files}) in one of the folders {roots}"
-        )
 
     def _table_rows(self, path: Path) -> Iterator[Row]:
         table = read_table(path, self.required_columns, self.on_bad_row)
@@ -271,39 +206,59 @@ class BenchmarkReader(ABC):
         if not cells["index"].strip():
             raise ValueError(f"{row.where}: the row has no id; the columns are {sorted(row.values)}")
         table_row = TableRow(cells, f"{row.where} (index {cells['index']})")
-        return self._parse_table_row(table_row, lambda: row.images(self.hub_images(row), self._missing_images))
+        load = partial(row.images, self.hub_images(row), self._missing_images)
+        return self._parse_table_row(table_row, load, is_table=False)
 
-    def _parse_table_row(self, row: TableRow, load: Callable[[], LazyImages]) -> BenchmarkQuestion | Excluded:
+    def _parse_table_row(
+        self, row: TableRow, load: Callable[[], LazyImages], is_table: bool = True
+    ) -> BenchmarkQuestion | Excluded:
         self.unscored_ids.add(row.get("index"))
-        question = self.parse_row(row, load())
+        images = load()
+        question = self.parse_row(row, images)
         if isinstance(question, BenchmarkQuestion):
             _check(question, row)
             self.unscored_ids.discard(row.get("index"))
+            options = {letter: row.get(letter) for letter in ascii_uppercase if row.get(letter)}
+            source = SourceRow(row.get("question"), row.get("hint"), options, images, is_table)
+            question = replace(question, row=source)
         return question
 
     def _parse_all(self, rows: Iterator[Row]) -> tuple[list[BenchmarkQuestion], Counter[str]]:
         questions: dict[str, BenchmarkQuestion] = {}
         excluded: Counter[str] = Counter()
-        self._unusable = []
+        self._bad = BadRows(self.on_bad_row)
         for where, parse in rows:
             try:
                 parsed = parse()
                 if isinstance(parsed, BenchmarkQuestion) and parsed.question_id in questions:
                     raise ValueError(f"{where}: another row has the index {parsed.question_id!r} too")
             except ValueError as error:
-                if self.on_bad_row == "error":
-                    raise
-                self._unusable.append(str(error))
+                self._bad.add(error)
                 excluded[UNUSABLE] += 1
                 continue
             if isinstance(parsed, Excluded):
                 excluded[parsed.reason] += 1
             else:
                 questions[parsed.question_id] = parsed
-        if self._unusable:
-            listed = first_of(self._unusable, "; ")
-            logger.warning("%s: %d rows cannot be used and are left out: %s", self.name, len(self._unusable), listed)
         return list(questions.values()), excluded
+
+    def _with_sound_pictures(
+        self, questions: Sequence[BenchmarkQuestion], excluded: Counter[str]
+    ) -> list[BenchmarkQuestion]:
+        """The questions whose pictures can be decoded; headers have been looked at when their rows were parsed."""
+        images = {q.question_id: q.images for q in questions if isinstance(q.images, LazyImages)}
+        broken = broken_pictures(source for each in images.values() for source in each.sources)
+        sound = []
+        for question in questions:
+            pictures = images.get(question.question_id, LazyImages([], []))
+            pairs = zip(pictures.sources, pictures.places, strict=True)
+            if problem := next((f"{place}{broken[source]}" for source, place in pairs if source in broken), ""):
+                self._bad.add(ImageError(problem))
+                self.unscored_ids.add(question.question_id)
+                excluded[UNUSABLE] += 1
+            else:
+                sound.append(question)
+        return sound
 
     def _whole_units(
         self, questions: list[BenchmarkQuestion], source: Path, excluded: Counter[str]
@@ -355,6 +310,8 @@ def _raise(problem: ValueError) -> NoReturn:
 
 
 def _check(question: BenchmarkQuestion, row: TableRow) -> None:
+    if not is_unicode(question.question):
+        raise ValueError(f"{row.where}: the question must be valid Unicode (it holds one half of a surrogate pair)")
     placeholders = question.question.count(IMAGE_PLACEHOLDER)
     if placeholders not in (0, len(question.images)):
         raise ValueError(

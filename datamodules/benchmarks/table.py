@@ -14,11 +14,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
+from typing import overload
 
 from PIL import Image
 
 from datamodules.benchmarks.question import OPTION_LETTERS
+from datamodules.conversation.reading_rules import PictureRules
+from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.files import atomic_write_text
 from datamodules.storage.images import ImageError, check_image, open_image
 
@@ -93,13 +95,17 @@ class LazyImages(Sequence[Image.Image]):
     """Pictures that are kept encoded and decoded anew at every access, so that a table of thousands fits in memory.
 
     Args:
-        sources: Bytes of encoded pictures, or paths of files.
+        sources: Bytes of encoded pictures, paths of files, or references of members of archives.
         places: Where each comes from, for error messages.
+        rules: How they are converted, see :func:`datamodules.storage.images.open_image`.
     """
 
-    def __init__(self, sources: Sequence[bytes | Path], places: Sequence[str]) -> None:
+    def __init__(
+        self, sources: Sequence[bytes | str | Path], places: Sequence[str], rules: PictureRules = "ours"
+    ) -> None:
         self.sources = tuple(sources)
         self.places = tuple(places)
+        self.rules = rules
         assert len(self.sources) == len(self.places)
 
     def __len__(self) -> int:
@@ -113,8 +119,8 @@ class LazyImages(Sequence[Image.Image]):
 
     def __getitem__(self, index: int | slice) -> Image.Image | LazyImages:
         if isinstance(index, slice):
-            return LazyImages(self.sources[index], self.places[index])
-        return open_image(self.sources[index], self.places[index])
+            return LazyImages(self.sources[index], self.places[index], self.rules)
+        return open_image(self.sources[index], self.places[index], self.rules)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LazyImages) and self.sources == other.sources
@@ -127,7 +133,11 @@ class LazyImages(Sequence[Image.Image]):
 
     def select(self, indices: Sequence[int]) -> LazyImages:
         """The pictures at ``indices``, in that order and as often as named."""
-        return LazyImages([self.sources[i] for i in indices], [self.places[i] for i in indices])
+        return LazyImages([self.sources[i] for i in indices], [self.places[i] for i in indices], self.rules)
+
+    def by_rules(self, rules: PictureRules) -> LazyImages:
+        """The same pictures, converted by other rules."""
+        return LazyImages(self.sources, self.places, rules)
 
 
 class Table:
@@ -219,7 +229,7 @@ def options_of_columns(row: TableRow) -> dict[str, str]:
     return {letter: row.get(letter).strip() for letter in OPTION_LETTERS if row.get(letter).strip()}
 
 
-def read_table(path: Path, required: Sequence[str] = (), on_bad_row: Literal["error", "skip"] = "error") -> Table:
+def read_table(path: Path, required: Sequence[str] = (), on_bad_row: OnBadRow = "error") -> Table:
     """Read a table.
 
     Args:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.refused_pictures import naming_pictures
 
 
 @dataclass
@@ -18,7 +19,7 @@ class EncodedCandidates:
 
     Attributes:
         prefix: Processor output of the shared prefix: input_ids of shape (1, P), and the image inputs.
-        suffixes: N tensors of token ids, each (L_n,): the tokens after the prefix, up to the last step position.
+        suffixes: N tensors of token ids, each (L_n,): the tokens after the prefix.
         step_positions: N tensors, each (S_n,): positions in the suffix whose logits predict the class tokens.
     """
 
@@ -42,7 +43,7 @@ def _common_length(rows: Sequence[Sequence[int]], limit: int) -> int:
 def encode_candidates(
     encoder: ConversationEncoder,
     images: Sequence[Image.Image],
-    question: str,
+    question: str | Sequence[str],
     candidates: Sequence[Sequence[str]],
     sample_id: str,
 ) -> EncodedCandidates:
@@ -54,16 +55,20 @@ def encode_candidates(
     Args:
         encoder: Renders and tokenises conversations.
         images: Pictures of the question.
-        question: Text of the question.
+        question: Text of the question, or the text above each candidate.
         candidates: N lists of steps.
         sample_id: Name of the sample, for error messages.
 
     Raises:
-        ValueError: If there is no candidate, a candidate has no steps, or an image token is outside the prefix.
+        ValueError: If the processor refuses a picture, there is no candidate, a candidate has no steps, or an image
+            token is outside the prefix.
     """
     if not candidates or any(not steps for steps in candidates):
         raise ValueError(f"{sample_id}: every question needs a candidate and every candidate a step")
-    texts = [encoder.render(question, len(images), steps, sample_id) for steps in candidates]
+    questions = [question] * len(candidates) if isinstance(question, str) else question
+    texts = [
+        encoder.render(text, len(images), steps, sample_id) for text, steps in zip(questions, candidates, strict=True)
+    ]
     tokenizer = encoder.processor.tokenizer
     rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     positions = [
@@ -71,9 +76,10 @@ def encode_candidates(
         for number, (row, steps) in enumerate(zip(rows, candidates, strict=True))
     ]
     length = _common_length(rows, min(found[0] for found in positions))
-    first = encoder.processor(
-        text=[texts[0]], images=[list(images)] if images else None, add_special_tokens=False, return_tensors="pt"
-    )
+    with naming_pictures(encoder.processor, [(sample_id, images)], {}):
+        first = encoder.processor(
+            text=[texts[0]], images=[list(images)] if images else None, add_special_tokens=False, return_tensors="pt"
+        )
     prefix = dict(first)
     expanded = prefix["input_ids"]
     tail = len(rows[0]) - length
@@ -85,6 +91,6 @@ def encode_candidates(
             prefix[name] = value[:, :prefix_length]
     return EncodedCandidates(
         prefix,
-        [torch.tensor(row[length : found[-1] + 1]) for row, found in zip(rows, positions, strict=True)],
+        [torch.tensor(row[length:]) for row in rows],
         [torch.tensor(found) - length for found in positions],
     )

@@ -60,14 +60,16 @@ class ChatLayout:
 
     # ----------------------------------------------------------------- text
 
-    def render(self, question: str, num_images: int, steps: Sequence[str], answer: str | None = None) -> str:
+    def render(
+        self, question: str, num_images: int, steps: Sequence[str], answer: str | Sequence[str] | None = None
+    ) -> str:
         """Render the conversation, image placeholders not expanded; later turns never change earlier ones.
 
         Args:
             question: See :func:`datamodules.conversation.messages.question_content`.
             num_images: Number of images of the question.
             steps: At least one.
-            answer: Text of every assistant turn; the first class by default.
+            answer: Text of every assistant turn, or one text for each; the first class by default.
 
         Raises:
             ValueError: If there are no steps, images and placeholders do not match, or the template refuses.
@@ -81,7 +83,9 @@ class ChatLayout:
             raise ValueError(f"the chat template must end a conversation with {after!r}, but it wrote {text[-80:]!r}")
         return text[: -len(after)] + closing
 
-    def _messages(self, question: str, num_images: int, steps: Sequence[str], answer: str | None) -> list[dict]:
+    def _messages(
+        self, question: str, num_images: int, steps: Sequence[str], answer: str | Sequence[str] | None
+    ) -> list[dict]:
         system_prompt = "" if self.folds_system_prompt else self.system_prompt
         messages = build_messages(question, num_images, steps, system_prompt, answer or self.class_tokens[0])
         first = messages[1 if system_prompt else 0]

@@ -17,6 +17,8 @@ from transformers import ProcessorMixin
 
 from datamodules.conversation.chat_layout import ChatLayout
 from datamodules.conversation.messages import DEFAULT_SYSTEM_PROMPT, IMAGE_PLACEHOLDER, ImageLayout, place_images
+from datamodules.conversation.reading_rules import ReadingRules
+from datamodules.conversation.tiles import model_inputs, tiling
 
 NO_STEP = -1
 """Step position where a conversation has no such step."""
@@ -31,6 +33,7 @@ class Conversation(NamedTuple):
         steps: At least one.
         sample_id: Named in errors.
         max_tiles: Most tiles that each picture is cut into; the processor's own number by default.
+        verdicts: Class token in the assistant turn of each step; the first one in all of them by default.
     """
 
     images: Sequence[Image.Image]
@@ -38,6 +41,7 @@ class Conversation(NamedTuple):
     steps: Sequence[str]
     sample_id: str
     max_tiles: int | None = None
+    verdicts: Sequence[str] | None = None
 
 
 class ConversationEncoder:
@@ -48,6 +52,7 @@ class ConversationEncoder:
         system_prompt: None for the default prompt, empty for no system turn; see :class:`ChatLayout`.
         class_tokens: Tokens among which a step is classified; the first is the placeholder in assistant turns.
         image_layout: Where the images of a question stand that does not say so itself.
+        rules: How data are read for this model; collators and datasets follow them.
 
     Attributes:
         class_token_ids: Ids of the class tokens, as they are in an assistant's turn of this chat template.
@@ -62,15 +67,26 @@ class ConversationEncoder:
         system_prompt: str | None,
         class_tokens: Sequence[str],
         image_layout: ImageLayout = "first",
+        rules: ReadingRules = ReadingRules(),  # noqa: B008 - frozen
     ) -> None:
         self.processor = processor
         self.system_prompt = DEFAULT_SYSTEM_PROMPT if system_prompt is None else system_prompt
         self.class_tokens = tuple(class_tokens)
         self.image_layout = image_layout
+        self.rules = rules
         self.special_tokens = special_tokens(processor)
         self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
+        self.use_system_prompt(self.system_prompt)
+
+    def use_system_prompt(self, system_prompt: str) -> None:
+        """Render with another system prompt from now on.
+
+        Raises:
+            ValueError: If it holds a special token, or the chat template does not suit step-by-step judgement.
+        """
+        self.system_prompt = system_prompt
         self.check_text(self.system_prompt, "the system prompt")
-        self.layout = ChatLayout(processor, self.system_prompt, class_tokens)
+        self.layout = ChatLayout(self.processor, self.system_prompt, self.class_tokens)
         self.class_token_ids = self.layout.class_token_ids
         probe = self.render("1", 0, ["2", "3"], "a conversation of two steps")
         self.find_step_positions(self.layout.tokenize(probe), 2, "a conversation of two steps")
@@ -89,25 +105,32 @@ class ConversationEncoder:
                 f"...{text[max(0, found.start() - 30) : found.end() + 30]!r}..."
             )
 
-    def check_conversation(self, question: str, steps: Sequence[str], sample_id: str) -> None:
-        """:meth:`check_text` on a question, whose image placeholders are no text, and on its steps."""
-        for piece in question.split(IMAGE_PLACEHOLDER):
+    def check_conversation(self, question: str, steps: Sequence[str], sample_id: str, num_images: int = 1) -> None:
+        """:meth:`check_text` on a question, whose image placeholders are no text if it has images, and its steps."""
+        for piece in question.split(IMAGE_PLACEHOLDER) if num_images else [question]:
             self.check_text(piece, f"{sample_id}: question")
         for number, step in enumerate(steps):
             self.check_text(step, f"{sample_id}: step {number}")
 
-    def render(self, question: str, num_images: int, steps: Sequence[str], sample_id: str = "conversation") -> str:
-        """The conversation as text, image placeholders not yet expanded.
+    def render(
+        self,
+        question: str,
+        num_images: int,
+        steps: Sequence[str],
+        sample_id: str = "conversation",
+        verdicts: Sequence[str] | None = None,
+    ) -> str:
+        """The conversation as text, image placeholders not yet expanded; arguments as of :class:`Conversation`.
 
         Raises:
             ValueError: If the question or a step holds a special token, there are no steps, or the images do not match
                 the placeholders of the question; names ``sample_id``.
         """
-        self.check_conversation(question, steps, sample_id)
+        self.check_conversation(question, steps, sample_id, num_images)
         if self.image_layout == "in_question":
             question = place_images(question, num_images)
         try:
-            return self.layout.render(question, num_images, steps)
+            return self.layout.render(question, num_images, steps, verdicts)
         except ValueError as error:
             raise ValueError(f"{sample_id}: {error}") from error
 
@@ -120,18 +143,19 @@ class ConversationEncoder:
             sample_id: Named in errors.
 
         Returns:
-            For each step the index of the token before the assistant's placeholder: its logits predict the judgement.
+            For each step the index of the token before the assistant's class token: its logits predict the judgement.
 
         Raises:
             ValueError: If there is not one assistant turn a step.
         """
-        pattern = self.layout.pattern
-        found, length, start = [], len(pattern), 0
-        first = pattern[0]
+        header = self.layout.pattern[:-1]
+        found, start = [], 0
+        first = header[0]
         for _ in range(ids.count(first)):
             start = ids.index(first, start)
-            if ids[start : start + length] == pattern:
-                found.append(start + length - 2)
+            answer = start + len(header)
+            if ids[start:answer] == header and answer < len(ids) and ids[answer] in self.class_token_ids:
+                found.append(answer - 1)
             start += 1
         if len(found) != num_steps:
             raise ValueError(
@@ -161,7 +185,7 @@ class ConversationEncoder:
         return (index >= (ends - lengths)[..., None]) & (index < ends[..., None]) & (step_positions >= 0)[..., None]
 
     def encode(self, conversations: Sequence[Conversation | tuple]) -> tuple[dict[str, Tensor], Tensor]:
-        """Tokenise a batch and preprocess its images with one call of the processor.
+        """Tokenise a batch and preprocess its images.
 
         Args:
             conversations: B conversations, or tuples of their fields.
@@ -171,15 +195,18 @@ class ConversationEncoder:
             step positions (B, S) long, :data:`NO_STEP` at padding.
 
         Raises:
+            PictureRefusedError: If the processor refuses a picture; ``conversation`` is its place in the batch.
             ValueError: See :meth:`render` and :meth:`find_step_positions`.
         """
         batch = [Conversation(*conversation) for conversation in conversations]
-        # Pictures cut in different ways need calls of their own; text-only conversations go with any of them.
-        cuts = {c.max_tiles for c in batch if c.images}
-        if len(cuts) <= 1:
-            inputs = self._process(batch, next(iter(cuts), None))
-        else:
-            inputs = self._joined([self._process([c], c.max_tiles if c.images else None) for c in batch])
+        inputs = model_inputs(
+            self.processor,
+            [self.render(c.question, len(c.images), c.steps, c.sample_id, c.verdicts) for c in batch],
+            [c.images for c in batch],
+            [c.max_tiles for c in batch],
+            padding_side="right",
+            names=[c.sample_id for c in batch],
+        )
         rows = inputs["input_ids"].tolist()
         positions = [
             torch.tensor(self.find_step_positions(row, len(c.steps), c.sample_id))
@@ -187,54 +214,9 @@ class ConversationEncoder:
         ]
         return inputs, pad_sequence(positions, batch_first=True, padding_value=NO_STEP)
 
-    def _process(self, batch: Sequence[Conversation], max_tiles: int | None) -> dict[str, Tensor]:
-        texts = [self.render(c.question, len(c.images), c.steps, c.sample_id) for c in batch]
-        images = [list(c.images) for c in batch]
-        return dict(
-            self.processor(
-                text=texts,
-                images=images if any(images) else None,
-                padding=True,
-                padding_side="right",
-                add_special_tokens=False,
-                return_tensors="pt",
-                **(self.tiling(max_tiles) if any(images) else {}),
-            )
-        )
-
-    def _joined(self, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Outputs of the processor for one conversation each, as one batch."""
-        joined: dict[str, Tensor] = {}
-        for name in dict.fromkeys(name for part in parts for name in part):
-            if all(part[name].shape == part["input_ids"].shape for part in parts if name in part):
-                padding = self.processor.tokenizer.pad_token_id if name == "input_ids" else 0
-                # A text-only conversation has no mm_token_type_ids, which are 0 for text.
-                rows = [part.get(name, torch.zeros_like(part["input_ids"]))[0] for part in parts]
-                joined[name] = pad_sequence(rows, batch_first=True, padding_value=padding)
-            else:
-                joined[name] = torch.cat([part[name] for part in parts if name in part])
-        return joined
-
     def tiling(self, max_tiles: int | None) -> dict[str, int | bool]:
-        """Arguments for the processor that bound the number of tiles of a picture, the thumbnail not counted.
-
-        Raises:
-            ValueError: If the processor does not cut pictures into tiles.
-        """
-        if max_tiles is None:
-            return {}
-        images = self.processor.image_processor
-        options = getattr(getattr(images, "valid_kwargs", None), "__annotations__", {})
-        if not {"crop_to_patches", "min_patches", "max_patches"} <= set(options):
-            raise ValueError(
-                f"max_tiles={max_tiles}: the image processor {type(images).__name__} does not cut pictures into tiles; "
-                f"leave max_tiles out"
-            )
-        return {
-            "crop_to_patches": max_tiles > 1,
-            "min_patches": min(images.min_patches, max_tiles),
-            "max_patches": max_tiles,
-        }
+        """Arguments for the processor, see :func:`datamodules.conversation.tiles.tiling`."""
+        return tiling(self.processor, max_tiles)
 
 
 def special_tokens(processor: ProcessorMixin) -> list[str]:

@@ -1,8 +1,8 @@
 """The conversation in which a reward model judges steps, and the only place of its texts.
 
 User turn 1 holds the image(s), the question and step 0. Each later user turn holds one step. Every assistant turn holds
-the placeholder, which is the first class token, in training and in scoring. The logits that predict it are the
-judgement.
+the placeholder, which is the first class token; in training it can hold the label instead. The logits that predict it
+are the judgement.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def question_content(text: str, num_images: int, before: str = "", after: str = 
 
     Args:
         text: May hold one ``<image>`` per image, at the image's place; without placeholders the images come first.
+            Where there are no images, ``<image>`` is ordinary text.
         num_images: Number of images.
         before: Text before ``text``; a ``<image>`` in it is ordinary text.
         after: Text after ``text``; a ``<image>`` in it is ordinary text.
@@ -38,7 +39,7 @@ def question_content(text: str, num_images: int, before: str = "", after: str = 
     Raises:
         ValueError: If there are placeholders, but not one per image.
     """
-    pieces = text.split(IMAGE_PLACEHOLDER)
+    pieces = text.split(IMAGE_PLACEHOLDER) if num_images else [text]
     image = {"type": "image"}
     if len(pieces) == 1:
         return [image.copy() for _ in range(num_images)] + [{"type": "text", "text": before + text + after}]
@@ -70,7 +71,11 @@ def place_images(question: str, num_images: int) -> str:
 
 
 def build_messages(
-    question: str, num_images: int, steps: Sequence[str], system_prompt: str, placeholder: str = PLACEHOLDER
+    question: str,
+    num_images: int,
+    steps: Sequence[str],
+    system_prompt: str,
+    verdicts: str | Sequence[str] = PLACEHOLDER,
 ) -> list[dict[str, Any]]:
     """Messages of the conversation about a solution, for a chat template.
 
@@ -79,7 +84,7 @@ def build_messages(
         num_images: Number of images of the question.
         steps: At least one.
         system_prompt: Empty for no system turn.
-        placeholder: Text of every assistant turn.
+        verdicts: Text of every assistant turn, or one text for each of them.
 
     Raises:
         ValueError: If there are no steps, or placeholders and images do not match.
@@ -89,9 +94,9 @@ def build_messages(
     first = question_content(question, num_images, QUESTION_HEADER, SOLUTION_HEADER + steps[0])
     turns = [first, *([_text(step)] for step in steps[1:])]
     messages = [{"role": "system", "content": [_text(system_prompt)]}] if system_prompt else []
-    for content in turns:
+    for content, verdict in zip(turns, [verdicts] * len(turns) if isinstance(verdicts, str) else verdicts, strict=True):
         messages.append({"role": "user", "content": content})
-        messages.append({"role": "assistant", "content": [_text(placeholder)]})
+        messages.append({"role": "assistant", "content": [_text(verdict)]})
     return messages
 
 
@@ -105,7 +110,7 @@ class ConversationRow:
 
     Attributes:
         question: Question without header and leading image placeholders.
-        steps: At least one step.
+        steps: At least one step; the released annotator makes blank ones, too.
         labels: The assistant's class token for each step.
         system_prompt: System prompt of the row; None if it has no system turn.
     """
@@ -141,9 +146,6 @@ def parse_conversation_row(row: Mapping[str, Any], where: str = "row") -> Conver
                 f"{where}: field 'conversations': the gpt turn of step {number} must be + or -, got {label!r}"
             )
     question, steps[0] = _first_turn(steps[0], where)
-    for number, step in enumerate(steps):
-        if not step.strip():
-            raise ValueError(f"{where}: field 'conversations': step {number} is blank")
     return ConversationRow(question, steps, labels, system_prompt)
 
 

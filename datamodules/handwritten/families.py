@@ -16,6 +16,8 @@ from datamodules.handwritten.question import OPTION_LETTERS, WorldQuestion
 
 CODE_LETTERS = "ABCDEFGHI"
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")
+DYNAMATH_VARIANTS = 10
+"""Variants of a question of DynaMath, as in the release."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _position_sum(
 
 
 def position_sum_variants(
-    seed_id: int, pool: DigitPool, generator: np.random.Generator, variants: int = 10
+    seed_id: int, pool: DigitPool, generator: np.random.Generator, variants: int = DYNAMATH_VARIANTS
 ) -> list[WorldQuestion]:
     """One question asked of ``variants`` pictures, as DynaMath does; metadata holds ``seed`` and ``variant``."""
     first, second = sorted(int(index) for index in generator.permutation(4)[:2])

@@ -48,11 +48,15 @@ class WorldSize:
         demonstrations: Questions with a gold solution for the policy.
         prompts: Questions to annotate for the process reward model.
         validation: Questions to annotate for its validation.
-        benchmark_questions: Questions per benchmark, rounded down to whole groups for DynaMath and We-Math.
+        benchmark_questions: Questions per benchmark, rounded down to whole groups for DynaMath (of ten) and We-Math (of
+            three), but at least one group.
         misreadings: Probability that a demonstration reads a digit as its look-alike
             (:data:`datamodules.handwritten.digits.LOOK_ALIKES`); its response and answer follow from that. So the
             policy's errors are systematic, as those of large models often are.
         digit_shares: Share of the 1,797 digit images per split; they must not sum to more than 1.
+
+    Raises:
+        ValueError: If a number is not at least 1.
     """
 
     statements: int = 20000
@@ -70,6 +74,11 @@ class WorldSize:
         }
     )
 
+    def __post_init__(self) -> None:
+        for name in ("statements", "demonstrations", "prompts", "validation", "benchmark_questions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
 
 def sample_questions(count: int, pool: DigitPool, generator: np.random.Generator, prefix: str) -> list[WorldQuestion]:
     """Questions of all families in turn."""
@@ -81,9 +90,9 @@ def benchmark_questions(benchmark: str, count: int, pool: DigitPool, seed: int) 
     """The test questions of one benchmark; DynaMath in groups of ten variants, We-Math in groups of three."""
     generator = np.random.default_rng([seed, *benchmark.encode()])
     if benchmark == "DynaMath":
-        return [q for i in range(1, count // 10 + 1) for q in position_sum_variants(i, pool, generator)]
+        return [q for i in range(1, max(1, count // 10) + 1) for q in position_sum_variants(i, pool, generator)]
     if benchmark == "WeMath":
-        return [q for i in range(1, count // 3 + 1) for q in two_hop_group(i, pool, generator)]
+        return [q for i in range(1, max(1, count // 3) + 1) for q in two_hop_group(i, pool, generator)]
     family = FAMILIES[FAMILY_OF_BENCHMARK[benchmark]]
     return [family(str(i), pool, generator) for i in range(1, count + 1)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from torch import Tensor
 from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.batching.packing import packed_inputs
 from datamodules.conversation.labels import IGNORE_INDEX
-from datamodules.policy.prompts import ChatRenderer, Prompt
+from datamodules.conversation.tiles import model_inputs
+from datamodules.policy.prompts import ChatRenderer, Prompt, usable_images
+from datamodules.storage.bad_rows import OnBadRow
 
 
 @dataclass
@@ -20,10 +22,13 @@ class SupervisedBatch(ConversationBatch):
     Attributes:
         labels: (B, L) or (1, T) token ids of the responses, IGNORE_INDEX elsewhere; not shifted.
         sample_ids: B prompt ids.
+        left_out: Prompt id to what is wrong with its pictures, for demonstrations that have blank pictures and no
+            target, so that the batch keeps its size and all ranks stay in step.
     """
 
     labels: Tensor
     sample_ids: list[str]
+    left_out: dict[str, str] = field(default_factory=dict, kw_only=True)
 
     def samples_of(self, is_target: Tensor) -> Tensor:
         """Which conversation, of B, each of the tokens marked in (B, L) or (1, T) belongs to."""
@@ -40,15 +45,19 @@ class SupervisedCollator:
     Attributes:
         renderer: Renders the conversations.
         padding_free: Pack the conversations of a batch into one row.
+        on_bad_row: What to do about a demonstration whose picture cannot be used: see
+            :attr:`SupervisedBatch.left_out`, or raise an error.
     """
 
     renderer: ChatRenderer
     padding_free: bool = False
+    on_bad_row: OnBadRow = "error"
 
     def __call__(self, prompts: list[Prompt]) -> SupervisedBatch:
-        """Build a batch; raises ValueError for a prompt without a response."""
+        """Build a batch; raises ValueError for a prompt without a response, ImageError for a picture."""
         processor = self.renderer.processor
-        images = [prompt.load_images() for prompt in prompts]
+        left_out: dict[str, str] = {}
+        images = [usable_images(prompt, processor, self.on_bad_row, left_out) for prompt in prompts]
         full, targets = [], []
         for prompt, opened in zip(prompts, images, strict=True):
             if not prompt.response:
@@ -59,22 +68,17 @@ class SupervisedCollator:
                 raise ValueError("the chat template renders an answered chat differently from its prompt")
             full.append(conversation)
             targets.append(conversation[len(begin) :])
-        inputs = processor(
-            text=full,
-            images=images if any(images) else None,
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
-            return_tensors="pt",
-        )
+        most = [prompt.max_tiles for prompt in prompts]
+        inputs = model_inputs(processor, full, images, most, padding_side="right")
         lengths = [len(ids) for ids in processor.tokenizer(targets, add_special_tokens=False)["input_ids"]]
         ends = inputs["attention_mask"].sum(-1).tolist()
         labels = torch.full_like(inputs["input_ids"], IGNORE_INDEX)
-        for row, (length, end) in enumerate(zip(lengths, ends, strict=True)):
-            labels[row, end - length : end] = inputs["input_ids"][row, end - length : end]
         names = [prompt.prompt_id for prompt in prompts]
+        for row, (name, length, end) in enumerate(zip(names, lengths, ends, strict=True)):
+            if name not in left_out:
+                labels[row, end - length : end] = inputs["input_ids"][row, end - length : end]
         if not self.padding_free:
-            return SupervisedBatch(dict(inputs), labels, names)
+            return SupervisedBatch(dict(inputs), labels, names, left_out=left_out)
         in_row = labels[inputs["attention_mask"].bool()][None]
         packed, boundaries = packed_inputs(inputs)
-        return SupervisedBatch(packed, in_row, names, boundaries=boundaries)
+        return SupervisedBatch(packed, in_row, names, boundaries=boundaries, left_out=left_out)

@@ -1,40 +1,45 @@
 """Prompts of a policy: demonstrations to fit on, and questions to answer.
 
-Reads MMPR prompt rows (``{id, image, question, answer}``; with a ``response`` they are demonstrations) and the
-questions of the benchmarks, and turns both into batches for :class:`lightning_modules.policy.Policy` and
-:class:`lightning_modules.annotation.MonteCarloAnnotator`.
+MMPR prompt rows (``{id, image, question, answer}``; with a ``response`` they are demonstrations; read in
+:mod:`datamodules.policy.prompt_rows`) and the questions of the benchmarks become batches for
+:class:`lightning_modules.policy.Policy` and :class:`lightning_modules.annotation.MonteCarloAnnotator`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin
 
-from datamodules.answers.compare import answers_equal
-from datamodules.answers.extract import clean, extract_final_answer
-from datamodules.answers.letters import OPTION_LETTERS, extract_option
-from datamodules.benchmarks import BenchmarkOptions, Grade, Rules, benchmarks_in, make_benchmark
-from datamodules.benchmarks.base import POLICY_INSTRUCTION, with_instruction
+from datamodules.batching.collate import SMALL_PICTURE
+from datamodules.benchmarks import (
+    BenchmarkOptions,
+    Grade,
+    Rules,
+    benchmarks_in,
+    make_benchmark,
+    vlmevalkit_prompts,
+)
+from datamodules.benchmarks.table import LazyImages
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, question_content
-from datamodules.policy import visualprm_v1_1
+from datamodules.conversation.reading_rules import PictureRules
 from datamodules.rollouts.grading import question_digest, verdict_digest
-from datamodules.storage import fields
-from datamodules.storage.files import read_jsonl
-from datamodules.storage.images import open_image
+from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.images import ImageError
 
 logger = logging.getLogger(__name__)
 
-PromptGrading = Literal["ours", "visualprm_v1_1"]
+PromptsAs = Literal["ours", "vlmevalkit"]
+
+_UNUSUAL_RATIO, _UNUSUAL_SIDE = 50, 28  # no processor refuses a picture of less extreme proportions and more pixels
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ class Prompt:
             options.
         verdict_digest: Computes the digest of a verdict on a response to a benchmark question, see
             :mod:`datamodules.rollouts.grading`.
+        where: ``file:line``, or the id of a benchmark question; begins messages.
+        numbered_id: Id that earlier versions gave to a row without one: name of the file and line. Positions inside of
+            an epoch in their checkpoints hold it.
+        max_tiles: Most tiles that the policy's pictures are cut into; the processor's own number by default.
     """
 
     prompt_id: str
@@ -68,6 +77,14 @@ class Prompt:
     text: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     verdict_digest: Callable[[str], str] | None = None
+    where: str = ""
+    numbered_id: str | None = None
+    max_tiles: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of all that answers and their grades depend on; pictures count by their names."""
+        return digest_of_texts(self.question, self.policy_text, self.answer, self.source, *self.image_names)
 
     @property
     def policy_text(self) -> str:
@@ -83,11 +100,14 @@ class PromptBatch:
         prompts: B prompts.
         images: Images of each prompt.
         messages: B chats up to the response, in the format of chat templates.
+        left_out: Prompt id to what is wrong with its pictures, for prompts whose answers do not count. They have blank
+            pictures, so that the batch keeps its size and all ranks stay in step.
     """
 
     prompts: list[Prompt]
     images: list[list[Image.Image]]
     messages: list[list[dict[str, Any]]]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def sample_ids(self) -> list[str]:
@@ -146,109 +166,80 @@ class PromptDataset(Dataset[Prompt]):
         """A digest of the prompts with their solutions, in order."""
         digest = hashlib.blake2b(digest_size=8)
         for prompt in self.prompts:
-            for text in (prompt.prompt_id, prompt.policy_text, prompt.response or ""):
+            for text in (prompt.numbered_id or prompt.prompt_id, prompt.policy_text, prompt.response or ""):
                 digest.update(f"{len(text)}:{text}".encode())
         return digest.hexdigest()
 
 
 @dataclass
 class PromptCollator:
-    """Opens images and writes chats as messages."""
+    """Opens images and writes chats as messages.
+
+    Attributes:
+        renderer: Writes the chats.
+        on_bad_row: What to do about a prompt whose picture cannot be used: see :attr:`PromptBatch.left_out`, or raise
+            an error.
+    """
 
     renderer: ChatRenderer
+    on_bad_row: OnBadRow = "error"
 
     def __call__(self, prompts: list[Prompt]) -> PromptBatch:
-        """Build a batch to generate from."""
-        images = [prompt.load_images() for prompt in prompts]
+        """Build a batch to generate from.
+
+        Raises:
+            ImageError: If a picture cannot be used and its prompt is not to be left out; names file and line.
+        """
+        left_out: dict[str, str] = {}
+        images = [usable_images(prompt, self.renderer.processor, self.on_bad_row, left_out) for prompt in prompts]
         messages = [self.renderer.messages(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
-        return PromptBatch(prompts, images, messages)
+        return PromptBatch(prompts, images, messages, left_out)
 
 
-def grade_by_answer(gold: str) -> Callable[[str], Grade]:
-    """Grade a response by comparing its final answer with ``gold``; "B. 40 cm" states the option B."""
-    is_option = clean(gold).strip("()") in tuple(OPTION_LETTERS)
-
-    def grade(response: str) -> Grade:
-        extracted = extract_final_answer(response)
-        option = extract_option(extracted.text, {}, OPTION_LETTERS) if is_option else None
-        text = option or extracted.short_text
-        return Grade(text is not None and answers_equal(text, gold), text, extracted.status)
-
-    return grade
-
-
-def read_prompts(
-    path: Path,
-    image_root: Path | None = None,
-    instruction: str = POLICY_INSTRUCTION,
-    grading: PromptGrading = "ours",
-) -> list[Prompt]:
-    """Read MMPR prompt rows from a JSONL file.
+def usable_images(
+    prompt: Prompt, processor: ProcessorMixin, on_bad_row: OnBadRow, left_out: dict[str, str]
+) -> list[Image.Image]:
+    """The pictures of a prompt, or blank ones in their place.
 
     Args:
-        path: JSONL file; rows hold question, answer, and optionally id, image (a path or a list), source, response.
-        image_root: Folder that image paths are relative to; the file's own folder by default.
-        instruction: Text after each question; may be empty.
-        grading: How responses are compared with the gold answer: by our rules, or as the released annotation of
-            VisualPRM400K-v1.1 did, by source (:mod:`datamodules.policy.visualprm_v1_1`).
+        prompt: Names its pictures.
+        processor: May refuse pictures of an unusual shape; these are tried on their own.
+        on_bad_row: "skip" gives blank pictures where one cannot be used.
+        left_out: Takes the id of such a prompt and what is wrong.
 
     Raises:
-        ValueError: If there is no such grading, a field is missing, blank or of the wrong type, an id is duplicate, or
-            the placeholders of a question do not match its images; names file, line and field.
+        ImageError: If a picture cannot be used and ``on_bad_row`` is "error"; names file and line.
     """
-    if grading not in get_args(PromptGrading):
-        raise ValueError(f"grading must be one of {', '.join(get_args(PromptGrading))}, got {grading!r}")
-    root = image_root or path.parent
-    prompts: list[Prompt] = []
-    seen: set[str] = set()
-    for line, row in read_jsonl(path):
-        where = f"{path}:{line}"
-        question, answer = (fields.text(row, name, where) for name in ("question", "answer"))
-        response = fields.text(row, "response", where) if row.get("response") is not None else None
-        names = fields.image_names(row, where)
-        placeholders = question.count(IMAGE_PLACEHOLDER)
-        if placeholders not in (0, len(names)):
-            raise ValueError(
-                f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(names)} images"
-            )
-        prompt_id = f"{path.stem}-{line}" if row.get("id") is None else str(row["id"])
-        if prompt_id in seen:
-            raise ValueError(
-                f"{where}: field 'id' repeats {prompt_id!r}; ids key the random numbers and must be unique"
-            )
-        seen.add(prompt_id)
-
-        def load(names: list[str] = names, where: str = where) -> list[Image.Image]:
-            return [open_image(root / name, f"{where}: field 'image'") for name in names]
-
-        source = str(row.get("source", path.stem))
-        prompts.append(
-            Prompt(
-                prompt_id,
-                question,
-                tuple(names),
-                answer,
-                source,
-                load,
-                grade_by_answer(answer) if grading == "ours" else visualprm_v1_1.grade_as_released(answer, source),
-                response,
-                with_instruction(question, instruction),
-            )
-        )
-    if grading == "visualprm_v1_1":
-        _warn_of_inverted_checks(prompts, path)
-    return prompts
+    try:
+        images = prompt.load_images()
+        for image in images:
+            _try_unusual_shape(image, processor, prompt.where)
+        return images
+    except ImageError as error:
+        if on_bad_row == "error":
+            raise
+        left_out[prompt.prompt_id] = str(error)
+        count = len(prompt.image_names) or prompt.policy_text.count(IMAGE_PLACEHOLDER)
+        return [Image.new("RGB", SMALL_PICTURE) for _ in range(count)]
 
 
-def _warn_of_inverted_checks(prompts: Sequence[Prompt], path: Path) -> None:
-    counts = Counter(prompt.source for prompt in prompts if visualprm_v1_1.has_inverted_check(prompt.source))
-    if counts:
-        logger.warning(
-            "%s: grading visualprm_v1_1 takes answers of %s for right that are unlike the gold answer, as the released "
-            "annotation did; their scores may be noise, so leave these sources out or grade them by 'ours'",
-            path,
-            ", ".join(f"{source} ({count} prompts)" for source, count in sorted(counts.items())),
-        )
+def _try_unusual_shape(image: Image.Image, processor: ProcessorMixin, where: str) -> None:
+    if max(image.size) < _UNUSUAL_RATIO * min(image.size) and min(image.size) >= _UNUSUAL_SIDE:
+        return
+    try:
+        processor.image_processor(images=[image], return_tensors="pt")
+    except Exception as error:  # processors raise all kinds
+        raise ImageError(
+            f"{where}: a picture of {image.width} x {image.height} pixels cannot be used with this model: {error}"
+        ) from error
+
+
+def digest_of_texts(*texts: str) -> str:
+    """A digest of some texts that is the same on every machine; 16 letters."""
+    digest = hashlib.blake2b(digest_size=8)
+    for text in texts:
+        digest.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def benchmark_prompts(
@@ -257,6 +248,8 @@ def benchmark_prompts(
     instruction: str | None = None,
     rules: Rules = "ours",
     options: Mapping[str, BenchmarkOptions] | None = None,
+    prompts_as: PromptsAs = "ours",
+    pictures: PictureRules = "ours",
 ) -> list[Prompt]:
     """The questions of benchmarks as prompts; ids are ``benchmark/question_id``.
 
@@ -266,12 +259,16 @@ def benchmark_prompts(
         instruction: Text after each question; by default the benchmark's own.
         rules: Rules of grading.
         options: Reading options of benchmarks, by name.
+        prompts_as: Whether the policy is asked as we do, or as VLMEvalKit does
+            (:mod:`datamodules.benchmarks.vlmevalkit_prompts`), without ``instruction``.
+        pictures: How pictures become RGB, see :func:`datamodules.storage.images.open_image`.
 
     Raises:
         FileNotFoundError: If a benchmark is missing, or the folder holds none.
-        ValueError: If a name or split is unknown, or a benchmark cannot be read.
+        ValueError: If a name or split is unknown, or a benchmark cannot be read, or VLMEvalKit does not ask it.
     """
     prompts = []
+    other_layouts = set()
     for name in names or benchmarks_in(folder, options):
         benchmark = make_benchmark(name, rules, options)
         for question in benchmark.read(folder, images="needed"):
@@ -285,14 +282,31 @@ def benchmark_prompts(
                     (),
                     question.gold[0],
                     name,
-                    partial(list, question.images),
+                    partial(_opened, question.images, pictures),
                     partial(benchmark.grade, question),
                     text=benchmark.policy_prompt(question, instruction),
                     details=details,
                     verdict_digest=partial(verdict_digest, question_digest(benchmark, question)),
+                    where=f"{name}/{question.question_id}",
                 )
             )
+            if prompts_as == "vlmevalkit":
+                asked = vlmevalkit_prompts.ask(question)
+                load = partial(vlmevalkit_prompts.load, asked, partial(_opened, rules=pictures))
+                prompts[-1] = replace(prompts[-1], text=asked.text, load_images=load, max_tiles=asked.max_tiles)
+                if question.row is not None and not question.row.is_table:
+                    other_layouts.add(name)
+    if other_layouts:
+        logger.warning(
+            "prompts_as: vlmevalkit: %s come from other files than VLMEvalKit's tables, whose questions may be worded "
+            "otherwise",
+            ", ".join(sorted(other_layouts)),
+        )
     return prompts
+
+
+def _opened(images: Sequence[Image.Image], rules: PictureRules) -> list[Image.Image]:
+    return list(images.by_rules(rules) if isinstance(images, LazyImages) else images)
 
 
 def with_other_images(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -303,9 +317,16 @@ def with_other_images(prompts: Sequence[Prompt]) -> list[Prompt]:
     """
     places: dict[tuple[str, int], list[int]] = {}
     for index, prompt in enumerate(prompts):
-        places.setdefault((prompt.source, len(prompt.load_images())), []).append(index)
+        places.setdefault((prompt.source, _num_images(prompt)), []).append(index)
     changed = list(prompts)
     for group in places.values():
         for index, other in zip(group, group[len(group) // 2 :] + group[: len(group) // 2], strict=True):
             changed[index] = replace(prompts[index], load_images=prompts[other].load_images, image_names=())
     return changed
+
+
+def _num_images(prompt: Prompt) -> int:
+    try:
+        return len(prompt.load_images())
+    except ImageError:  # it is left out, or an error, when its batch is made
+        return len(prompt.image_names)

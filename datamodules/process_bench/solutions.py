@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batching.collate import StepBatch, load_images, pad_rows
+from datamodules.batching.lengths import TokenCounter
+from datamodules.batching.ranks import digest_of, same_on_all_ranks
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER
 from datamodules.process_bench.totals import TotalsCheck, check_totals, count_steps
 from datamodules.storage import fields
-from datamodules.storage.fields import first_of
+from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.decoding import broken_pictures
 from datamodules.storage.files import parse_json_line, read_lines
-from datamodules.storage.images import check_image
+from datamodules.storage.images import ImageError, check_image
 from datamodules.supervision.image_roots import ImageFinder, OpenedRoots
-
-logger = logging.getLogger(__name__)
 
 FILE_NAME = "test.jsonl"
 CORRECT, NEUTRAL, INCORRECT = 1, 0, -1
@@ -72,9 +72,9 @@ class ProcessBenchBatch(StepBatch):
 
 
 def read_visual_process_bench(
-    folder: Path, totals: TotalsCheck = "auto", on_bad_row: Literal["error", "skip"] = "skip"
+    folder: Path, totals: TotalsCheck = "auto", on_bad_row: OnBadRow = "skip"
 ) -> list[JudgedSolution]:
-    """Read ``test.jsonl`` of a folder and look at the headers of its images.
+    """Read ``test.jsonl`` of a folder and decode each of its images once.
 
     Args:
         folder: Image paths are relative to it, to its folder ``images``, or to the root of its ``images.zip``, which is
@@ -91,21 +91,27 @@ def read_visual_process_bench(
     if not path.is_file():
         raise FileNotFoundError(f"VisualProcessBench: {path} does not exist; give the folder that holds {FILE_NAME}")
     find_image = ImageFinder(OpenedRoots().with_archives([folder]))
-    solutions, problems = [], []
+    solutions, bad = [], BadRows(on_bad_row)
     for where, line in read_lines(path):
         try:
             solutions.append(_parse(parse_json_line(line, where), where, find_image))
         except ValueError as error:
-            if on_bad_row == "error":
-                raise
-            problems.append(str(error))
+            bad.add(error)
+    broken = broken_pictures(name for solution in solutions for name in solution.images)
+    for solution in solutions:
+        if problem := next((broken[name] for name in solution.images if name in broken), ""):
+            bad.add(ImageError(f"{solution.sample_id}: field 'image'{problem}"))
+    solutions = [solution for solution in solutions if broken.keys().isdisjoint(solution.images)]
     if not solutions:
-        raise ValueError(f"{path}: holds no rows that can be used{f': {problems[0]}' if problems else ''}")
-    if problems:
-        logger.warning("%d rows cannot be used and are left out: %s", len(problems), first_of(problems, "; "))
-    counts = count_steps((solution.data_source, solution.correctness) for solution in solutions)
-    check_totals(counts, str(path), totals)
+        raise ValueError(f"{path}: holds no rows that can be used{bad.first}")
+    bad.report(str(path))
+    _check_totals(solutions, str(path), totals)
     return solutions
+
+
+def _check_totals(solutions: Sequence[JudgedSolution], place: str, totals: TotalsCheck) -> None:
+    counts = count_steps((solution.data_source, solution.correctness) for solution in solutions)
+    check_totals(counts, place, totals)
 
 
 def _parse(row: dict[str, Any], where: str, find_image: ImageFinder) -> JudgedSolution:
@@ -117,6 +123,8 @@ def _parse(row: dict[str, Any], where: str, find_image: ImageFinder) -> JudgedSo
     for number, step in enumerate(steps):
         if not isinstance(step, str) or not step.strip():
             raise fields.wrong_field(where, f"response.steps[{number}]", "a string that is not blank", step)
+        if not fields.is_unicode(step):
+            raise fields.wrong_field(where, f"response.steps[{number}]", "valid Unicode", step)
     correctness = fields.items(response, "process_correctness", where, "response.")
     if len(correctness) != len(steps):
         raise ValueError(
@@ -127,7 +135,7 @@ def _parse(row: dict[str, Any], where: str, find_image: ImageFinder) -> JudgedSo
             raise fields.wrong_field(where, f"response.process_correctness[{number}]", "1, 0 or -1", value)
     names = fields.image_names(row, where)
     placeholders = question.count(IMAGE_PLACEHOLDER)
-    if placeholders not in (0, len(names)):
+    if names and placeholders not in (0, len(names)):
         raise ValueError(
             f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(names)} images"
         )
@@ -156,9 +164,8 @@ class VisualProcessBenchDataset(Dataset[JudgedSolution]):
         on_bad_row: See :func:`read_visual_process_bench`.
     """
 
-    def __init__(
-        self, folder: Path, totals: TotalsCheck = "auto", on_bad_row: Literal["error", "skip"] = "skip"
-    ) -> None:
+    def __init__(self, folder: Path, totals: TotalsCheck = "auto", on_bad_row: OnBadRow = "skip") -> None:
+        self.path, self.totals, self.on_bad_row = folder / FILE_NAME, totals, on_bad_row
         self.solutions = read_visual_process_bench(folder, totals, on_bad_row)
 
     def __len__(self) -> int:
@@ -167,10 +174,30 @@ class VisualProcessBenchDataset(Dataset[JudgedSolution]):
     def __getitem__(self, index: int) -> JudgedSolution:
         return self.solutions[index]
 
-    def check_texts(self, encoder: ConversationEncoder) -> None:
-        """Refuse texts that hold special tokens of the tokenizer; raises ValueError with the place."""
+    def leave_out_unreadable(self, counter: TokenCounter) -> None:
+        """Leave out the solutions that a model cannot read: with special tokens, or pictures that it refuses.
+
+        Args:
+            counter: Has the encoder of the model.
+
+        Raises:
+            ValueError: If there is such a solution and bad rows are an error, or there is no other one.
+            RuntimeError: If ranks do not have the same solutions.
+        """
+        kept, bad = [], BadRows(self.on_bad_row)
         for solution in self.solutions:
-            encoder.check_conversation(solution.question, solution.steps, solution.sample_id)
+            try:
+                counter.count({**vars(solution), "steps": list(solution.steps)})
+                kept.append(solution)
+            except ValueError as error:
+                bad.add(error)
+        if not kept:
+            raise ValueError(f"{self.path}: no row can be read by this model{bad.first}")
+        if bad.problems:
+            bad.report(str(self.path))
+            self.solutions = kept
+            _check_totals(kept, str(self.path), self.totals)
+        same_on_all_ranks(digest_of(solution.sample_id for solution in kept), "rows of VisualProcessBench")
 
 
 @dataclass
@@ -181,8 +208,17 @@ class ProcessBenchCollator:
 
     def __call__(self, solutions: Sequence[JudgedSolution]) -> ProcessBenchBatch:
         """Build a batch; raises ImageError for a broken picture and ValueError for a text that cannot be encoded."""
+        rules = self.encoder.rules
         inputs, positions = self.encoder.encode(
-            [Conversation(load_images(s.images, s.sample_id), s.question, s.steps, s.sample_id) for s in solutions]
+            [
+                Conversation(
+                    load_images(s.images, s.sample_id, rules=rules.pictures),
+                    rules.question(s.question),
+                    s.steps,
+                    s.sample_id,
+                )
+                for s in solutions
+            ]
         )
         return ProcessBenchBatch(
             inputs,

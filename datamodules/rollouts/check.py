@@ -49,12 +49,22 @@ class RolloutCheck:
     @property
     def broken(self) -> list[str]:
         """A line for each kind of problem that leaves candidates in doubt; empty if there is none."""
+        return [line for line in (self.foreign, *self.in_doubt, self.lacking) if line]
+
+    @property
+    def foreign(self) -> str:
+        """A line about rollouts of unknown questions; empty if there are none."""
+        if not self.unknown:
+            return ""
+        return (
+            f"{len(self.unknown)} rollouts are of questions that {self.benchmark} does not have (were they sampled "
+            f"from another table?): {first_of(self.unknown)}"
+        )
+
+    @property
+    def in_doubt(self) -> list[str]:
+        """A line about rollouts with the index of another one, and one about those on options in another order."""
         found = []
-        if self.unknown:
-            found.append(
-                f"{len(self.unknown)} rollouts are of questions that {self.benchmark} does not have (were they sampled "
-                f"from another table?): {first_of(self.unknown)}"
-            )
         if self.repeated:
             found.append(f"{len(self.repeated)} rollouts have the index of another one: {first_of(self.repeated)}")
         if self.reordered:
@@ -62,13 +72,15 @@ class RolloutCheck:
                 f"{len(self.reordered)} rollouts are on options in another order, so letters mean other options: "
                 f"{first_of(self.reordered, '; ')}"
             )
-        if self.incomplete:
-            lacking = [f"{name!r} lacks {first_of(list(map(str, gaps)))}" for name, gaps in self.incomplete.items()]
-            found.append(
-                f"{len(lacking)} questions do not have the samples 0 to {self.num_candidates - 1}: "
-                f"{first_of(lacking, '; ')}"
-            )
         return found
+
+    @property
+    def lacking(self) -> str:
+        """A line about questions without all of their samples; empty if there are none."""
+        if not self.incomplete:
+            return ""
+        names = [f"{name!r} lacks {first_of(list(map(str, gaps)))}" for name, gaps in self.incomplete.items()]
+        return f"{len(names)} questions do not have the samples 0 to {self.num_candidates - 1}: {first_of(names, '; ')}"
 
     @property
     def absent(self) -> str:

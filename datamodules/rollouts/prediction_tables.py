@@ -20,6 +20,7 @@ from openpyxl.cell import WriteOnlyCell
 from openpyxl.utils.exceptions import InvalidFileException
 
 from datamodules.benchmarks.table import TableRow, check_header, read_table, write_table
+from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.fields import first_of, shown
 from datamodules.storage.files import atomic_write_bytes
 
@@ -38,28 +39,40 @@ _ESCAPED_CONTROL = re.compile(r"_x(00[01][0-9A-Fa-f])_")
 _LARGEST_EXACT = 2**53
 
 
-def read_predictions(path: Path) -> list[TableRow]:
+def read_predictions(path: Path, on_bad_row: OnBadRow = "skip") -> list[TableRow]:
     """Read a prediction file.
 
     Args:
         path: Ends in ``.tsv`` or ``.xlsx``.
+        on_bad_row: Leave out rows that cannot be used and say how many and which, or raise an error at the first one.
 
     Returns:
         Its rows, every cell as text; an empty cell is a missing value.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another kind or broken, lacks a column, or a cell holds what is no text; names
-            file, line or row, and column.
+        ValueError: If the file is of another kind or broken, or lacks a column; if no row can be used, or one cannot
+            (a cell holds what is no text, the index is empty or repeated) and ``on_bad_row`` is "error". Names file,
+            line or row, and column.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such prediction file")
     kind = path.suffix.lower()
+    bad = BadRows(on_bad_row)
     if kind == ".tsv":
-        return list(read_table(path, _REQUIRED))
-    if kind == ".xlsx":
-        return _read_workbook(path)
-    raise ValueError(f"{path}: a prediction file ends in .tsv or .xlsx, not in {path.suffix!r}; convert it first")
+        table = read_table(path, _REQUIRED, on_bad_row)
+        bad.problems += map(str, table.problems)
+        rows = list(table)
+    elif kind == ".xlsx":
+        rows = _read_workbook(path, bad)
+    else:
+        raise _other_kind(path, "; convert it first")
+    bad.report(str(path))
+    return rows
+
+
+def _other_kind(path: Path, advice: str = "") -> ValueError:
+    return ValueError(f"{path}: a prediction file ends in .tsv or .xlsx, not in {path.suffix!r}{advice}")
 
 
 def write_predictions(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
@@ -81,13 +94,13 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     elif kind == ".xlsx":
         atomic_write_bytes(path, _workbook(path, rows))
     else:
-        raise ValueError(f"{path}: a prediction file ends in .tsv or .xlsx, not in {path.suffix!r}")
+        raise _other_kind(path)
 
 
 # ------------------------------------------------------------------------ read
 
 
-def _read_workbook(path: Path) -> list[TableRow]:
+def _read_workbook(path: Path, bad: BadRows) -> list[TableRow]:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
@@ -103,34 +116,47 @@ def _read_workbook(path: Path) -> list[TableRow]:
             raise ValueError(f"{path}: the workbook has no sheet")
         sheet: Any = sheets[0]
         sheet.reset_dimensions()  # what some tools write there is wrong
-        return list(_rows(path, sheet.title, sheet.iter_rows()))
+        return _rows(path, sheet.title, sheet.iter_rows(), bad)
     finally:
         book.close()
 
 
-def _rows(path: Path, sheet: str, cells_of_rows: Iterator[Sequence[Any]]) -> Iterator[TableRow]:
+def _rows(path: Path, sheet: str, cells_of_rows: Iterator[Sequence[Any]], bad: BadRows) -> list[TableRow]:
     header: list[str] = []
     seen: dict[str, int] = {}
+    rows: list[TableRow] = []
     for number, cells in enumerate(cells_of_rows, start=1):
         where = f"{path}: sheet {sheet!r}, row {number}"
-        texts = [_cell_text(cell, f"{where}, cell {column}") for column, cell in enumerate(cells, start=1)]
         if not header:
-            header = _header(texts, where)
+            header = _header(_texts(cells, where), where)
             continue
-        if not any(texts):
-            continue
-        if any(texts[len(header) :]):
-            raise ValueError(f"{where}: {len(texts)} cells, but the header names {len(header)} columns")
-        values = dict(zip(header, texts + [""] * len(header), strict=False))
-        index = values[INDEX]
-        if not index.strip():
-            raise ValueError(f"{where}: column {INDEX!r} is empty")
-        if index in seen:
-            raise ValueError(f"{where}: column {INDEX!r} repeats {index!r} of row {seen[index]}; it must be unique")
-        seen[index] = number
-        yield TableRow(values, f"{where} (index {index})")
-    if not seen:
-        raise ValueError(f"{path}: sheet {sheet!r} has no rows")
+        try:
+            texts = _texts(cells, where)
+            if any(texts):
+                rows.append(_row(texts, header, where, number, seen))
+        except ValueError as error:
+            bad.add(error)
+    if not rows:
+        raise ValueError(f"{path}: sheet {sheet!r} has no rows{' that can be used' if bad.problems else ''}{bad.first}")
+    return rows
+
+
+def _texts(cells: Sequence[Any], where: str) -> list[str]:
+    return [_cell_text(cell, f"{where}, cell {column}") for column, cell in enumerate(cells, start=1)]
+
+
+def _row(texts: list[str], header: list[str], where: str, number: int, seen: dict[str, int]) -> TableRow:
+    """A row; ``seen`` remembers the number of the row of each index."""
+    if any(texts[len(header) :]):
+        raise ValueError(f"{where}: {len(texts)} cells, but the header names {len(header)} columns")
+    values = dict(zip(header, texts + [""] * len(header), strict=False))
+    index = values[INDEX]
+    if not index.strip():
+        raise ValueError(f"{where}: column {INDEX!r} is empty")
+    if index in seen:
+        raise ValueError(f"{where}: column {INDEX!r} repeats {index!r} of row {seen[index]}; it must be unique")
+    seen[index] = number
+    return TableRow(values, f"{where} (index {index})")
 
 
 def _header(texts: Sequence[str], where: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Rollouts: sampled solutions of benchmark questions, kept on disk and scored again and again.
 
 A rollout file is JSONL with one row a solution, see :class:`Rollout`. All reading and writing of such rows is here;
-:mod:`datamodules.rollouts.check` compares them with the benchmarks, :mod:`datamodules.rollouts.from_other_tools` reads
-the files of other tools.
+:mod:`datamodules.rollouts.check` compares them with the benchmarks, :mod:`datamodules.rollouts.from_other_tools` makes
+them of the files of other tools.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.storage import fields
+from datamodules.storage.bad_rows import BadRows
 from datamodules.storage.files import atomic_write_jsonl, parse_json_line, read_lines
 
 
@@ -40,6 +41,9 @@ class Rollout:
             :func:`datamodules.rollouts.grading.verdict_digest`; None where it is not known.
         extraction: The answer that another tool, such as the authors' judge model, read from the response, which
             official rules look at; None where there is none.
+        top_k: Of sampling; None where all tokens were kept, or it is not known.
+        prompt: What the policy was asked, its instruction included, with ``<image>`` where its pictures stood unless
+            they stood in front; None where it is not known.
     """
 
     benchmark: str
@@ -57,6 +61,8 @@ class Rollout:
     option_order: tuple[int, ...] | None = None
     verdict_digest: str | None = None
     extraction: str | None = None
+    prompt: str | None = None
+    top_k: int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ def parse_rollout(row: Mapping[str, Any], where: str) -> LocatedRollout:
         option_order=_option_order(row, where),
         verdict_digest=fields.text(row, "verdict_digest", where) if row.get("verdict_digest") is not None else None,
         extraction=(fields.text(row, "extraction", where, blank=True) if row.get("extraction") is not None else None),
+        prompt=fields.text(row, "prompt", where) if row.get("prompt") is not None else None,
+        top_k=fields.integer(row, "top_k", where, minimum=1) if row.get("top_k") is not None else None,
         where=where,
     )
 
@@ -111,21 +119,31 @@ def _option_order(row: Mapping[str, Any], where: str) -> tuple[int, ...] | None:
     return tuple(order)
 
 
-def read_rollouts(path: Path) -> list[LocatedRollout]:
-    """Read a rollout file, or all JSONL files of a folder.
+def read_rollouts(path: Path, bad: BadRows | None = None) -> list[LocatedRollout]:
+    """Read a rollout file, or all JSONL files of a folder; one notice counts and names the rows that are left out.
+
+    Args:
+        path: Of the file or folder.
+        bad: Says what to do about rows that cannot be used (see :func:`parse_rollout`), and collects them. By default
+            they are left out.
 
     Raises:
         FileNotFoundError: If there is nothing to read.
-        ValueError: If a row is wrong (see :func:`parse_rollout`) or there are no rows.
+        ValueError: If no row can be used, or one cannot and is not to be left out.
     """
+    bad = bad or BadRows()
     files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise FileNotFoundError(f"rollouts: {path} is neither a JSONL file nor a folder that holds one")
-    rollouts = [
-        parse_rollout(parse_json_line(line, where), where) for file in files for where, line in read_lines(file)
-    ]
+    rollouts = []
+    for where, line in (pair for file in files for pair in read_lines(file)):
+        try:
+            rollouts.append(parse_rollout(parse_json_line(line, where), where))
+        except ValueError as error:
+            bad.add(error)
     if not rollouts:
-        raise ValueError(f"{path}: holds no rollouts")
+        raise ValueError(f"{path}: holds no rollouts{' that can be used' if bad.problems else ''}{bad.first}")
+    bad.report(str(path))
     return rollouts
 
 
@@ -133,8 +151,9 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
     """The row of a rollout file that :func:`parse_rollout` reads."""
     row = asdict(rollout)
     row.pop("where", None)
-    if rollout.extraction is None:
-        del row["extraction"]
+    for name in ("extraction", "prompt", "top_k"):
+        if row[name] is None:
+            del row[name]
     return row
 
 

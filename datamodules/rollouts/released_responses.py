@@ -72,6 +72,8 @@ def entry_text(entry: Any, where: str, layout: ResponseFields) -> str:
         return json.dumps(entry, ensure_ascii=False)
     if isinstance(entry, bool) or not isinstance(entry, str | int | float):
         raise ValueError(f"{where}: the response must be a text, got {shown(entry)}")
+    if not fields.is_unicode(str(entry)):
+        raise ValueError(f"{where}: the response must be valid Unicode (it holds one half of a surrogate pair)")
     return str(entry)
 
 

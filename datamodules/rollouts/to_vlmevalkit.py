@@ -7,9 +7,9 @@ from pathlib import Path
 
 from datamodules.benchmarks.base import Benchmark
 from datamodules.benchmarks.table import read_table
-from datamodules.rollouts.from_other_tools import table_path
 from datamodules.rollouts.prediction_tables import INDEX, PICTURES, PREDICTION
 from datamodules.rollouts.records import Rollout
+from datamodules.rollouts.responses import table_path
 from datamodules.storage.fields import first_of
 
 
@@ -55,7 +55,7 @@ def prediction_rows(benchmark: Benchmark, folder: Path, chosen: Mapping[str, Rol
             f"a prediction file has its columns, so put it there"
         )
     rows = []
-    for row in read_table(path):
+    for row in read_table(path, on_bad_row="skip"):
         rollout = chosen.get(row.get(INDEX))
         if rollout is not None:
             kept = {name: cell for name, cell in row.values.items() if name not in (PICTURES, PREDICTION)}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+_FULL = 2**20
+"""Fewer free bytes than this are a full disk."""
 
 
 @contextmanager
@@ -19,15 +25,17 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     A reader sees the old file or the new one, never a part. Missing folders are created. If the block raises, ``path``
     is not changed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with errors_name(path), os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        with errors_name(path):
+            os.chmod(name, 0o644)
+            os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -44,16 +52,90 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Create a folder to write into; after the block it replaces ``path``.
 
     If the block raises, ``path`` is not changed.
+
+    Raises:
+        OSError: If it cannot be written; names ``path``.
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
+    with errors_name(path):
+        partial.mkdir(parents=True)
     try:
-        yield partial
+        with errors_name(path):
+            yield partial
         if path.exists():
             shutil.rmtree(path)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Within, an error of the operating system names ``path``, and so does a full disk that a library has met.
+
+    Libraries in Rust and C++ put the number of an error into a text, or say only that a write has failed.
+
+    Raises:
+        OSError: With ``path`` as its file name, in place of theirs.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+    except Exception as error:
+        if (code := _system_error(error, path)) is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _system_error(error: Exception, path: Path) -> int | None:
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(found[1])
+    existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    is_write = re.search(r"file write failed|unexpected pos|PytorchStreamWriter", str(error))
+    return errno.ENOSPC if is_write and shutil.disk_usage(existing).free < _FULL else None
+
+
+def require_writable_folder(path: Path) -> None:
+    """Make sure that :func:`atomic_folder` can write a folder, without leaving anything.
+
+    Args:
+        path: The folder; it may be there.
+
+    Raises:
+        OSError: If a file lies there, or it cannot be made; names ``path``.
+    """
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path}: is a file; a folder is to be written there")
+    _try_beside(path)
+
+
+def require_writable_file(path: Path) -> None:
+    """Make sure that :func:`atomic_file` can write a file, without leaving anything.
+
+    Args:
+        path: The file; it may be there.
+
+    Raises:
+        OSError: If a folder lies there, or it cannot be made; names ``path``.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; a file is to be written there")
+    _try_beside(path)
+
+
+def _try_beside(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path}: is a link to {os.readlink(path)}, which is not there")
+    made = [each for each in reversed(path.absolute().parents) if not each.exists()]
+    with errors_name(path):
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}."):
+            pass
+    for each in reversed(made):
+        each.rmdir()
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -71,24 +153,44 @@ def atomic_write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     atomic_write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def parse_json_line(line: bytes, where: str) -> dict[str, Any]:
+def parse_json_line(
+    line: bytes, where: str, on_repeated_key: Callable[[str, str], object] | None = None
+) -> dict[str, Any]:
     """The JSON object on a line.
 
     Args:
         line: With its newline, if it has one.
         where: ``file:line`` for the error message.
+        on_repeated_key: Called with ``where`` and the key if an object has a key twice, of which the last one counts.
 
     Raises:
         ValueError: If the line is not a JSON object.
     """
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_pairs_hook(where, on_repeated_key))
     except (ValueError, RecursionError) as error:
         cut = "" if line.endswith(b"\n") else " (the line has no end: was the file cut short while it was written?)"
         raise ValueError(f"{where}: not valid JSON: {error}{cut}") from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
     return row
+
+
+def _pairs_hook(
+    where: str, on_repeated_key: Callable[[str, str], object] | None
+) -> Callable[[list[tuple[str, Any]]], dict[str, Any]] | None:
+    if on_repeated_key is None:
+        return None
+
+    def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            for key, count in Counter(key for key, _ in pairs).items():
+                if count > 1:
+                    on_repeated_key(where, key)
+        return found
+
+    return as_object
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:

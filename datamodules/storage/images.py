@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from datamodules.conversation.reading_rules import PictureRules
 from datamodules.storage.archives import parse_reference, read_member
 
 MAX_PIXELS = 64_000_000
@@ -78,17 +79,20 @@ def check_image(source: Path | str | bytes, where: str, *, upright: bool = False
         raise ImageError(f"{where}: {_describe(source)} cannot be opened as an image: {error}") from error
 
 
-def open_image(source: Path | str | bytes, where: str) -> Image.Image:
+def open_image(source: Path | str | bytes, where: str, rules: PictureRules = "ours") -> Image.Image:
     """Open and decode a picture.
 
     The EXIF rotation is applied, transparency is put on white, 16-bit values are scaled to 8 bits, and of an animation
     the first frame is taken. CMYK is converted without a colour profile, as in PIL. A truncated file is an error.
-    (Plain ``convert("RGB")``, as in the released scorer, would show the hidden colours of transparent pixels, mostly
-    black, and clip 16-bit values to white.)
+
+    By ``released`` rules the picture goes through Pillow's ``convert("RGB")`` and nothing else, as in the released
+    scorer and training: it is not rotated, transparent pixels show their hidden colours, mostly black, and 16-bit
+    values are clipped to white.
 
     Args:
         source: Path of the file, reference of a member of an archive, or its bytes.
         where: Place for error messages, for instance ``"rows.jsonl:3: field 'image'"``.
+        rules: See :class:`datamodules.conversation.reading_rules.ReadingRules`.
 
     Returns:
         The decoded picture in mode RGB.
@@ -99,19 +103,20 @@ def open_image(source: Path | str | bytes, where: str) -> Image.Image:
     """
     try:
         with Image.open(_as_file(source), formats=_FORMATS) as image:
-            return decoded(image, where)
+            return decoded(image, where, rules)
     except ImageError:
         raise
     except _BROKEN_FILE_ERRORS as error:
         raise ImageError(f"{where}: {_describe(source)} cannot be opened as an image: {error}") from error
 
 
-def decoded(image: Image.Image, where: str) -> Image.Image:
+def decoded(image: Image.Image, where: str, rules: PictureRules = "ours") -> Image.Image:
     """Convert a picture that PIL has opened, as :func:`open_image` does.
 
     Args:
         image: The picture; it is not changed.
         where: Place for error messages.
+        rules: See :func:`open_image`.
 
     Raises:
         TypeError: If it is not a picture.
@@ -122,6 +127,8 @@ def decoded(image: Image.Image, where: str) -> Image.Image:
         raise TypeError(f"{where} must be a PIL image, got {type(image).__name__}; open it first, with Image.open")
     _check_size(image, where)
     image.load()
+    if rules == "released":
+        return image.convert("RGB")
     return _to_rgb(ImageOps.exif_transpose(image), where)
 
 

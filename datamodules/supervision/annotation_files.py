@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from datamodules.storage.archives import (
 from datamodules.storage.files import parse_json_line, read_lines
 
 Kind = Literal["jsonl", "archived", "parquet", "saved"]
+OnRepeatedKey = Callable[[str, str], object] | None
 
 _INSIDE_ARCHIVE = re.compile(r"zip://(?P<name>.+)::(?P<archive>.+)", re.DOTALL)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -60,15 +61,21 @@ class AnnotationFile:
         inside = Path(self.member).parent if self.member else Path()
         return self.path if self.kind == "saved" else self.path.parent / inside
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
+    def rows(self, on_repeated_key: OnRepeatedKey = None) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
         """Pairs of place ``file:row`` and row; for a line that is not a JSON object, its error instead of the row.
+
+        Args:
+            on_repeated_key: See :func:`datamodules.storage.files.parse_json_line`.
 
         Raises:
             ValueError: If the file as a whole cannot be read to its end.
         """
-        readers = {"jsonl": _json_rows, "archived": _archived_rows, "parquet": _parquet_rows, "saved": _saved_rows}
         try:
-            yield from readers[self.kind](self)
+            if self.kind in ("parquet", "saved"):
+                yield from _parquet_rows(self) if self.kind == "parquet" else _saved_rows(self)
+            else:
+                for where, line in read_lines(self.path) if self.kind == "jsonl" else _archived_lines(self):
+                    yield where, _parsed(line, where, on_repeated_key)
         except (*BROKEN_ARCHIVE_ERRORS, pa.ArrowException) as error:
             raise ValueError(f"{self}: cannot be read: {error}") from error
 
@@ -154,12 +161,7 @@ def _parquet(path: Path, top: Path) -> AnnotationFile:
     return AnnotationFile(path, "parquet", folder.resolve().name if _SHARD.search(path.stem) else path.stem)
 
 
-def _json_rows(file: AnnotationFile) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
-    for where, line in read_lines(file.path):
-        yield where, _parsed(line, where)
-
-
-def _archived_rows(file: AnnotationFile) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
+def _archived_lines(file: AnnotationFile) -> Iterator[tuple[str, bytes]]:
     with open_archive(file.path) as archive:
         info = dict(plain_members(archive, file.path)).get(file.member)
         if info is None:
@@ -168,12 +170,12 @@ def _archived_rows(file: AnnotationFile) -> Iterator[tuple[str, dict[str, Any] |
         with archive.open(info) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield f"{file}:{number}", _parsed(line, f"{file}:{number}")
+                    yield f"{file}:{number}", line
 
 
-def _parsed(line: bytes, where: str) -> dict[str, Any] | ValueError:
+def _parsed(line: bytes, where: str, on_repeated_key: OnRepeatedKey) -> dict[str, Any] | ValueError:
     try:
-        return parse_json_line(line, where)
+        return parse_json_line(line, where, on_repeated_key)
     except ValueError as error:
         return error
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from datamodules.conversation.instructions import without_instruction
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, PLACEHOLDER, parse_conversation_row
+from datamodules.conversation.steps import written_steps
 from datamodules.storage import fields
 
 
@@ -40,7 +42,7 @@ def parse_row(
         question = fields.text(row, "question", where)
         scored = _scored_steps(row, where)
     placeholders = question.count(IMAGE_PLACEHOLDER)
-    if placeholders not in (0, len(images)):
+    if images and placeholders not in (0, len(images)):
         raise ValueError(
             f"{where}: field 'question' has {placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(images)} images"
         )
@@ -57,6 +59,7 @@ def parse_row(
         "images": images,
         "image_bytes": embedded,
         "question": question,
+        "question_bare": _bare_question(row, question, len(images)),
         "question_accuracy": _question_accuracy(row, where),
         **scored,
     }
@@ -67,6 +70,16 @@ def _question_accuracy(row: Mapping[str, Any], where: str) -> float | None:
     if row.get("question_accuracy") is None:
         return None
     return fields.number(row, "question_accuracy", where, minimum=0.0, maximum=1.0)
+
+
+def _bare_question(row: Mapping[str, Any], question: str, num_images: int) -> str:
+    """The question without the policy's instruction; the field ``question_orig`` if its images are those of the row."""
+    original = row.get("question_orig")
+    if not isinstance(original, str) or not original.strip() or row.get("conversations") is not None:
+        return without_instruction(question)
+    if num_images and original.count(IMAGE_PLACEHOLDER) not in (0, num_images):
+        return without_instruction(question)
+    return without_instruction(original)
 
 
 def _images(row: Mapping[str, Any], where: str, find: Callable[[str], str]) -> tuple[list[str], list[bytes | None]]:
@@ -100,7 +113,8 @@ def _conversation(row: Mapping[str, Any], where: str) -> tuple[str, dict[str, An
     unknown = [-1] * len(parsed.steps)
     scores = [1.0 if label == PLACEHOLDER else 0.0 for label in parsed.labels]
     return parsed.question, {
-        "blank_steps": 0,
+        "blank_steps": _blank_steps(parsed.steps),
+        "system_prompt": parsed.system_prompt,
         "steps": parsed.steps,
         "mc": scores,
         "num_mc_correct": unknown,
@@ -111,18 +125,14 @@ def _conversation(row: Mapping[str, Any], where: str) -> tuple[str, dict[str, An
 def _scored_steps(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Steps, scores and counts; a step with 0 of 0 continuations was not sampled and has no score.
 
-    The released annotator cuts at every blank line and keeps blank pieces. Such a step joins its neighbour, as in
-    :func:`datamodules.conversation.steps.split_into_steps`: it adds no text, and its score is dropped. A solution that
-    came out empty is one empty step.
+    The released annotator cuts at every blank line and keeps blank pieces, so there may be blank steps.
     """
     rows = fields.items(row, "steps_with_score", where)
-    scored: dict[str, Any] = {"steps": [], "mc": [], "num_mc_correct": [], "num_mc_total": []}
     texts = [_step_text(step, where, f"steps_with_score[{number}]") for number, step in enumerate(rows)]
-    kept = [number for number, text in enumerate(texts) if text.strip()] or [len(rows) - 1]
-    scored["blank_steps"] = len(rows) - len(kept)
-    for number in kept:
-        step, parent = rows[number], f"steps_with_score[{number}]."
-        scored["steps"].append(texts[number])
+    scored: dict[str, Any] = {"steps": texts, "mc": [], "num_mc_correct": [], "num_mc_total": []}
+    scored |= {"blank_steps": _blank_steps(texts), "system_prompt": None}
+    for number, step in enumerate(rows):
+        parent = f"steps_with_score[{number}]."
         score = fields.number(step, "score", where, parent, minimum=0.0, maximum=1.0)
         correct, total = -1, -1
         if step.get("num_mc_total") is not None:
@@ -133,9 +143,13 @@ def _scored_steps(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         scored["mc"].append(float("nan") if total == 0 else score)
         scored["num_mc_correct"].append(correct)
         scored["num_mc_total"].append(total)
-    if all(map(math.isnan, scored["mc"])):
+    if all(math.isnan(scored["mc"][number]) for number in written_steps(texts)):
         raise ValueError(f"{where}: field 'steps_with_score': no step has a continuation, so none has a score")
     return scored
+
+
+def _blank_steps(steps: Sequence[str]) -> int:
+    return len(steps) - len(written_steps(steps))
 
 
 def _step_text(step: Any, where: str, parent: str) -> str:

@@ -13,18 +13,20 @@ from datasets import Dataset
 
 from datamodules.storage.archives import parse_reference
 from datamodules.storage.images import ImageError, check_image
-from datamodules.supervision.annotation_files import AnnotationFile, find_annotation_files
+from datamodules.supervision.annotation_files import AnnotationFile, OnRepeatedKey, find_annotation_files
 from datamodules.supervision.image_roots import ImageFinder, ImageRoot, OpenedRoots, default_roots
 from datamodules.supervision.row_parsing import parse_row
 from datamodules.supervision.sources import ProcessSource
 
-_FORMAT = 5  # raise it when the meaning of the table changes, so that cached tables are built anew
+_FORMAT = 6  # raise it when the meaning of the table changes, so that cached tables are built anew
 _NOTHING: dict[str, Any] = {
     "source": "",
     "question_key": "",
     "images": [],
     "image_bytes": [],
     "question": "",
+    "question_bare": "",
+    "system_prompt": None,
     "steps": [],
     "mc": [],
     "num_mc_correct": [],
@@ -42,11 +44,16 @@ class RowReader:
         roots: Of its images.
         base: What images are told apart by their place below, see :func:`common_folder`.
         check_images: Look at every image.
+
+    Attributes:
+        on_repeated_key: Set it to hear of keys that a row has twice, see
+            :func:`datamodules.storage.files.parse_json_line`.
     """
 
     def __init__(self, file: AnnotationFile, roots: Sequence[ImageRoot], base: Path, check_images: bool) -> None:
         self.file, self.roots, self.base, self.check_images = file, roots, base, check_images
         self.find = ImageFinder(roots, look=check_images)
+        self.on_repeated_key: OnRepeatedKey = None
         self._checked: dict[str, str] = {}
 
     def identity(self, digest: str) -> dict[str, Any]:
@@ -61,7 +68,7 @@ class RowReader:
         }
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for where, row in self.file.rows():
+        for where, row in self.file.rows(self.on_repeated_key):
             yield self.normalised(row, where)
 
     def normalised(self, row: dict[str, Any] | ValueError, where: str) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from datamodules.batching.ranks import rank_of_process
+from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.fields import first_of
 from datamodules.supervision.row_reader import RowReader, bad_rows, row_readers
 from datamodules.supervision.sources import ProcessSource
@@ -26,7 +27,6 @@ from datamodules.supervision.table import open_table, remembered_digest, table_f
 
 logger = logging.getLogger(__name__)
 
-OnBadRow = Literal["error", "skip"]
 
 FEATURES = Features(
     {
@@ -36,6 +36,8 @@ FEATURES = Features(
         "images": List(Value("string")),
         "image_bytes": List(Value("large_binary")),
         "question": Value("string"),
+        "question_bare": Value("string"),
+        "system_prompt": Value("string"),
         "steps": List(Value("string")),
         "mc": List(Value("float64")),
         "num_mc_correct": List(Value("int64")),
@@ -47,9 +49,12 @@ FEATURES = Features(
 )
 """Columns of a file's table: ``sample_id`` is ``file:row``; ``question_key`` is equal for solutions of one question
 about the same images; images are paths or references of :mod:`datamodules.storage.archives`, or, where
-``image_bytes`` holds embedded ones, their names; ``mc`` is NaN for a step without a score; the counts -1 where unknown;
+``image_bytes`` holds embedded ones, their names;
+``question`` is the row's field, ``question_bare`` the question without the policy's instruction;
+``system_prompt`` is that of a conversation row, None without one;
+``mc`` is NaN for a step without a score; the counts -1 where unknown;
 ``question_accuracy`` is how often the policy solves the question from scratch, None where the row does not say;
-``blank_steps`` is how many steps without text were joined to their neighbours;
+``blank_steps`` is how many of the steps are without text;
 ``problem`` is empty for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source,
 0 where there is none.
 """
@@ -75,7 +80,7 @@ def read_rows(
         image_root: Image root of sources that name none.
         on_bad_row: What to do about unusable rows: skip and report them, or raise an error.
         check_images: Read the header of every image when a table is built. Switch it off on slow file systems; a broken
-            image then fails when its batch is made.
+            image is then found when its batch is made.
         cache_dir: Folder of the tables; the cache of `datasets` by default.
 
     Raises:
@@ -89,13 +94,15 @@ def read_rows(
         tables = [_file_table(reader, table_folder(cache_dir), progress) for reader, _ in readers]
     of_tables = [source for _, source in readers]
     _compare_counts(given, of_tables, tables)
+    for (reader, _), each in zip(readers, tables, strict=True):
+        if not len(each):
+            logger.warning("%s: holds no rows", reader.file)
     table = _with_settings(tables, of_tables)
     usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations")
     if not len(usable):
         first = next(iter(bad_rows(table).values()), "there are no rows")
         raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}: {first}")
-    _report_blank_steps(usable)
-    return usable.remove_columns("blank_steps")
+    return usable
 
 
 def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]) -> Dataset:
@@ -108,21 +115,6 @@ def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]
     for name, values in (("weight", weights), ("max_tiles", tiles), ("limit", limits)):
         table = table.add_column(name, np.repeat(values, lengths))
     return table
-
-
-def _report_blank_steps(table: Dataset) -> None:
-    """Say how many steps without text were joined to their neighbours, and in which rows."""
-    counts = table.with_format("arrow")["blank_steps"][:].to_numpy()
-    rows = np.flatnonzero(counts)
-    if len(rows):
-        places = first_of(table.select(rows)["sample_id"][:])
-        logger.warning(
-            "annotations: %d blank steps in %d of %d rows joined their neighbours, and their scores were dropped: %s",
-            counts.sum(),
-            len(rows),
-            len(table),
-            places,
-        )
 
 
 def _compare_counts(

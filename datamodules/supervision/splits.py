@@ -12,7 +12,9 @@ from datasets import Dataset
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.special_text import rows_with_text
-from datamodules.supervision.rows import OnBadRow, drop_bad_rows, read_rows
+from datamodules.storage.bad_rows import OnBadRow
+from datamodules.supervision.reading_notices import report_reading, system_prompt_of
+from datamodules.supervision.rows import drop_bad_rows, read_rows
 from datamodules.supervision.sources import ProcessSource
 from datamodules.supervision.split import fingerprint, limit_per_source, split_by_question
 
@@ -127,9 +129,21 @@ class ProcessSupervision:
         table = self.tables[name]
         for max_tiles in np.unique(table.with_format("arrow")["max_tiles"][:].to_numpy()).tolist():
             encoder.tiling(max_tiles or None)
-        bad = rows_with_text(table, encoder.special_tokens)
+        column = "question" if encoder.rules.question_text == "as_asked" else "question_bare"
+        bad = rows_with_text(table, encoder.special_tokens, column)
+        report_reading(table, f"{name} rows", encoder)
         self.keep(name, drop_bad_rows(table, bad, self.on_bad_row, f"{name} rows"))
         self._unchecked.discard(name)
+
+    def system_prompt(self) -> str:
+        """The system turn that all training rows have.
+
+        Raises:
+            ValueError: If they are not read, a row has none, or two rows have different ones.
+        """
+        if TRAIN not in self.tables:
+            raise ValueError("system_prompt 'from_data' needs training rows to take it from; give the text instead")
+        return system_prompt_of(self.tables[TRAIN])
 
     def fingerprint(self, name: str) -> str:
         """What a split's rows are known by; empty if it is not read."""

@@ -151,9 +151,17 @@ class RunCheckpoints(Checkpoint):
                 "lightning_modules.distributed.fully_sharded.FullyShardedStrategy (experiments/strategies/fsdp2.yaml)"
             )
         if stage == "fit" and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._lock.take()
+            self.keep_others_out()
             for path in remove_leftovers(self.folder):
                 logger.warning("removed %s, which a run that was killed has left", path)
+
+    def keep_others_out(self) -> None:
+        """Take the lock of the folder; rank zero does so before it looks for the checkpoint to go on from.
+
+        Raises:
+            RuntimeError: If another run writes to the folder.
+        """
+        self._lock.take()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the folder has checkpoints of this run only.
@@ -164,10 +172,10 @@ class RunCheckpoints(Checkpoint):
         self._last_step, self._last_time = 0, time.monotonic()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        same_on_all_ranks(str(trainer.ckpt_path), "checkpoint to go on from")
+        origin = Path(trainer.ckpt_path).resolve() if trainer.ckpt_path else None
+        same_on_all_ranks(str(origin), "checkpoint to go on from")
         existing = self._existing()
         same_on_all_ranks(" ".join(existing), f"checkpoints in {self.folder}")
-        origin = Path(trainer.ckpt_path).resolve() if trainer.ckpt_path else None
         is_own = origin is not None and origin.parent == self.folder.resolve() and bool(_NAME.fullmatch(origin.name))
         if existing and not is_own:
             raise FileExistsError(
@@ -179,6 +187,7 @@ class RunCheckpoints(Checkpoint):
             self._last_step = _step_of(origin.name)
             if trainer.is_global_zero:
                 self._point(LATEST, origin.name)
+                self._set_aside_later_than(origin.name)
                 self._point_to_best()
 
     # ------------------------------------------------------------------- save
@@ -285,17 +294,34 @@ class RunCheckpoints(Checkpoint):
         if best := self._best():
             self._point(BEST, best[0])
 
+    def _set_aside_later_than(self, origin: str) -> None:
+        """Move checkpoints of later steps into a folder of their own: another run may have computed them."""
+        later = [name for name in self._existing() if _step_of(name) > _step_of(origin)]
+        if not later:
+            return
+        taken = len(list(self.folder.glob(f"later_than_{origin}*")))
+        place = self.folder / f"later_than_{origin}{f'_{taken + 1}' if taken else ''}"
+        place.mkdir()
+        for name in later:
+            (self.folder / name).rename(place / name)
+        if not (self.folder / BEST).exists():
+            (self.folder / BEST).unlink(missing_ok=True)
+        force_to_disk(place)
+        force_to_disk(self.folder)
+        logger.warning(
+            "the run goes back to %s: later checkpoints (%s) are now in %s; remove them if nobody needs them",
+            self.folder / origin,
+            first_of(later),
+            place,
+        )
+
     def _prune(self, step: int) -> None:
-        """Remove checkpoints that are neither among the last nor among the best, nor the target of a link."""
-        existing = self._existing()
-        abandoned = [name for name in existing if _step_of(name) > step]
-        past = [name for name in existing if name not in abandoned]
+        """Remove checkpoints that are neither of the last, the best or later ones, nor the target of a link."""
+        past = [name for name in self._existing() if _step_of(name) <= step]
         keep = {*past[-self.keep_last :], *self._best()[: self.keep_best if self.monitor is not None else 0]}
         keep |= {os.readlink(link) for link in (self.folder / LATEST, self.folder / BEST) if link.is_symlink()}
-        for name in existing:
+        for name in past:
             if name not in keep:
-                if name in abandoned:
-                    logger.warning("%s is removed: the run has gone back before it", self.folder / name)
                 remove_folder(self.folder / name)
         self.scores = {name: score for name, score in self.scores.items() if name in keep}
 
@@ -322,6 +348,9 @@ def _step_of(name: str) -> int:
 def checkpoint_to_load(trainer: Trainer, is_fit: bool, given: str | None) -> str | None:
     """The path that ``--ckpt_path`` stands for.
 
+    For `fit`, rank zero takes the lock of the folder first, so that no other run saves or removes what is found. Other
+    ranks get the link: they follow it when they load, once rank zero has found the checkpoint.
+
     Args:
         trainer: Its callbacks may know checkpoints.
         is_fit: Whether it is for `fit`, which goes on by itself.
@@ -330,12 +359,19 @@ def checkpoint_to_load(trainer: Trainer, is_fit: bool, given: str | None) -> str
     Raises:
         ValueError: If there is no such checkpoint and it was asked for by `test` or `validate`, or no
             :class:`RunCheckpoints` is configured that would know it.
+        RuntimeError: If another run writes to the folder.
     """
     keeper = next((each for each in trainer.callbacks if isinstance(each, RunCheckpoints)), None)  # type: ignore[attr-defined]
-    goes_on = is_fit and keeper is not None and keeper.resume and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    writes = is_fit and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    goes_on = writes and keeper is not None and keeper.resume
+    if keeper is not None and writes and trainer.is_global_zero:
+        keeper.keep_others_out()
     if keeper is None or given not in (None, LATEST, "last", BEST) or (given is None and not goes_on):
         return given
-    found = keeper.named_checkpoint(BEST if given == BEST else LATEST)
+    name = BEST if given == BEST else LATEST
+    found = keeper.named_checkpoint(name)
+    if found is not None and writes and not trainer.is_global_zero and (keeper.folder / name).exists():
+        return str(keeper.folder / name)
     if found is None and given is not None and not is_fit:
         raise ValueError(f"--ckpt_path {given}: there is no checkpoint in {keeper.folder}")
     if found is not None and given is None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.storage.files import atomic_folder
+from datamodules.storage.files import atomic_folder, require_writable_folder
+from lightning_modules.callbacks.reporting import output_folder
 from lightning_modules.distributed.sharding import is_sharded
+
+EMERGENCY = "emergency_model"
+"""Folder beside the logs for a model that cannot be written where it should be."""
 
 
 class SavePretrained(Callback):
     """Writes the module with its `save_pretrained` at the end of `fit`.
+
+    The folder is tried before the first step. If it cannot be written at the end, as on a disk that has filled up, the
+    model is written to the folder ``emergency_model`` beside the logs of the run, or if that is full, to the folder
+    of the system for temporary files. `fit` then ends with the error, which says where the model is.
 
     Args:
         folder: Folder to write; it appears when it is complete.
@@ -20,10 +30,49 @@ class SavePretrained(Callback):
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
+        self._logs: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Try the folder, on rank zero.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        logs = output_folder(trainer, None)  # all ranks ask for it together
+        if stage == "fit" and trainer.is_global_zero and logs is not None:
+            require_writable_folder(self.folder)
+            self._logs = logs
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the folder on rank zero; all ranks take part if weights are sharded."""
-        if trainer.fast_dev_run or not (trainer.is_global_zero or is_sharded(pl_module)):  # type: ignore[attr-defined]
+        """Write the folder on rank zero; all ranks take part if weights are sharded.
+
+        Raises:
+            OSError: If it cannot be written; a note says where the model is instead.
+        """
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        with atomic_folder(self.folder) if trainer.is_global_zero else nullcontext(self.folder) as folder:
-            pl_module.save_pretrained(folder)  # type: ignore[operator]
+        # Gathered once: the other ranks do not take part in a second attempt.
+        whole: Any = pl_module.unsharded() if is_sharded(pl_module) else pl_module  # type: ignore[operator]
+        if not trainer.is_global_zero:
+            return
+        try:
+            with atomic_folder(self.folder) as folder:
+                whole.save_pretrained(folder)
+        except Exception as error:
+            self._save_elsewhere(whole, error)
+            raise
+
+    def _save_elsewhere(self, whole: Any, error: Exception) -> None:
+        """Keep the model of a run that may have no other copy of it, and note in the error where."""
+        if self._logs is None:
+            return
+        temporary = Path(tempfile.gettempdir()) / f"visualprm_{EMERGENCY}_{os.getpid()}"
+        for place in (self._logs / EMERGENCY, temporary):
+            try:
+                with atomic_folder(place) as folder:
+                    whole.save_pretrained(folder)
+            except Exception as second:  # noqa: BLE001 - the first error is the one to raise
+                error.add_note(f"it could not be written to {place} either: {second}")
+            else:
+                error.add_note(f"the trained model is in {place}; move it to {self.folder}")
+                return

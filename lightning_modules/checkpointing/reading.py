@@ -143,7 +143,22 @@ def _index(folder: Path) -> Metadata:
     for name in (INDEX, REST):
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: is not a checkpoint folder of Lightning: {name!r} is missing")
-    return _PlainReader(folder).read_metadata()
+    index = _PlainReader(folder).read_metadata()
+    _check_sizes(folder, index)
+    return index
+
+
+def _check_sizes(folder: Path, metadata: Metadata) -> None:
+    """Find a shard that a copy has cut short before anything is read."""
+    sizes: dict[str, int] = {}
+    for part in (metadata.storage_data or {}).values():
+        sizes[part.relative_path] = max(sizes.get(part.relative_path, 0), part.offset + part.length)
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{file}: is missing, a part of the checkpoint")
+        if file.stat().st_size < size:
+            raise ValueError(f"{file}: is cut short, {file.stat().st_size} of {size} bytes; copy the checkpoint again")
 
 
 def _paths(index: Metadata) -> Mapping[str, tuple[Any, ...]]:

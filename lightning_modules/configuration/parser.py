@@ -7,16 +7,21 @@ are merged. So an overlay or an option reaches every value that refers to it.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_modules.configuration.renames import BothNamesError, parts_of, renamed_arguments, renamed_config
+from datamodules.renamed_arguments import BothNamesError
+from lightning_modules.configuration.mistakes import is_debugging
+from lightning_modules.configuration.places import Places
+from lightning_modules.configuration.refusals import explain
+from lightning_modules.configuration.renames import parts_of, renamed_arguments, renamed_config
 
 PARSER_OPTIONS = {"parser_mode": "omegaconf+", "allow_abbrev": False}
 """``omegaconf+`` resolves references late. An abbreviated option (``--trainer.max_epoch``) is an error."""
@@ -32,17 +37,42 @@ class ConfigurationParser(LightningArgumentParser):
 
     Both happen to each file and to the command line before they are merged: see
     :mod:`lightning_modules.configuration.renames` and :func:`with_run_name`.
+
+    What it refuses is said in a few lines, see :mod:`lightning_modules.configuration.refusals`.
+
+    Attributes:
+        places: Where the settings of the last command line stand; for parsers of classes and subcommands, too.
     """
+
+    places = Places([])
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *more: Any, **options: Any
     ) -> Namespace:
         """Parse a command line; see the base class."""
+        given = sys.argv[1:] if args is None else args
+        if self.exit_on_error:  # not for the arguments of a class, which its own parser reads
+            ConfigurationParser.places = Places(given)
         try:
-            words = renamed_arguments(sys.argv[1:] if args is None else args)
+            words = renamed_arguments(given)
             return super().parse_args([*words, *run_name_option(words)], *more, **options)
         except (OmegaConfBaseException, BothNamesError) as error:
             self.error(str(error), error)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is refused and where it stands, and end the process with status 2.
+
+        A parser of a class inside another one raises `argparse.ArgumentError` instead.
+        """
+        if not self.exit_on_error:
+            if ex is not None and not hasattr(ex, "refusing_parser"):
+                ex.refusing_parser = self  # type: ignore[attr-defined]
+            super().error(message, ex)
+        if ex is not None and is_debugging():
+            traceback.print_exception(ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        first, *more = explain(parser, message, ex, self.places)
+        self.exit(2, "\n".join([f"visualprm: error: {first}", *more]) + "\n")
 
     def parse_string(self, content: str, path: str = "", *more: Any, **options: Any) -> Namespace:
         """Parse the text of a configuration file; see the base class."""

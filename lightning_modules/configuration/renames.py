@@ -1,52 +1,23 @@
 """Old names of class paths and keys: they are read as the new ones, and one line of the log says what to write.
 
-To rename an argument of a model or data module, rename it in the class and add a row to :data:`KEYS`. Files, command
-lines, the ``config.yaml`` of a finished run and the hyperparameters of a checkpoint then keep working.
+Files, command lines, the ``config.yaml`` of a finished run and the hyperparameters of a checkpoint then keep working.
+Renamed arguments are listed in :mod:`datamodules.renamed_arguments`, renamed classes here.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from jsonargparse import get_loader
 
-logger = logging.getLogger(__name__)
+from datamodules.renamed_arguments import KEYS, RenamedKey, both_names, notice
 
 COMMAND_LINE = "command line"
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-
-
-class BothNamesError(ValueError):
-    """A value is given under its old name and under its new one."""
-
-
-@dataclass(frozen=True)
-class RenamedKey:
-    """An argument of a class that has another name now.
-
-    Attributes:
-        section: Where a configuration has the class: ``model`` or ``data``.
-        classes: Names of the classes; those that inherit from them count, too.
-        old: The name that is still read.
-        new: The name of the argument.
-    """
-
-    section: str
-    classes: tuple[str, ...]
-    old: str
-    new: str
-
-
-KEYS = (
-    RenamedKey("model", ("ProcessRewardModel", "Policy"), "warmup_share", "warmup_ratio"),
-    RenamedKey("data", ("VisualPRM400KDataModule",), "validation_share", "validation_fraction"),
-)
 
 CLASS_PATHS = {
     "lightning_modules.fully_sharded.FullyShardedStrategy": (
@@ -73,7 +44,7 @@ def renamed_config(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     for prefix, part in parts_of(renamed):
         for key in KEYS:
             section = part.get(key.section)
-            if not isinstance(section, dict) or not _is_of(section.get("class_path"), key.classes):
+            if not isinstance(section, dict) or not _is_of(section.get("class_path"), key):
                 continue
             for arguments, where in ((section, key.section), (section.get("init_args"), f"{key.section}.init_args")):
                 if isinstance(arguments, dict) and key.old in arguments:
@@ -106,7 +77,7 @@ def _renamed_word(word: str, before: str) -> str:
         return _renamed_value(value, option)
     name = _renamed_option(option)
     if name != option:
-        _notice(COMMAND_LINE, option, name)
+        notice(COMMAND_LINE, option, name)
     return f"{name}={_renamed_value(value, option)}" if sign else name
 
 
@@ -121,7 +92,7 @@ def _renamed_option(option: str) -> str:
 def _renamed_value(value: str, option: str) -> str:
     """The value of an option: a class path, or the YAML or JSON text of a section."""
     if value in CLASS_PATHS:
-        _notice(COMMAND_LINE, value, CLASS_PATHS[value])
+        notice(COMMAND_LINE, value, CLASS_PATHS[value])
         return CLASS_PATHS[value]
     if not value.lstrip().startswith("{"):
         return value
@@ -138,9 +109,9 @@ def _renamed_value(value: str, option: str) -> str:
 
 def _rename(arguments: dict[str, Any], key: RenamedKey, where: str, source: str) -> None:
     if key.new in arguments:
-        raise BothNamesError(f"{source}: {where} has both {key.new} and {key.old}, its old name; leave {key.old} out")
+        raise both_names(f"{source}: {where}", key)
     arguments[key.new] = arguments.pop(key.old)
-    _notice(source, f"{where}.{key.old}", f"{where}.{key.new}")
+    notice(source, f"{where}.{key.old}", f"{where}.{key.new}")
 
 
 def _with_class_paths(node: Any, where: str, source: str) -> Any:
@@ -150,21 +121,17 @@ def _with_class_paths(node: Any, where: str, source: str) -> Any:
     if isinstance(node, list):
         return [_with_class_paths(value, f"{where}[{index}]", source) for index, value in enumerate(node)]
     if isinstance(node, str) and node in CLASS_PATHS:
-        _notice(source, f"{where}: {node}", CLASS_PATHS[node])
+        notice(source, f"{where}: {node}", CLASS_PATHS[node])
         return CLASS_PATHS[node]
     return node
 
 
-def _is_of(class_path: object, classes: Sequence[str]) -> bool:
+def _is_of(class_path: object, key: RenamedKey) -> bool:
     """Whether a section configures one of these classes; one without a class path does: an overlay leaves it out."""
-    if not isinstance(class_path, str) or class_path.rpartition(".")[2] in classes:
+    if not isinstance(class_path, str) or class_path.rpartition(".")[2] in key.classes:
         return True
     try:
         kind = pkgutil.resolve_name(class_path)
     except (ImportError, AttributeError, ValueError):
         return False  # the parser says what is wrong with the class path
-    return isinstance(kind, type) and any(parent.__name__ in classes for parent in kind.__mro__)
-
-
-def _notice(source: str, given: str, now: str) -> None:
-    logger.warning("%s: %s has a new name; write %s", source, given, now)
+    return isinstance(kind, type) and key.is_of(kind)

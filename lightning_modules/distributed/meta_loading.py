@@ -23,6 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from datamodules.storage.checkpoint_names import loading
+
 _STRUCTURE: ContextVar[tuple[torch.dtype | None] | None] = ContextVar("structure", default=None)
 """The dtype of the weights to come, within :func:`structure_only`; None outside of it."""
 
@@ -104,7 +106,7 @@ def read_sharded(
 
     # `transformers` finds conversions of weights by the name of the class, and only for its own classes.
     Spread.__name__, Spread.__module__ = model_class.__name__, model_class.__module__
-    with torch.device("cpu"):
+    with torch.device("cpu"), loading(name_or_path, "weights"):
         model: PreTrainedModel = Spread.from_pretrained(
             name_or_path, dtype=dtype, distributed_config=DistributedConfig(), trust_remote_code=False, **arguments
         )

@@ -14,8 +14,10 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from datamodules.storage.checkpoint_names import require_checkpoint
 from lightning_modules.checkpointing.folder import STATE
 from lightning_modules.checkpointing.reading import misfit, plain_file, read_folder
+from lightning_modules.configuration.mistakes import cause_in_constructor
 from lightning_modules.configuration.renames import renamed_config
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.policy import Policy
@@ -35,6 +37,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if path.is_dir():
         checkpoint = read_folder(path)
     elif path.is_file():
+        require_checkpoint(path)
         checkpoint = plain_file(path)
     else:
         raise FileNotFoundError(f"{path}: there is no such checkpoint file or folder")
@@ -97,7 +100,10 @@ def _build(
         parsed = parser.parse_object({"model": {"class_path": section["class_path"], "init_args": arguments}})
     except ArgumentError as error:
         raise ValueError(f"{config}: is not the configuration of a model of this version: {error}") from error
-    module: BackboneModule = parser.instantiate_classes(parsed)["model"]
+    try:
+        module: BackboneModule = parser.instantiate_classes(parsed)["model"]
+    except ValueError as error:
+        raise cause_in_constructor(error) from error.__cause__
     return module
 
 

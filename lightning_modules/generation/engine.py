@@ -29,12 +29,14 @@ class GenerationRequest:
         images: The images of these parts, in order.
         sample_keys: One for each sample. With the seed a key fixes the random numbers of its sample.
         partial_response: Beginning of the answer, to be continued; samples do not repeat it.
+        max_tiles: Most tiles that each picture is cut into; the processor's own number by default.
     """
 
     messages: Sequence[Mapping[str, Any]]
     images: Sequence[Image.Image]
     sample_keys: Sequence[str]
     partial_response: str = ""
+    max_tiles: int | None = None
 
 
 class GeneratedText(NamedTuple):

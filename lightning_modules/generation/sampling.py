@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ class SamplingParameters:
     Attributes:
         temperature: Divides the logits, at least 0; 0 is greedy decoding.
         top_p: Nucleus sampling: probability mass that is kept, in (0, 1]; 1 keeps the whole distribution.
+        top_k: Only so many of the most likely tokens are kept, before ``top_p`` is looked at; all by default.
         max_new_tokens: Most tokens of a text, at least 1.
         seed: With the key of a sample it fixes the random numbers of that sample.
 
@@ -28,14 +30,24 @@ class SamplingParameters:
     top_p: float = 1.0
     max_new_tokens: int = 1024
     seed: int = 0
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
             raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, or absent to keep all tokens, got {self.top_k}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+
+
+def sampling_settings(parameters: SamplingParameters) -> dict[str, Any]:
+    """What predictions depend on because of their sampling, by name."""
+    settings = asdict(parameters)
+    # Predictions that were begun before there was a top_k hold no such key.
+    return {name: value for name, value in settings.items() if name != "top_k" or value is not None}
 
 
 def uniform_draws(seed: int, keys: list[str], count: int) -> Tensor:
@@ -50,7 +62,7 @@ def uniform_draws(seed: int, keys: list[str], count: int) -> Tensor:
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, count, dtype=torch.float64)
 
 
-def pick_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
+def pick_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: float, top_k: int | None = None) -> Tensor:
     """Sample one token a row by inverting the cumulative distribution.
 
     Args:
@@ -58,12 +70,16 @@ def pick_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: floa
         uniform: (B,) numbers in [0, 1).
         temperature: 0 picks the most likely token.
         top_p: The smallest set of most likely tokens whose probability reaches ``top_p`` is kept.
+        top_k: Before that, only tokens at least as likely as the k-th most likely one are kept.
 
     Returns:
         (B,) token ids.
     """
     if temperature == 0:
         return logits.argmax(-1)
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
     probabilities = (logits.float() / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, DynamicCache, PreTrainedModel, ProcessorMixin
 
+from datamodules.conversation.tiles import model_inputs
 from datamodules.policy.prompts import render_prompt
 from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.generation.engine import GeneratedText, GenerationEngine, GenerationRequest
@@ -106,16 +107,14 @@ class TransformersEngine:
         return [texts[start : start + repeats] for start in range(0, len(texts), repeats)]
 
     def _encode(self, requests: Sequence[GenerationRequest]) -> dict[str, Tensor]:
-        images = [list(request.images) for request in requests]
-        batch = self.processor(
-            text=[render_prompt(self.processor, r.messages) + r.partial_response for r in requests],
-            images=images if any(images) else None,
-            padding=True,
+        inputs = model_inputs(
+            self.processor,
+            [render_prompt(self.processor, r.messages) + r.partial_response for r in requests],
+            [r.images for r in requests],
+            [r.max_tiles for r in requests],
             padding_side="left",
-            add_special_tokens=False,
-            return_tensors="pt",
         )
-        return dict(batch.to(computing_device(self.model), self.model.dtype))
+        return dict(BatchFeature(inputs).to(computing_device(self.model), self.model.dtype))
 
     def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         """Prefill: last hidden states (B, H), the filled cache, position ids, and the next position (B,)."""
@@ -141,7 +140,9 @@ class TransformersEngine:
         finished = torch.zeros(rows, dtype=torch.bool, device=logits.device)
         for step in range(limit):
             logits = logits.index_fill(-1, banned_ids, float("-inf"))
-            chosen = pick_tokens(logits, uniform[alive, step], parameters.temperature, parameters.top_p)
+            chosen = pick_tokens(
+                logits, uniform[alive, step], parameters.temperature, parameters.top_p, parameters.top_k
+            )
             tokens[alive, step] = chosen
             finished = finished | torch.isin(chosen, end_ids)
             keep = (~finished).nonzero().squeeze(-1)

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from datamodules.interfaces import PolicyData, PolicyFacts, data_module_of
+from datamodules.storage.checkpoint_names import loading, require_model
 from lightning_modules.distributed.meta_loading import auto_class, is_structure_only, structure_of
 from lightning_modules.model.chat_template import require_template, without_opening
 from lightning_modules.model.families import language_model_of, parameters_of
@@ -95,10 +96,14 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
             most released code does, at about a third of the speed; some pixels differ by a few of 256 levels.
 
     Raises:
-        ValueError: If there is no chat template, or it is a folder in the original layout of InternVL.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If its files cannot be read, there is no chat template, or it is a folder in the original layout of
+            InternVL.
     """
+    require_model(name_or_path)
     refuse_original_layout(Path(name_or_path))
-    loaded = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
+    with loading(name_or_path, "processor"):
+        loaded = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
     processor = loaded if isinstance(loaded, ProcessorMixin) else TextProcessor(loaded)
     if image_backend is not None and not isinstance(processor, TextProcessor):
         # `AutoProcessor` would ask for a video processor of that backend too, and there are none.
@@ -122,7 +127,9 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
         options: The defaults if None.
 
     Raises:
-        ValueError: If the options do not suit the model, or :func:`refuse_unsupported` refuses it.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If its files cannot be read, the options do not suit the model, or :func:`refuse_unsupported`
+            refuses it.
     """
     refuse_unsupported(name_or_path)
     options = options or BackboneOptions()
@@ -137,13 +144,14 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
     if options.quantization:
         dtype = options.torch_dtype or config.dtype or torch.float32
         arguments = quantization_arguments(model_class, config, options.quantization, dtype)
-    backbone = model_class.from_pretrained(
-        name_or_path,
-        dtype=dtype,
-        attn_implementation=options.attention_implementation,
-        trust_remote_code=False,
-        **arguments,
-    )
+    with loading(name_or_path, "weights"):
+        backbone = model_class.from_pretrained(
+            name_or_path,
+            dtype=dtype,
+            attn_implementation=options.attention_implementation,
+            trust_remote_code=False,
+            **arguments,
+        )
     keep_weights_as_loaded(backbone)
     prepare_backbone(backbone, options)
     # `from_pretrained` leaves it in evaluation mode; Lightning switches modes by itself from here on.

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
+from datamodules.storage.checkpoint_names import loading, require_model
 from datamodules.storage.files import parse_json_line
 from lightning_modules.distributed.meta_loading import auto_class
 from lightning_modules.model.families import ORIGINAL_INTERNVL, attention_layers
@@ -40,10 +41,13 @@ def refuse_unsupported(name_or_path: str | Path) -> None:
     """Refuse a checkpoint whose model cannot judge steps or sample texts; reads only its configuration.
 
     Raises:
+        FileNotFoundError: If there is no such checkpoint.
         ValueError: If it is refused, or a folder in the original layout of InternVL; names family and reason.
     """
+    require_model(name_or_path)
     refuse_original_layout(Path(name_or_path))
-    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    with loading(name_or_path, "config.json"):
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if reason := backbone_obstacle(config):
         raise ValueError(
             f"{name_or_path}: models of the family {config.model_type!r} cannot be a backbone: {reason}; take an "

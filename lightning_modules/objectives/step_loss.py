@@ -38,6 +38,9 @@ class LossOptions:
         binomial_weight: For soft labels: weight a step by its number of Monte Carlo continuations. The loss is then the
             mean negative log-likelihood of a continuation's outcome, which is the binomial likelihood up to a constant.
             A step whose number of continuations is unknown counts once.
+        language_model_loss_on_verdicts: Train the verdict over the whole vocabulary, and the token that ends its turn,
+            as the released training does. The loss of a step is the mean of both tokens. By default the class tokens
+            are compared with each other alone. See :mod:`lightning_modules.objectives.language_model_loss`.
     """
 
     early_stop: bool = False
@@ -45,6 +48,7 @@ class LossOptions:
     focal_gamma: float = 0.0
     averaging: Averaging = "step"
     binomial_weight: bool = False
+    language_model_loss_on_verdicts: bool = False
 
     @classmethod
     def of(cls, options: LossOptions | Mapping[str, Any] | None) -> LossOptions:

@@ -25,7 +25,7 @@ TargetFunction = Callable[[Tensor, Tensor | None, float], Tensor]
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(logits, targets, class_weights)`` -> losses: (B, S, K) twice, (K,) -> (B, S), each weighted by its target."""
 
-_OPTIONS = frozenset({"class_weights", "averaging"})
+_OPTIONS = frozenset({"class_weights", "averaging", "language_model_loss_on_verdicts"})
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ _ENTRIES = (
         card_sentence="the Monte Carlo score of a step, by squared error",
         targets=_soft_targets,
         loss=squared_error,
-        loss_options=_OPTIONS | {"early_stop"},
+        loss_options=frozenset({"class_weights", "averaging", "early_stop"}),
         learns_mc=True,
     ),
 )

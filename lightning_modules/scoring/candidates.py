@@ -20,6 +20,7 @@ from lightning_modules.model.prompt_batch import continue_prompt, join_prompts
 from lightning_modules.model.step_head import StepHead
 from lightning_modules.scoring.memory import most_on_any_rank, split_into_groups, tokens_at_once
 from lightning_modules.scoring.shared_prefix import PackedCandidates, attending_to_prefix, shared_prefix_obstacle
+from lightning_modules.scoring.stretched_positions import forget_longer_sequences, stretched_beyond
 
 _logger = logging.get_logger(__name__)
 
@@ -28,6 +29,7 @@ class _Candidate(NamedTuple):
     question: int
     ids: Tensor  # (L,) after the prefix, up to the last position that is judged
     positions: Tensor  # (S,)
+    rest: Tensor  # tokens after them
 
 
 def score_candidates(
@@ -60,7 +62,8 @@ def score_candidates(
         For each question, for each candidate: (S, K) float32 logits on the CPU.
     """
     candidates, places = _distinct_candidates(groups)
-    obstacle = shared_prefix_obstacle(backbone)
+    stretched = _length_obstacle(backbone, head, groups, candidates)
+    obstacle = shared_prefix_obstacle(backbone) or stretched
     if obstacle is None:
         logits = _score_with_shared_prefix(backbone, head, groups, candidates, pad_id, memory_gib)
     else:
@@ -68,8 +71,22 @@ def score_candidates(
             f"{backbone.config.model_type}: every response is read from its beginning, as candidates cannot share "
             f"their prefix in this model: {obstacle}"
         )
-        logits = _score_one_by_one(backbone, head, groups, candidates)
+        logits = _score_one_by_one(backbone, head, groups, candidates, to_the_end=stretched is not None)
     return [[logits[place] for place in of_question] for of_question in places]
+
+
+def _length_obstacle(
+    backbone: PreTrainedModel, head: StepHead, groups: Sequence[EncodedCandidates], candidates: Sequence[_Candidate]
+) -> str | None:
+    """Why conversations of this length cannot share a prefix; all ranks get the same answer."""
+    bound = stretched_beyond(backbone)
+    if bound is None:
+        return None
+    forget_longer_sequences(backbone)
+    longest = max(groups[c.question].prefix["input_ids"].shape[1] + len(c.ids) + len(c.rest) for c in candidates)
+    if most_on_any_rank(longest, computing_device(head)) <= bound:
+        return None
+    return f"a conversation of more than {bound} tokens changes the positions of its prefix"
 
 
 def _distinct_candidates(groups: Sequence[EncodedCandidates]) -> tuple[list[_Candidate], list[list[int]]]:
@@ -84,7 +101,7 @@ def _distinct_candidates(groups: Sequence[EncodedCandidates]) -> tuple[list[_Can
             key = (question, ids.numpy().tobytes(), positions.numpy().tobytes())
             if key not in found:
                 found[key] = len(candidates)
-                candidates.append(_Candidate(question, ids, positions))
+                candidates.append(_Candidate(question, ids, positions, suffix[len(ids) :]))
             places[-1].append(found[key])
     return candidates, places
 
@@ -139,15 +156,22 @@ def _judge(head: StepHead, hidden_states: Tensor, chosen: Sequence[_Candidate]) 
 
 
 def _score_one_by_one(
-    backbone: PreTrainedModel, head: StepHead, groups: Sequence[EncodedCandidates], candidates: list[_Candidate]
+    backbone: PreTrainedModel,
+    head: StepHead,
+    groups: Sequence[EncodedCandidates],
+    candidates: list[_Candidate],
+    to_the_end: bool,
 ) -> dict[int, Tensor]:
+    """A forward for each candidate; ``to_the_end`` of its conversation, where the length of it matters."""
     device = computing_device(head)
     logits: dict[int, Tensor] = {}
     for number in range(most_on_any_rank(len(candidates), device)):
         index = min(number, len(candidates) - 1)
-        question, ids, positions = candidates[index]
+        question, ids, positions, rest = candidates[index]
         prefix = groups[question].prefix
+        ids = torch.cat([ids, rest]) if to_the_end else ids
         inputs = _to_device(continue_prompt(prefix, ids), backbone, device)
+        forget_longer_sequences(backbone)
         hidden_states = backbone.base_model(**inputs, use_cache=False).last_hidden_state
         found = head(hidden_states, (positions + prefix["input_ids"].shape[1])[None].to(device))
         logits[index] = found[0].cpu()

@@ -6,12 +6,15 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from released_benchmarks import dynamath_table
+from transformers import AutoProcessor
 
+from datamodules.batching.lengths import TokenCounter
 from datamodules.benchmarks import BenchmarkOptions
 from datamodules.benchmarks.gpqa import option_order
-from datamodules.benchmarks.table import encode_image, write_table
+from datamodules.benchmarks.table import encode_image, read_table, write_table
 from datamodules.best_of_n import CandidateCollator, read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.reading_rules import ReadingRules
 from datamodules.rollouts.records import Rollout, write_rollouts
 
 RESPONSES = ["a\n\nb\n\n\\boxed{1/2}", "a\n\nc", "\\boxed{0.5}", ""]
@@ -97,8 +100,7 @@ def test_prefix_and_suffix_together_are_the_conversation(folder, rollouts, encod
         question = dataset[0].question
         inputs, positions = encoder.encode([(list(question.images), question.question, candidate, "x")])
         prefix, suffix = encoded.prefix["input_ids"][0], encoded.suffixes[index]
-        until_judged = int(positions[0, -1]) + 1
-        assert torch.cat([prefix, suffix]).tolist() == inputs["input_ids"][0, :until_judged].tolist()
+        assert torch.cat([prefix, suffix]).tolist() == inputs["input_ids"][0].tolist()
         assert (encoded.step_positions[index] + len(prefix)).tolist() == positions[0].tolist()
 
 
@@ -230,8 +232,92 @@ def test_units_without_all_rollouts(tmp_path, caplog):
     assert "left out" in caplog.text
 
 
-def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder):
+def test_bad_rows_of_rollouts_take_their_question_with_them_and_no_other(folder, rollouts, caplog):
+    """A row that is cut, and one of a question that the benchmark does not have."""
+    lines = rollouts.read_text().splitlines()
+    cut = next(number for number, line in enumerate(lines) if '"question_id": "3", "sample_index": 1' in line)
+    lines[cut] = lines[cut][:40]
+    unknown = lines[0].replace('"question_id": "2"', '"question_id": "17"')
+    rollouts.write_text("\n".join([*lines, unknown]) + "\n")
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    assert [question.question_id for question in dataset.questions] == ["10", "2"]
+    assert f"{rollouts}: 1 rows cannot be used and are left out: {rollouts}:{cut + 1}: not valid JSON" in caplog.text
+    assert "'3' lacks 1; left out, as rows of the rollout file were" in caplog.text
+    assert "1 rollouts are of questions that MathVision does not have (were they sampled" in caplog.text
+    with pytest.raises(ValueError, match=rf"rollouts.jsonl:{cut + 1}: not valid JSON"):
+        read_best_of_n_datasets(folder, rollouts, None, 4, on_bad_row="error")
+    # One bad row does not explain two questions.
+    del lines[0]
+    rollouts.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"2 questions do not have the samples 0 to 3: '2' lacks 3; '3' lacks 1"):
+        read_best_of_n_datasets(folder, rollouts, None, 4)
+
+
+def test_bad_rows_of_a_benchmark_take_their_rollouts_with_them(folder, rollouts, caplog):
+    path = folder / "MathVision.tsv"
+    rows = [dict(row.values) for row in read_table(path)]
+    rows[1]["image"] = rows[1]["image"][:80]
+    write_table(path, rows)
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    assert [question.question_id for question in dataset.questions] == ["10", "3"]
+    assert "MathVision: 1 rows cannot be used and are left out" in caplog.text
+
+
+def test_pictures_that_the_model_refuses(folder, rollouts, family_checkpoint, caplog):
+    path = folder / "MathVision.tsv"
+    rows = [dict(row.values) for row in read_table(path)]
+    rows[1]["image"] = encode_image(Image.new("RGB", (2100, 10)))
+    write_table(path, rows)
+    processor = AutoProcessor.from_pretrained(family_checkpoint("qwen2_5_vl"))
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    dataset.leave_out_unreadable(TokenCounter(ConversationEncoder(processor, "", ("+", "-")), 12))
+    assert [question.question_id for question in dataset.questions] == ["10", "3"]
+    assert [dataset[index].rollouts[0].question_id for index in range(2)] == ["10", "3"]
+    assert f"{path}:3 (index 2): column 'image' (2100 x 10 pixels) cannot be used with this model" in caplog.text
+
+
+def test_special_tokens_are_found_before_a_run(folder, rollouts, encoder, caplog):
     write_rollouts(rollouts, [rollout("3", 0), Rollout(**{**rollout("2", 0).__dict__, "response": "a<|end|>"})])
     dataset = read_best_of_n_datasets(folder, rollouts, None, 1, on_missing="skip")["MathVision"]
+    counter = TokenCounter(encoder, 12)
+    dataset.leave_out_unreadable(counter)
+    assert [question.question_id for question in dataset.questions] == ["3"]
+    assert dataset[0].rollouts[0].question_id == "3"
+    assert "1 rows cannot be used and are left out" in caplog.text
+    assert "rollouts.jsonl:2: step 0: the text holds the special token '<|end|>'" in caplog.text
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 1, on_missing="skip", on_bad_row="error")["MathVision"]
     with pytest.raises(ValueError, match=r"rollouts.jsonl:2: step 0: the text holds the special token '<\|end\|>'"):
-        dataset.check_texts(encoder)
+        dataset.leave_out_unreadable(counter)
+
+
+def test_the_question_as_it_was_asked(folder, tmp_path, tiny_processor, caplog):
+    """The rollout's own prompt, where the model reads it; where a rollout has none, the bare one and a notice."""
+    prompts = ["How much is it?\nThink first.", "How much is it?\nThink twice.", None, None]
+    rows = [replace(rollout("2", index), prompt=prompts[index]) for index in range(4)]
+    write_rollouts(tmp_path / "asked.jsonl", rows)
+    dataset = read_best_of_n_datasets(folder, tmp_path / "asked.jsonl", None, 4, on_missing="skip")["MathVision"]
+    assert [row.prompt for row in dataset[0].rollouts] == prompts
+
+    def texts(**rules):
+        encoder = ConversationEncoder(tiny_processor, "", ("+", "-"), rules=ReadingRules(**rules))
+        dataset.leave_out_unreadable(TokenCounter(encoder, 12))
+        encoded = CandidateCollator(encoder)([dataset[0]]).groups[0].encoded
+        prefix = encoded.prefix["input_ids"][0].tolist()
+        return [encoder.processor.tokenizer.decode(prefix + suffix.tolist()) for suffix in encoded.suffixes]
+
+    bare = texts()
+    assert all("Question:\nHow much is it in picture 2?\n\n" in text for text in bare)
+    assert "prompt" not in caplog.text
+    asked = texts(question_text="as_asked")
+    assert "Question:\nHow much is it?\nThink first.\n\n" in asked[0]
+    assert "Question:\nHow much is it?\nThink twice.\n\n" in asked[1]
+    assert asked[2:] == bare[2:]
+    assert "2 rollouts do not say what the policy was asked" in caplog.text
+
+
+def test_candidates_are_read_by_the_rules_of_the_model(folder, rollouts, tiny_processor):
+    dataset = read_best_of_n_datasets(folder, rollouts, None, 4)["MathVision"]
+    encoder = ConversationEncoder(tiny_processor, "", ("+", "-"), rules=ReadingRules(white_space="released"))
+    item = replace(dataset[0], rollouts=tuple(replace(r, response="a\n\n\n\nb ") for r in dataset[0].rollouts))
+    encoded = CandidateCollator(encoder)([item]).groups[0].encoded
+    assert [len(positions) for positions in encoded.step_positions] == [3, 3, 3, 3]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -148,11 +149,58 @@ def test_validation_demonstrations(connected, tiny_world):
     assert names == [f"demonstrations-{number:05d}" for number in range(64)]
 
 
-def test_a_bad_demonstration_is_named(connected, tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"question": "q", "answer": "1"}) + "\n" + json.dumps({"question": 1, "answer": "1"}))
-    with pytest.raises(ValueError, match=f"^{path}:2: field 'question' must be a string, got 1"):
-        connected("fit", demonstrations=str(path))
+def test_a_bad_demonstration_is_named(connected, write_lines, tmp_path, caplog):
+    good = {"question": "q", "answer": "1", "response": "So 1"}
+    rows = [good, {"question": "q", "answer": "1"}, good | {"question": 1}, good | {"response": "So <|end|>"}]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(ValueError, match=f"^{path}:2: field 'response' is missing"):
+        connected("fit", demonstrations=str(path), on_bad_row="error")
+    module = connected("fit", demonstrations=str(path), batch_size=1)
+    assert len(module.train_dataloader()) == 1
+    assert f"{path}: 2 rows cannot be used and are left out: {path}:2: field 'response' is missing" in caplog.text
+    assert f"{path}:3: field 'question' must be a string, got 1" in caplog.text
+    assert f"1 rows cannot be used and are left out: {path}:4: field 'response' holds '<|end|>'" in caplog.text
+
+
+@pytest.mark.parametrize("connects_first", [False, True])
+def test_prompts_with_special_tokens(connects_first, tiny_processor, write_lines, tmp_path, caplog):
+    """They are left out once the model is known, which Lightning tells after it has set up the data."""
+    rows = [{"id": name, "question": f"q{name}", "answer": "1"} for name in ("a", "<|end|>", "c")]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    module = PromptDataModule(prompts=str(path))
+    if connects_first:
+        module.connect(PolicyFacts(tiny_processor))
+    module.setup("predict")
+    if not connects_first:
+        module.connect(PolicyFacts(tiny_processor))
+    assert module.prompt_ids == ids(module.predict_dataloader()) == ["a", "c"]
+    assert list(module.prompt_digests) == ["a", "<|end|>", "c"]
+    assert len(set(module.prompt_digests.values())) == 3
+    assert f"left out: {path}:2: field 'question' holds '<|end|>', a special token of the tokenizer" in caplog.text
+    module = PromptDataModule(prompts=str(path), on_bad_row="error")
+    module.connect(PolicyFacts(tiny_processor))
+    with pytest.raises(ValueError, match=f"{path}:2: field 'question' holds"):
+        module.setup("predict")
+
+
+def test_no_prompts(connected, tmp_path):
+    """A failed export, or a limit of none: not a run that ends well with nothing."""
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match=r"empty\.jsonl: holds no prompts; the file is empty"):
+        connected("predict", prompts=str(tmp_path / "empty.jsonl"))
+    (tmp_path / "one.jsonl").write_text(json.dumps({"question": "q", "answer": "1"}))
+    with pytest.raises(ValueError, match="max_prompts=0 leaves no prompts; give at least 1"):
+        connected("predict", prompts=str(tmp_path / "one.jsonl"), max_prompts=0)
+
+
+def test_a_position_inside_of_an_epoch_of_earlier_versions(connected, write_lines, tmp_path):
+    """They told demonstrations without an id apart by file and line; digest as of version 154e482, computed by hand."""
+    rows = [{"question": "q", "answer": "1", "response": "a"}, {"id": "x", "question": "r", "answer": "1"}]
+    rows[1]["response"] = "b"
+    module = connected("fit", demonstrations=str(write_lines(tmp_path / "rows.jsonl", rows)), batch_size=1)
+    texts = ["rows-1", "q", "a", "x", "r", "b"]
+    whole = hashlib.blake2b("".join(f"{len(text)}:{text}" for text in texts).encode(), digest_size=8)
+    assert module._order()["fingerprint"] == whole.hexdigest()
 
 
 def test_wrong_use(tiny_processor):
@@ -167,3 +215,29 @@ def test_wrong_use(tiny_processor):
         PromptDataModule().renderer  # noqa: B018
     with pytest.raises(TypeError, match=r"is for policies; a reward model takes .*VisualPRM400KDataModule"):
         PromptDataModule().connect(RewardModelFacts(None, 12, False))
+
+
+def test_choices_of_how_prompts_are_asked(tiny_processor, tiny_world):
+    """What the data module is given reaches the prompts, and is named only where it is not ours."""
+
+    def prompts_of(**options):
+        module = PromptDataModule(prompts=str(tiny_world / "prompts" / "annotations.jsonl"), max_prompts=1, **options)
+        module.connect(PolicyFacts(tiny_processor))
+        module.setup("predict")
+        ((prompt,),) = [batch.prompts for batch in module.predict_dataloader()]
+        return module.prediction_settings, prompt
+
+    ours, prompt = prompts_of()
+    assert ours == {"system_prompt": "", "instruction": None, "other_images": False, "rules": "ours"}
+    assert prompt.policy_text == f"{prompt.question}\n{POLICY_INSTRUCTION}"
+    chosen = {"instruction_template": "final_answer", "max_tiles": 3}
+    settings, asked = prompts_of(**chosen)
+    assert settings == ours | chosen
+    assert asked.policy_text.startswith("<image>\nYour task is to answer the question below.")
+    assert (asked.question, asked.max_tiles) == (prompt.question, 3)
+
+
+@pytest.mark.parametrize("option", [{"prompts_as": "vlmevalkit"}, {"instruction_template": "boxed"}])
+def test_an_instruction_beside_another_one(option):
+    with pytest.raises(ValueError, match=r"give either 'instruction' or (prompts_as: vlmevalkit|instruction_template)"):
+        PromptDataModule(instruction="Be quick.", **option)

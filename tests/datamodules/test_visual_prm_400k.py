@@ -76,6 +76,17 @@ def test_the_split_keeps_questions_together(make):
     assert not train & validation
 
 
+def test_the_old_name_of_the_validation_fraction(make, caplog):
+    module = make(validation_share=0.34)
+    assert module.hparams["validation_fraction"] == module.supervision.validation_fraction == 0.34
+    assert "validation_share" not in module.hparams
+    assert "VisualPRM400KDataModule: validation_share has a new name; write validation_fraction" in caplog.text
+    with pytest.raises(ValueError, match="has both validation_fraction and validation_share, its old name"):
+        make(validation_share=0.34, validation_fraction=0.2)
+    with pytest.raises(TypeError, match="validation_part"):
+        make(validation_part=0.34)
+
+
 def test_a_model_connects(make, evaluation, tiny_processor):
     module = make(validation_fraction=0.34, model_name_or_path=None, **evaluation)
     module.setup("fit")
@@ -301,7 +312,7 @@ def test_conversations_that_are_too_long(make, uneven, caplog):
     assert "train rows: 1 of 20 rows are left out (uneven8: 1)" in caplog.text
     module = make(packed_tokens=1, on_long_conversation="skip")
     module.setup("fit")
-    with pytest.raises(ValueError, match="no training rows are left"):
+    with pytest.raises(ValueError, match="no train rows are left"):
         module.train_dataloader()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cli_runs import QUIET, REPOSITORY, environment, visualprm
+from forked_nodes import start_visualprm
 
 from tools.two_nodes import NoHostsError, TwoHosts
 
@@ -18,6 +19,7 @@ EXPERIMENT = [
     "--config=experiments/quickstart/process_reward_model.yaml",
     "--config=experiments/strategies/fsdp2.yaml",
 ]
+BENCHMARKS = "--data.benchmark_names=[MathVision,LogicVista]"
 SHAPE = ["--trainer.accelerator=cpu", "--trainer.num_nodes=2", "--trainer.devices=1"]
 ENDS_WITHIN = 120  # seconds from the loss of a node to the end of the other one
 PATIENCE = 600  # seconds for anything else, on a busy machine
@@ -78,22 +80,33 @@ class Run:
         written.write_text(yaml.safe_dump(config))
         return [*EXPERIMENT, f"--config={written}"]
 
-    def start(self, overlay, *options):
-        """Start `visualprm fit` on both hosts; ``options`` are a list for each host, or common ones."""
+    def start(self, overlay, *options, forked=True):
+        """Start `visualprm fit` on both hosts: by the command of tools/two_nodes.py, or by torchrun in forks."""
         self.logs = [(self.folder / f"{overlay[-1].rpartition('/')[2]}-{host}.log").open("w+") for host in "ab"]
-        self.nodes = self.hosts.start_visualprm(["fit", *overlay, *SHAPE, *QUIET, *options], self.variables, self.logs)
+        words = ["fit", *overlay, BENCHMARKS, *SHAPE, *QUIET, *options]
+        if forked:
+            self.nodes = start_visualprm(self.hosts, words, self.variables, [Path(log.name) for log in self.logs])
+        else:
+            self.nodes = self.hosts.start_visualprm(words, self.variables, self.logs)
 
     def output(self, index):
         self.logs[index].flush()
         return Path(self.logs[index].name).read_text()
 
+    def outputs(self):
+        """How both nodes stand and what they have printed: the one that ended first need not have failed first."""
+        states = [node.process.poll() for node in self.nodes]
+        parts = [f"---- node {'ab'[i]} ({state})\n{self.output(i)[-6000:]}" for i, state in enumerate(states)]
+        return "\n".join([f"{self.folder}: status and output of the nodes", *parts])
+
     def wait_for(self, name):
         """Until a file appears, unless a node ends before."""
         deadline = time.monotonic() + PATIENCE
         while not (self.folder / name).exists():
-            for index, node in enumerate(self.nodes):
-                assert node.process.poll() is None, self.output(index)[-6000:]
-            assert time.monotonic() < deadline, self.output(0)[-6000:]
+            if any(node.process.poll() is not None for node in self.nodes):
+                self.ends(range(len(self.nodes)), time.monotonic())  # the other one may know why
+                pytest.fail(self.outputs(), pytrace=False)
+            assert time.monotonic() < deadline, self.outputs()
             time.sleep(0.05)
 
     def ends(self, indices, since):
@@ -140,7 +153,7 @@ def outcome(hosts_are_possible, quickstart_run, tmp_path_factory):
     with TwoHosts() as one, TwoHosts() as other:
         killed = Run(quickstart_run, tmp_path_factory.mktemp("killed"), one)
         cut = Run(quickstart_run, tmp_path_factory.mktemp("cut"), other)
-        killed.start(killed.overlay("first.yaml", {"batch": 3, "ranks": [1]}))
+        killed.start(killed.overlay("first.yaml", {"batch": 3, "ranks": [1]}), forked=False)
         cut.start(
             cut.overlay("first.yaml", {"batch": 1, "ranks": [0, 1]}),
             "--trainer.strategy.timeout=600",
@@ -189,7 +202,7 @@ def test_a_link_that_is_lost_silently(outcome, record_property):
 
 def test_the_run_goes_on_and_ends(outcome, quickstart_run):
     """Every sample is seen once, before the loss or after it."""
-    assert outcome.status_of_resumed == [0, 0], outcome.killed.output(0)[-6000:]
+    assert outcome.status_of_resumed == [0, 0], outcome.killed.outputs()
     rows = [json.loads(line) for line in (outcome.killed.folder / "batches.jsonl").read_text().splitlines()]
     seen = [name for *_, names, _ in rows for name in names]
     supervision = quickstart_run / "world" / "prompts" / "process_supervision.jsonl"
@@ -221,6 +234,7 @@ def test_best_of_n_over_both_nodes(outcome, quickstart_run, tmp_path):
         f"--config={tmp_path / 'test.yaml'}",
         f"--model.model_name_or_path={outcome.killed.folder / 'model'}",
         "--data.visual_process_bench=null",
+        BENCHMARKS,
     )
     both = json.loads((outcome.killed.folder / "logs" / "all" / "best_of_n_epoch0.json").read_text())
     alone = json.loads((tmp_path / "best_of_n_test.json").read_text())

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,54 +58,78 @@ def batch(sharp_checkpoint, picture):
     return make
 
 
-def recount(annotator, batch, max_steps):
-    """Steps and counts of every solution, each text sampled by itself, one after the other."""
+RELEASED = {"continue_last_step": True, "continue_after": "step", "white_space": "released"}
+
+
+def recount(annotator, batch, max_steps, released=False, early_stop=False):
+    """Steps and counts (of how many) of every solution, each text sampled by itself, one after the other.
+
+    Args:
+        released: Keep what stands between blank lines as it is, continue behind a step, and the last one, too.
+        early_stop: Draw nothing behind a step without a success.
+    """
     engine = TransformersEngine.of(annotator.backbone, annotator.processor)
     counted = []
     for prompt, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True):
         for solution in range(annotator.num_solutions):
             key = f"{prompt.prompt_id}/solution/{solution}"
             ((response,),) = engine.sample([GenerationRequest(messages, images, [key])], SAMPLING)
-            steps = [piece.strip() for piece in re.split("\n\n", response.text) if piece.strip()] or [""]
+            pieces = re.split("\n\n", response.text)
+            steps = pieces if released else [piece.strip() for piece in pieces if piece.strip()] or [""]
             if len(steps) > max_steps:
                 size = math.ceil(len(steps) / max_steps)
                 steps = ["\n\n".join(steps[start : start + size]) for start in range(0, len(steps), size)]
             counts = []
-            for count in range(1, len(steps)):
-                prefix = "".join(f"{step}\n\n" for step in steps[:count])
-                counts.append(0)
+            for count in range(1, len(steps) + released):
+                if early_stop and counts and counts[-1][0] == 0:
+                    counts.append((0, 0))
+                    continue
+                prefix = "\n\n".join(steps[:count]) if released else "".join(f"{step}\n\n" for step in steps[:count])
+                reached = 0
                 for k in range(annotator.num_continuations):
                     request = GenerationRequest(messages, images, [f"{prompt.prompt_id}/{prefix}/{k}"], prefix)
                     ((continuation,),) = engine.sample([request], SAMPLING)
-                    counts[-1] += grade(prefix + continuation.text).is_correct
-            # The last step ends the solution: nothing is left to sample.
-            counts.append(annotator.num_continuations if grade("\n\n".join(steps)).is_correct else 0)
+                    reached += grade(prefix + continuation.text).is_correct
+                counts.append((reached, annotator.num_continuations))
+            if not released:
+                # The last step ends the solution: nothing is left to sample, so that it is one of one or none of one.
+                counts.append((int(grade("\n\n".join(steps)).is_correct), 1))
             counted.append((prompt.prompt_id, steps, counts))
     return counted
 
 
-@pytest.mark.parametrize("max_steps", [12, 2])
-def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps):
-    annotator = make_annotator(sharp_checkpoint, max_steps=max_steps)
+@pytest.mark.parametrize(
+    ("max_steps", "options"),
+    [(12, {}), (2, {}), (12, RELEASED), (3, RELEASED | {"early_stop": True})],
+)
+def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps, options):
+    fewer = {"num_continuations": 2} if options else {}
+    annotator = make_annotator(sharp_checkpoint, max_steps=max_steps, **options, **fewer)
     asked = batch(annotator)
     found = annotator.predict_step(asked, 0)
     assert [prompt_id for prompt_id, _ in found] == ["prompt-0", "prompt-1", "prompt-2"]
     rows = [(prompt_id, row) for prompt_id, of_prompt in found for row in of_prompt]
-    expected = recount(annotator, asked, max_steps)
+    expected = recount(annotator, asked, max_steps, bool(options), "early_stop" in options)
     for (prompt_id, row), (expected_id, steps, counts) in zip(rows, expected, strict=True):
         scored = row["steps_with_score"]
         assert prompt_id == expected_id
         assert [step["step"] for step in scored] == steps
-        assert [step["num_mc_correct"] for step in scored] == counts
-        assert [step["score"] for step in scored] == [count / 4 for count in counts]
-        assert {step["num_mc_total"] for step in scored} == {4}
+        assert [(step["num_mc_correct"], step["num_mc_total"]) for step in scored] == counts
+        assert [step["score"] for step in scored] == [correct / max(total, 1) for correct, total in counts]
         assert row["response"] == "\n\n".join(steps)
-        of_question = [counts[-1] == 4 for other_id, _, counts in expected if other_id == prompt_id]
-        assert row["question_accuracy"] == sum(of_question) / 5
-    seen = {count for _, _, counts in expected for count in counts[:-1]}
+        assert row["num_mc_sequences"] == annotator.num_continuations
+        of_question = [
+            grade("\n\n".join(of_solution)).is_correct for other_id, of_solution, _ in expected if other_id == prompt_id
+        ]
+        assert row["question_accuracy"] == sum(of_question) / annotator.num_solutions
+    seen = {correct for _, _, counts in expected for correct, total in counts if total == annotator.num_continuations}
     assert len(seen) >= 2, "the counts should differ, or the comparison says little"
+    if "early_stop" in options:
+        assert any((0, 0) in counts for _, _, counts in expected), "no solution was stopped"
+    if options:
+        assert any(step != step.strip() for _, steps, _ in expected for step in steps), "no white space was kept"
     longest = max(len(steps) for _, steps, _ in expected)
-    assert longest == 2 if max_steps == 2 else longest > 2
+    assert longest == max_steps if max_steps < 12 else longest > 2
 
 
 def test_the_number_of_rows_decoded_at_once_changes_nothing(sharp_checkpoint, batch):
@@ -165,7 +190,7 @@ def test_rows_are_read_again(sharp_checkpoint, batch, picture, tmp_path):
         assert read["steps"] == [step["step"] for step in scored]
         assert read["mc"] == [step["score"] for step in scored]
         assert read["num_mc_correct"] == [step["num_mc_correct"] for step in scored]
-        assert read["num_mc_total"] == [4] * len(scored)
+        assert read["num_mc_total"] == [4] * (len(scored) - 1) + [1]
         assert read["question_accuracy"] == row["question_accuracy"]
         assert read["source"] == "somewhere"
         names = [[], ["1.png"], ["2.png", "3.png"]][number // 5]
@@ -179,7 +204,7 @@ def test_empty_solutions(sharp_checkpoint, batch, picture, tmp_path):
     annotator = make_annotator(sharp_checkpoint)
     annotator.backbone.get_output_embeddings().bias.data[1] = 1000.0
     rows = [row for _, of_prompt in annotator.predict_step(batch(annotator), 0) for row in of_prompt]
-    expected = [{"step": "", "score": 1.0, "num_mc_correct": 4, "num_mc_total": 4}]
+    expected = [{"step": "", "score": 1.0, "num_mc_correct": 1, "num_mc_total": 1}]
     assert [row["steps_with_score"] for row in rows] == [expected] * 15
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     table = read_rows([tmp_path / "rows.jsonl"], cache_dir=tmp_path / "cache")
@@ -223,3 +248,37 @@ def test_another_engine_continues_the_prefixes(sharp_checkpoint, batch):
     found = theirs.predict_step(batch(theirs), 0)
     assert found == ours.predict_step(batch(ours), 0)
     assert max(len(row["steps_with_score"]) for _, rows in found for row in rows) > 1
+
+
+def test_rows_give_the_question_as_it_was_asked(sharp_checkpoint, batch):
+    annotator = make_annotator(sharp_checkpoint, question_text="as_asked", num_solutions=1, num_continuations=1)
+    asked = batch(annotator)
+    rows = [row for _, of_prompt in annotator.predict_step(asked, 0) for row in of_prompt]
+    assert [(row["question"], row["question_orig"]) for row in rows] == [
+        (f"{question}\nThink.", question)
+        for question in ("How many?", "How many digits?", "Is <image> larger than <image> ?")
+    ]
+
+
+def test_choices_are_named_only_where_they_are_not_ours(sharp_checkpoint):
+    """Annotations that were begun before there was a choice go on."""
+    ours = MonteCarloAnnotator(str(sharp_checkpoint)).prediction_settings
+    assert set(ours) == {"model", "num_solutions", "num_continuations", "max_steps", "sampling", "solution_sampling"}
+    released = MonteCarloAnnotator(str(sharp_checkpoint), **RELEASED).prediction_settings
+    assert released == ours | RELEASED
+
+
+def test_max_tiles_of_a_prompt_reaches_its_solutions_and_continuations(sharp_checkpoint, batch):
+    class Recorder(TransformersEngine):
+        asked: list = []  # noqa: RUF012
+
+        def sample(self, requests, parameters):
+            self.asked += [(request.max_tiles, len(request.sample_keys)) for request in requests]
+            return super().sample(requests, parameters)
+
+    annotator = make_annotator(sharp_checkpoint, engine=Recorder(), continue_last_step=True)
+    asked = batch(annotator)
+    asked.prompts = [replace(prompt, max_tiles=most) for prompt, most in zip(asked.prompts, (None, 2, 3), strict=True)]
+    annotator.predict_step(asked, 0)
+    # 5 solutions and 4 continuations.
+    assert set(Recorder.asked) == {(None, 5), (2, 5), (3, 5), (None, 4), (2, 4), (3, 4)}

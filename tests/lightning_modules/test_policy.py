@@ -1,5 +1,6 @@
 """The policy's loss, against the loss that the models of `transformers` compute themselves."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,7 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
-from datamodules.policy.prompts import ChatRenderer, Prompt, grade_by_answer
+from datamodules.policy.prompt_rows import grade_by_answer
+from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
+from datamodules.rollouts.records import parse_rollout
+from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.policy import Policy
 
 
@@ -83,3 +87,34 @@ def test_a_configuration_with_the_former_name_of_the_warmup_ratio(tiny_world, ti
     schedule = policy.lr_schedulers()
     (factor,) = {partial_factor.keywords["warmup_ratio"] for partial_factor in schedule.lr_lambdas}
     assert factor == 0.25
+
+
+def test_the_first_solution_is_greedy_and_the_others_are_those_of_a_policy_that_samples_all(sharp_checkpoint, picture):
+    sampling = SamplingParameters(temperature=0.6, top_p=0.95, top_k=50, max_new_tokens=16, seed=3)
+
+    def rows_of(**options):
+        policy = Policy(str(sharp_checkpoint), sampling=sampling, **options).eval()
+        prompts = [
+            Prompt(f"MMMU/{number}", "How many?", (), "2", "MMMU", partial(list, [picture(number)]), grade, text="So?")
+            for number in range(2)
+        ]
+        batch = PromptCollator(ChatRenderer(policy.processor))(prompts)
+        return [row for _, of_prompt in policy.predict_step(batch, 0) for row in of_prompt]
+
+    grade = grade_by_answer("2")
+    mixed, sampled = (rows_of(num_samples=4, first_greedy=first_greedy) for first_greedy in (True, False))
+    sampling = replace(sampling, temperature=0.0, top_p=1.0, top_k=None)
+    greedy = rows_of(num_samples=1)
+    assert [row["response"] for row in mixed[::4]] == [row["response"] for row in greedy]
+    assert [row["response"] for row in mixed[::4]] != [row["response"] for row in sampled[::4]]
+    assert [row for row in mixed if row["sample_index"]] == [row for row in sampled if row["sample_index"]]
+    assert [row["sample_index"] for row in mixed] == [0, 1, 2, 3] * 2
+    # Each row says how it was drawn, and what was asked.
+    drawn = [(row["temperature"], row["top_p"], row.get("top_k")) for row in mixed]
+    assert drawn == [(0.0, 1.0, None), *[(0.6, 0.95, 50)] * 3] * 2
+    assert {row["prompt"] for row in mixed} == {"So?"}
+    assert [parse_rollout(row, "row").top_k for row in mixed] == [row.get("top_k") for row in mixed]
+    # A single solution is the greedy one.
+    sampling = replace(sampling, temperature=0.6)
+    (first, second) = rows_of(num_samples=1, first_greedy=True)
+    assert [first["response"], second["response"]] == [row["response"] for row in greedy]

@@ -19,9 +19,13 @@ from PIL import ExifTags, Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from datamodules.batching.collate import StepCollator
+from datamodules.batching.packing import pack
+from datamodules.conversation.instructions import INSTRUCTIONS, with_template
 from datamodules.storage.images import open_image
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.callbacks.process_bench import ProcessBench
+from lightning_modules.objectives.past_verdicts import LabelsAsVerdicts
+from lightning_modules.objectives.step_loss import LossOptions
 from lightning_modules.process_reward import ProcessRewardModel
 from lightning_modules.protocol import PROTOCOL_FILE, Protocol
 
@@ -165,6 +169,44 @@ def test_no_step_is_right(sharp_checkpoint, collate):
     batch.mc.zero_()
     probability = model.scores_from_logits(model(batch))[0, 0].item()
     assert model.training_step(batch, 0).item() == pytest.approx(-math.log(1 - probability), abs=1e-5)
+
+
+def next_token_losses(model, picture, name):
+    """Of each scored step, the mean loss of verdict and end token, over the vocabulary and with true verdicts."""
+    question, pictures, steps, mc = ROWS[name]
+    turns = write_turns(question, len(pictures), steps, model.protocol.system_prompt)
+    # A step without a score is wrong in the released conversion.
+    verdicts = iter("+" if score > 0 else "-" for score in mc)
+    turns = [turn.replace("+", next(verdicts)) if turn == VERDICT else turn for turn in turns]
+    ids, _ = tokenize_turns(model.processor, turns)
+    logits = vocabulary_logits(model.backbone, model.processor, [picture(number) for number in pictures], ids)
+    log_probabilities = logits.double().log_softmax(-1)
+    losses, end = [], 0
+    for turn in turns:
+        end += len(model.processor.tokenizer(turn, add_special_tokens=False)["input_ids"])
+        if turn in (VERDICT, VERDICT.replace("+", "-")):
+            verdict, end_token = (-log_probabilities[at - 1, ids[at]].item() for at in (end - 2, end - 1))
+            losses.append((verdict + end_token) / 2)
+    return [loss for loss, score in zip(losses, mc, strict=True) if not math.isnan(score)]
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_training_as_released(sharp_checkpoint, picture, collate, is_packed):
+    """True verdicts in the input, and the loss of verdict and end token over the whole vocabulary."""
+    options = LossOptions(language_model_loss_on_verdicts=True)
+    model = ProcessRewardModel(str(sharp_checkpoint), loss=options, past_verdicts="labels", system_prompt="")
+    verdicts = LabelsAsVerdicts("value", 0.0, ("+", "-"))
+    batch = collate(model, ROWS, verdicts=verdicts)
+    if is_packed:
+        batch = pack(batch)
+    terms = [term for name in ROWS for term in next_token_losses(model, picture, name)]
+    loss = model.training_step(batch, 0)
+    assert loss.item() / 6 == pytest.approx(sum(terms) / 6, rel=1e-5)
+    loss.backward()
+    assert model.backbone.lm_head.weight.grad.abs().sum() > 0
+    assert model.head.weight.grad.abs().sum() > 0
+    # Its rows of the class tokens are not read: they are trained in the step head.
+    assert not model.backbone.lm_head.weight.grad[model.head.token_ids].any()
 
 
 def test_what_is_trained(sharp_checkpoint, collate):
@@ -389,6 +431,10 @@ def test_the_protocol_is_stored_and_taken_up(sharp_checkpoint, tmp_path):
         "aggregation": "min",
         "class_tokens": ["+", "-"],
         "image_layout": "first",
+        "question_text": "bare",
+        "pictures": "ours",
+        "white_space": "ours",
+        "past_verdicts": "placeholder",
     }
     assert ProcessRewardModel.from_pretrained(tmp_path).protocol == model.protocol
     # What is given goes before what is stored, 0 and the empty text too.
@@ -468,3 +514,63 @@ def test_fit_chooses_a_step_threshold_that_test_takes_from_the_checkpoint(
     assert stored["threshold_chosen_on"] == chosen.step_threshold_chosen_on
     with pytest.raises(ValueError, match="'validation' needs a process validation split to choose on"):
         run("test")  # weights without a threshold, data without a split
+
+
+def test_the_system_prompt_of_the_data(sharp_checkpoint, tmp_path, write_lines):
+    """Taken from conversation rows at `fit`, kept in checkpoints, never used before it is known."""
+    turns = [
+        ("system", "You check ."),
+        ("human", "### Question:\nHow many?\n\n### Solution Process:\nSo 3"),
+        ("gpt", "+"),
+        ("human", "So 7"),
+        ("gpt", "-"),
+    ]
+    row = {"conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
+    path = write_lines(tmp_path / "rows.jsonl", [row, row])
+
+    def model(**options):
+        return ProcessRewardModel(str(sharp_checkpoint), **{"preset": "visualprm_400k_v1_1"} | options)
+
+    def trainer():
+        return Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+            callbacks=[ModelCheckpoint(tmp_path, "last")],
+        )
+
+    untrained = model()
+    assert untrained.protocol.max_steps == 16
+    assert untrained.encoder.rules == untrained.protocol.reading_rules
+    for use in (
+        lambda: untrained.score(None, "How many?", ["So 3"]),
+        lambda: untrained.save_pretrained(tmp_path / "x"),
+    ):
+        with pytest.raises(ValueError, match="system_prompt is 'from_data'"):
+            use()
+    data = VisualPRM400KDataModule(train_annotations=[str(path)], cache_dir=str(tmp_path / "cache"))
+    trainer().fit(untrained, datamodule=data)
+    assert untrained.protocol.system_prompt == untrained.encoder.system_prompt == "You check ."
+    validation = VisualPRM400KDataModule(validation_annotations=[str(path)], cache_dir=str(tmp_path / "cache"))
+    loaded = model()
+    with pytest.raises(ValueError, match="system_prompt is 'from_data'"):
+        trainer().validate(loaded, datamodule=validation)
+    trainer().validate(loaded, datamodule=validation, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert loaded.protocol == untrained.protocol
+    untrained.save_pretrained(tmp_path / "export")
+    assert ProcessRewardModel.from_pretrained(tmp_path / "export").protocol.system_prompt == "You check ."
+
+
+def test_the_question_that_is_scored(sharp_checkpoint, picture):
+    asked = with_template("How many?", INSTRUCTIONS["boxed"])
+    bare = ProcessRewardModel.from_pretrained(sharp_checkpoint)
+    as_asked = ProcessRewardModel.from_pretrained(sharp_checkpoint, question_text="as_asked")
+    responses = ["So 3\n\nSo 7"]
+    scores = bare.score(picture(1), "How many?", responses)
+    assert bare.score(picture(1), asked, responses) == scores
+    assert as_asked.score(picture(1), "How many?", responses).step_scores == scores.step_scores
+    other = as_asked.score(picture(1), asked, responses).step_scores[0]
+    assert max(abs(a - b) for a, b in zip(other, scores.step_scores[0], strict=True)) > 1e-3

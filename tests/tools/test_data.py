@@ -157,6 +157,90 @@ def test_steps_without_a_score(tmp_path):
     assert json.loads(as_json(report))["total"]["share_incorrect"] == 0.0
 
 
+def test_blank_steps_are_counted(tmp_path):
+    """They join their neighbours, as in training; the released annotator keeps them."""
+    row = raw_row("Why?", None, [0.5, 0.25, 0.0])
+    row["steps_with_score"][1]["step"] = " \n"
+    (tmp_path / "a.jsonl").write_bytes(jsonl([row, raw_row("How?", None, [0.5])]))
+    report = check_data([tmp_path], show_progress=False)
+    assert report.is_fine
+    assert (report.total.rows, report.total.steps, report.total.blank_steps) == (2, 3, 1)
+
+
+def test_empty_files_are_not_fine(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_bytes(jsonl([raw_row("Why?", None, [0.5])]))
+    assert check(tmp_path) == 0
+    for content in (b"", b"\n \n"):
+        (tmp_path / "b.jsonl").write_bytes(content)
+        assert check(tmp_path, "--json", tmp_path / "report.json") == 1
+        assert f"{tmp_path}/b.jsonl: holds no rows" in capsys.readouterr().out
+        assert json.loads((tmp_path / "report.json").read_text())["empty_files"] == [f"{tmp_path}/b.jsonl"]
+
+
+def test_what_is_odd_is_reported(tmp_path, capsys):
+    """Such rows are used: fit takes the score as it is, and the last of two equal keys."""
+    rounded, wrong, none = (raw_row("Why?", None, [score]) for score in (0.33, 0.5, 0.5))
+    rounded["steps_with_score"][0] |= {"num_mc_correct": 1, "num_mc_total": 3}
+    wrong["steps_with_score"][0] |= {"num_mc_correct": 16, "num_mc_total": 16}
+    none["steps_with_score"][0] |= {"num_mc_correct": 0, "num_mc_total": 0}  # not sampled
+    twice = json.dumps(raw_row("Why twice?", None, [0.5]))[:-1] + ', "question": "Why then?"}\n'
+    nested = json.dumps(raw_row("Who?", None, [0.5])).replace('"score": 0.5', '"score": 1, "score": 0.5') + "\n"
+    whole = jsonl([rounded, wrong]) + (twice + nested).encode()
+    (tmp_path / "a.jsonl").write_bytes(whole)
+    assert check(tmp_path / "a.jsonl", "--json", tmp_path / "report.json") == 1
+    expected = {
+        2: "field 'steps_with_score': a score is 0.5, but 16 of 16 continuations are right",
+        3: "the key 'question' is there more than once; the last one counts",
+        4: "the key 'score' is there more than once; the last one counts",
+    }
+    printed = capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    for line, remark in expected.items():
+        assert {"place": f"{tmp_path}/a.jsonl:{line}", "remark": remark} in report["remarks"]
+        assert f"{tmp_path}/a.jsonl:{line}: odd, but used: {remark}" in printed
+    assert len(report["remarks"]) == report["total"]["remarks"] == 3
+    assert (report["total"]["rows"], report["total"]["bad_rows"]) == (4, 0)
+    with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as archive:
+        archive.writestr("annotations/a.jsonl", whole)
+    assert len(check_data([tmp_path / "annotations.zip"], show_progress=False).remarks) == 3
+
+
+def test_what_a_model_cannot_read(tmp_path, family_checkpoint, capsys):
+    """Special tokens, refused pictures and too many tokens, as `fit` finds them."""
+    for name, size in (("good", (40, 40)), ("wide", (2100, 10))):
+        Picture.new("RGB", size).save(tmp_path / f"{name}.png")
+    rows = [
+        raw_row("<image>\nWhere?", "good.png", [0.5]),
+        raw_row("<image>\nWhere?", "wide.png", [0.5]),
+        raw_row("What is <|im_end|>?", None, [0.5]),
+        raw_row("Why?" * 100_000, None, [0.5]),
+    ]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(rows))
+    assert check(tmp_path) == 0
+    assert check(tmp_path, "--model", family_checkpoint("qwen2_5_vl"), "--json", tmp_path / "report.json") == 1
+    bad = json.loads((tmp_path / "report.json").read_text())["bad_rows"]
+    reasons = [
+        r"field 'image': '.*wide.png' \(2100 x 10 pixels\) cannot be used with this model: Qwen2VL",
+        r"question: the text holds the special token '<\|im_end\|>'",
+        r"the conversation has \d{5,} tokens, the model \d+ positions",
+    ]
+    assert [row["place"] for row in bad] == [f"{tmp_path}/a.jsonl:{line}" for line in (2, 3, 4)]
+    assert all(re.match(reason, row["reason"]) for reason, row in zip(reasons, bad, strict=True))
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}/a.jsonl:3: question" in printed
+
+
+def test_a_jpeg_cut_short_in_the_middle(tmp_path):
+    noise = io.BytesIO()
+    Picture.effect_noise((64, 64), 50).save(noise, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(noise.getvalue()[:-1000])
+    (tmp_path / "a.jsonl").write_bytes(jsonl([raw_row("<image>\nWhere?", "cut.jpg", [0.5])]))
+    report = check_data([tmp_path], show_progress=False)
+    ((place, reason),) = report.bad_rows
+    assert place == f"{tmp_path}/a.jsonl:1"
+    assert "cut.jpg' cannot be opened as an image: image file is truncated" in reason
+
+
 def test_ranges_of_scores():
     assert [mc_bin(n / 16) for n in (0, 1, 4, 5, 8, 9, 12, 13, 15, 16)] == [
         MC_BINS[index] for index in (0, 1, 1, 2, 2, 3, 3, 4, 4, 5)

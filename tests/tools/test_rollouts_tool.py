@@ -113,11 +113,17 @@ def test_predictions_on_another_table_are_refused(tables, tmp_path, capsys):
     assert "column 'answer' differs from the benchmark's table in 3 of 3 rows" in printed
     assert f"{file}:2 (index 1): '9', the table has '4'" in printed
     unknown = predictions(tmp_path / "q.tsv", ["a", "b"], ["1", "77"])
-    assert run("import", unknown, "--policy", "p", "--output", output, tables=tables) == 2
+    arguments = ["import", unknown, "--policy", "p", "--output", output]
+    assert run(*arguments, "--on-bad-row", "error", tables=tables) == 2
     assert f"1 of 2 responses are to questions that MathVision in {tables} does not have: {unknown}:3" in (
         capsys.readouterr().err
     )
     assert not output.exists()
+    assert run(*arguments, tables=tables) == 0
+    assert [r.question_id for r in read_rollouts(output)] == ["1"]
+    assert "1 responses are to questions that the benchmark does not have; they are left out" in (
+        capsys.readouterr().out
+    )
 
 
 def test_plain_rows(tables, tmp_path, write_lines, capsys):
@@ -158,16 +164,24 @@ def test_plain_rows(tables, tmp_path, write_lines, capsys):
         ({"question_id": "1", "responses": []}, "field 'responses' must be a list that is not empty"),
         ({"question_id": "1", "responses": ["a", "b"], "sample_index": 0}, "is of one response, but there are 2"),
         ({"question_id": "1", "response": "\ud800"}, "field 'response' must be valid Unicode"),
-        ({"question_id": "1", "responses": ["\ud800"]}, "the response is not valid Unicode"),
+        ({"question_id": "1", "responses": ["\ud800"]}, "field 'responses[0]' must be valid Unicode"),
         ('{"question_id": "1"', "not valid JSON"),
     ],
 )
-def test_bad_plain_rows_are_named(tables, tmp_path, write_lines, capsys, row, message):
+def test_bad_plain_rows_are_named(tables, tmp_path, write_lines, capsys, caplog, row, message):
+    """One bad row takes no other with it, unless that is asked for."""
     path = write_lines(tmp_path / "plain.jsonl", [{"question_id": "2", "response": "B"}, row])
-    assert run("import", path, "--policy", "p", "--output", tmp_path / "r.jsonl", tables=tables) == 2
+    output = tmp_path / "r.jsonl"
+    arguments = ["import", path, "--policy", "p", "--output", output]
+    assert run(*arguments, "--on-bad-row", "error", tables=tables) == 2
     printed = capsys.readouterr().err
     assert f"{path}:2: " in printed
     assert message in printed
+    assert not output.exists()
+    assert run(*arguments, tables=tables) == 0
+    assert [rollout.question_id for rollout in read_rollouts(output)] == ["2"]
+    assert f"{path}: 1 rows cannot be used and are left out: {path}:2: " in caplog.text
+    assert message in caplog.text
 
 
 def test_files_of_two_kinds_are_refused(tables, tmp_path, write_lines, capsys):
@@ -204,6 +218,27 @@ def test_check_names_what_is_wrong(tables, tmp_path, rollouts, capsys):
     assert f"{fixed}: 5 rollouts with the present verdicts; 2 are left out" in printed
     kept = {(r.question_id, r.sample_index): r.is_correct for r in read_rollouts(fixed)}
     assert kept == {(r.question_id, r.sample_index): r.is_correct for r in rows[:-1]}
+
+
+def test_check_with_a_model_finds_what_a_test_would_leave_out(tables, tmp_path, rollouts, tiny_checkpoint, capsys):
+    lines = [json.loads(line) for line in rollouts.read_text().splitlines()]
+    lines[1] |= {"response": "B<|end|>", "verdict_digest": None}
+    rollouts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("check", rollouts, tables=tables) == 0
+    assert run("check", rollouts, "--model", tiny_checkpoint, tables=tables) == 1
+    assert f"1 questions cannot be read by this model: {rollouts}:2: step 0: the text holds the special token" in (
+        capsys.readouterr().out
+    )
+
+
+def test_check_names_rows_that_cannot_be_used(tables, rollouts, capsys, caplog):
+    rollouts.write_text(rollouts.read_text() + '{"benchmark": "MathVision"}\n')
+    assert run("check", rollouts, tables=tables) == 1
+    assert f"{rollouts}: 1 rows cannot be used and are left out: {rollouts}:7: field 'question_id' is missing" in (
+        caplog.text
+    )
+    assert run("check", rollouts, "--on-bad-row", "error", tables=tables) == 2
+    assert f"{rollouts}:7: field 'question_id' is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["tsv", "xlsx"])

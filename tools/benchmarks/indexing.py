@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -105,8 +106,7 @@ def measure(folder: Path, workers: int) -> dict[str, float]:
     result["rss"] = _rss()
     result["rss_anonymous"] = _anonymous()
     result["peak_rss"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    pss = [_proportional(int(child)) for child in children]
+    pss = [_proportional(child.pid) for child in multiprocessing.active_children() if child.pid is not None]
     result["workers"] = len(pss)
     result["worker_pss"] = sum(pss) / len(pss) if pss else 0.0
     result["total_pss"] = _proportional(os.getpid()) + sum(pss)

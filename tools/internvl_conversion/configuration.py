@@ -64,6 +64,8 @@ class SourceConfiguration:
         architecture: :data:`CHAT_MODEL` or :data:`REWARD_MODEL`.
         is_internlm2: Whether the language model is stored in InternLM2's layout.
         template: Name of the conversation template.
+        system_message: System prompt in place of the template's, which the released classes use where it is set; None
+            where it is not.
         image_size: Side of a tile in pixels.
         is_tiled: Whether pictures are cut into tiles.
         dtype: Dtype of the weights; None if the file does not say.
@@ -73,6 +75,7 @@ class SourceConfiguration:
     architecture: str
     is_internlm2: bool
     template: str
+    system_message: str | None
     image_size: int
     is_tiled: bool
     dtype: torch.dtype | None
@@ -122,6 +125,11 @@ def read_configuration(folder: Path) -> SourceConfiguration:
         architecture=architecture,
         is_internlm2=language_model == INTERNLM2,
         template=fields.text(config, "template", where),
+        system_message=(
+            fields.text(config, "system_message", where, blank=True)
+            if config.get("system_message") is not None
+            else None
+        ),
         image_size=image_size,
         is_tiled=is_tiled,
         dtype=_dtype(config, where),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from tokenizers import AddedToken, Tokenizer, processors
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers, processors
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import SpmConverter, import_protobuf
@@ -27,8 +27,11 @@ IMAGE_TOKENS = {
     "end_image_token": "</img>",
     "context_image_token": "<IMG_CONTEXT>",
 }
-VIDEO_TOKEN = "<video>"  # noqa: S105 (no password)
-"""Asked for by the processor of `transformers`, unknown to the original tokenizer: it gets an id behind all others."""
+VIDEO_TOKEN = "<|no video|>"  # noqa: S105 (no password)
+"""Asked for by the processor of `transformers`, unknown to the original tokenizer: it gets an id behind all others.
+
+No text is likely to hold it; ``<video>`` is ordinary text, as it is to the original tokenizer.
+"""
 
 _SENTENCEPIECE_BPE = 2
 _INTERNLM2_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
@@ -134,6 +137,10 @@ def _sentencepiece(path: Path, added: Mapping[int, AddedToken]) -> Tokenizer:
         twice = sorted({piece for piece in pieces if pieces.count(piece) > 1})
         raise ValueError(f"{path}: tokens that stand at several ids: {fields.first_of(twice)}")
     tokenizer: Tokenizer = SpmConverter.build_tokenizer_from_spm_proto(proto, vocabulary)
+    # A text that names a byte piece is no byte; a piece that stands alone would be taken for it.
+    names = pre_tokenizers.Split(Regex(r"<(?=0x[0-9A-F]{2}>)"), behavior="isolated")
+    before = [tokenizer.pre_tokenizer] if tokenizer.pre_tokenizer is not None else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*before, names])
     return tokenizer
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from datamodules.batching.collate import StepBatch, StepCollator, merge_scored_steps
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.reading_rules import ReadingRules
 from datamodules.storage.images import ImageError
 
 NAN = float("nan")
@@ -95,3 +96,40 @@ def test_shapes_are_checked():
         StepBatch(**good | {"mc": torch.zeros(1, 3)})
     with pytest.raises(ValueError, match="expected 1 conversations, ids and sources, got 2 ids"):
         StepBatch(**good | {"sample_ids": ["a", "b"]})
+
+
+def test_rows_are_read_by_the_rules_of_the_model(tiny_processor, tmp_path):
+    Image.new("RGBA", (32, 32), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    sample = row("f:1", ["a", " ", "b "], [1.0, 0.5, 0.25], [str(tmp_path / "a.png")])
+    sample |= {"question": "Think first. How many?", "question_bare": "How many?"}
+
+    def read(**rules):
+        encoder = ConversationEncoder(tiny_processor, "", ("+", "-"), rules=ReadingRules(**rules))
+        batch = StepCollator(encoder)([sample])
+        return batch, encoder.processor.tokenizer.decode(batch.inputs["input_ids"][0])
+
+    batch, text = read()
+    assert "### Question:\nHow many?" in text
+    assert batch.mc.tolist() == [[1.0, 0.25]]
+    assert batch.inputs["pixel_values"].unique().numel() <= 3  # white
+    batch, text = read(question_text="as_asked", pictures="released", white_space="released")
+    assert "### Question:\nThink first. How many?" in text
+    assert "<|user|> <|end|>" in text
+    assert batch.mc.tolist() == [[1.0, 0.5, 0.25]]
+    plain = tiny_processor(text="<IMG_CONTEXT>", images=Image.new("RGB", (32, 32), (255, 0, 0)), return_tensors="pt")
+    assert torch.equal(batch.inputs["pixel_values"], plain["pixel_values"])
+
+
+def test_verdicts_of_training(encoder):
+    """The verdict of a merged step is made of its own score."""
+    seen = []
+
+    def verdicts(mc, accuracy):
+        seen.append((mc, accuracy))
+        return ["-"] * len(mc)
+
+    batch = StepCollator(encoder, max_steps=2, verdicts=verdicts)([row("f:1", list("abc"), [1.0, 0.5, 0.25])])
+    assert [mc for mc, _ in seen] == [[0.5, 0.25]]
+    assert math.isnan(seen[0][1])
+    at = batch.step_positions[0] + 1
+    assert batch.inputs["input_ids"][0, at].tolist() == [encoder.class_token_ids[1]] * 2

@@ -4,8 +4,9 @@ from transformers import AutoProcessor
 
 from datamodules.batching import lengths as lengths_module
 from datamodules.batching.collate import StepCollator
-from datamodules.batching.lengths import TokenCounter, token_lengths
+from datamodules.batching.lengths import TokenCounter, TokenLimit, token_lengths, too_long
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.reading_rules import ReadingRules
 from datamodules.supervision.rows import read_rows
 from datamodules.supervision.sources import ProcessSource
 from tools.make_tiny_model import make_tiny_model
@@ -41,7 +42,8 @@ def annotations(tmp_path, write_lines):
 
 
 def read(annotations, tmp_path, **options):
-    return read_rows([ProcessSource(str(annotations), **options)], cache_dir=tmp_path / "cache")
+    paths = [str(path) for path in annotations] if isinstance(annotations, list) else str(annotations)
+    return read_rows([ProcessSource(paths, **options)], cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("max_tiles", [None, 1, 3])
@@ -53,6 +55,22 @@ def test_counts_are_those_of_the_encoder(encoder, annotations, tmp_path, max_til
     assert problems == {}
     assert counted.tolist() == [collator([row]).inputs["input_ids"].shape[1] for row in table]
     assert len(set(counted.tolist())) == len(counted)
+
+
+def test_counts_by_the_rules_of_the_release(encoder, annotations, tmp_path, write_lines):
+    """A picture is not turned, blank steps stay, the question is the longer one."""
+    steps = [{"step": text, "score": 0.5} for text in ("a", "", "b")]
+    row = {"image": "3.jpg", "question": "Think. How many?", "question_orig": "How?", "steps_with_score": steps}
+    write_lines(tmp_path / "more.jsonl", [row])
+    table = read([str(annotations), str(tmp_path / "more.jsonl")], tmp_path)
+    rules = ReadingRules(question_text="as_asked", pictures="released", white_space="released")
+    released = ConversationEncoder(encoder.processor, "Judge.", ("+", "-"), rules=rules)
+    counted = {}
+    for each in (encoder, released):
+        counts, _ = token_lengths(table, TokenCounter(each, 12))
+        assert counts.tolist() == [StepCollator(each)([row]).inputs["input_ids"].shape[1] for row in table]
+        counted[each] = counts.tolist()
+    assert counted[encoder][-1] != counted[released][-1]
 
 
 def test_a_processor_that_does_not_count_is_asked_about_blank_pictures(encoder, annotations, tmp_path):
@@ -116,6 +134,13 @@ def test_a_broken_picture_is_named(encoder, annotations, tmp_path):
     lengths, problems = token_lengths(table, TokenCounter(encoder, 12))
     assert problems == {}
     assert (lengths > 0).all()
+
+
+def test_too_long(encoder, annotations, tmp_path):
+    table = read(annotations, tmp_path)
+    found = too_long(table, np.array([5, 10, 11, 3, 2, 90, 1, 1]), TokenLimit(10, "packed_tokens", "raise it"))
+    assert list(found) == [2, 5]
+    assert found[5].endswith("rows.jsonl:6: the conversation has 90 tokens, more than packed_tokens=10")
 
 
 def test_counts_of_another_reading_are_not_taken_up(encoder, annotations, tmp_path):

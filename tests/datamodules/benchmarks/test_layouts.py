@@ -1,11 +1,15 @@
 """Both layouts of each benchmark, in released shapes: the same questions come out, and they are those that went in."""
 
+import base64
+import io
 import json
 import logging
 import shutil
+import zipfile
 
 import pytest
 from datasets import load_dataset
+from PIL import Image
 from released_benchmarks import HUBS, LOGICVISTA_ROWS, MMMU_SUBJECTS, TABLES, cell, save, shade
 
 from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS, BenchmarkOptions, benchmarks_in, make_benchmark
@@ -220,6 +224,56 @@ def test_json_with_picture_files(tmp_path):
         BENCHMARKS["LogicVista"](on_bad_row="error").read(tmp_path / "own")
 
 
+def test_pictures_in_an_archive_of_a_cloned_repository(tmp_path):
+    """The pictures of a repository are a download of their own; they need not be unpacked."""
+    rows = [
+        {"id": str(n), "question": "q", "options": [], "answer": "7", "image": f"images/{n}.png"}
+        | {"level": 1, "subject": "algebra"}
+        for n in (1, 2, 3)
+    ]
+    data = tmp_path / "MATH-V" / "data"
+    data.mkdir(parents=True)
+    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pictures = {}
+    for n in (1, 2, 3):
+        picture = io.BytesIO()
+        Image.new("L", (8, 8), 70 + n).save(picture, "PNG")
+        pictures[f"{n}.png"] = picture.getvalue()
+    for names in (["images/1.png", "images/2.png", "images/3.png"], ["1.png", "2.png", "3.png"]):
+        with zipfile.ZipFile(tmp_path / "MATH-V" / "images.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, pictures[name.removeprefix("images/")])
+        questions = BENCHMARKS["MathVision"]().read(tmp_path, images="needed")
+        assert [shade(question.images[0]) for question in questions] == [71, 72, 73]
+    with zipfile.ZipFile(tmp_path / "MATH-V" / "images.zip", "w") as archive:
+        archive.writestr("images/1.png", pictures["1.png"])
+        archive.writestr("images/2.png", pictures["2.png"][:40])
+        archive.writestr("../3.png", pictures["3.png"])
+    with pytest.raises(ValueError, match=r"the member '\.\./3\.png' lies outside of the archive's folder"):
+        BENCHMARKS["MathVision"](on_bad_row="error").read(tmp_path, images="needed")
+    # Texts can be graded without any picture.
+    (tmp_path / "MATH-V" / "images.zip").write_text("version https://git-lfs.github.com/spec/v1")
+    assert len(BENCHMARKS["MathVision"]().read(tmp_path)) == 3
+
+
+def test_pictures_that_fail_when_decoded_are_left_out(tmp_path, caplog):
+    noise = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(noise, "JPEG")
+    whole = base64.b64encode(noise.getvalue()).decode()
+    cut = base64.b64encode(noise.getvalue()[:-500]).decode()
+    columns = {"question": "q", "choices": "[]", "answer": "2", "category": "c", "level": "1"}
+    rows = [{"index": str(n), "image": picture, **columns} for n, picture in enumerate([whole, cut, whole])]
+    write_table(tmp_path / "MathVision.tsv", rows)
+    benchmark = BENCHMARKS["MathVision"]()
+    assert [question.question_id for question in benchmark.read(tmp_path)] == ["0", "2"]
+    assert benchmark.excluded == {"unusable row": 1}
+    assert "MathVision.tsv:3 (index 1): column 'image': a picture of" in caplog.text
+    with pytest.raises(ImageError, match=r"MathVision\.tsv:3 \(index 1\): column 'image': a picture of .* truncated"):
+        BENCHMARKS["MathVision"](on_bad_row="error").read(tmp_path)
+    # Where texts are graded, pictures are not looked at.
+    assert len(BENCHMARKS["MathVision"]().read(tmp_path, images="optional")) == 3
+
+
 # ---- what is wrong
 
 
@@ -340,7 +394,15 @@ def test_a_bad_row_takes_its_unit_with_it_and_no_other(tmp_path, caplog):
     assert f"seeds (qid {rows[3]['qid']})" in caplog.text
 
 
-@pytest.mark.parametrize("broken", ['{"id": "9", "question": ', '["no object"]', '{"id": "9", "question": "q"}'])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        '{"id": "9", "question": ',
+        '["no object"]',
+        '{"id": "9", "question": "q"}',
+        '{"id": "9", "question": "\\ud800", "options": [], "answer": "7", "level": 1, "subject": "algebra"}',
+    ],
+)
 def test_a_line_that_is_no_row_takes_no_other_with_it(tmp_path, caplog, broken):
     row = {"id": "1", "question": "q", "options": [], "answer": "7", "level": 1, "subject": "algebra"}
     path = tmp_path / "MathVision" / "test.jsonl"

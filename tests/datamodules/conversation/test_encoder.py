@@ -285,3 +285,35 @@ def test_images_in_the_question(tiny_processor):
     assert encoder.render("Why?", 0, ["a"]) == default.render("Why?", 0, ["a"])
     with pytest.raises(ValueError, match="1 <image> placeholders for 2 images"):
         encoder.render("Is <image> red?", 2, ["a"])
+
+
+def test_labels_in_the_assistant_turns(tiny_processor):
+    """Labels take the place of the placeholders and move nothing."""
+    encoder = ConversationEncoder(tiny_processor, "Judge.", CLASSES)
+    plain = Conversation([], "How many?", ["a", "b", "c"], "plain")
+    labelled = plain._replace(verdicts=["+", "-", "-"])
+    inputs, positions = encoder.encode([plain, labelled])
+    ids, others = inputs["input_ids"].tolist()
+    assert positions[0].tolist() == positions[1].tolist()
+    plus, minus = encoder.class_token_ids
+    at = [position + 1 for position in positions[0].tolist()]
+    assert [ids[index] for index in at] == [plus, plus, plus]
+    assert [others[index] for index in at] == [plus, minus, minus]
+    assert [a for index, a in enumerate(ids) if index not in at] == [
+        b for index, b in enumerate(others) if index not in at
+    ]
+
+
+def test_a_placeholder_in_a_text_only_question_is_text(tiny_processor):
+    encoder = ConversationEncoder(tiny_processor, "", CLASSES)
+    assert "What is <image> in HTML?" in encoder.render("What is <image> in HTML?", 0, ["a"])
+
+
+def test_another_system_prompt(tiny_processor):
+    encoder = ConversationEncoder(tiny_processor, "Judge.", CLASSES)
+    encoder.use_system_prompt("Check.")
+    fresh = ConversationEncoder(tiny_processor, "Check.", CLASSES)
+    assert encoder.render("1", 0, ["2"]) == fresh.render("1", 0, ["2"])
+    assert encoder.class_token_ids == fresh.class_token_ids
+    with pytest.raises(ValueError, match="system prompt"):
+        encoder.use_system_prompt("Judge.<|end|>")

@@ -7,20 +7,21 @@ from datamodules.supervision.rows import FEATURES, read_rows
 
 
 def test_rows_with_text():
-    def row(number, question, steps):
+    def row(number, question, steps, images=("a.png",)):
         numbers = [1] * len(steps)
         counts = {"mc": [1.0] * len(steps), "num_mc_correct": numbers, "num_mc_total": numbers}
         names = {
             "sample_id": f"f:{number}",
             "source": "s",
             "question_key": "k",
-            "images": [],
+            "images": images,
             "image_bytes": [],
             "question_accuracy": None,
             "blank_steps": 0,
+            "system_prompt": None,
             "problem": "",
         }
-        return {**names, **counts, "question": question, "steps": steps}
+        return {**names, **counts, "question": question, "question_bare": "bare [x]", "steps": steps}
 
     rows = [
         row(1, "fine <image>", ["a", "b"]),
@@ -36,6 +37,9 @@ def test_rows_with_text():
         2: "f:2: field 'question' holds '<|end|>', a special token of the tokenizer",
     }
     assert rows_with_text(table, []) == {}
+    assert set(rows_with_text(table, ["[x]"], "question_bare")) == {0, 1, 2, 3}
+    text_only = Dataset.from_list([row(6, "is <image> an HTML tag?", ["a"], [])], features=FEATURES)
+    assert set(rows_with_text(text_only, ["<image>"])) == {0}
 
 
 def test_what_was_found_is_noted_beside_the_table(tmp_path, pictures, write_lines, raw_row):

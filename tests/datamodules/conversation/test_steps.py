@@ -49,3 +49,17 @@ def test_a_response_always_has_a_step():
     assert response_steps("a\n\n\nb ", as_one_step=True) == ["a\n\nb"]
     assert response_steps(" \n\n ") == [""]
     assert response_steps("", as_one_step=True) == [""]
+
+
+def test_white_space_as_released():
+    """Every piece between blank lines is a step; 13 of them, two blank, become ceil(13 / 12) = 2 to a step."""
+    pieces = ["a", "", "  b ", "c", " ", *"defghijk"]
+    response = "\n\n".join(pieces)
+    assert len(pieces) == 13
+    assert split_into_steps(response, "released") == pieces
+    released = response_steps(response, 12, white_space="released")
+    assert released == ["a\n\n", "  b \n\nc", " \n\nd", "e\n\nf", "g\n\nh", "i\n\nj", "k"]
+    assert "\n\n".join(released) == response
+    assert len(response_steps(response, 12)) == 11
+    assert response_steps(response, as_one_step=True, white_space="released") == [response]
+    assert response_steps("", white_space="released") == [""]

@@ -7,7 +7,7 @@ from datamodules.handwritten.digits import split_digit_pools
 from datamodules.handwritten.families import FAMILIES
 from datamodules.handwritten.question import WorldQuestion, true_step_labels
 from datamodules.handwritten.world import WorldSize, benchmark_questions, build_world, sample_questions
-from datamodules.policy.prompts import read_prompts
+from datamodules.policy.prompt_rows import read_prompts
 
 SOLUTION = ["Look at both pictures.", "First picture: 3.", "Second picture: 4.", "3 + 4 = 7.", "Answer: \\boxed{7}"]
 
@@ -113,3 +113,12 @@ def test_a_longer_split_begins_as_a_shorter_one():
     pool = split_digit_pools({"test": 0.2})["test"]
     short, long = (sample_questions(count, pool, np.random.default_rng(0), "q") for count in (9, 20))
     assert [question.solution for question in long[:9]] == [question.solution for question in short]
+
+
+def test_every_benchmark_has_questions():
+    """A table without rows ends the command that reads it."""
+    pool = split_digit_pools(WorldSize().digit_shares, 0)["test"]
+    for name, count in (("DynaMath", 10), ("WeMath", 3), ("MathVision", 1)):
+        assert len(benchmark_questions(name, 1, pool, 0)) == count
+    with pytest.raises(ValueError, match="benchmark_questions must be at least 1, got 0"):
+        WorldSize(benchmark_questions=0)

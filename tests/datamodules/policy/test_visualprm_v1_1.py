@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from datamodules.policy.prompts import read_prompts
+from datamodules.policy.prompt_rows import read_prompts
 from datamodules.policy.visualprm_v1_1 import checks_of, grade_as_released, has_inverted_check
 
 LONG = "We look at the picture, and find it there. "

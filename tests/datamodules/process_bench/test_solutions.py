@@ -5,6 +5,7 @@ import pytest
 import torch
 from released_process_bench import released_rows, write_released
 
+from datamodules.batching.lengths import TokenCounter
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.process_bench.solutions import (
     ProcessBenchCollator,
@@ -51,7 +52,8 @@ def test_images_may_lie_in_the_folder_images(folder):
 def test_a_batch(folder, tiny_processor):
     encoder = ConversationEncoder(tiny_processor, "", ("+", "-"))
     dataset = VisualProcessBenchDataset(folder)
-    dataset.check_texts(encoder)
+    dataset.leave_out_unreadable(TokenCounter(encoder, 12))
+    assert len(dataset) == 2
     batch = ProcessBenchCollator(encoder)([dataset[index] for index in range(len(dataset))])
     assert batch.correctness.tolist() == [[1, 0, -1], [-1, -2, -2]]
     assert (batch.step_positions >= 0).tolist() == [[True, True, True], [True, False, False]]
@@ -136,6 +138,7 @@ def response(steps, correctness):
         (response([], []), "field 'response.steps' must be a list that is not empty"),
         (response(["a", " "], [1, 1]), r"field 'response.steps\[1\]' must be a string that is not blank"),
         (response(["a", 2], [1, 1]), r"field 'response.steps\[1\]' must be a string that is not blank, got 2"),
+        (response(["a", "\ud800"], [1, 1]), r"field 'response.steps\[1\]' must be valid Unicode"),
         (response(["a", "b"], [1]), "field 'response.process_correctness' has 1 values for 2 steps"),
         (response(["a", "b"], [1, 2]), r"field 'response.process_correctness\[1\]' must be 1, 0 or -1, got 2"),
         (response(["a", "b"], [1, True]), r"field 'response.process_correctness\[1\]' must be 1, 0 or -1, got True"),
@@ -152,15 +155,21 @@ def test_bad_rows_are_named(folder, write_lines, change, message):
     assert str(error.value).startswith(f"{folder}/test.jsonl:2: ")
 
 
-def test_bad_images(folder, write_lines, tiny_processor):
+def test_bad_images(folder, write_lines):
     for name in ("missing.png", "text.png"):
         write_lines(folder / "test.jsonl", [row(image=[f"pictures/{name}"])])
         with pytest.raises(ImageError, match=f"test.jsonl:1: field 'image': .*{name}"):
             read_visual_process_bench(folder, on_bad_row="error")
-    write_lines(folder / "test.jsonl", [row(image=["pictures/broken.png"])])
-    collator = ProcessBenchCollator(ConversationEncoder(tiny_processor, "", ("+", "-")))
-    with pytest.raises(ImageError, match=r"test.jsonl:1: field 'image': .*broken.png"):
-        collator([VisualProcessBenchDataset(folder)[0]])
+
+
+def test_pictures_that_fail_when_decoded_are_left_out(folder, write_lines, caplog):
+    write_lines(folder / "test.jsonl", [row(), row(image=["pictures/broken.png"]), row(image=["pictures/broken.png"])])
+    assert [s.sample_id for s in read_visual_process_bench(folder)] == [f"{folder}/test.jsonl:1"]
+    assert "2 rows cannot be used and are left out" in caplog.text
+    for line in (2, 3):
+        assert f"test.jsonl:{line}: field 'image': '{folder}/pictures/broken.png' cannot be opened" in caplog.text
+    with pytest.raises(ImageError, match=r"test.jsonl:2: field 'image': .*broken.png"):
+        read_visual_process_bench(folder, on_bad_row="error")
 
 
 def test_bad_files(folder, write_lines, tiny_processor):
@@ -175,8 +184,14 @@ def test_bad_files(folder, write_lines, tiny_processor):
         read_visual_process_bench(folder, on_bad_row="error")
 
 
-def test_special_tokens_are_found_before_a_run(folder, write_lines, tiny_processor):
+def test_special_tokens_are_found_before_a_run(folder, write_lines, tiny_processor, caplog):
     write_lines(folder / "test.jsonl", [row(), row(**response(["a", "<|end|>"], [1, 1]))])
     encoder = ConversationEncoder(tiny_processor, "", ("+", "-"))
+    counter = TokenCounter(encoder, 12)
     with pytest.raises(ValueError, match=r"test.jsonl:2: step 1: the text holds the special token"):
-        VisualProcessBenchDataset(folder).check_texts(encoder)
+        VisualProcessBenchDataset(folder, on_bad_row="error").leave_out_unreadable(counter)
+    dataset = VisualProcessBenchDataset(folder)
+    dataset.leave_out_unreadable(counter)
+    assert [solution.sample_id for solution in dataset.solutions] == [f"{folder}/test.jsonl:1"]
+    assert "1 rows cannot be used and are left out: " in caplog.text
+    assert "1 samples with 3 steps" in caplog.text  # what is left is compared with the release again

@@ -167,7 +167,22 @@ def workbook(path, *rows):
 )
 def test_broken_sheets_are_named(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
-        read_predictions(workbook(tmp_path / "p.xlsx", *rows))
+        read_predictions(workbook(tmp_path / "p.xlsx", *rows), on_bad_row="error")
+
+
+@pytest.mark.parametrize("kind", ["tsv", "xlsx"])
+def test_rows_that_cannot_be_used_take_no_other_with_them(tmp_path, caplog, kind):
+    rows = [["index", "prediction"], ["1", "a"], ["", "b"], ["1", "c"], ["2", "d", "e"], ["3", "f"]]
+    path = tmp_path / f"p.{kind}"
+    if kind == "xlsx":
+        workbook(path, *rows)
+    else:
+        path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    assert cells(read_predictions(path)) == [{"index": "1", "prediction": "a"}, {"index": "3", "prediction": "f"}]
+    assert f"{path}: 3 rows cannot be used and are left out: " in caplog.text
+    assert all(f"row {row}: " in caplog.text or f"p.tsv:{row}: " in caplog.text for row in (3, 4, 5))
+    with pytest.raises(ValueError, match="column 'index' is empty"):
+        read_predictions(path, on_bad_row="error")
 
 
 def test_dates_are_refused(tmp_path):

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from datamodules.rollouts.records import Rollout, read_rollouts, write_rollouts
+from datamodules.storage.bad_rows import BadRows
 
 
 def rollout(question_id="1", sample_index=0, **fields):
@@ -26,7 +27,14 @@ def test_rollouts_come_back(tmp_path):
     path = tmp_path / "rollouts.jsonl"
     unknown = dict.fromkeys(("temperature", "top_p", "max_new_tokens", "seed"))
     rollouts = [
-        rollout(rules="official", option_order=(2, 0, 1), verdict_digest="0123456789abcdef", extraction="B"),
+        rollout(
+            rules="official",
+            option_order=(2, 0, 1),
+            verdict_digest="0123456789abcdef",
+            extraction="B",
+            prompt="<image>\nHow many?\nThink.",
+            top_k=50,
+        ),
         rollout(sample_index=1, extracted_answer=None, is_correct=False, response="", **unknown),
     ]
     write_rollouts(path, rollouts)
@@ -66,12 +74,14 @@ def test_older_files_do_not_have_the_optional_fields(tmp_path, write_lines):
         ({"rules": 1}, "field 'rules' must be a string, got 1"),
     ],
 )
-def test_bad_rollouts_are_named(tmp_path, write_lines, change, message):
+def test_bad_rollouts_are_named(tmp_path, write_lines, caplog, change, message):
     good = rollout().__dict__
     path = write_lines(tmp_path / "r.jsonl", [good, {**good, **change}])
     with pytest.raises(ValueError, match=message) as error:
-        read_rollouts(path)
+        read_rollouts(path, BadRows("error"))
     assert str(error.value).startswith(f"{path}:2: ")
+    assert [entry.where for entry in read_rollouts(path)] == [f"{path}:1"]
+    assert f"{path}: 1 rows cannot be used and are left out: {path}:2: field {next(iter(change))!r}" in caplog.text
 
 
 def test_other_bad_files(tmp_path, write_lines):

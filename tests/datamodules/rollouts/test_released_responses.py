@@ -7,8 +7,9 @@ import pytest
 from real_files import REAL, needs_real_files
 
 from datamodules.benchmarks import BENCHMARKS
-from datamodules.rollouts.from_other_tools import Origin, Response, import_responses, read_responses
+from datamodules.rollouts.from_other_tools import Origin, import_responses
 from datamodules.rollouts.records import read_rollouts
+from datamodules.rollouts.responses import Response, read_responses
 from tools.rollouts import main
 
 
@@ -99,7 +100,7 @@ def test_entries_that_cannot_be_used_take_no_other_with_them(tmp_path, caplog):
     path = write(tmp_path / "r.json", content)
     found = read_responses([path], BENCHMARKS["MathVision"](), tmp_path)
     assert [response.question_id for response in found] == ["1"]
-    assert "3 entries cannot be used and are left out" in caplog.text
+    assert f"{path}: 3 rows cannot be used and are left out" in caplog.text
     assert "r.json: '2': field 'response' is missing" in caplog.text
     with pytest.raises(
         ValueError, match=r"no responses to questions of MathVision: .*'2': field 'response' is missing"

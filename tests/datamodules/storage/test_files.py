@@ -1,5 +1,7 @@
 import json
 import os
+import resource
+import signal
 
 import pytest
 
@@ -8,7 +10,9 @@ from datamodules.storage.files import (
     atomic_write_bytes,
     atomic_write_jsonl,
     atomic_write_text,
+    errors_name,
     read_jsonl,
+    require_writable_folder,
 )
 
 
@@ -99,3 +103,45 @@ def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path):
         write_and_stop()
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
     assert [file.name for file in path.iterdir()] == ["old"]
+
+
+def test_a_full_disk_names_the_path(tmp_path):
+    """Of a real limit: no file of this process may be larger than 1,000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{tmp_path / 'a.bin'}'"):
+            atomic_write_bytes(tmp_path / "a.bin", bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+class SafetensorError(Exception):
+    """As that of `safetensors`, which is no OSError."""
+
+
+def test_errors_of_libraries_in_other_languages(tmp_path):
+    with (
+        pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/model'"),
+        atomic_folder(tmp_path / "model"),
+    ):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(RuntimeError, match="unexpected pos"), errors_name(tmp_path / "a.pt"):
+        raise RuntimeError("unexpected pos 64 vs 0")  # there is room, so that it is something else
+
+
+def test_a_folder_is_tried_without_a_trace(tmp_path):
+    require_writable_folder(tmp_path / "new" / "folder" / "model")
+    require_writable_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/model"):
+        require_writable_folder(tmp_path / "file" / "model")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        require_writable_folder(tmp_path / "file")

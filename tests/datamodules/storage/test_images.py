@@ -235,3 +235,28 @@ def test_a_postscript_program_is_no_picture(tmp_path, monkeypatch):
         with pytest.raises(ImageError, match=r"^here: "):
             read(file, "here")
     assert not started.exists()
+
+
+def turned(image: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(image, exif=exif)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(Image.new("RGBA", (3, 2), (255, 0, 0, 0))),
+        encoded(Image.new("LA", (3, 2), (0, 51))),
+        encoded(Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16))),
+        turned(gradient()),
+        encoded(gradient()),
+        encoded(Image.new("CMYK", (4, 4), (10, 200, 30, 40)), "JPEG"),
+    ],
+    ids=["transparent", "grey and alpha", "16 bits", "turned", "plain", "cmyk"],
+)
+def test_released_rules_are_pillow_s_plain_conversion(data):
+    plain = Image.open(io.BytesIO(data)).convert("RGB")
+    opened = open_image(data, "here", "released")
+    assert opened.size == plain.size
+    assert np.array_equal(np.asarray(opened), np.asarray(plain))

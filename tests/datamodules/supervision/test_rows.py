@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from datamodules.batching.collate import merge_scored_steps
 from datamodules.conversation.steps import split_into_steps
 from datamodules.supervision import row_reader
 from datamodules.supervision.rows import read_rows
@@ -28,6 +29,9 @@ def test_a_raw_row(read, raw_row, tmp_path):
         "images": [f"{tmp_path}/pictures/a.png"],
         "image_bytes": [],
         "question": "How many digits are larger than 4?",
+        "question_bare": "How many digits are larger than 4?",
+        "system_prompt": None,
+        "blank_steps": 0,
         "steps": ["The digits are 3, 7 and 9.", "So the answer is \\boxed{2}."],
         "mc": [0.75, 1.0],
         "num_mc_correct": [3, 4],
@@ -101,22 +105,19 @@ def test_a_blank_step_joins_its_neighbour(read, raw_row, caplog):
         {"step": "Last.", "score": 0.25, "num_mc_correct": 1, "num_mc_total": 4},
     ]
     for _ in range(2):  # the second time the table comes from the cache
-        caplog.clear()
         table = read([raw_row(), raw_row(steps_with_score=steps)])
-        assert table[1]["steps"] == ["First.", "Last."] == split_into_steps("\n\n".join(s["step"] for s in steps))
-        assert table[1]["mc"] == [0.75, 0.25]
-        assert (table[1]["num_mc_correct"], table[1]["num_mc_total"]) == ([3, 1], [4, 4])
-        assert "3 blank steps in 1 of 2 rows joined their neighbours" in caplog.text
-        assert "geometry.jsonl:2" in caplog.text
-    assert "blank_steps" not in table.column_names
-    caplog.clear()
-    read([raw_row()], "whole.jsonl")
-    assert "blank" not in caplog.text
+        assert table["blank_steps"][:] == [0, 3]
+        ours, released = (merge_scored_steps(table[1], 12, rule) for rule in ("ours", "released"))
+        assert ours["steps"] == ["First.", "Last."] == split_into_steps("\n\n".join(s["step"] for s in steps))
+        assert ours["mc"] == [0.75, 0.25]
+        assert (ours["num_mc_correct"], ours["num_mc_total"]) == ([3, 1], [4, 4])
+        assert released["steps"] == [step["step"] for step in steps]
+        assert released["num_mc_total"] == [4, 4, -1, 0, 4]
 
 
 def test_a_solution_of_blank_steps_is_one_empty_step(read, raw_row):
     steps = [{"step": "", "score": 1.0}, {"step": " ", "score": 0.5}]
-    row = read([raw_row(steps_with_score=steps)])[0]
+    row = merge_scored_steps(read([raw_row(steps_with_score=steps)])[0], 12)
     assert ([text.strip() for text in row["steps"]], row["mc"]) == ([""], [0.5])
 
 

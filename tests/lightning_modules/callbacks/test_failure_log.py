@@ -1,5 +1,6 @@
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from lightning_modules.callbacks.failure_log import FailureLog, failures_reported
+from lightning_modules.callbacks.failure_log import FailureLog, failures_reported, run_folder
 
 
 class Batch(list):
@@ -86,8 +87,12 @@ def test_the_line(hook, place, tmp_path, capsys):
     line = line_of(capsys)
     assert f"rank 0 of 1 on {socket.gethostname()}" in line
     assert line.endswith(f", {place}: KeyError: 'a thing\\nof two lines'")
-    assert error.value.__notes__[-1].endswith(place)
-    assert (tmp_path / "failures" / "rank0.log").read_text() == line + "\n"
+    assert error.value.__notes__[0].endswith(place)
+    assert error.value.__notes__[1] == f"traceback: {tmp_path}/failures/rank0.log"
+    first, *trace = (tmp_path / "failures" / "rank0.log").read_text().splitlines()
+    assert first == line
+    assert trace[0] == "Traceback (most recent call last):"
+    assert "KeyError: 'a thing\\nof two lines'" in trace
 
 
 def test_between_batches_and_again(tmp_path, capsys):
@@ -95,7 +100,8 @@ def test_between_batches_and_again(tmp_path, capsys):
         with pytest.raises(OSError, match="picture"):
             make_trainer(tmp_path).fit(Broken(""), loader(fails=True))
         assert "epoch 0, after train batch 0: OSError: no such picture" in line_of(capsys)
-    assert len((tmp_path / "failures" / "rank0.log").read_text().splitlines()) == 2
+    lines = (tmp_path / "failures" / "rank0.log").read_text().splitlines()
+    assert sum(line.startswith("FAILED") for line in lines) == 2
 
 
 def test_a_disk_that_is_full_does_not_hide_the_error(tmp_path, capsys):
@@ -113,12 +119,36 @@ def test_a_trial_run_leaves_no_file(tmp_path, capsys):
 
 
 def test_failures_outside_of_a_trainer(tmp_path, capsys):
-    with pytest.raises(ValueError, match="wrong setting"), failures_reported():
-        raise ValueError("wrong setting")
-    assert line_of(capsys).endswith(", outside of the trainer: ValueError: wrong setting")
-    with pytest.raises(KeyError), failures_reported():
+    with pytest.raises(ZeroDivisionError), failures_reported("command"):
+        _ = 1 / 0
+    assert line_of(capsys).endswith(", outside of the trainer: ZeroDivisionError: division by zero")
+    with pytest.raises(KeyError), failures_reported("command"):
         make_trainer(tmp_path).fit(Broken("fit"), loader())
     assert "train batch 1" in line_of(capsys), "and not twice"
-    with pytest.raises(SystemExit), failures_reported():
+    with pytest.raises(SystemExit), failures_reported("command"):
         sys.exit(2)
     assert "FAILED" not in capsys.readouterr().err
+
+
+def test_a_mistake_is_said_once(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end, failures_reported("command"):
+        make_trainer(tmp_path).fit(Broken(""), loader(fails=True))
+    log = tmp_path / "failures" / "rank0.log"
+    said = [line for line in capsys.readouterr().err.splitlines() if "picture" in line or "traceback" in line]
+    assert said == ["command: error: no such picture", f"  traceback: {log} (here with VISUALPRM_DEBUG=1)"]
+    assert end.value.code == 1
+    assert "train batch 0: OSError: no such picture" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "folder"),
+    [
+        ({}, None),
+        ({"default_root_dir": "runs"}, "runs"),
+        ({"default_root_dir": "runs", "logger": True}, "runs"),
+        ({"logger": {"init_args": {"save_dir": "a", "name": "b", "version": "c"}}}, "a/b/c"),
+        ({"default_root_dir": "runs", "logger": {"init_args": {"save_dir": "a", "version": 3}}}, "runs"),
+    ],
+)
+def test_the_folder_of_a_run_that_has_no_trainer_yet(trainer, folder):
+    assert run_folder(trainer) == (folder and Path(folder))

@@ -1,80 +1,7 @@
 import json
 
 import pytest
-import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from torch.utils.data import DataLoader
-
-from datamodules.batching.shards import Shard
-from lightning_modules.callbacks.prediction_writer import PredictionWriter
-
-NAMES = [f"prompt {number}" for number in range(7)]
-
-
-class Names(LightningDataModule):
-    """Serves prompt ids, without those that are done."""
-
-    def __init__(self, names=NAMES, shard=Shard()):  # noqa: B008 (it cannot change)
-        super().__init__()
-        self.names = list(names)
-        self.shard = shard
-        self.completed_ids = set()
-
-    @property
-    def prompt_ids(self):
-        return self.names
-
-    def predict_dataloader(self):
-        share = self.shard.of(self.names)
-        return DataLoader([name for name in share if name not in self.completed_ids], batch_size=2)
-
-
-class Killed(Exception):
-    pass
-
-
-class Predictor(LightningModule):
-    """Two rows a prompt; keeps what it was asked, and is killed before batch ``killed_at``."""
-
-    def __init__(self, run="first", killed_at=None, forgets=()):
-        super().__init__()
-        self.run, self.killed_at, self.forgets = run, killed_at, forgets
-        self.asked = []
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-
-    def predict_step(self, batch, batch_idx):
-        if batch_idx == self.killed_at:
-            raise Killed
-        self.asked += batch
-        return [
-            (name, [{"name": name, "row": row, "run": self.run} for row in range(2)])
-            for name in batch
-            if name not in self.forgets
-        ]
-
-
-def predict(output, module, data=None, **options):
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        callbacks=[PredictionWriter(str(output))],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-    trainer.predict(module, datamodule=data or Names(), return_predictions=False)
-
-
-def read(output):
-    return [json.loads(line) for line in output.read_text().splitlines()]
-
-
-def journals(output):
-    return sorted(path for path in output.parent.iterdir() if "journal" in path.name)
-
-
-def expected(run_of):
-    return [{"name": name, "row": row, "run": run_of(name)} for name in NAMES for row in range(2)]
+from naming import NAMES, Killed, Predictor, expected, journals, predict, read, shard
 
 
 def test_rows_in_the_order_of_the_prompts(tmp_path):
@@ -106,11 +33,13 @@ def test_a_run_with_other_settings_does_not_go_on(tmp_path):
     other.prediction_settings = {"seed": 1}
     with pytest.raises(Killed):
         predict(output, first)
-    with pytest.raises(ValueError, match=r"rows\.jsonl: .* other settings is there: .*\"seed\": 0.*\"seed\": 1"):
+    with pytest.raises(
+        ValueError, match=r"an unfinished run with other settings is there: seed was 0, is 1; give the same"
+    ):
         predict(output, other)
     predict(output, same)
     assert read(output) == expected(lambda name: "first" if name in NAMES[:2] else "same")
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["rows.jsonl", "rows.jsonl.settings"]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 60])
@@ -142,6 +71,7 @@ def test_killed_twice_and_with_other_ranks(tmp_path):
     output = tmp_path / "rows.jsonl"
     entry = ["prompt 5", [{"name": "prompt 5", "row": row, "run": "other rank"} for row in range(2)]]
     output.with_name("rows.jsonl.journal-00003").write_text(json.dumps(entry) + "\n")
+    output.with_name("rows.jsonl.settings").write_text("{}")
     for run in ("first", "second"):
         with pytest.raises(Killed):
             predict(output, Predictor(run, 1))
@@ -157,6 +87,7 @@ def test_killed_between_the_last_batch_and_the_join(tmp_path):
     output = tmp_path / "rows.jsonl"
     lines = [json.dumps([name, [{"name": name, "row": row, "run": "first"} for row in range(2)]]) for name in NAMES]
     output.with_name("rows.jsonl.journal-00000").write_text("".join(f"{line}\n" for line in lines))
+    output.with_name("rows.jsonl.settings").write_text("{}")
     again = Predictor("second")
     predict(output, again)
     assert again.asked == []
@@ -196,6 +127,7 @@ def test_a_broken_line_inside_of_a_journal(tmp_path):
     output = tmp_path / "rows.jsonl"
     journal = output.with_name("rows.jsonl.journal-00000")
     journal.write_text('["prompt 0", []]\n["prompt 1"\n["prompt 2", []]\n')
+    output.with_name("rows.jsonl.settings").write_text("{}")
     with pytest.raises(ValueError, match=r"rows.jsonl.journal-00000:2: not a journal entry .*; delete the line"):
         predict(output, Predictor())
 
@@ -209,19 +141,7 @@ def test_nan_is_refused(tmp_path):
         predict(tmp_path / "rows.jsonl", WithNan())
 
 
-def test_an_unchanged_output_of_a_finished_run_is_replaced(tmp_path):
-    """Without a journal the prompts are asked again: the output alone says nothing about who wrote it."""
-    output = tmp_path / "rows.jsonl"
-    predict(output, Predictor("first"))
-    predict(output, Predictor("second"))
-    assert read(output) == expected(lambda name: "second")
-
-
 # ---------------------------------------------------------------- shards
-
-
-def shard(index, count=3):
-    return Names(shard=Shard(index, count))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
@@ -269,12 +189,14 @@ def test_a_shard_that_starts_after_the_end_has_nothing_to_do(tmp_path, caplog):
     late = Predictor("late")
     predict(output, late, shard(1))
     assert late.asked == []
-    assert "rows.jsonl is there" in caplog.text
+    assert "rows.jsonl is there, and complete" in caplog.text
     assert output.read_bytes() == content
     assert journals(output) == []
     other = Predictor("other")
     other.prediction_settings = {"seed": 1}
-    with pytest.raises(ValueError, match=r"a finished run with other settings is there.*delete rows\.jsonl to begin"):
+    with pytest.raises(
+        ValueError, match=r"a finished run with other settings is there: seed was None, is 1; .*--overwrite"
+    ):
         predict(output, other, shard(1))
 
 

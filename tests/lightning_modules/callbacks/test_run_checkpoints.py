@@ -4,9 +4,12 @@ import math
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -118,14 +121,33 @@ def test_a_metric_that_is_not_there(tmp_path):
         fit(tmp_path, Counting(dict.fromkeys(range(9), 1.0)), keeper)
 
 
-def test_going_back(tmp_path):
-    """From step 3 again: what was saved later is of a run that is no more."""
+def test_going_back(tmp_path, caplog):
+    """From step 3 again: later checkpoints, which another run may have computed, are kept apart."""
     fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c"), every_n_steps=1, keep_last=9))
     keeper = RunCheckpoints(str(tmp_path / "c"), every_n_steps=2, keep_last=9)
     fit(tmp_path, Counting(), keeper, tmp_path / "c" / "step_00000003", max_steps=6)
-    assert steps(tmp_path / "c") == [1, 2, 3, 4, 6]
+    aside = tmp_path / "c" / "later_than_step_00000003"
+    assert steps(aside) == [4, 5, 6, 7, 8]
+    names_of_them = ", ".join(f"step_{step:08d}" for step in range(4, 9))
+    assert f"later checkpoints ({names_of_them}) are now in {aside}" in caplog.text
+    assert [path.name for path in sorted((tmp_path / "c").glob("step_*"))] == [f"step_{n:08d}" for n in (1, 2, 3, 4, 6)]
     assert target(tmp_path / "c", "latest") == 6
-    assert all(weight(path) == [float(path.name[5:])] * 3 for path in (tmp_path / "c").glob("step_*"))
+    assert all(weight(path) == [float(path.name[5:])] * 3 for path in (tmp_path / "c").rglob("step_*"))
+    keeper = RunCheckpoints(str(tmp_path / "c"), keep_last=1)
+    fit(tmp_path, Counting(), keeper, tmp_path / "c" / "step_00000003")
+    assert steps(tmp_path / "c" / "later_than_step_00000003_2") == [4, 6]
+    assert steps(aside) == [4, 5, 6, 7, 8]
+
+
+def test_a_best_one_that_is_later(tmp_path):
+    """`best` then points to the best of those that the run goes on from."""
+    scores = {2: 0.7, 4: 0.2, 6: 0.9, 8: 0.1}
+    make = lambda: RunCheckpoints(str(tmp_path / "c"), keep_last=9, monitor="score")  # noqa: E731
+    fit(tmp_path, Counting(scores), make(), val_check_interval=2)
+    assert target(tmp_path / "c", "best") == 6
+    fit(tmp_path, Counting(scores | {6: 0.3}), make(), tmp_path / "c" / "step_00000004", val_check_interval=2)
+    assert target(tmp_path / "c", "best") == 2
+    assert steps(tmp_path / "c" / "later_than_step_00000004") == [6, 8]
 
 
 def test_a_folder_of_another_run(tmp_path):
@@ -169,7 +191,7 @@ def test_a_run_that_was_killed_before_its_first_link(tmp_path):
     found = checkpoint_to_load(trainer, True, None)
     assert found == str((tmp_path / "c" / "step_00000001").resolve())
     begun = Counting()
-    fit(tmp_path, begun, RunCheckpoints(str(tmp_path / "c")), found)
+    fit(tmp_path, begun, keeper, found)
     assert begun.weight.tolist() == [8.0] * 3
     assert target(tmp_path / "c", "latest") == 8
 
@@ -193,12 +215,41 @@ def test_two_runs_at_once(tmp_path, monkeypatch):
         text=True,
     ) as other:
         assert other.stdout.readline() == "taken\n"
-        with pytest.raises(RuntimeError, match=f'another run writes to this folder now: .*"process": {other.pid},'):
+        with pytest.raises(
+            RuntimeError, match=rf"/c: another run writes here now: host \S+, process {other.pid}, since 20"
+        ):
             fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c")))
         assert half_written.exists()
         other.kill()
     fit(tmp_path, Counting(), RunCheckpoints(str(tmp_path / "c")))
     assert steps(tmp_path / "c") == [4, 8]
+
+
+def test_a_run_that_waits_goes_on_from_where_the_other_one_ends(tmp_path):
+    """What is the latest is asked only when nobody else can save any more."""
+    folder = tmp_path / "c"
+    trainer = fit(tmp_path, Counting(), RunCheckpoints(str(folder), every_n_steps=1, keep_last=9), max_steps=3)
+    shutil.copytree(folder / "step_00000003", tmp_path / "later")
+    has_it = threading.Event()
+
+    def other_run():
+        with run_lock.RunLock(folder).held():
+            has_it.set()
+            time.sleep(0.5)
+            (tmp_path / "later").rename(folder / "step_00000005")
+            (folder / "latest").unlink()
+            (folder / "latest").symlink_to("step_00000005")
+            shutil.rmtree(folder / "step_00000003")
+
+    thread = threading.Thread(target=other_run)
+    thread.start()
+    assert has_it.wait(20)
+    found = checkpoint_to_load(trainer, True, None)
+    thread.join()
+    assert found == str((folder / "step_00000005").resolve())
+    # Other ranks follow the link when they load, after rank zero has come so far.
+    trainer.strategy.__class__ = type("NotTheFirst", (type(trainer.strategy),), {"is_global_zero": False})
+    assert checkpoint_to_load(trainer, True, None) == str(folder / "latest")
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):

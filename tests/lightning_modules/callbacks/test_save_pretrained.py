@@ -1,3 +1,7 @@
+import errno
+import os
+import tempfile
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -61,3 +65,48 @@ def test_a_failure_leaves_the_older_folder(tmp_path):
 def test_a_trial_run_writes_nothing(tmp_path):
     fit(Exported(), tmp_path / "export", fast_dev_run=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/model", "link"])
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(name, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    module = Exported()
+    with pytest.raises(OSError, match=str(tmp_path / name)):
+        fit(module, tmp_path / name)
+    assert module.weight.item() == 0.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+class DiskIsFull(Exported):
+    """Fails in the folders that are named."""
+
+    def __init__(self, *full):
+        super().__init__()
+        self.full = full
+
+    def save_pretrained(self, folder):
+        if any(str(folder).startswith(str(full)) for full in self.full):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().save_pretrained(folder)
+
+
+def test_the_model_is_kept_beside_the_logs(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/data/model'") as error:
+        fit(DiskIsFull(tmp_path / "data"), tmp_path / "data" / "model", default_root_dir=tmp_path / "logs")
+    place = tmp_path / "logs" / "emergency_model"
+    assert (place / "weight.txt").read_text() == "3.0"
+    assert error.value.__notes__ == [f"the trained model is in {place}; move it to {tmp_path}/data/model"]
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_the_disk_of_the_logs_may_be_full_too(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with pytest.raises(OSError, match="No space left") as error:
+        fit(DiskIsFull(tmp_path / "data"), tmp_path / "data" / "model", default_root_dir=tmp_path / "data")
+    (place,) = (tmp_path / "temporary").iterdir()
+    assert (place / "weight.txt").read_text() == "3.0"
+    either, kept = error.value.__notes__
+    assert f"could not be written to {tmp_path}/data/emergency_model either" in either
+    assert kept == f"the trained model is in {place}; move it to {tmp_path}/data/model"

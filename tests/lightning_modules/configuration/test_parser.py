@@ -94,7 +94,7 @@ def test_old_names(write, tmp_path, caplog):
     ("options", "message"),
     [
         (["--trainer.max_epoch=3"], r"--trainer\.max_epoch"),
-        (["--data.cache_dir=${nowhere}"], r"'\.?nowhere' not found(?s:.)*data\.init_args\.cache_dir"),
+        (["--data.cache_dir=${nowhere}"], r"'\.?nowhere' not found(?s:.)*data\.cache_dir"),
         (["--model", "{init_args: {warmup_share: 0.1, warmup_ratio: 0.2}}"], "both warmup_ratio and warmup_share"),
     ],
 )

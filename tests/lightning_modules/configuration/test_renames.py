@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from datamodules.renamed_arguments import KEYS, BothNamesError
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
 from lightning_modules.configuration.renames import (
     CLASS_PATHS,
-    KEYS,
-    BothNamesError,
     renamed_arguments,
     renamed_config,
 )
@@ -32,7 +31,7 @@ class Unrelated:
 @pytest.fixture
 def notices(caplog):
     """The lines of the log so far."""
-    caplog.set_level(logging.WARNING, "lightning_modules.configuration.renames")
+    caplog.set_level(logging.WARNING, "datamodules.renamed_arguments")
     return lambda: [record.getMessage() for record in caplog.records]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
+from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, sampling_settings, uniform_draws
 
 # Token 3 is the most likely one, 0 comes second, 4 third, 1 fourth; 2 is impossible.
 PROBABILITIES = [0.25, 0.05, 0.0, 0.5, 0.2]
@@ -140,8 +140,51 @@ def test_no_keys():
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"top_k": 0}, "top_k must be at least 1, or absent to keep all tokens, got 0"),
     ],
 )
 def test_parameters_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         SamplingParameters(**options)
+
+
+def walk_over_the_most_likely(logits, uniform, temperature, top_p, top_k):
+    """As :func:`walk`, after all but the k most likely tokens are made impossible, one by one."""
+    order = sorted(range(len(logits)), key=lambda token: -logits[token])
+    kept = {token: logits[token] for token in order[:top_k]}
+    return walk([kept.get(token, -math.inf) for token in range(len(logits))], uniform, temperature, top_p)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 7, 29, 30, 50])
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_top_k_equals_a_walk_over_the_most_likely_tokens(top_k, top_p):
+    generator = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(300, 30, generator=generator)
+    logits[:, ::7] = float("-inf")
+    uniform = torch.rand(300, dtype=torch.float64, generator=generator)
+    picked = pick_tokens(logits, uniform, 0.8, top_p, top_k)
+    rows = zip(logits.double().tolist(), uniform.tolist(), strict=True)
+    assert picked.tolist() == [walk_over_the_most_likely(row, u, 0.8, top_p, top_k) for row, u in rows]
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "expected"),
+    [
+        # Kept are 3 and 0, of 0.75 together: 0 up to a third
+        (2, 1.0, {0.0: 0, 0.33: 0, 0.34: 3, 0.999: 3}),
+        # Among these two token 3 holds two thirds, so that top_p counts of what is left: it is enough for 0.6 ...
+        (2, 0.6, {0.0: 3, 0.999: 3}),
+        # ... while among all tokens it holds a half, and token 0 is needed, too.
+        (None, 0.6, {0.0: 0, 0.33: 0, 0.34: 3, 0.999: 3}),
+    ],
+)
+def test_top_k_by_hand(top_k, top_p, expected):
+    uniform = torch.tensor(list(expected), dtype=torch.float64)
+    picked = pick_tokens(LOGITS.expand(len(expected), -1), uniform, 1.0, top_p, top_k)
+    assert picked.tolist() == list(expected.values())
+
+
+def test_settings_of_runs_from_before_there_was_a_top_k_are_the_same():
+    before = {"temperature": 0.7, "top_p": 1.0, "max_new_tokens": 1024, "seed": 0}
+    assert sampling_settings(SamplingParameters()) == before
+    assert sampling_settings(SamplingParameters(top_k=50)) == before | {"top_k": 50}

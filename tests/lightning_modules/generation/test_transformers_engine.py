@@ -216,3 +216,25 @@ def test_models_that_carry_a_state_are_refused_by_name(processor):
         ValueError, match=r"cannot sample from a 'lfm2' model here: its cache has layers of type Linear"
     ):
         TransformersEngine.of(model, processor)
+
+
+@pytest.mark.parametrize("tiles", [(2, 2), (None, 2), (3, 1)])
+def test_pictures_are_cut_into_tiles_as_asked(engine, picture, tiles):
+    """Requests with numbers of their own in one batch are answered as each by itself, and read those many tiles."""
+    wide = picture(1).resize((96, 24))
+    parameters = SamplingParameters(temperature=0.7, max_new_tokens=12, seed=5)
+    messages = [{"role": "user", "content": CONTENT["one image"]}]
+    asked = [
+        GenerationRequest(messages, [wide], [f"{number}/{k}" for k in range(2)], max_tiles=most)
+        for number, most in enumerate(tiles)
+    ]
+    asked.append(make_request("text only", [], ["t/0", "t/1"]))
+    together = engine.sample(asked, parameters)
+    assert together == [engine.sample([request], parameters)[0] for request in asked]
+    processor = engine.processor
+    for request, most, texts in zip(asked, tiles, together, strict=False):
+        cut = {} if most is None else {"crop_to_patches": most > 1, "min_patches": 1, "max_patches": most}
+        inputs = processor(text=[TEXTS["one image"]], images=[[wide]], return_tensors="pt", **cut)
+        # A picture four times as wide as high is cut into as many tiles as it may, and the whole one comes beside them.
+        assert len(inputs["pixel_values"]) == (most + 1 if (most or 1) > 1 else 1)
+        assert {found.prompt_tokens for found in texts} == {inputs["input_ids"].shape[1]}, request

@@ -108,6 +108,8 @@ def test_what_comes_with_the_checkpoint(released):
     assert protocol.system_prompt == SYSTEM_PROMPT
     assert (protocol.objective, protocol.max_steps, protocol.aggregation) == ("value", 12, "mean")
     assert (protocol.image_layout, protocol.image_backend) == ("in_question", "pil")
+    assert (protocol.question_text, protocol.pictures, protocol.white_space) == ("as_asked", "released", "released")
+    assert (protocol.past_verdicts, protocol.max_steps) == ("labels", 12)
     assert protocol.step_threshold == 0.85
 
 

@@ -1,0 +1,121 @@
+"""Whether a model that a user names is there: a folder on this machine, or a name on the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_OUR_FOLDERS = {"checkpoints", "downloads", "exported", "runs", "data", "models"}
+"""Folders of this project's guides, which may not be made yet. No model on the hub has such an owner."""
+
+_SECONDS_TO_ANSWER = 10.0
+
+
+def is_path(name_or_path: str | Path) -> bool:
+    """Whether the name of a model can only be meant as a path: the hub is never asked about it."""
+    name = os.fspath(name_or_path)
+    first = name.partition("/")[0]
+    return Path(name).exists() or not _HUB_NAME.fullmatch(name) or first in _OUR_FOLDERS or Path(first).is_dir()
+
+
+def require_model(name_or_path: str | Path) -> None:
+    """Make sure that there is such a model, before anything tries to load it; looks only for its configuration.
+
+    The hub is asked once, and only for a name that is no path, see :func:`is_path`, and not in the local cache.
+
+    Args:
+        name_or_path: Folder of a checkpoint, or a name on the hub.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path}: holds no config.json, so it is no checkpoint that transformers can load")
+        return
+    if path.exists():
+        raise FileNotFoundError(f"{path}: is a file; the folder of a checkpoint is needed")
+    name = os.fspath(name_or_path)
+    if is_path(name):
+        near = f"; there are {', '.join(_neighbours(path))}" if _neighbours(path) else ""
+        raise FileNotFoundError(f"{path}: there is no such folder{near}; a checkpoint must be downloaded before")
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=_SECONDS_TO_ANSWER)
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"{name}: neither a folder here nor a model on the hub that you may read") from error
+    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise FileNotFoundError(
+            f"{name}: no folder here, and the hub cannot be asked ({type(error).__name__}); give the folder of a "
+            f"checkpoint"
+        ) from error
+
+
+def require_checkpoint(path: Path) -> None:
+    """Make sure that there is a checkpoint of a run, and that a file is not cut short, before a model is made.
+
+    Args:
+        path: A ``.ckpt`` file, or the folder of a run.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If a file is no checkpoint of PyTorch.
+    """
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path}: is a link to {os.readlink(path)}, which is not there")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such checkpoint")
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: is no checkpoint of PyTorch, or was cut short ({path.stat().st_size} bytes)")
+
+
+def _neighbours(path: Path) -> list[str]:
+    """What lies beside a folder that is not there, as far as it is worth to show."""
+    try:
+        found = sorted(str(each) for each in path.parent.iterdir() if (each / "config.json").is_file())
+    except OSError:
+        return []
+    return found[:3]
+
+
+@contextmanager
+def loading(name_or_path: str | Path, what: str) -> Iterator[None]:
+    """Within, errors of `transformers` and `safetensors` name the checkpoint, and a weight file that is cut short.
+
+    Args:
+        name_or_path: Folder of the checkpoint, or a name on the hub.
+        what: Is loaded of it: ``weights``, ``processor``, ``config.json``.
+
+    Raises:
+        ValueError: If it cannot be loaded.
+    """
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError, KeyError, EOFError) as error:
+        broken = _broken_weights(Path(name_or_path)) if what == "weights" else None
+        if broken is None and isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = broken or f"{name_or_path}: the {what} cannot be loaded: {' '.join(str(error).split())}"
+        raise ValueError(reason) from error
+
+
+def _broken_weights(folder: Path) -> str | None:
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(str(file), framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            size = file.stat().st_size
+            return f"{file}: damaged or cut short ({size} bytes): {error}; copy or download it again"
+    return None

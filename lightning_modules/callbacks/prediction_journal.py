@@ -1,0 +1,341 @@
+"""The files of a `predict` run: journals of finished prompts, a record of what they belong to, and the joined output.
+
+Beside ``rows.jsonl`` lie ``rows.jsonl.journal-*``, one a rank, with a line for each finished prompt, until they are
+joined; and ``rows.jsonl.settings``, the record, which stays: it says which settings and prompts the output is of.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.batching.shards import Shard
+from datamodules.storage.fields import first_of
+from datamodules.storage.files import atomic_write_text
+from lightning_modules.callbacks.prediction_record import Record, differences, digest_of
+from lightning_modules.checkpointing.run_lock import RunLock
+
+logger = logging.getLogger(__name__)
+
+_FOREVER = -1.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a journal says about a prompt.
+
+    Attributes:
+        prompt_id: Of the prompt.
+        rows: Rows of the output.
+        digest: Of the prompt's content; None in journals of earlier versions.
+        problem: Why the prompt was left out; such an entry has no rows, and the next run tries the prompt again.
+    """
+
+    prompt_id: str
+    rows: list[Any]
+    digest: str | None = None
+    problem: str | None = None
+
+
+class PredictionJournal:
+    """Journals, record and output of one run, or of one shard of several.
+
+    Args:
+        output: JSONL file that the journals are joined into.
+        shard: Which of the runs that share the output this is.
+    """
+
+    def __init__(self, output: Path, shard: Shard = Shard()) -> None:  # noqa: B008 - frozen
+        self.output, self.shard = output, shard
+        self.record_path = output.with_name(f"{output.name}.settings")
+        self._run_lock = RunLock(output, _run_part(shard.label))
+        self._lock = RunLock(output)
+        self._now: Record | None = None
+
+    # ------------------------------------------------------------------- begin
+
+    def begin(self, settings: Mapping[str, Any], digests: Mapping[str, str], *, overwrite: bool) -> set[str] | None:
+        """Keep other runs out, and find what is done; one process of a run calls it.
+
+        Args:
+            settings: All that predictions depend on beside the prompts.
+            digests: Digest of the content of each prompt by id, in order.
+            overwrite: Begin anew, whatever is there.
+
+        Returns:
+            Ids of the prompts that are done; None if the output is complete.
+
+        Raises:
+            ValueError: If what is there is of other settings or prompts; names the difference.
+            FileExistsError: If there is an output of unknown origin.
+            RuntimeError: If another run writes to the output.
+        """
+        if not digests:
+            raise ValueError(f"{self.output}: there are no prompts to answer; an output that is there stays as it is")
+        now = self._now = Record(json.loads(json.dumps(settings)), digest_of(digests), len(digests))
+        self._run_lock.take()
+        try:
+            with self._lock.held(_FOREVER):
+                return self._begin(now, digests, overwrite)
+        except BaseException:
+            self._run_lock.release()
+            raise
+
+    def _begin(self, now: Record, digests: Mapping[str, str], overwrite: bool) -> set[str] | None:
+        self._refuse_other_runs(same_count=False)
+        if overwrite:
+            self._clear(now)
+        before = self._record()
+        if before is None and (found := self._of_unknown_origin()):
+            raise FileExistsError(
+                f"{found} is there, and nothing beside it says which settings and prompts it is of; give another "
+                f"output, move it away, or replace it with --overwrite"
+            )
+        if before is not None and (found := differences(before.settings, now.settings)):
+            raise ValueError(
+                f"{self.output}: {before.kind} run with other settings is there: {found}; give the same settings or "
+                f"another output, or begin anew with --overwrite"
+            )
+        if before is not None and before.is_finished:
+            self._check_finished(before, now)
+            return None
+        done = self._done(before, now, digests)
+        self._write(now)
+        return done
+
+    def _check_finished(self, before: Record, now: Record) -> None:
+        if before.prompts not in (None, now.prompts):
+            raise ValueError(
+                f"{self.output}: a finished run of other prompts is there: {before.count} with the digest "
+                f"{before.prompts}, now {now.count} with {now.prompts}; give the same prompts or another output, or "
+                f"begin anew with --overwrite"
+            )
+        left = f"; {_left_out(before.left_out)}" if before.left_out else ""
+        logger.warning("%s is there, and complete: nothing is left to do%s", self.output, left)
+        self.remove_journals()  # the run that joined them may have been killed before it had removed all
+
+    def _of_unknown_origin(self) -> Path | None:
+        """The output, or a journal with answers."""
+        if self.output.exists():
+            return self.output
+        return next((path for path in self.journals() if b"\n" in path.read_bytes()), None)
+
+    def _done(self, before: Record | None, now: Record, digests: Mapping[str, str]) -> set[str]:
+        """Ids of the prompts that the journals answer; raises ValueError if they answer others."""
+        entries = {entry.prompt_id: entry.digest for entry in self.entries() if entry.problem is None}
+        gone = [name for name in entries if name not in digests]
+        changed = [name for name, digest in entries.items() if digest not in (None, digests.get(name, digest))]
+        if gone or changed:
+            problems = [
+                *([f"{len(gone)} answered ones are gone ({first_of(gone)})"] if gone else []),
+                *([f"{len(changed)} answered ones have another content ({first_of(changed)})"] if changed else []),
+            ]
+            if gone and before is not None and before.is_old:
+                problems.append("an earlier version of this package numbered rows without 'id' by line")
+            raise ValueError(
+                f"{self.output}: an unfinished run of other prompts is there: {'; '.join(problems)}; give the prompts "
+                f"of that run or another output, or begin anew with --overwrite"
+            )
+        if before is not None and before.is_old and entries:
+            logger.warning(
+                "%s: %d answers are from an earlier version of this package, which did not look at the content of "
+                "prompts; they are taken by the ids of the prompts",
+                self.output,
+                len(entries),
+            )
+        elif before is not None and before.prompts != now.prompts:
+            logger.warning(
+                "%s: the prompts have changed, %s before and %d now; all %d answered ones are among them",
+                self.output,
+                before.count,
+                now.count,
+                len(entries),
+            )
+        return set(entries)
+
+    def _clear(self, now: Record) -> None:
+        """Forget what is there; the output itself is replaced when the new one is complete."""
+        try:
+            before = self._record()
+        except ValueError:
+            before = None
+        if self.shard.count > 1 and before == now:
+            # Another shard may have begun anew already, and what it has done since is not to be forgotten.
+            paths = [path for path in self.journals() if self._is_own(path)]
+        else:
+            self._refuse_other_runs(same_count=True)
+            paths = self.journals()
+        for path in paths:
+            path.unlink()
+        # After that: journals are never of other settings than the record.
+        self._write(now)
+        if paths or self.output.exists():
+            logger.warning("%s: begun anew; %d journals of the run before are removed", self.output, len(paths))
+
+    def _is_own(self, path: Path) -> bool:
+        rest = path.name.removeprefix(f"{self.output.name}.journal-")
+        return rest.startswith(self.shard.label) and rest.removeprefix(self.shard.label).isdigit()
+
+    def _refuse_other_runs(self, *, same_count: bool) -> None:
+        """Raise RuntimeError if a run with another number of shards, or any other shard, writes now."""
+        own = _run_part(self.shard.label)
+        count = own.rpartition("-of-")[2]
+        locks = re.compile(rf"\.{re.escape(self.output.name)}(\.run(-\d+-of-\d+)?)\.lock")
+        for path in sorted(self.output.parent.iterdir()):
+            part = found[1] if (found := locks.fullmatch(path.name)) else own
+            if part != own and (same_count or part.rpartition("-of-")[2] != count):
+                with RunLock(self.output, part).held(0.0):
+                    pass
+
+    # ----------------------------------------------------------------- journals
+
+    def journals(self) -> list[Path]:
+        """Of all ranks and shards."""
+        begin = f"{self.output.name}.journal-"
+        parent = self.output.parent
+        return sorted(path for path in parent.iterdir() if path.name.startswith(begin)) if parent.is_dir() else []
+
+    def journal_of(self, rank: int) -> Path:
+        """The journal of a rank, without a last line that a kill cut short."""
+        path = self.output.with_name(f"{self.output.name}.journal-{self.shard.label}{rank:05d}")
+        if path.exists():
+            text = path.read_bytes()
+            if not text.endswith(b"\n"):
+                with path.open("r+b") as file:
+                    file.truncate(text.rfind(b"\n") + 1)
+        return path
+
+    def entries(self) -> Iterator[Entry]:
+        """Entries of all journals; a last line without a newline, cut short by a kill, is left out."""
+        for path in self.journals():
+            with path.open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if not line.endswith(b"\n"):
+                        break
+                    try:
+                        found = json.loads(line)
+                        # A list of two is an entry of an earlier version.
+                        yield Entry(*found) if isinstance(found, list) else Entry(**found)
+                    except (ValueError, TypeError) as error:
+                        raise ValueError(f"{path}:{number}: not a journal entry ({error}); delete the line") from error
+
+    @staticmethod
+    def line(entry: Entry) -> str:
+        """A line of a journal; raises ValueError for NaN and infinities, which JSON cannot hold."""
+        fields: dict[str, Any] = {"prompt_id": entry.prompt_id, "rows": entry.rows, "digest": entry.digest}
+        return json.dumps(fields | ({"problem": entry.problem} if entry.problem else {}), allow_nan=False) + "\n"
+
+    # --------------------------------------------------------------------- join
+
+    def join(self, prompt_ids: Sequence[str], *, is_whole: bool) -> None:
+        """Write the output from the journals, if all prompts are done; one process of a run calls it.
+
+        Args:
+            prompt_ids: Of all prompts, in order.
+            is_whole: Whether this run was to answer all prompts of its shard.
+
+        Raises:
+            RuntimeError: If it was and has not, or another run has begun with other prompts.
+        """
+        with ExitStack() as stack:
+            if self.shard.count > 1:
+                stack.enter_context(self._lock.held(_FOREVER))
+            self._join(prompt_ids, is_whole)
+
+    def _join(self, prompt_ids: Sequence[str], is_whole: bool) -> None:
+        record = self._stored()
+        if (
+            record is None
+            or self._now is None
+            or (record.settings, record.prompts)
+            != (
+                self._now.settings,
+                self._now.prompts,
+            )
+        ):
+            raise RuntimeError(
+                f"{self.output}: another run has begun with other settings or prompts since this one has; nothing is "
+                f"joined, the journals are kept"
+            )
+        if record.is_finished:
+            # Joined by another shard, which may have been killed before it had removed everything.
+            self.remove_journals()
+            return
+        rows_of: dict[str, list[Any]] = {}
+        problems: dict[str, str] = {}
+        for entry in self.entries():
+            if entry.problem is None:
+                rows_of[entry.prompt_id] = entry.rows
+            else:
+                problems[entry.prompt_id] = entry.problem
+        left_out = {name: problems[name] for name in prompt_ids if name in problems and name not in rows_of}
+        answered = {*rows_of, *left_out}
+        missing = [name for name in prompt_ids if name not in answered]
+        own = [name for name in self.shard.of(prompt_ids) if name not in answered]
+        if not missing:
+            lines = [json.dumps(row) for name in prompt_ids for row in rows_of.get(name, [])]
+            if len(left_out) == len(prompt_ids):
+                raise RuntimeError(f"{self.output}: no prompt could be answered: {_left_out(left_out)}")
+            atomic_write_text(self.output, "".join(f"{line}\n" for line in lines))
+            self._write(Record(record.settings, record.prompts, record.count, is_finished=True, left_out=left_out))
+            self.remove_journals()
+            if left_out:
+                logger.warning("%s: %s", self.output, _left_out(left_out))
+        elif not own:
+            logger.warning(
+                "%s: this shard is done; %d of %d prompts are left to the others",
+                self.output,
+                len(missing),
+                len(prompt_ids),
+            )
+        elif is_whole:
+            raise RuntimeError(f"{self.output}: no prediction for {len(own)} prompts, the first is {own[0]!r}")
+
+    def remove_journals(self) -> None:
+        """Remove the journals of all ranks and shards."""
+        for path in self.journals():
+            path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let other runs have the output."""
+        self._run_lock.release()
+
+    # ------------------------------------------------------------------- record
+
+    def _record(self) -> Record | None:
+        """The record, where it says anything about what is there."""
+        found = self._stored()
+        if found is None:
+            return None
+        is_there = self.output.exists()
+        if found.is_finished and not is_there:
+            # Somebody has moved it away, to begin anew; journals may have survived a kill after they had been joined.
+            return replace(found, is_finished=False) if self.journals() else None
+        if found.is_finished:
+            return found
+        if found.is_old and is_there:
+            return None  # an earlier version may have begun anew beside an output of whatever settings
+        return found if is_there or self.journals() else None  # killed before it had answered anything
+
+    def _stored(self) -> Record | None:
+        if not self.record_path.exists():
+            return None
+        # Of a finished output, earlier versions kept the settings only where shards had made it.
+        return Record.of(self.record_path, is_finished=self.shard.count > 1 and self.output.exists())
+
+    def _write(self, record: Record) -> None:
+        atomic_write_text(self.record_path, record.text())
+
+
+def _run_part(label: str) -> str:
+    return f".run-{label.rstrip('-')}" if label else ".run"
+
+
+def _left_out(left_out: Mapping[str, str]) -> str:
+    return f"{len(left_out)} prompts are left out: {first_of(list(left_out.values()), '; ')}"

@@ -1,0 +1,106 @@
+"""What the predictions in a file depend on, kept beside them, so that no run mixes them with others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_FORMAT = 2
+ADDED = ("weights", "checkpoint")
+"""Settings that earlier versions did not name; runs that they have begun go on without."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What journals and output belong to.
+
+    Attributes:
+        settings: All that predictions depend on beside the prompts.
+        prompts: Digest of all prompts; None in records of earlier versions.
+        count: Number of prompts; None likewise.
+        is_finished: Whether the output is complete.
+        left_out: Prompts without rows in the output, and why.
+    """
+
+    settings: Mapping[str, Any]
+    prompts: str | None = None
+    count: int | None = None
+    is_finished: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """For the file."""
+        return json.dumps(
+            {
+                "format": _FORMAT,
+                "settings": self.settings,
+                "prompts": {"digest": self.prompts, "count": self.count},
+                "finished": self.is_finished,
+                "left_out": self.left_out,
+            },
+            sort_keys=True,
+        )
+
+    @property
+    def kind(self) -> str:
+        """For messages."""
+        return "a finished" if self.is_finished else "an unfinished"
+
+    @property
+    def is_old(self) -> bool:
+        """Whether an earlier version wrote it, which did not look at the content of prompts."""
+        return self.prompts is None
+
+    @classmethod
+    def of(cls, path: Path, *, is_finished: bool) -> Record:
+        """The record in a file.
+
+        Args:
+            path: Of the file.
+            is_finished: What a record of an earlier version stands for, which does not say so.
+
+        Raises:
+            ValueError: If the file holds something else, or is from a later version.
+        """
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError(f"expected an object, got {type(found).__name__}")
+        except ValueError as error:
+            raise ValueError(f"{path}: not a record of predictions ({error}); --overwrite begins anew") from error
+        if "format" not in found:
+            return cls(found, is_finished=is_finished)
+        if found["format"] > _FORMAT:
+            raise ValueError(f"{path}: of a later version of this package (format {found['format']})")
+        prompts = found["prompts"]
+        return cls(found["settings"], prompts["digest"], prompts["count"], found["finished"], found["left_out"])
+
+
+def digest_of(digests: Mapping[str, str]) -> str:
+    """One digest of all prompts: of ids and contents in their order."""
+    whole = hashlib.blake2b(digest_size=16)
+    for pair in digests.items():
+        for text in pair:
+            whole.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
+    return whole.hexdigest()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
+    """The settings that differ, by name, with both values; empty if none do.
+
+    Those of :data:`ADDED` may be missing before.
+    """
+    parts = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if name not in before and name in ADDED:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            parts.append(differences(old, new, f"{path}{name}."))
+        elif old != new:
+            parts.append(f"{path}{name} was {old!r}, is {new!r}")
+    return ", ".join(part for part in parts if part)
