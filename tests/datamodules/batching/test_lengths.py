@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from PIL import ExifTags, Image
 from transformers import AutoProcessor
