@@ -15,7 +15,7 @@ from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
-from datamodules.batching.training_loader import fixed_size_loader
+from datamodules.batching.training_loader import BatchLayout, training_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.conversation.encoder import special_tokens
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
@@ -272,10 +272,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
             logger.warning("padding_free: %s; batches are padded instead", self._packing_obstacle)
             padding_free = False
         same_on_all_ranks(self._train.fingerprint, "demonstrations")
-        return fixed_size_loader(
+        return training_loader(
             self._train,
-            options["batch_size"],
             SupervisedCollator(self.renderer, padding_free, options["on_bad_row"]),
+            BatchLayout(options["batch_size"]),
             seed=options["seed"],
             position=self.training_position,
             num_workers=options["num_workers"],

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import torch
 from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
 
 from lightning_modules import cli
-from lightning_modules.callbacks.memory import resident_bytes
 from lightning_modules.configuration.command import VisualPRMCLI
 from lightning_modules.training.non_finite import NonFiniteError
 
@@ -87,7 +87,7 @@ class Witness(Callback):
         self.write(kind="step", gradient_norm=torch.cat(whole).norm().item(), sharded=sharded)
 
     def on_train_batch_end(self, trainer, *arguments):
-        self.write(kind="memory", bytes=resident_bytes(), step=trainer.global_step)
+        self.write(kind="memory", bytes=psutil.Process().memory_info().rss, step=trainer.global_step)
 
 
 class PoisonedPicture(Callback):
