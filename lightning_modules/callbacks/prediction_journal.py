@@ -92,9 +92,9 @@ class PredictionJournal:
         if overwrite:
             self._clear(now)
         before = self._record()
-        if before is None and (found := self._of_unknown_origin()):
+        if before is None and (unknown := self._of_unknown_origin()):
             raise FileExistsError(
-                f"{found} is there, and nothing beside it says which settings and prompts it is of; give another "
+                f"{unknown} is there, and nothing beside it says which settings and prompts it is of; give another "
                 f"output, move it away, or replace it with --overwrite"
             )
         if before is not None and (found := differences(before.settings, now.settings)):
