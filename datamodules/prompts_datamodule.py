@@ -15,7 +15,7 @@ from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
-from datamodules.batching.training_loader import fixed_size_loader
+from datamodules.batching.training_loader import BatchLayout, training_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.conversation.encoder import special_tokens
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
@@ -210,7 +210,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
                 prompts = self._read("prompts")
             prompts = (with_other_images(prompts) if options["other_images"] else prompts)[: options["max_prompts"]]
             if not prompts:
-                raise ValueError(f"max_prompts={options['max_prompts']} leaves no prompts; give at least 1")
+                raise ValueError(f"no prompts are left (max_prompts: {options['max_prompts']}); give at least 1")
             self._prompts = prompts
             # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
             self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
@@ -272,10 +272,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
             logger.warning("padding_free: %s; batches are padded instead", self._packing_obstacle)
             padding_free = False
         same_on_all_ranks(self._train.fingerprint, "demonstrations")
-        return fixed_size_loader(
+        return training_loader(
             self._train,
-            options["batch_size"],
             SupervisedCollator(self.renderer, padding_free, options["on_bad_row"]),
+            BatchLayout(options["batch_size"]),
             seed=options["seed"],
             position=self.training_position,
             num_workers=options["num_workers"],

@@ -64,7 +64,7 @@ class Benchmark(BenchmarkReader):
         rules: Rules = "ours",
         allow_incomplete: bool = False,
         on_bad_row: OnBadRow = "skip",
-        on_mismatch: Literal["warn", "error"] = "warn",
+        on_mismatch: Literal["warn", "error", "ignore"] = "warn",
     ) -> None:
         super().__init__(table, split, allow_incomplete, on_bad_row, on_mismatch)
         if rules not in get_args(Rules):

@@ -45,14 +45,15 @@ class BenchmarkOptions:
             dataset without all of its configurations; otherwise both are errors.
         on_bad_row: Leave out rows that cannot be used, and the units that they belong to, and say how many and which;
             or raise an error at the first one.
-        on_mismatch: Warn, or raise an error, when the questions are not those of the release.
+        on_mismatch: Warn, or raise an error, when the questions are not those of the release; or say nothing, as for
+            questions that are not meant to be. Reports tell it in any case.
     """
 
     split: str | None = None
     table: str | None = None
     allow_incomplete: bool = False
     on_bad_row: OnBadRow = "skip"
-    on_mismatch: Literal["warn", "error"] = "warn"
+    on_mismatch: Literal["warn", "error", "ignore"] = "warn"
 
 
 class BenchmarkReader(BenchmarkFinder, ABC):
@@ -88,7 +89,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         split: str | None = None,
         allow_incomplete: bool = False,
         on_bad_row: OnBadRow = "skip",
-        on_mismatch: Literal["warn", "error"] = "warn",
+        on_mismatch: Literal["warn", "error", "ignore"] = "warn",
     ) -> None:
         super().__init__(table, split)
         self.allow_incomplete = allow_incomplete
@@ -291,7 +292,8 @@ class BenchmarkReader(BenchmarkFinder, ABC):
             )
             if self.on_mismatch == "error":
                 raise ValueError(message)
-            logger.warning(message)
+            if self.on_mismatch == "warn":
+                logger.warning(message)
 
     def complete_units(self, questions: Sequence[BenchmarkQuestion]) -> np.ndarray:
         """Which questions belong to a unit that is there as a whole: (Q,) bool.

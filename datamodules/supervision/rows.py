@@ -168,8 +168,16 @@ class _Progress:
     def watch(self, rows: Iterator[dict[str, Any]], name: str) -> Iterator[dict[str, Any]]:
         """The rows, counted as they pass."""
         if self.bar is None:
-            interval = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
-            self.bar = tqdm(unit=" rows", mininterval=interval, maxinterval=interval, disable=rank_of_process() > 0)
+            is_terminal = sys.stderr.isatty()
+            interval = 0.1 if is_terminal else _LOG_SECONDS
+            self.bar = tqdm(
+                unit=" rows",
+                mininterval=interval,
+                maxinterval=interval,
+                delay=0.0 if is_terminal else _LOG_SECONDS,
+                leave=is_terminal,
+                disable=rank_of_process() > 0,
+            )
         self.bar.set_description(f"indexing file {self.file} of {self.files}, {name}", refresh=False)
         for row in rows:
             self.bar.update()

@@ -189,7 +189,7 @@ def test_no_prompts(connected, tmp_path):
     with pytest.raises(ValueError, match=r"empty\.jsonl: holds no prompts; the file is empty"):
         connected("predict", prompts=str(tmp_path / "empty.jsonl"))
     (tmp_path / "one.jsonl").write_text(json.dumps({"question": "q", "answer": "1"}))
-    with pytest.raises(ValueError, match="max_prompts=0 leaves no prompts; give at least 1"):
+    with pytest.raises(ValueError, match=r"no prompts are left \(max_prompts: 0\); give at least 1"):
         connected("predict", prompts=str(tmp_path / "one.jsonl"), max_prompts=0)
 
 

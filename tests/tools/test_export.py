@@ -1,5 +1,6 @@
 """`visualprm-export` on runs of `visualprm fit`, and what its folders say."""
 
+import os
 import re
 import sys
 
@@ -16,7 +17,8 @@ from tools.export import main
 def run_export(*arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["visualprm-export", *map(str, arguments)])
-        main()
+        if status := main():
+            raise SystemExit(status)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,25 @@ def test_mistakes(run, tiny_checkpoint, tmp_path, monkeypatch, capsys, arguments
     assert re.search(message, capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
     assert (tmp_path / "taken" / "mine.txt").read_text() == "stays"
+
+
+def test_a_shard_that_is_cut_short_is_named(run, tmp_path, capsys):
+    content = torch.load(run[1], weights_only=True)
+    weights = content.pop("state_dict")
+    dcp.save({"state_dict": weights}, checkpoint_id=tmp_path / "cut.ckpt", no_dist=True)
+    torch.save(content, tmp_path / "cut.ckpt" / "meta.pt")
+    (shard,) = (tmp_path / "cut.ckpt").glob("*.distcp")
+    size = shard.stat().st_size
+    os.truncate(shard, size // 2)
+    with pytest.raises(SystemExit):
+        run_export(tmp_path / "cut.ckpt", "--output", tmp_path / "export")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{shard}: is cut short, {size // 2} of {size} bytes" in line
+    shard.unlink()
+    with pytest.raises(SystemExit):
+        run_export(tmp_path / "cut.ckpt", "--output", tmp_path / "export")
+    assert f"{shard}: is missing" in capsys.readouterr().err
+    assert not (tmp_path / "export").exists()
 
 
 def test_an_exported_folder_may_be_replaced(run, tmp_path):

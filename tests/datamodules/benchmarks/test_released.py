@@ -31,13 +31,17 @@ def test_what_differs_is_told(tmp_path):
     assert release_mismatches(release, questions("1", "2", "1"), None) == []
 
 
-def test_a_mismatch_is_a_warning_or_an_error(tmp_path, caplog):
+def test_a_mismatch_is_a_warning_or_an_error_or_nothing(tmp_path, caplog):
     TABLES["LogicVista"](tmp_path)
     message = "not the released test split of LogicVista, so scores do not compare with published ones: 3 scored"
     BENCHMARKS["LogicVista"]().read(tmp_path)
     assert message in caplog.text
     with pytest.raises(ValueError, match=message):
         BENCHMARKS["LogicVista"](on_mismatch="error").read(tmp_path)
+    caplog.clear()
+    silent = BENCHMARKS["LogicVista"](on_mismatch="ignore")
+    silent.read(tmp_path)
+    assert (bool(silent.mismatches), caplog.text) == (True, "")
 
 
 def test_released_numbers_of_the_papers():
