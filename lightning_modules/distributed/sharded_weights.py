@@ -65,7 +65,8 @@ def fill(
         return local
 
     def of_head(name: str, parameter: DTensor) -> Tensor:
-        rows = rows_of(getattr(language_model_head(source), name), head.token_ids)
+        values: Any = getattr(language_model_head(source), name)
+        rows = rows_of(values, head.token_ids)
         return shard_of_this_rank(rows.to("cpu", parameter.dtype), parameter)
 
     _assign(backbone, of_backbone, cpu_offload)
@@ -108,7 +109,9 @@ def gather_into(whole: nn.Module, sharded: nn.Module) -> bool:
     Returns:
         Whether this is rank zero; on other ranks ``whole`` stays on the meta device.
     """
-    state = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    state: dict[str, Any] = get_model_state_dict(
+        sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
     if dist.get_rank():
         return False
     new: dict[int, nn.Parameter] = {}  # tied parameters stay tied
