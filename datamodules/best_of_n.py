@@ -20,6 +20,7 @@ from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import PictureRules, ReadingRules
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS, response_steps
 from datamodules.rollouts.check import RolloutCheck, check_rollouts
+from datamodules.rollouts.question_as_read import question_as_read
 from datamodules.rollouts.records import Rollout, place, read_rollouts
 from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.fields import first_of
@@ -210,17 +211,11 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
             )
 
 
-def question_text(question: BenchmarkQuestion, rollout: Rollout, rules: ReadingRules) -> str:
-    """The question that a reward model reads above a solution: as the policy was asked, if the rollout says it."""
-    asked = question.question if rollout.prompt is None else rollout.prompt
-    return rules.question(asked, question.question)
-
-
 def check_readable(question: BenchmarkQuestion, rollouts: Sequence[Rollout], encoder: ConversationEncoder) -> None:
-    """Raise a ValueError that names the rollout if it, or the question, holds a special token of the tokenizer."""
-    for rollout in rollouts:
-        text = question_text(question, rollout, encoder.rules)
-        encoder.check_conversation(text, [rollout.response], place(rollout), len(question.images))
+    """Raise a ValueError that names the rollout if it or the question cannot be read: special tokens, placeholders."""
+    read = question_as_read(question, rollouts, encoder.rules)
+    for text, rollout in zip(read.texts, rollouts, strict=True):
+        encoder.check_conversation(text, [rollout.response], place(rollout), len(read.images))
 
 
 def _sizes_and_places(
@@ -229,11 +224,8 @@ def _sizes_and_places(
     images = question.images
     if isinstance(images, LazyImages):
         pairs = zip(images.sources, images.places, strict=True)
-        return (
-            [check_image(source, where, upright=rules == "ours") for source, where in pairs],
-            None,
-            list(images.places),
-        )
+        sizes = [check_image(source, where, upright=rules == "ours") for source, where in pairs]
+        return sizes, None, list(images.places)
     name = f"{question.benchmark}/{question.question_id}"
     return [image.size for image in images], None, [f"{name}: picture {n}" for n in range(len(images))]
 
@@ -344,9 +336,7 @@ class CandidateCollator:
             )
             for rollout in item.rollouts
         ]
-        images = question.images
-        if isinstance(images, LazyImages):
-            images = images.by_rules(rules.pictures)
+        read = question_as_read(question, item.rollouts, rules)
         name = f"{question.benchmark}/{question.question_id}"
         return CandidateGroup(
             question.benchmark,
@@ -357,9 +347,10 @@ class CandidateCollator:
             list(item.answer_classes),
             encode_candidates(
                 self.encoder,
-                list(images),
-                [question_text(question, rollout, rules) for rollout in item.rollouts],
+                read.opened(rules.pictures),
+                read.texts,
                 steps,
                 name,
+                read.max_tiles,
             ),
         )

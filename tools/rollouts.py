@@ -39,6 +39,7 @@ from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.rollouts.check import RolloutCheck, check_rollouts
 from datamodules.rollouts.from_other_tools import Origin, import_responses
 from datamodules.rollouts.prediction_tables import write_predictions
+from datamodules.rollouts.question_as_read import with_prompts
 from datamodules.rollouts.records import Rollout, read_rollouts, write_rollouts
 from datamodules.rollouts.responses import read_responses
 from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
@@ -60,6 +61,8 @@ def import_rollouts(arguments: argparse.Namespace) -> int:
     names = ("policy", "temperature", "top_p", "max_new_tokens", "seed")
     origin = Origin(**{name: getattr(arguments, name) for name in names})
     found = import_responses(responses, benchmark, questions, arguments.benchmarks, origin, arguments.on_bad_row)
+    if arguments.prompts_as:
+        found.rollouts = with_prompts(found.rollouts, benchmark, questions, arguments.prompts_as)
     check = check_rollouts(benchmark, questions, found.rollouts)
     if check.repeated:
         raise ValueError("; ".join(check.broken))
@@ -185,6 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adder.add_argument("--top-p", type=float)
     adder.add_argument("--max-new-tokens", type=int)
     adder.add_argument("--seed", type=int)
+    adder.add_argument(
+        "--prompts-as",
+        choices=["ours", "vlmevalkit"],
+        help="who asked the policy, for reward models that read questions as they were asked",
+    )
     adder.add_argument("--first-sample-index", type=int, default=0, help="of the first file")
     adder.add_argument("--output", type=Path, required=True, help="rollout file to write")
     adder.set_defaults(run=import_rollouts)

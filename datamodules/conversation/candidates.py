@@ -46,6 +46,7 @@ def encode_candidates(
     question: str | Sequence[str],
     candidates: Sequence[Sequence[str]],
     sample_id: str,
+    max_tiles: int | None = None,
 ) -> EncodedCandidates:
     """Tokenise the candidates and preprocess the images once.
 
@@ -58,6 +59,7 @@ def encode_candidates(
         question: Text of the question, or the text above each candidate.
         candidates: N lists of steps.
         sample_id: Name of the sample, for error messages.
+        max_tiles: Most tiles that each picture is cut into; the processor's own number by default.
 
     Raises:
         ValueError: If the processor refuses a picture, there is no candidate, a candidate has no steps, or an image
@@ -76,9 +78,14 @@ def encode_candidates(
         for number, (row, steps) in enumerate(zip(rows, candidates, strict=True))
     ]
     length = _common_length(rows, min(found[0] for found in positions))
-    with naming_pictures(encoder.processor, [(sample_id, images)], {}):
+    options = encoder.tiling(max_tiles) if images else {}
+    with naming_pictures(encoder.processor, [(sample_id, images)], options):
         first = encoder.processor(
-            text=[texts[0]], images=[list(images)] if images else None, add_special_tokens=False, return_tensors="pt"
+            text=[texts[0]],
+            images=[list(images)] if images else None,
+            add_special_tokens=False,
+            return_tensors="pt",
+            **options,
         )
     prefix = dict(first)
     expanded = prefix["input_ids"]
