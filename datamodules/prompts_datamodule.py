@@ -15,7 +15,7 @@ from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
-from datamodules.batching.training_loader import fixed_size_loader
+from datamodules.batching.training_loader import BatchLayout, training_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.conversation.encoder import special_tokens
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
@@ -65,9 +65,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
         instruction_template: Ask ``prompts`` and demonstrations within one of the instructions of
             :data:`datamodules.conversation.instructions.INSTRUCTIONS`, as the released annotation does (see
             :func:`datamodules.policy.released_annotation.as_asked`), instead of with ``instruction``.
-        max_tiles: Most tiles that pictures of ``prompts`` and demonstrations are cut into, the whole picture not
-            counted: a number, or "visualprm_v1_1" for those of the released annotation, by source; the processor's own
-            number by default.
+        max_tiles: Most tiles that pictures are cut into, the whole picture not counted: a number, or "visualprm_v1_1"
+            for those of the released annotation, by source; the processor's own number by default.
         without_sources: Leave out ``prompts`` and demonstrations of sources that have one of these words in their
             names.
         max_prompts_per_source: At most so many ``prompts`` and demonstrations of each source, at equal distances.
@@ -134,6 +133,13 @@ class PromptDataModule(ResumableData, LightningDataModule):
         if instruction is not None and (instruction_template or prompts_as != "ours"):
             other = "instruction_template" if instruction_template else f"prompts_as: {prompts_as}"
             raise ValueError(f"give either 'instruction' or {other}, which has an instruction of its own")
+        if benchmarks and (instruction_template or without_sources or max_prompts_per_source):
+            raise ValueError(
+                "instruction_template, without_sources and max_prompts_per_source are for 'prompts' and "
+                "'demonstrations'; leave them out beside 'benchmarks'"
+            )
+        if max_tiles is not None and prompts_as != "ours":
+            raise ValueError(f"leave out 'max_tiles': prompts_as: {prompts_as} has numbers of its own")
         if not 0 <= shard_index < num_shards:
             raise ValueError(f"shard_index must be one of 0 to num_shards - 1 = {num_shards - 1}, got {shard_index}")
         self.save_hyperparameters(logger=False, ignore=["benchmark_options"])  # checkpoints hold plain values only
@@ -198,11 +204,13 @@ class PromptDataModule(ResumableData, LightningDataModule):
                     options["prompts_as"],
                     options["pictures"],
                 )
+                if options["max_tiles"] is not None:
+                    prompts = with_choices(prompts, max_tiles=options["max_tiles"])
             else:
                 prompts = self._read("prompts")
             prompts = (with_other_images(prompts) if options["other_images"] else prompts)[: options["max_prompts"]]
             if not prompts:
-                raise ValueError(f"max_prompts={options['max_prompts']} leaves no prompts; give at least 1")
+                raise ValueError(f"no prompts are left (max_prompts: {options['max_prompts']}); give at least 1")
             self._prompts = prompts
             # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
             self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
@@ -264,10 +272,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
             logger.warning("padding_free: %s; batches are padded instead", self._packing_obstacle)
             padding_free = False
         same_on_all_ranks(self._train.fingerprint, "demonstrations")
-        return fixed_size_loader(
+        return training_loader(
             self._train,
-            options["batch_size"],
             SupervisedCollator(self.renderer, padding_free, options["on_bad_row"]),
+            BatchLayout(options["batch_size"]),
             seed=options["seed"],
             position=self.training_position,
             num_workers=options["num_workers"],

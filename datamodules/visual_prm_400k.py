@@ -18,6 +18,7 @@ from datamodules.interfaces import RewardModelFacts
 from datamodules.renamed_arguments import value_of_old_name
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.supervision.sources import ProcessSource, process_sources
+from datamodules.supervision.split import strata
 from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
 
 logger = logging.getLogger(__name__)
@@ -240,7 +241,6 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         measured = self._measured_rows(TRAIN, chosen, collator)
         return training_loader(
             measured.table,
-            measured.lengths,
             collator,
             self._layout,
             chosen,
@@ -248,6 +248,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             position=self.training_position,
             num_workers=options["num_workers"],
             trainer=self.trainer,
+            lengths=None if chosen == "padded" else measured.lengths,
+            row_strata=strata(measured.table),
         )
 
     def _order(self) -> dict[str, Any]:

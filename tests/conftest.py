@@ -39,6 +39,8 @@ LONG_FILES = (
     "distributed/test_slurm.py",
     "test_ablations.py",
     "test_experiments.py",
+    "test_runs_at_once.py",
+    "lightning_modules/configuration/test_mistakes.py",
     "lightning_modules/model/test_backbone_module.py",
     "lightning_modules/callbacks/test_best_of_n_callback.py",
     "tools/benchmarks/test_indexing.py",

@@ -8,13 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import torch
 from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
 
 from lightning_modules import cli
-from lightning_modules.callbacks.memory import resident_bytes
-from lightning_modules.cli import run
 from lightning_modules.configuration.command import VisualPRMCLI
 from lightning_modules.training.non_finite import NonFiniteError
 
@@ -88,7 +87,7 @@ class Witness(Callback):
         self.write(kind="step", gradient_norm=torch.cat(whole).norm().item(), sharded=sharded)
 
     def on_train_batch_end(self, trainer, *arguments):
-        self.write(kind="memory", bytes=resident_bytes(), step=trainer.global_step)
+        self.write(kind="memory", bytes=psutil.Process().memory_info().rss, step=trainer.global_step)
 
 
 class PoisonedPicture(Callback):
@@ -148,7 +147,7 @@ def train_and_fail(folder, checkpoint, annotations):
             patch.object(sys, "argv", ["visualprm"]),
             slow_collation(SLOW if rank == 1 else 0.0),
         ):
-            run(arguments(place, checkpoint, annotations, *more))
+            cli.run(arguments(place, checkpoint, annotations, *more))
         if strategy not in POISONED:
             continue
         place = folder / f"{strategy}_poisoned"
@@ -157,7 +156,7 @@ def train_and_fail(folder, checkpoint, annotations):
         say(f"{strategy}_poisoned")
         with more_callbacks(Witness(place), poison) as made, patch.object(sys, "argv", ["visualprm"]):
             try:
-                run(arguments(place, checkpoint, annotations, *more))
+                cli.run(arguments(place, checkpoint, annotations, *more))
             except NonFiniteError as error:
                 (place / f"error{rank}.txt").write_text("\n".join([str(error), *error.__notes__]))
         (module,) = made

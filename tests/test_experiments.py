@@ -166,21 +166,32 @@ def test_a_run_writes_to_folders_of_its_name(words, expected):
 # ---------------------------------------------------------------------- compositions
 
 
-def test_large_experiments_compose_with_every_strategy():
-    large, strategies = (sorted((REPOSITORY / "experiments" / name).glob("*.yaml")) for name in LARGE)
-    alone = {}
-    for overlay, strategy in itertools.product(large, [None, *strategies]):
-        files = dict.fromkeys([REPOSITORY / FULL, overlay, *filter(None, [strategy])])
-        config = parsed(Path("run"), "fit", *(f"--config={path}" for path in files))
-        trainer, rest = config["trainer"], {"model": config["model"], "data": config["data"]}
-        if strategy is None:
-            alone = {"rest": rest, "trainer": trainer}
-            continue
-        # An overlay decides where weights are, and nothing of the training itself.
-        assert rest == alone["rest"], (overlay, strategy)
-        changed = {name for name in trainer if trainer[name] != alone["trainer"][name]}
-        assert changed <= {"strategy", "devices", "num_nodes", "inference_mode"}, (overlay, strategy)
-        assert changed & {"strategy", "devices"}, (overlay, strategy)
+OVERLAYS, STRATEGIES = (sorted((REPOSITORY / "experiments" / name).glob("*.yaml")) for name in LARGE)
+
+
+@cache
+def composed(*files):
+    """What `visualprm fit` with these files is configured to do."""
+    return parsed(Path("run"), "fit", *(f"--config={path}" for path in dict.fromkeys(files)))
+
+
+def compositions():
+    """All; `make test` takes the full fine-tuning under every strategy, and every overlay under FSDP2."""
+    for overlay, strategy in itertools.product(OVERLAYS, STRATEGIES):
+        is_usual = overlay == REPOSITORY / FULL or strategy.stem == "fsdp2"
+        marks = [] if is_usual else [pytest.mark.thorough]
+        yield pytest.param(overlay, strategy, marks=marks, id=f"{overlay.stem}-{strategy.stem}")
+
+
+@pytest.mark.parametrize(("overlay", "strategy"), compositions())
+def test_large_experiments_compose_with_every_strategy(overlay, strategy):
+    """An overlay decides where weights are, and nothing of the training itself."""
+    alone, config = composed(REPOSITORY / FULL, overlay), composed(REPOSITORY / FULL, overlay, strategy)
+    assert config["model"] == alone["model"]
+    assert config["data"] == alone["data"]
+    changed = {name for name, value in config["trainer"].items() if value != alone["trainer"][name]}
+    assert changed <= {"strategy", "devices", "num_nodes", "inference_mode"}
+    assert changed & {"strategy", "devices"}
 
 
 # ------------------------------------------------------------------------------ runs

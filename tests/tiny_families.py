@@ -492,6 +492,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_text": Family(qwen3_text, **_CHATML),
     "gemma2_text": Family(gemma2_text, **_GEMMA),
 }
+USUAL = ("gemma3", "idefics3", "internvl_qwen2", "qwen3_text", "qwen3_vl")
+"""One of each way to name the parts of a model, to place pictures and to count positions."""
 MULTIMODAL = [name for name, family in FAMILIES.items() if family.is_multimodal]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from datamodules.batching.lengths import TokenCounter
+from datamodules.conversation.steps import steps_to_read
 from datamodules.interfaces import RewardModelFacts
 from datamodules.supervision.row_reader import row_readers
 from datamodules.supervision.sources import process_sources
@@ -33,7 +34,7 @@ class SourceReport:
         duplicates: Rows with the question, images and steps of an earlier row.
         remarks: Usable rows in which something is odd.
         steps: Steps of usable rows.
-        blank_steps: Further steps of theirs that have no text, and so join their neighbours.
+        blank_steps: Further steps of theirs that have no text, which only the released white space reads.
         words: White-space separated words of these steps.
         labels: Steps by label at the paper's threshold: "+" (score above 0), "-", and "none" for those without a score.
         mc: Steps with a score by range, see :data:`MC_BINS`.
@@ -193,12 +194,13 @@ class _Look:
             "\0".join([row["question_key"], *row["steps"]]).encode("utf-8", "surrogatepass"), digest_size=16
         )
         earlier = self._first.setdefault(key.digest(), place)
-        counts = SourceReport(rows=1, duplicates=int(earlier != place), remarks=int(is_odd), steps=len(row["steps"]))
+        kept = steps_to_read(row["steps"], "ours")
+        counts = SourceReport(rows=1, duplicates=int(earlier != place), remarks=int(is_odd), steps=len(kept))
         counts.blank_steps = row["blank_steps"]
         if earlier != place:
             self.duplicates.append((place, earlier))
         counts.words = sum(len(step.split()) for step in row["steps"])
-        for score in row["mc"]:
+        for score in (row["mc"][index] for index in kept):
             if math.isnan(score):
                 counts.labels["none"] += 1
             else:

@@ -33,11 +33,11 @@ Verdicts = Callable[[Sequence[float], float], list[str]]
 
 @dataclass
 class StepBatch(ConversationBatch):
-    """Conversations whose steps are to be judged.
+    """Conversations with the positions and the Monte Carlo scores of their steps.
 
     Attributes:
-        step_positions: (B, S) long, token positions in the row (the conversation's own, or the packed one) whose logits
-            judge the steps; -1 at padding.
+        step_positions: (B, S) long, token positions whose logits score the steps: in the row of the conversation, or in
+            the packed row; -1 at padding.
         mc: (B, S) float32 Monte Carlo scores in [0, 1]; NaN at padding and for a step without a score.
         num_mc_correct: (B, S) long, continuations that reached the gold answer; -1 at padding and where unknown.
         num_mc_total: (B, S) long, continuations sampled; -1 at padding and where unknown.
@@ -45,9 +45,10 @@ class StepBatch(ConversationBatch):
         sources: B names of datasets.
         question_accuracy: (B,) float32, the policy's accuracy before the first step, NaN where unknown; None if it is
             unknown for all.
-        step_tokens: (B, S, L) bool, or (B, S, T), the tokens that are the text of each step; None unless asked for.
-        left_out: Sample id to what is wrong with it, of rows whose pictures cannot be used. They have blank pictures
-            and no label, so that the batch keeps its shape and all ranks stay in step.
+        step_tokens: (B, S, L) bool, or (B, S, T) if packed: which tokens are the text of each step. None unless the
+            collator was told to mark them.
+        left_out: For each row whose images cannot be used, its error by sample id. Such a row has blank images and no
+            label, so that the batch keeps its shape on all ranks.
     """
 
     step_positions: Tensor
@@ -71,11 +72,11 @@ class StepBatch(ConversationBatch):
 
 
 class StepCollator:
-    """Opens images, merges steps and encodes rows of process supervision.
+    """Builds batches from rows of process supervision: opens images, merges steps, encodes conversations.
 
     Args:
-        encoder: Renders and tokenises.
-        max_steps: Rows with more steps have neighbouring ones merged.
+        encoder: Renders and tokenizes.
+        max_steps: In rows with more steps, consecutive steps are merged.
         response_as_one_step: Make the whole solution one step, with the score of its last step.
         mark_step_tokens: Fill :attr:`StepBatch.step_tokens`.
         verdicts: From the scores of steps and the accuracy of the policy before the first of them to the class tokens
@@ -100,7 +101,7 @@ class StepCollator:
         self.max_steps = 1 if response_as_one_step else max_steps
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> StepBatch:
-        """Build a batch of rows as :mod:`datamodules.supervision.rows` makes them.
+        """Build a batch from rows of a table of :mod:`datamodules.supervision.rows`.
 
         Raises:
             ImageError: If a picture cannot be read and its row is not to be left out; names file, line and field.
@@ -164,6 +165,11 @@ class StepCollator:
                 conversations[error.conversation] = conversation._replace(images=blank)
 
 
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The rows of columns of equal length."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
 def merge_scored_steps(
     row: Mapping[str, Any], max_steps: int, white_space: WhiteSpace = "ours"
 ) -> dict[str, list[Any]]:
@@ -183,7 +189,7 @@ def _or_nan(value: float | None) -> float:
 
 
 def pad_rows(rows: Sequence[Sequence[float]], padding: float, dtype: torch.dtype) -> Tensor:
-    """Rows of different lengths as a right-padded (B, S) tensor."""
+    """A right-padded (B, S) tensor of B rows of at most S numbers."""
     return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True, padding_value=padding)
 
 

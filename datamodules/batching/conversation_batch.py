@@ -1,4 +1,4 @@
-"""What every batch of tokenized conversations has, padded or packed: inputs, boundaries and lengths."""
+"""The part that all batches of tokenized conversations share, padded or packed: inputs, boundaries and lengths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ConversationBatch:
         inputs: Output of the processor. Padded: ``input_ids`` and ``attention_mask`` (B, L), padding on the right.
             Packed: ``input_ids`` and ``position_ids`` (1, T), see :func:`datamodules.batching.packing.packed_inputs`.
         boundaries: Packed: B + 1 token positions in the row, where each conversation begins, and T. Padded: None. A
-            list, so that the host can read it without waiting for the device.
+            list, which the host can read without waiting for the device.
     """
 
     inputs: dict[str, Tensor]
@@ -31,7 +31,7 @@ class ConversationBatch:
         return torch.tensor(self.boundaries).diff()
 
     def pin_memory(self) -> Self:
-        """The same batch in page-locked memory, from which a GPU copies while it computes; DataLoaders call it."""
+        """The same batch in page-locked memory, from which a GPU copies while it computes; called by DataLoaders."""
         pinned: dict[str, Any] = {
             each.name: value.pin_memory()
             for each in fields(self)

@@ -1,7 +1,7 @@
-"""How many tokens each conversation has, counted before any batch is made and kept beside the tables.
+"""Token counts of conversations, computed before any batch is built and stored beside the tables.
 
-Packing and grouping by length must know it for all rows, and must agree on it on all ranks and when a run resumes; so
-it is counted once, from the texts and the sizes in the headers of the pictures, without decoding a picture.
+Packing and grouping by length need the counts of all rows, the same ones on all ranks and in a resumed run. They are
+computed once, from the texts and from the image sizes in the headers, without decoding an image.
 """
 
 from __future__ import annotations
@@ -9,28 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import pyarrow.compute as pc
 import transformers
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets.fingerprint import Hasher
 from filelock import FileLock
 from PIL import Image
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from tqdm.auto import tqdm
 
-from datamodules.batching.ranks import rank_of_process
+from datamodules.batching.collate import rows_of
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.refused_pictures import PictureRefusedError
 from datamodules.conversation.steps import merge_steps, steps_to_read
-from datamodules.storage.files import atomic_file
 from datamodules.storage.images import ImageError, check_image
-from datamodules.supervision.table import open_table
 
 _COLUMNS = ["sample_id", "images", "image_bytes", "question", "question_bare", "steps", "max_tiles"]
 _ROWS_AT_ONCE = 64
@@ -40,15 +34,14 @@ Counted = tuple[list[int], list[str]]
 
 
 class TokenCounter:
-    """Counts the tokens of rows of process supervision as the encoder would make them.
+    """Counts the tokens that the encoder would make of rows of process supervision.
 
-    The text is rendered and tokenised; what a picture adds follows from its size. The processor's own count of it is
-    used where it agrees with what the processor does to dummy images of some sizes; else every size is tried out on a
-    blank picture, once.
+    The text is rendered and tokenized. The number of tokens of an image follows from its size. The processor's own
+    count is used if it is right for blank images of some sizes. Otherwise every size is encoded once, as a blank image.
 
     Args:
-        encoder: Renders and tokenises.
-        max_steps: Rows with more steps have neighbouring ones merged.
+        encoder: Renders and tokenizes.
+        max_steps: In rows with more steps, consecutive steps are merged.
         look_at_images: Read the headers of pictures. If False, only texts are counted; for slow file systems.
     """
 
@@ -56,19 +49,12 @@ class TokenCounter:
         self.encoder = encoder
         self.max_steps = max_steps
         self.look_at_images = look_at_images
-        self._added = lru_cache(maxsize=100_000)(self._added_by_dummy_images)
+        self._added: dict[tuple[tuple[Size, ...], int | None], int] = {}
         self._offset = self._find_offset()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_added"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._added = lru_cache(maxsize=100_000)(self._added_by_dummy_images)
 
     @property
     def identity(self) -> str:
-        """A digest of what the counts depend on, beside the rows."""
+        """A digest of what the counts depend on besides the rows."""
         processor = self.encoder.processor
         tokenizer = processor.tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -90,7 +76,7 @@ class TokenCounter:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Counted:
-        """Tokens of each row, and what is wrong with it, empty for a good one."""
+        """Tokens of each row, and the error of each row; an empty text for a row without one."""
         counts, problems = [], []
         for row in rows:
             try:
@@ -134,7 +120,10 @@ class TokenCounter:
         """
         try:
             if self._offset is None:
-                return self._added(tuple(sizes), max_tiles)
+                key = (tuple(sizes), max_tiles)
+                if key not in self._added:
+                    self._added[key] = self._added_by_dummy_images(*key)
+                return self._added[key]
             return sum(self._counted_by_processor(sizes, max_tiles)) + self._offset * len(sizes)
         except PictureRefusedError as error:
             if not places:
@@ -185,92 +174,44 @@ class TokenCounter:
 
 
 def token_lengths(table: Dataset, counter: TokenCounter, num_workers: int = 0) -> tuple[np.ndarray, dict[int, str]]:
-    """Tokens of every row of a table, counted where they are not known from an earlier start.
+    """Token counts of all rows of a table; an earlier start that counted the same rows has stored them beside it.
 
     Args:
-        table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
-        counter: Counts.
-        num_workers: Processes that count, beside this one.
+        table: Rows from :func:`datamodules.supervision.rows.read_rows`.
+        counter: Counts the tokens of a row.
+        num_workers: Processes that count.
 
     Returns:
-        (n,) int64 tokens, 0 where they could not be counted, and row index to what is wrong with those rows.
+        (n,) int64 token counts, 0 for rows that cannot be counted; and the error of each of those, by row index.
     """
-    files = [Path(file["filename"]) for file in table.cache_files]
-    lengths = np.zeros(len(table), np.int64)
-    problems: dict[int, str] = {}
-    if not files:
-        return _counted(table, np.arange(len(table)), counter, num_workers)
-    names = table.with_format("arrow")["sample_id"][:]
-    tiles = table.with_format("arrow")["max_tiles"][:].to_numpy()
-    for file in files:
-        in_file = open_table(file).with_format("arrow")["sample_id"][:].combine_chunks()
-        place = pc.index_in(names, in_file)
-        rows = np.flatnonzero(pc.is_valid(place).to_numpy(zero_copy_only=False))
-        place = pc.drop_null(place).to_numpy()
-        for cut in np.unique(tiles[rows]).tolist():
-            chosen = tiles[rows] == cut
-            note = file.with_suffix(f".{counter.identity}.{cut}.lengths.npy")
-            known, wrong = _noted(note, len(in_file), table, rows[chosen], place[chosen], counter, num_workers)
-            lengths[rows[chosen]] = known
-            problems |= wrong
-    return lengths, dict(sorted(problems.items()))
+    if not len(table):
+        return np.zeros(0, np.int64), {}
+    files = sorted(file["filename"] for file in table.cache_files)
+    columns = table.select_columns([name for name in _COLUMNS if name in table.column_names])
+    identity = [columns[name][:] for name in ("sample_id", "max_tiles") if name in columns.column_names]
+    processes = min(num_workers, len(table) // (4 * _ROWS_AT_ONCE))
+    # The ranks of a machine share the files: one of them counts.
+    with FileLock(f"{files[0]}.lengths.lock") if files else nullcontext():
+        counted = columns.map(
+            _token_column,
+            fn_kwargs={"counter": counter},
+            batched=True,
+            batch_size=_ROWS_AT_ONCE,
+            remove_columns=columns.column_names,
+            features=Features({"tokens": Value("int64")}),
+            num_proc=processes if processes > 1 else None,
+            new_fingerprint=Hasher.hash([counter.identity, files, identity]),
+            desc="counting tokens",
+        )
+    lengths = np.array(counted.with_format("numpy")["tokens"][:], np.int64)
+    # Rows that could not be counted may have been repaired since then.
+    failed = np.flatnonzero(lengths == 0)
+    lengths[failed], problems = counter([columns[row] for row in failed.tolist()])
+    return lengths, {int(row): text for row, text in zip(failed, problems, strict=True) if text}
 
 
-def _noted(
-    note: Path,
-    size: int,
-    table: Dataset,
-    rows: np.ndarray,
-    places: np.ndarray,
-    counter: TokenCounter,
-    num_workers: int,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Tokens of rows that stand at places of a file's table, from its note; what is new is added to the note."""
-    with FileLock(f"{note}.lock"):
-        noted = np.load(note, allow_pickle=False) if note.is_file() else np.zeros(size, np.int32)
-        todo = noted[places] == 0
-        if not todo.any():
-            return noted[places], {}
-        counted, problems = _counted(table, rows[todo], counter, num_workers)
-        noted[places[todo]] = counted
-        with atomic_file(note) as file:
-            np.save(file, noted)
-    return noted[places], problems
-
-
-def _counted(
-    table: Dataset, rows: np.ndarray, counter: TokenCounter, num_workers: int
-) -> tuple[np.ndarray, dict[int, str]]:
-    chunks = np.split(rows, range(_ROWS_AT_ONCE, len(rows), _ROWS_AT_ONCE))
-    loader: DataLoader[Any] = DataLoader(
-        _Chunks(table.select_columns([name for name in _COLUMNS if name in table.column_names]), chunks),
-        batch_size=None,
-        collate_fn=counter,
-        num_workers=min(num_workers, len(chunks) // 4),
-    )
-    counts: list[int] = []
-    problems: list[str] = []
-    with tqdm(
-        total=len(rows), unit=" rows", desc="counting tokens", delay=2.0, disable=rank_of_process() > 0
-    ) as progress:
-        for found, wrong in loader:
-            counts += found
-            problems += wrong
-            progress.update(len(found))
-    return np.array(counts, np.int64), {int(row): text for row, text in zip(rows, problems, strict=True) if text}
-
-
-class _Chunks(TorchDataset[list[dict[str, Any]]]):
-    """Lists of rows of a table."""
-
-    def __init__(self, table: Dataset, chunks: Sequence[np.ndarray]) -> None:
-        self.table, self.chunks = table, chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        return self.table.__getitems__(self.chunks[index].tolist())
+def _token_column(columns: Mapping[str, Sequence[Any]], counter: TokenCounter) -> dict[str, list[int]]:
+    return {"tokens": counter(rows_of(columns))[0]}
 
 
 class TokenLimit(NamedTuple):

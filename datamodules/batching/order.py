@@ -1,4 +1,4 @@
-"""The order of training samples: shuffled by (seed, epoch), split over ranks, exact when a run resumes mid-epoch."""
+"""The order of training samples: shuffled by (seed, epoch), split over ranks, entered anywhere when a run resumes."""
 
 from __future__ import annotations
 
@@ -14,26 +14,32 @@ from datamodules.batching.position import EpochStart
 from datamodules.supervision.split import Stratum
 
 BLOCKS_OF_WINDOW = 32
-"""How many batches of all ranks are sorted by length together where batches are grouped by length."""
+"""Number of batches of all ranks that are sorted by length together, if batches are grouped by length."""
 
 
 class TrainingSampler(DistributedSampler[Any]):
-    """Indices of this rank for the current epoch, from the place at which the epoch stands.
+    """Indices of this rank for the current epoch, from the start of the epoch or from where a resumed run continues.
 
-    The order depends on seed and epoch alone; batch number b of all ranks together is the b-th block of it. Only whole
-    batches are served when there is at least one. A row of weight 2.5 is seen twice or three times an epoch; which rows
-    are seen once more goes round, so that over the epochs all rows of a source are seen equally often. (Being a
-    `DistributedSampler`, it is left in place by Lightning.)
+    The order depends on seed and epoch only. Batch b of all ranks together is the b-th block of the order. Samples at
+    the end of the order that do not fill a batch of all ranks are left out, if there is at least one whole batch.
+
+    A row of weight 2.5 is seen two or three times an epoch. Which rows are seen once more changes from epoch to epoch,
+    so that over the epochs all rows of a source are seen equally often.
+
+    It is a `DistributedSampler`, so that Lightning does not replace it.
 
     Args:
         dataset: Anything with a length.
-        batch_size: Of one rank.
-        seed: Of the order.
-        start: Of an epoch, where its iteration begins; asked when it does.
+        batch_size: Rows of a micro-batch on one rank.
+        seed: Seed of the order.
+        start: Maps an epoch to where its iteration starts; called when the iteration starts.
         num_replicas: Number of ranks.
-        rank: Of this process.
-        strata: How often rows are seen; each once by default.
+        rank: Rank of this process.
+        strata: How often rows are seen; each row once by default.
         lengths: (n,) tokens of each row; batches then have rows of similar length, in random order.
+
+    Raises:
+        ValueError: If there are fewer samples than ranks.
     """
 
     def __init__(
@@ -53,14 +59,12 @@ class TrainingSampler(DistributedSampler[Any]):
         self.strata = strata
         self.lengths = lengths
         self.length = len(dataset) if strata is None else sum(stratum.samples for stratum in strata)
-        whole = self.length // (batch_size * num_replicas) * batch_size
-        # A dataset smaller than one batch is one batch of what there is.
-        self.num_samples = whole or self.length // num_replicas
+        self.num_samples = self._samples_left(EpochStart()) // num_replicas
         if not self.num_samples:
             raise ValueError(f"{self.length} training samples are too few for {num_replicas} ranks")
 
     def order(self, made_for: int | None = None) -> np.ndarray:
-        """All samples of the epoch, of all ranks; in groups for batches of ``made_for`` rows of all ranks."""
+        """All samples of the epoch, of all ranks; if grouped, for batches of ``made_for`` rows of all ranks."""
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(self.length)
         if self.strata is not None:
@@ -78,25 +82,14 @@ class TrainingSampler(DistributedSampler[Any]):
         yield from self.order(start.made_for)[start.done : end][self.rank :: self.num_replicas].tolist()
 
     def _samples_left(self, start: EpochStart) -> int:
-        """Of all ranks together."""
+        """Samples of all ranks together, from there to the end of the epoch."""
         block, left = self.batch_size * self.num_replicas, self.length - start.done
-        if not start.done:
-            return self.num_samples * self.num_replicas
-        # Less than a batch of other ranks than before is a smaller one.
+        # What is less than a batch of all ranks, a small dataset or the rest of a resumed epoch, is one smaller batch.
         return left // block * block or left // self.num_replicas * self.num_replicas
 
     def batches_left(self, start: EpochStart) -> int:
         """Batches of this rank from there to the end of the epoch."""
         return -(-self._samples_left(start) // (self.batch_size * self.num_replicas))
-
-    @property
-    def batches_of_epoch(self) -> int:
-        """Batches of this rank in a whole epoch."""
-        return self.batches_left(EpochStart())
-
-    def __len__(self) -> int:
-        """Samples of this rank in a whole epoch."""
-        return self.num_samples
 
 
 def rows_of_epoch(length: int, strata: Sequence[Stratum] | None, seed: int, epoch: int) -> np.ndarray:
@@ -104,9 +97,9 @@ def rows_of_epoch(length: int, strata: Sequence[Stratum] | None, seed: int, epoc
 
     Args:
         length: Rows of the table.
-        strata: How often rows are seen; each once by default.
-        seed: Of the choice of rows that are seen once more.
-        epoch: Its number.
+        strata: How often rows are seen; each row once by default.
+        seed: Seed of the choice of rows that are seen once more.
+        epoch: Number of the epoch.
     """
     if strata is None:
         return np.arange(length)
@@ -121,16 +114,16 @@ def rows_of_epoch(length: int, strata: Sequence[Stratum] | None, seed: int, epoc
 
 
 def grouped_by_length(order: np.ndarray, lengths: np.ndarray, block: int, random: np.random.Generator) -> np.ndarray:
-    """A shuffled order, changed so that blocks of it hold rows of similar length.
+    """Rearrange a shuffled order so that each block of it holds rows of similar length.
 
-    Rows are sorted within windows of :data:`BLOCKS_OF_WINDOW` blocks, and blocks shuffled; so batches still differ from
-    epoch to epoch.
+    Rows are sorted within windows of :data:`BLOCKS_OF_WINDOW` blocks, then the blocks are shuffled. So batches still
+    differ from epoch to epoch.
 
     Args:
         order: (n,) rows.
         lengths: Tokens of each row of the table.
-        block: Rows of a block, which all ranks share.
-        random: Shuffles blocks.
+        block: Rows of a block, which is one batch of all ranks.
+        random: Shuffles the blocks.
     """
     windows = np.split(order, range(block * BLOCKS_OF_WINDOW, len(order), block * BLOCKS_OF_WINDOW))
     by_length = np.concatenate([window[np.argsort(-lengths[window], kind="stable")] for window in windows])
@@ -139,14 +132,14 @@ def grouped_by_length(order: np.ndarray, lengths: np.ndarray, block: int, random
 
 
 class LazyLoader(DataLoader[Any]):
-    """A dataloader whose iterator begins its work at the first batch, not before.
+    """A DataLoader whose iterator starts its workers at the first batch, not before.
 
-    Lightning makes the first iterator before it has set the epoch and, when the length of the schedule is asked for in
-    `configure_optimizers`, before it has restored its progress; a loader with workers would fetch the wrong samples.
+    Lightning creates the first iterator before it sets the epoch. If `configure_optimizers` asks for the length of the
+    schedule, it does so even before it restores its progress. A loader with workers would fetch the wrong samples.
     """
 
     seconds_waited = 0.0
-    """How long the process has waited for batches; whoever reads it may set it back to 0."""
+    """How long the process has waited for batches; a reader may reset it to 0."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         iterator, end = None, object()
@@ -160,8 +153,8 @@ class LazyLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the place in the epoch is Lightning's own progress. Tells Lightning that resuming is in hand."""
+        """Empty: Lightning's own progress holds the position. Having this method tells Lightning that it may resume."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :meth:`state_dict`."""
+        """Does nothing, see :meth:`state_dict`."""

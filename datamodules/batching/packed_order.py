@@ -1,10 +1,11 @@
-"""Which conversations share a packed batch: decided before an epoch, from their lengths alone.
+"""Which conversations share a packed batch: planned before an epoch, from their lengths alone.
 
-Every epoch has the same number of batches, so that schedules, ranks and a resumed run can rely on it. For that, places
-are laid out once: the lengths of an epoch are put into as few batches as hold them, the longest first, each into the
-batch that has the fewest tokens so far (the greedy rule of Graham 1969 for equal loads). In each epoch the i-th longest
-conversation takes the i-th largest place, in random order among those of one length class; so it always fits, and
-batches of one step have nearly as many tokens on all ranks.
+Every epoch has the same number of batches, so that schedules, ranks and a resumed run can rely on it. For this purpose
+the batches are laid out once, as a plan of places. The lengths of an epoch are put into as few batches as can hold
+them, the longest first, each into the batch with the fewest tokens so far (the greedy rule of Graham 1969 for equal
+loads). In each epoch the i-th longest conversation gets the i-th largest place. Conversations of one length class are
+in random order. So every conversation fits, and the micro-batches of one step have nearly equally many tokens on all
+ranks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from datamodules.batching.order import rows_of_epoch
@@ -24,39 +24,24 @@ from datamodules.supervision.split import Stratum
 _LENGTH_CLASSES = 256
 
 
-class PackedRows(Dataset[list[dict[str, Any]]]):
-    """The rows of a table by lists of their indices.
-
-    Args:
-        table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
-    """
-
-    def __init__(self, table: Any) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, indices: list[int]) -> list[dict[str, Any]]:
-        return self.table.__getitems__(indices)
-
-
 class PackedSampler(DistributedSampler[Any]):
-    """Packed batches of this rank for the current epoch, as lists of rows, from the place at which the epoch stands.
+    """Packed batches of this rank for the current epoch, as lists of rows, from where the epoch starts or resumes.
 
-    Batches depend on seed and epoch alone, and step number b of all ranks together is the b-th block of them. An epoch
-    has every row as often as its weight says, see :class:`datamodules.batching.order.TrainingSampler`. Only where ranks
-    cannot have equally many otherwise, because most batches hold one row, fewer rows than there are ranks are left out,
-    others in each epoch. (Being a `DistributedSampler`, it is left in place by Lightning.)
+    Batches depend on seed and epoch only. Step b of all ranks together is the b-th block of batches. An epoch has every
+    row as often as its weight says, see :class:`datamodules.batching.order.TrainingSampler`. If most batches hold one
+    row, ranks may not be able to have equally many. Then fewer rows than there are ranks are left out, other ones each
+    epoch.
+
+    It is a `DistributedSampler`, so that Lightning does not replace it.
 
     Args:
         lengths: (n,) tokens of each row of the table.
         max_tokens: Most tokens of a batch; no row has more.
-        seed: Of the order.
-        start: Of an epoch, where its iteration begins; asked when it does.
+        seed: Seed of the order.
+        start: Maps an epoch to where its iteration starts; called when the iteration starts.
         num_replicas: Number of ranks.
-        rank: Of this process.
-        strata: How often rows are seen; each once by default.
+        rank: Rank of this process.
+        strata: How often rows are seen; each row once by default.
 
     Raises:
         ValueError: If there are fewer samples than ranks.
@@ -75,7 +60,7 @@ class PackedSampler(DistributedSampler[Any]):
         super().__init__(lengths, num_replicas, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         unit = max(1, max_tokens // _LENGTH_CLASSES)
         capacity = max_tokens // unit
-        # What is rounded up beyond the capacity fills a batch alone.
+        # A row that is rounded up beyond the capacity fills a batch alone.
         self.classes = np.minimum(-(-lengths // unit), capacity)
         self.start = start
         self.strata = strata
@@ -84,10 +69,10 @@ class PackedSampler(DistributedSampler[Any]):
         self.num_samples = int(self.batch_of_place.max()) + 1
 
     def _places(self, ranks: int) -> np.ndarray:
-        return _deal(_largest_classes(self.classes, self.strata), self.capacity, ranks)
+        return _lay_out(_largest_classes(self.classes, self.strata), self.capacity, ranks)
 
     def batches(self, made_for: int | None = None) -> list[np.ndarray]:
-        """All batches of the epoch, of all ranks, in their order, as they are on ``made_for`` ranks."""
+        """All batches of the epoch, of all ranks, in order, as they are laid out for ``made_for`` ranks."""
         places = self.batch_of_place if made_for in (None, self.num_replicas) else self._places(made_for or 1)
         random = np.random.default_rng([self.seed, self.epoch])
         rows = random.permutation(rows_of_epoch(len(self.classes), self.strata, self.seed, self.epoch))
@@ -99,7 +84,7 @@ class PackedSampler(DistributedSampler[Any]):
         return [found[number] for number in random.permutation(len(found))]
 
     def _left(self, start: EpochStart) -> list[np.ndarray]:
-        """Batches of all ranks from there to the end of the epoch, equally many of each rank."""
+        """Batches of all ranks from there to the end of the epoch; their number is a multiple of the ranks."""
         return _evened(self.batches(start.made_for)[start.done :], self.num_replicas)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -109,20 +94,15 @@ class PackedSampler(DistributedSampler[Any]):
         """Batches of this rank from there to the end of the epoch."""
         return len(self._left(start)) // self.num_replicas
 
-    @property
-    def batches_of_epoch(self) -> int:
-        """Batches of this rank in a whole epoch."""
-        return len(self)
-
     def __len__(self) -> int:
         """Batches of this rank in a whole epoch."""
         return self.num_samples // self.num_replicas
 
 
 def _evened(batches: list[np.ndarray], ranks: int) -> list[np.ndarray]:
-    """The batches, some split in two, so that their number is a multiple of the ranks.
+    """The batches, some of them split in two, so that their number is a multiple of the ranks.
 
-    Only where all hold one row, those that are too many for that are left out.
+    If all batches hold one row, those at the end that are too many are left out.
     """
     evened = list(batches)
     while len(evened) % ranks:
@@ -134,7 +114,7 @@ def _evened(batches: list[np.ndarray], ranks: int) -> list[np.ndarray]:
 
 
 def _largest_classes(classes: np.ndarray, strata: Sequence[Stratum] | None) -> np.ndarray:
-    """Length classes, descending, of which the i-th is at least the i-th of any epoch."""
+    """Length classes in descending order; the i-th is at least as long as the i-th longest row of any epoch."""
     if strata is not None:
         pieces = []
         for stratum in strata:
@@ -145,8 +125,8 @@ def _largest_classes(classes: np.ndarray, strata: Sequence[Stratum] | None) -> n
     return np.sort(classes)[::-1]
 
 
-def _deal(classes: np.ndarray, capacity: int, ranks: int) -> np.ndarray:
-    """The batch of each place, for as few batches as hold them, a multiple of the ranks.
+def _lay_out(classes: np.ndarray, capacity: int, ranks: int) -> np.ndarray:
+    """The batch of each place, with as few batches as can hold all places; their number is a multiple of the ranks.
 
     Raises:
         ValueError: If there are fewer places than ranks.
@@ -157,21 +137,21 @@ def _deal(classes: np.ndarray, capacity: int, ranks: int) -> np.ndarray:
     batches = -(-int(classes.sum()) // (capacity * ranks)) * ranks
     while True:
         batches = min(batches, most)
-        if (dealt := _deal_to(classes, capacity, batches)) is not None:
-            return dealt
+        if (laid := _spread_over(classes, capacity, batches)) is not None:
+            return laid
         if batches == most:
             return np.arange(most)
         batches += max(1, batches // (200 * ranks)) * ranks
 
 
-def _deal_to(classes: np.ndarray, capacity: int, batches: int) -> np.ndarray | None:
-    """The batch of each place; None if they do not fit into so many."""
+def _spread_over(classes: np.ndarray, capacity: int, batches: int) -> np.ndarray | None:
+    """The batch of each place; None if the places do not fit into so many batches."""
     loads = [(0, number) for number in range(batches)]
-    dealt = np.empty(len(classes), np.int64)
+    laid = np.empty(len(classes), np.int64)
     for place, size in enumerate(classes.tolist()):
         load, number = loads[0]
         if load + size > capacity:
             return None
-        dealt[place] = number
+        laid[place] = number
         heapq.heapreplace(loads, (load + size, number))
-    return dealt
+    return laid

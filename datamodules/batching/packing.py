@@ -1,4 +1,4 @@
-"""Conversations one after another in a single row, instead of padded to a rectangle."""
+"""Packing: conversations one after another in a single row, without padding."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.batching.collate import StepBatch, StepCollator
+from datamodules.batching.collate import StepBatch, StepCollator, rows_of
 
 
 def packed_inputs(inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[int]]:
-    """Inputs of B conversations without padding, in one row of T tokens, with positions that begin anew in each.
+    """Put B padded conversations into one row of T tokens; position ids start at 0 in each conversation.
 
-    Pictures stay in the order of the conversations. What has one number a token is put into the row. The attention mask
-    is left out: `transformers` tells conversations apart by their positions only where there is none.
+    Tensors with one value per token, (B, L), are put into the row. Images stay in the order of the conversations. There
+    is no attention mask: `transformers` separates conversations by their position ids only if there is none.
 
     Args:
         inputs: Output of a processor; ``input_ids`` and ``attention_mask`` (B, L).
 
     Returns:
-        The inputs, and where in the row conversations begin and end: B + 1 places.
+        The inputs, with ``position_ids`` (1, T); and B + 1 token positions, where each conversation begins, and T.
     """
     mask = inputs["attention_mask"].bool()
     shape = mask.shape
@@ -36,7 +36,7 @@ def packed_inputs(inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
 
 
 def pack(batch: StepBatch) -> StepBatch:
-    """The same conversations as :func:`packed_inputs`, with the places of their steps."""
+    """The same batch with packed inputs, see :func:`packed_inputs`; step positions are those in the row."""
     mask = batch.inputs["attention_mask"].bool()
     inputs, boundaries = packed_inputs(batch.inputs)
     starts = torch.tensor(boundaries[:-1])
@@ -58,29 +58,32 @@ def pack(batch: StepBatch) -> StepBatch:
 
 @dataclass(frozen=True)
 class PackingCollator:
-    """Makes packed batches of rows of process supervision.
+    """Builds packed batches from rows of process supervision.
 
     Attributes:
-        collator: Encodes them.
+        collator: Encodes the rows.
         max_tokens: Most tokens of a batch.
     """
 
     collator: StepCollator
     max_tokens: int
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> StepBatch:
-        """Build a batch; for errors see :class:`datamodules.batching.collate.StepCollator`.
+    def __call__(self, rows: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]) -> StepBatch:
+        """Build a batch; for further errors see :class:`datamodules.batching.collate.StepCollator`.
+
+        Args:
+            rows: Rows, or the columns that a table returns for a list of row indices.
 
         Raises:
-            ValueError: Also if the batch has too many tokens, because they were counted wrongly before.
+            ValueError: Also if the batch has more than ``max_tokens`` tokens, because they were counted wrongly.
         """
-        batch = pack(self.collator(rows))
+        batch = pack(self.collator(rows_of(rows) if isinstance(rows, Mapping) else rows))
         tokens = batch.inputs["input_ids"].shape[1]
         if tokens > self.max_tokens:
             lengths = dict(zip(batch.sample_ids, batch.lengths.tolist(), strict=True))
             raise ValueError(
                 f"a packed batch has {tokens} tokens, more than packed_tokens={self.max_tokens}: {lengths}; the images "
-                f"have changed since tokens were counted, or this processor was counted wrongly (remove the files "
-                f"*.lengths.npy of the cache to count anew, or use group_by_length instead)"
+                f"have changed since tokens were counted, or this processor was counted wrongly (count anew with "
+                f"another cache_dir, or use group_by_length instead)"
             )
         return batch

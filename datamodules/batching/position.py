@@ -1,4 +1,4 @@
-"""Where training stands in the order of an epoch, counted over all processes, so that any number of them goes on."""
+"""The position of training in the order of an epoch, counted over all ranks, so that any number of ranks can resume."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MAY_CHANGE = ("ranks", "batch_size")
 
 @dataclass(frozen=True)
 class EpochStart:
-    """Where the iteration over an epoch begins.
+    """Where the iteration over an epoch starts.
 
     Attributes:
-        done: Items of the epoch's order that all processes together have taken already: rows, or packed batches.
-        made_for: What the order was made for where it depends on that: rows of a batch of all processes where batches
-            are grouped by length, processes where they are packed. None is what the run has now.
+        done: Items of the epoch's order that all ranks together have processed: rows, or packed batches.
+        made_for: What the order was laid out for, if it depends on that: rows of a batch of all ranks (grouped by
+            length), or number of ranks (packed). None stands for what this run has.
     """
 
     done: int = 0
@@ -29,49 +29,45 @@ class EpochStart:
 
 
 class EpochSampler(Protocol):
-    """A sampler whose order may be entered anywhere."""
+    """A sampler whose order can be entered anywhere."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of an epoch."""
+        """Switch to the order of an epoch."""
 
     def batches_left(self, start: EpochStart) -> int:
-        """Batches of this process from there to the end of the epoch."""
-
-    @property
-    def batches_of_epoch(self) -> int:
-        """Batches of this process in a whole epoch."""
+        """Batches of this rank from there to the end of the epoch."""
 
 
 class TrainingPosition:
-    """Follows training through the epochs, for its checkpoints and for its samplers.
+    """Follows training through the epochs, for checkpoints and samplers.
 
-    A checkpoint keeps how many rows (or packed batches) of the epoch's order are done, of all processes together. So a
-    run that resumes inside of an epoch with other processes or batches still sees each of the others once; in a padded
-    order exactly the next ones, in a grouped or packed one too, since for the rest of that epoch it is laid out as it
-    was begun.
+    A checkpoint holds how many rows (or packed batches) of the epoch's order all ranks together have processed. So a
+    run that resumes within an epoch with another number of ranks or another batch size sees each of the other rows
+    once. A padded order continues with exactly the next rows. A grouped or packed epoch is finished with the layout
+    that it was begun with.
 
     Args:
-        order: What the order depends on now: ``ranks``, ``batch_size``, ``layout`` (padded, grouped or packed), and
-            whatever must not change inside of an epoch, such as ``seed``.
+        order: Returns what the order depends on now: ``ranks``, ``batch_size``, ``layout`` (padded, grouped or packed),
+            and what must not change within an epoch, such as ``seed``.
     """
 
     def __init__(self, order: Callable[[], Mapping[str, Any]]) -> None:
         self._order = order
         self._epoch = -1
         self._resumed: Mapping[str, Any] | None = None
-        self._begun: tuple[int, int, EpochStart] | None = None  # epoch, batches that Lightning counts there, start
+        self._begun = (-1, 0, EpochStart())  # a resumed epoch, and what `_begin` returns of it
         self.sampler: EpochSampler | None = None
         self.trainer: Trainer | None = None
 
     # ------------------------------------------------------------ checkpoints
 
     def state_dict(self, undone: int = 0) -> dict[str, Any]:
-        """The order, and what of it is done, but for the last ``undone`` batches."""
+        """The order and the processed part of it, without the last ``undone`` batches."""
         order = dict(self._order())
         state: dict[str, Any] = {"order": order}
         if self.trainer is not None and self.trainer.state.fn == "fit":
             batches = self._processed() - undone
-            start, begun = self._start(self._epoch), self._batches_before()
+            begun, start = self._begin(self._epoch)
             state["position"] = {
                 "epoch": self._epoch,
                 "batches": batches,
@@ -81,34 +77,34 @@ class TrainingPosition:
         return state
 
     def step_back(self, batches: int) -> int:
-        """How many of the last batches can be taken back: none of those before this run has begun to train."""
-        return min(batches, self._processed() - self._batches_before())
+        """How many of the last batches can be undone: none from before this run began to train."""
+        return min(batches, self._processed() - self._begin(self._epoch)[0])
 
     def _processed(self) -> int:
         assert self.trainer is not None
         current: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         return int(current.processed)
 
-    def _batches_before(self) -> int:
-        """Batches of the current epoch that Lightning counts and this run has not trained on itself."""
-        return self._begun[1] if self._begun is not None and self._begun[0] == self._epoch else 0
+    def _begin(self, epoch: int) -> tuple[int, EpochStart]:
+        """Batches of an epoch that Lightning counts although this run has not trained on them, and where it starts."""
+        return self._begun[1:] if self._begun[0] == epoch else (0, EpochStart())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Remember where the checkpoint stood; used when the epoch goes on."""
+        """Keep the position of the checkpoint until :meth:`resume`."""
         self._resumed = state
 
     def follow(self, sampler: EpochSampler, trainer: Trainer | None) -> None:
-        """Take the sampler of the training dataloader, and the trainer whose progress counts its batches."""
+        """Take the sampler of the training DataLoader, and the trainer whose progress counts its batches."""
         self.sampler, self.trainer = sampler, trainer
 
     # ---------------------------------------------------------------- resume
 
     def resume(self) -> int | None:
-        """Find the place to go on at, once Lightning has restored its progress.
+        """Find the position to resume at; called after Lightning has restored its progress.
 
         Returns:
-            How many batches of the epoch Lightning must take for done, if other than it does: the processes or the
-            size of batches have changed.
+            The number of batches of the epoch that Lightning must count as processed. None if its own number is right:
+            neither the number of ranks nor the batch size has changed.
 
         Raises:
             ValueError: If the order is not that of the checkpoint.
@@ -118,13 +114,13 @@ class TrainingPosition:
         state, self._resumed = self._resumed, None
         loop = self.trainer.fit_loop
         progress: Any = loop.epoch_progress.current
-        epoch, batches = int(progress.processed), self._processed()
-        before, now = state["order"], dict(self._order())
+        epoch, batches, now = int(progress.processed), self._processed(), dict(self._order())
+        before = {"layout": now.get("layout"), **state["order"]}
         position = state.get("position") or {
             "epoch": epoch,
             "batches": batches,
-            "done": batches * _unit({"layout": now.get("layout"), **before}),
-            "made_for": _made_for({"layout": now.get("layout"), **before}),
+            "done": batches * _unit(before),
+            "made_for": _made_for(before),
         }
         if not batches or position["epoch"] != epoch:
             return None
@@ -135,12 +131,12 @@ class TrainingPosition:
                 f"data and settings (ranks and batch_size may change), or from a checkpoint at the end of an epoch"
             )
         start = EpochStart(position["done"], position["made_for"])
-        if _unit({"layout": now.get("layout"), **before}) == _unit(now) and start.made_for == _made_for(now):
+        if _unit(before) == _unit(now) and start.made_for == _made_for(now):
             self._begun = (epoch, position["batches"], start)
             return None
         assert self.sampler is not None
         self.sampler.set_epoch(epoch)
-        whole = self.sampler.batches_of_epoch
+        whole = self.sampler.batches_left(EpochStart())
         left = 0 if loop.epoch_loop.batch_progress.is_last_batch else self.sampler.batches_left(start)
         if left > whole:
             raise ValueError(
@@ -152,10 +148,10 @@ class TrainingPosition:
         return whole - left
 
     def start(self, epoch: int) -> EpochStart:
-        """Where the iteration over an epoch begins; samplers ask when they begin.
+        """Where the iteration over an epoch starts; samplers call it when their iteration starts.
 
         Raises:
-            ValueError: If a run resumes with other processes or batches and nothing has told Lightning so.
+            ValueError: If the run resumes with another number of ranks or batch size, and Lightning was not told.
         """
         if self.trainer is None or not self.trainer.training:
             return EpochStart()
@@ -167,24 +163,21 @@ class TrainingPosition:
                     f"such a change needs the callback ResumableTraining, which the modules of this package bring"
                 )
         self._epoch = epoch
-        return self._start(epoch)
-
-    def _start(self, epoch: int) -> EpochStart:
-        return self._begun[2] if self._begun is not None and self._begun[0] == epoch else EpochStart()
+        return self._begin(epoch)[1]
 
 
 class ResumableData:
     """The part of a LightningDataModule that keeps the training position in checkpoints; inherit it first.
 
     Attributes:
-        training_position: Set it in `__init__`. The training sampler asks it where an epoch begins, and
-            :class:`lightning_modules.callbacks.resumable_training.ResumableTraining` finds the place to resume at.
+        training_position: Set it in `__init__`. The training sampler asks it where an epoch starts, and
+            :class:`lightning_modules.callbacks.resumable_training.ResumableTraining` where to resume.
     """
 
     training_position: TrainingPosition
 
     def state_dict(self) -> dict[str, Any]:
-        """The order of the training samples and how much of the epoch is done; Lightning puts it into checkpoints."""
+        """The order of the training samples and the processed part of the epoch; Lightning puts it into checkpoints."""
         return self.training_position.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -193,7 +186,7 @@ class ResumableData:
 
 
 def _unit(order: Mapping[str, Any]) -> int:
-    """Items of the order that all processes take in one batch."""
+    """Items of the order that all ranks together process in one batch."""
     ranks = int(order["ranks"])
     return ranks if order.get("layout") == "packed" else ranks * int(order["batch_size"])
 

@@ -16,13 +16,13 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from datamodules.batching.collate import StepCollator
 from datamodules.batching.lengths import TokenCounter, TokenLimit, token_lengths, too_long
 from datamodules.batching.order import LazyLoader, TrainingSampler
-from datamodules.batching.packed_order import PackedRows, PackedSampler
+from datamodules.batching.packed_order import PackedSampler
 from datamodules.batching.packing import PackingCollator
 from datamodules.batching.position import TrainingPosition
-from datamodules.batching.ranks import same_on_all_ranks
+from datamodules.batching.ranks import ranks_of, same_on_all_ranks
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.supervision.rows import drop_bad_rows
-from datamodules.supervision.split import Stratum, strata
+from datamodules.supervision.split import Stratum
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ Layout = Literal["padded", "grouped", "packed"]
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How training conversations are put together.
+    """How training conversations are put into batches.
 
     Attributes:
-        batch_size: Conversations a batch and rank, where they are padded.
-        packed_tokens: Most tokens a batch, where they are packed; None pads.
+        batch_size: Conversations of a micro-batch on each rank, if they are padded.
+        packed_tokens: Most tokens of a micro-batch, if they are packed; None pads.
         group_by_length: Pad conversations of similar length together.
         on_long_conversation: Raise an error about conversations that are longer than :meth:`limit`, or leave them out
             and say how many. They are never cut.
@@ -43,9 +43,9 @@ class BatchLayout:
     """
 
     batch_size: int
-    packed_tokens: int | None
-    group_by_length: bool
-    on_long_conversation: OnBadRow
+    packed_tokens: int | None = None
+    group_by_length: bool = False
+    on_long_conversation: OnBadRow = "error"
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class BatchLayout:
             raise ValueError("packed_tokens and group_by_length exclude each other: packed batches have no padding")
 
     def chosen(self, packing_obstacle: str | None) -> Layout:
-        """What becomes of it, for a model that may have a reason against packing; logs it then."""
+        """The layout for a model: grouped instead of packed if the model has a packing obstacle, with a warning."""
         if self.packed_tokens is None:
             return "grouped" if self.group_by_length else "padded"
         if packing_obstacle is None:
@@ -146,95 +146,51 @@ def measured_rows(
 
 
 def training_loader(
-    rows: Dataset,
-    lengths: np.ndarray | None,
-    collator: StepCollator,
+    rows: Any,
+    collator: Callable[[Any], Any],
     layout: BatchLayout,
-    chosen: Layout,
+    chosen: Layout = "padded",
     *,
     seed: int,
     position: TrainingPosition,
     num_workers: int,
     trainer: Trainer | None,
+    lengths: np.ndarray | None = None,
+    row_strata: Sequence[Stratum] | None = None,
 ) -> LazyLoader:
-    """The dataloader of training conversations of this rank.
+    """The DataLoader of the training batches of this rank.
 
     Args:
-        rows: As of :func:`datamodules.supervision.rows.read_rows`.
-        lengths: (n,) tokens of each; needed unless ``chosen`` is "padded".
-        collator: Makes padded batches.
+        rows: A dataset with a length; a table of :func:`datamodules.supervision.rows.read_rows` if packed.
+        collator: Turns a list of rows into a padded batch.
         layout: Batch sizes.
-        chosen: See :meth:`BatchLayout.chosen`.
-        seed: Of the order.
-        position: Tells where in the epoch training stands.
+        chosen: Layout of the model, see :meth:`BatchLayout.chosen`.
+        seed: Seed of the order.
+        position: Knows where in the epoch training is.
         num_workers: DataLoader workers.
-        trainer: Says which rank this is, and on what device; a single process on the CPU without one.
+        trainer: Knows the rank and the device of this process; None stands for a single process on the CPU.
+        lengths: (n,) tokens of each row; needed unless the layout is "padded".
+        row_strata: How often rows are seen; each row once an epoch by default.
     """
+    ranks, rank = ranks_of(trainer)
+    sampler: TrainingSampler | PackedSampler
+    batch_size: int | None = layout.batch_size
     if chosen == "packed":
         assert lengths is not None
         assert layout.packed_tokens is not None
-        ranks, rank = _ranks(trainer)
-        packed = PackedSampler(lengths, layout.packed_tokens, seed, position.start, ranks, rank, strata(rows))
-        position.follow(packed, trainer)
-        collate = PackingCollator(collator, layout.packed_tokens)
-        return LazyLoader(
-            PackedRows(rows), batch_size=None, sampler=packed, collate_fn=collate, **_options(num_workers, trainer)
-        )
-    return fixed_size_loader(
-        rows,
-        layout.batch_size,
-        collator,
-        seed=seed,
-        position=position,
-        num_workers=num_workers,
-        trainer=trainer,
-        row_strata=strata(rows),
-        lengths=lengths if chosen == "grouped" else None,
-    )
-
-
-def fixed_size_loader(
-    rows: Any,
-    batch_size: int,
-    collator: Callable[[list[Any]], Any],
-    *,
-    seed: int,
-    position: TrainingPosition,
-    num_workers: int,
-    trainer: Trainer | None,
-    row_strata: Sequence[Stratum] | None = None,
-    lengths: np.ndarray | None = None,
-) -> LazyLoader:
-    """The dataloader of training batches of a fixed number of rows, for this rank.
-
-    Args:
-        rows: A dataset with a length.
-        batch_size: Rows of a micro-batch on each rank.
-        collator: Turns a list of rows into a batch.
-        seed: Of the order.
-        position: Tells where in the epoch training stands.
-        num_workers: DataLoader workers.
-        trainer: Says which rank this is, and on what device; a single process on the CPU without one.
-        row_strata: How often rows are seen; each once an epoch by default.
-        lengths: (n,) tokens of each row, to put rows of similar length into one batch.
-    """
-    ranks, rank = _ranks(trainer)
-    sampler = TrainingSampler(rows, batch_size, seed, position.start, ranks, rank, row_strata, lengths)
+        assert isinstance(collator, StepCollator)
+        sampler = PackedSampler(lengths, layout.packed_tokens, seed, position.start, ranks, rank, row_strata)
+        collator, batch_size = PackingCollator(collator, layout.packed_tokens), None
+    else:
+        sampler = TrainingSampler(rows, layout.batch_size, seed, position.start, ranks, rank, row_strata, lengths)
     position.follow(sampler, trainer)
     return LazyLoader(
-        rows, batch_size=batch_size, sampler=sampler, collate_fn=collator, **_options(num_workers, trainer)
+        rows,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collator,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        # Page-locked memory, from which a GPU copies while it computes.
+        pin_memory=trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator),
     )
-
-
-def _ranks(trainer: Trainer | None) -> tuple[int, int]:
-    """Number of ranks, and this one."""
-    return (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-
-
-def _options(num_workers: int, trainer: Trainer | None) -> dict[str, Any]:
-    """Workers decode pictures and tokenize, and live as long as the run; a GPU gets page-locked memory."""
-    return {
-        "num_workers": num_workers,
-        "persistent_workers": num_workers > 0,
-        "pin_memory": trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator),
-    }

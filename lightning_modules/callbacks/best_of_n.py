@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.benchmarks import VISUAL_BENCHMARKS, Benchmark, BenchmarkQuestion
 from datamodules.best_of_n import BestOfNDataset, CandidateBatch
-from datamodules.storage.files import atomic_write_bytes, atomic_write_text
+from datamodules.storage.files import atomic_write_bytes
 from lightning_modules.callbacks.benchmark_reports import details_of_benchmarks
 from lightning_modules.callbacks.candidate_scores import (
     CANDIDATE_SCORES,
@@ -25,12 +24,11 @@ from lightning_modules.callbacks.candidate_scores import (
     write_candidate_scores,
 )
 from lightning_modules.callbacks.reporting import (
-    log_figure,
-    log_markdown,
     log_scalars,
     output_folder,
     protocol_of,
-    run_label,
+    show_in_tensorboard,
+    write_report,
 )
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails
@@ -46,7 +44,6 @@ from lightning_modules.metrics.selection import (
     QuestionCandidates,
 )
 from lightning_modules.metrics.table import Table, print_tables
-from lightning_modules.scoring.scored_batch import ScoredBatch
 
 
 @dataclass(frozen=True)
@@ -156,23 +153,7 @@ class BestOfN(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the scores of a batch of candidates."""
-        if not trainer.sanity_checking:
-            self._collect(outputs, batch)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores of a batch of candidates."""
-        self._collect(outputs, batch)
-
-    def _collect(self, outputs: ScoredBatch, batch: Any) -> None:
-        if not isinstance(batch, CandidateBatch):
+        if trainer.sanity_checking or not isinstance(batch, CandidateBatch):
             return
         for group, scores in zip(batch.groups, outputs.step_scores, strict=True):
             candidates = QuestionCandidates(
@@ -183,6 +164,8 @@ class BestOfN(Callback):
                 answer_classes=list(group.answer_classes),
             )
             self._scored.append(_Scored(candidates, [response_digest(response) for response in group.responses]))
+
+    on_test_batch_end = on_validation_batch_end
 
     # ---------------------------------------------------------------- report
 
@@ -286,16 +269,11 @@ class BestOfN(Callback):
         )
         details = [table.to_markdown() for table in self._detail_tables(report)]
         markdown = "\n".join([report_markdown(report), *details])
-        log_markdown(trainer, "best_of_n/tables", markdown)
-        log_figure(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
-        if folder is None:
-            return
-        label = run_label(trainer)
-        head = {"run": label, "epoch": trainer.current_epoch, "global_step": trainer.global_step}
-        details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
-        text = json.dumps(head | report.to_dict() | details_by_name, indent=2, allow_nan=False)
-        atomic_write_text(folder / f"best_of_n_{label}.json", text + "\n")
-        atomic_write_text(folder / f"best_of_n_{label}.md", markdown)
+        show_in_tensorboard(trainer, "best_of_n/tables", markdown)
+        show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
+        if folder is not None:
+            details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
+            write_report(trainer, folder, "best_of_n", report.to_dict() | details_by_name, markdown)
 
 
 def _benchmark_datasets(dataloaders: Any) -> dict[str, BestOfNDataset]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from datamodules.storage.fields import integer, number, text
 from datamodules.storage.files import atomic_write_jsonl, read_jsonl
 
 CANDIDATE_SCORES = "candidate_scores.jsonl"
@@ -63,14 +62,12 @@ class OutcomeScores:
             )
         self.path = path
         self._rows: dict[tuple[str, str, int], tuple[float, str | None]] = {}
-        for number, row in read_jsonl(path):
-            where = f"{path}:{number}"
-            key = (_field(row, "benchmark", str, where), _field(row, "question_id", str, where))
-            index = _field(row, "sample_index", int, where)
-            score = float(_field(row, "response_score", (int, float), where))
-            if not math.isfinite(score):
-                raise ValueError(f"{where}: response_score: expected a finite number, got {score}")
-            digest = _field(row, "response_digest", str, where) if "response_digest" in row else None
+        for line, row in read_jsonl(path):
+            where = f"{path}:{line}"
+            key = (text(row, "benchmark", where), text(row, "question_id", where))
+            index = integer(row, "sample_index", where)
+            score = number(row, "response_score", where)
+            digest = text(row, "response_digest", where) if "response_digest" in row else None
             if (*key, index) in self._rows:
                 raise ValueError(f"{where}: {key[0]} question {key[1]!r}: sample_index {index} occurs a second time")
             self._rows[*key, index] = (score, digest)
@@ -91,11 +88,3 @@ class OutcomeScores:
                 raise ValueError(f"{where}: the score is that of another response; score the present rollouts")
             scores.append(score)
         return scores
-
-
-def _field(row: Mapping[str, object], name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    value = row.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ValueError(f"{where}: {name}: expected {names}, got {value!r}")
-    return value

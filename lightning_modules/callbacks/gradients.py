@@ -1,4 +1,4 @@
-"""The norm of the gradient at every optimizer step, and the end of a run whose loss or gradient is not finite."""
+"""Logs the gradient norm at every optimizer step, and stops a run whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -20,30 +20,29 @@ from lightning_modules.distributed.gradients import gradient_norm, local_gradien
 from lightning_modules.training.non_finite import NonFiniteError
 
 NAMED = 8
-"""How many batches an error names; the file has all of them."""
+"""Number of batches that an error names; the file has all of them."""
 
 
 class GradientMonitor(Callback):
     """Logs the norm of the gradient, and stops a run whose loss or gradient is NaN or infinite.
 
-    ``train/gradient_norm`` is the Euclidean norm over all parameters and ranks of the accumulated gradient, as the
-    optimizer step finds it before clipping, once an optimizer step.
+    ``train/gradient_norm`` is the Euclidean norm of the accumulated gradient over all parameters and ranks, before
+    clipping, once per optimizer step.
 
-    A loss or a gradient that is not finite, on whichever rank, raises :class:`NonFiniteError` on all ranks together,
-    before the optimizer has changed a weight. The error names the samples of the offending batches;
-    ``non_finite_step{N}.json`` in the folder of the run has them with rank, loss, learning rates and norm, and all
-    other batches of that step. Values that JSON does not have are the texts ``nan``, ``inf`` and ``-inf``.
+    If a loss or gradient of any rank is not finite, all ranks raise the same :class:`NonFiniteError`, before the
+    optimizer changes a weight. The error names the samples of the offending batches. ``non_finite_step{N}.json`` in the
+    folder of the run holds them with rank, loss, learning rates and norm, and all other batches of that step. Values
+    that JSON does not have are the texts ``nan``, ``inf`` and ``-inf``.
 
-    Losses stay on the device until the optimizer steps; then 0 times their sum, which is 0 or NaN, is summed over ranks
-    and read together with the norm. With float16 and its loss scaling, gradients that overflow are usual, and the
-    scaler leaves such steps out; then only losses stop a run.
+    Losses stay on the device until the optimizer step. Then 0 times their sum, which is 0 or NaN, is summed over ranks
+    and read together with the norm. With the loss scaling of float16, gradients may overflow, and the scaler skips such
+    steps. Then only losses stop a run.
 
-    Losses of an evaluation are checked where they are summed, in
-    :class:`lightning_modules.distributed.gathering.SampleMeans`. That ends the run, too;
-    ``non_finite_{stage}_step{N}.json`` has the samples.
+    Losses of an evaluation are checked by :class:`lightning_modules.distributed.gathering.SampleMeans`. That stops the
+    run, too, and ``non_finite_{stage}_step{N}.json`` holds the samples.
 
-    The hook `on_before_optimizer_step` of callbacks comes before that of the module and before clipping. Whatever else
-    changes the gradient must do so before (in `training_step` or `on_after_backward`) to be part of the norm.
+    This hook (`on_before_optimizer_step` of callbacks) runs before that of the module and before clipping. Code that
+    changes gradients must do so earlier, in `training_step` or `on_after_backward`, to be part of the norm.
 
     Args:
         stop_on_non_finite: Stop the run; if False, only log the norm.
@@ -53,31 +52,31 @@ class GradientMonitor(Callback):
         self.stop_on_non_finite = stop_on_non_finite
         self._folder: Path | None = None
         self._batch: tuple[int, list[str] | None] = (-1, None)
-        # Number, sample ids and loss of the batches of an optimizer step; Lightning has divided the losses by their
-        # number.
+        # Number, sample ids and loss of the micro-batches of an optimizer step. Lightning has divided the losses by the
+        # number of accumulated micro-batches.
         self._window: list[tuple[int, list[str] | None, Tensor]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember the folder of the run: asking for it later would need all ranks."""
+        """Store the folder of the run; finding it later would need all ranks."""
         self._folder = output_folder(trainer, None)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Every epoch ends with a step, so begins with an empty window."""
+        """Start with an empty window; an interrupted run may have left one."""
         self._window.clear()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the names of the batch."""
+        """Store the sample ids of the batch."""
         self._batch = (batch_idx, getattr(batch, "sample_ids", None))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Keep its loss, on the device."""
+        """Store its loss, on the device."""
         self._window.append((*self._batch, loss.detach().float()))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Log the norm, and look whether everything is finite.
+        """Log the norm, and check that it and the losses are finite.
 
         Raises:
-            NonFiniteError: If it is not, on all ranks.
+            NonFiniteError: On all ranks, if they are not.
         """
         norm = gradient_norm(p for group in optimizer.param_groups for p in group["params"]).to(pl_module.device)
         if self.stop_on_non_finite:
@@ -90,7 +89,7 @@ class GradientMonitor(Callback):
         pl_module.log("train/gradient_norm", norm, batch_size=1)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the samples of an evaluation whose losses are not finite to a file; all ranks have the same."""
+        """Write a file with the samples of an evaluation whose losses are not finite."""
         stage = trainer.state.stage
         if isinstance(exception, NonFiniteError) and exception.losses and stage is not None:
             losses = {sample_id: _json_number(loss) for sample_id, loss in exception.losses.items()}

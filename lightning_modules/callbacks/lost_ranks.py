@@ -1,9 +1,9 @@
-"""Ends a run whose rank or node is lost, with an error that names it.
+"""Ends a run when a rank or node is lost, with an error that names it.
 
-Time-outs of collectives alone do not do it, as measured over gloo without this callback
-(tests/distributed/test_two_nodes.py): a killed node ends the other one in 14 s, with its address in the error. A link
-that is cut silently ends nothing before the time-out, 30 minutes by default. With one of 60 s it took 83 s, no error
-named a node, and a rank zero that writes a model for longer than that would end the run, too.
+Time-outs of collectives are not enough, as measured over gloo without this callback
+(tests/distributed/test_two_nodes.py). If a node is killed, the other one ends after 14 s, with an address in the error.
+If a link drops packets silently, nothing ends before the time-out, 30 minutes by default. With a time-out of 60 s it
+took 83 s, and no error named a node. Such a short time-out also ends runs whose rank zero writes a model for longer.
 """
 
 from __future__ import annotations
@@ -27,31 +27,34 @@ from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 _PATIENCE = 4
-"""Intervals in which a rank finds out why a collective failed, or ends by itself once another has said that it ends."""
+"""Intervals for which a rank looks for the cause of a failed collective, or waits after another rank has failed."""
 
 
 class LostRankError(RuntimeError):
-    """A rank, a node or the network between nodes is gone, so that this run cannot go on."""
+    """A rank, a node or the network between nodes is lost, so that the run cannot continue."""
 
 
 class LostRanks(Callback):
-    """Finds ranks that are gone, whatever the time-out of collectives; a slow rank is not a lost one.
+    """Finds lost ranks, independently of the time-out of collectives; a slow rank is not a lost one.
 
-    Every rank writes a sign of life into the store of the process group. If one is silent for too long (its node is
-    gone, or a link drops packets silently), this process says which and ends with status 1, even when it waits in a
-    collective. If a collective fails before, because its connection was reset, the same sentence is added to its error.
-    A rank that fails for a reason of its own says so in its last sign; the errors of the others repeat it, and those
-    that still wait for it four intervals later end, too.
+    Every rank regularly writes a heartbeat into the store of the process group. If a rank is silent for too long (its
+    node is down, or a link drops packets silently), the other ranks name it and end with status 1, also while they wait
+    in a collective. If a collective fails earlier, because its connection was reset, the same text is added to its
+    error. A rank that fails for another reason writes its error into its last heartbeat. The errors of the other ranks
+    repeat it, and ranks that still wait four intervals later end, too.
 
-    The time-out of collectives themselves, for ranks that live and hang, is `timeout` of the strategy, in seconds. It
-    also bounds the wait for a rank that is lost before its first sign, while it sets up its data.
+    `timeout` of the strategy, in seconds, is the time-out of collectives. It ends ranks that are alive but hang, and
+    ranks that wait for one that was lost before its first heartbeat, while it set up its data.
 
     Args:
-        interval_seconds: Between signs of life.
-        lost_after_seconds: Of silence after which a rank counts as lost.
+        interval_seconds: Seconds between heartbeats.
+        lost_after_seconds: Seconds of silence after which a rank counts as lost.
+
+    Raises:
+        ValueError: If ``lost_after_seconds`` is less than two intervals, or the interval is not positive.
     """
 
-    _runs = count()  # in this process; the same on all ranks. What one leaves in the store is no news for the next
+    _runs = count()  # runs of this process, equal on all ranks: a run must not read the heartbeats of the one before
 
     def __init__(self, interval_seconds: float = 5.0, lost_after_seconds: float = 60.0) -> None:
         if not 0 < 2 * interval_seconds <= lost_after_seconds:
@@ -64,7 +67,7 @@ class LostRanks(Callback):
         self._beating: Thread | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin to give signs of life and to watch those of the others."""
+        """Start to write heartbeats and to watch those of the other ranks."""
         if trainer.world_size > 1 and dist.is_initialized():
             self._begin(trainer)
             Thread(target=self._watch, name="lost ranks: watch", daemon=True).start()
@@ -73,34 +76,34 @@ class LostRanks(Callback):
         self._trainer, self._rank = trainer, trainer.global_rank
         self._main = trainer.strategy.cluster_environment.main_address  # type: ignore[attr-defined]
         self._me = f"rank {self._rank} on node {socket.gethostname()} ({_address(self._main)}, process {os.getpid()})"
-        # A connection of its own, since one serves one thread.
+        # A connection of its own, because a connection serves one thread.
         self._store: Any = PrefixStore(f"lost_ranks/{next(self._runs)}", _get_default_store().clone())
         self._store.set_timeout(timedelta(seconds=10))
         self._answered = time.monotonic()
-        self._signs: dict[int, tuple[bytes, float]] = {}  # the last one of each rank, and when it came
+        self._signs: dict[int, tuple[bytes, float]] = {}  # the last heartbeat of each rank, and when it came
         self._error: str | None = None
         self._stopping = Event()
         self._beating = Thread(target=self._beat, name="lost ranks: beat", daemon=True)
         self._beating.start()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add the cause to an error of a collective, or tell the others about an error of this rank's own."""
+        """Add the cause to an error of a collective, or report an error of this rank to the others."""
         if self._beating is None:
-            # Such as data that one rank cannot read: the others wait for it.
+            # The rank failed in its set-up, for instance because it cannot read its data. The others wait for it.
             if trainer.world_size == 1 or not dist.is_initialized():
                 return
             try:
                 self._begin(trainer)
-            except RuntimeError:  # of a store whose process has ended; so will all that wait for this one
+            except RuntimeError:  # the process of the store has ended, which ends the other ranks, too
                 return
         if is_connection_failure(exception):
             exception.add_note(f"{self._explain(exception)} {self._advice()}")
-        elif not isinstance(exception, SIGTERMException):  # all have agreed on that; some may still be on the way
+        elif not isinstance(exception, SIGTERMException):  # all ranks have agreed on it, but some may not be there yet
             self._error = f"{type(exception).__name__}: {str(exception).partition(chr(10))[0]}"[:500]
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stop once all ranks are done: the first to leave must not look like one that is lost."""
+        """Stop when all ranks are done, so that the first one to leave is not taken for a lost one."""
         if self._beating is not None:
             trainer.strategy.barrier("LostRanks")
             self._stop()
@@ -108,14 +111,14 @@ class LostRanks(Callback):
     def _stop(self) -> None:
         self._stopping.set()
         if self._beating is not None:
-            self._beating.join(2 * self.interval_seconds)  # it hangs where the store cannot be reached
+            self._beating.join(2 * self.interval_seconds)  # it hangs if the store cannot be reached
             self._beating = None
 
     def _beat(self) -> None:
-        """Write signs of life and read those of the others; may hang when the network does."""
+        """Write heartbeats and read those of the others; may hang if the network does."""
         for number in count():
             is_last = self._stopping.is_set()
-            with suppress(RuntimeError):  # of a store that does not answer; the watching thread says so when it lasts
+            with suppress(RuntimeError):  # the store does not answer; the watching thread reports it if that lasts
                 self._store.set(str(self._rank), json.dumps([self._me, number, self._error]))
                 ranks = range(self._trainer.world_size)
                 begun = [rank for rank in ranks if rank in self._signs or self._store.check([str(rank)])]
@@ -128,7 +131,7 @@ class LostRanks(Callback):
             self._stopping.wait(self.interval_seconds)
 
     def _watch(self) -> None:
-        """Look at the clock, of this machine alone, and end the process: the main thread may wait in a collective."""
+        """Compare with the clock of this machine, and end the process; the main thread may wait in a collective."""
         while not self._stopping.wait(self.interval_seconds):
             grace = min(self.lost_after_seconds, _PATIENCE * self.interval_seconds)
             if trouble := self._trouble(self.lost_after_seconds, grace):
@@ -136,14 +139,14 @@ class LostRanks(Callback):
                 return
 
     def _trouble(self, silence: float, grace: float) -> str | None:
-        """Who has ended for ``grace`` seconds, or was silent for ``silence``, or that the store was, in a sentence."""
+        """A sentence about ranks that failed ``grace`` seconds ago or are silent for ``silence``, or the store."""
         signs, answered, now = self._signs, self._answered, time.monotonic()
         ended, lost = [], []
         for sign, came in signs.values():
             name, _, error = json.loads(sign)
             if error and name != self._me and now - came >= grace:
                 ended.append(f"{name} ended with {error}.")
-            # Silence counts up to the last answer: a machine that slept itself must not blame the others.
+            # Silence counts up to the last answer: a machine that was suspended must not blame the others.
             elif not error and answered - came > silence:
                 lost.append(name)
         if ended:
@@ -157,7 +160,7 @@ class LostRanks(Callback):
         return f"Lost {shown}: no sign of life for {silence:g} s. Seen from {self._me}." if lost else None
 
     def _explain(self, error: BaseException) -> str:
-        """Which ranks an error of a collective is about; waits to find out. Gloo names the address of the peer."""
+        """Which ranks caused the error of a collective; waits to find out. Gloo names the address of the peer."""
         until = time.monotonic() + _PATIENCE * self.interval_seconds
         while time.monotonic() < until:
             if trouble := self._trouble(2 * self.interval_seconds, 0.0):
@@ -189,14 +192,14 @@ class LostRanks(Callback):
 
 
 def is_connection_failure(error: BaseException) -> bool:
-    """Whether an error came from a collective or the store, and so may have its cause on another rank."""
+    """Whether an error came from a collective or the store, so that another rank may have caused it."""
     # Gloo raises plain RuntimeErrors.
     is_gloo = isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|[Cc]onnection|[Tt]imed out", str(error))
     return isinstance(error, dist.DistError) or bool(is_gloo)
 
 
 def _address(main_address: str) -> str:
-    """The IP address of this node on the way to the main one; it only goes into messages."""
+    """The IP address of this node on the route to the main node; used in messages only."""
     family = socket.AF_INET6 if ":" in main_address else socket.AF_INET
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((main_address, 9))  # sends nothing

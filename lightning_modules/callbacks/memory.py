@@ -1,10 +1,10 @@
-"""Memory that training takes. Lightning's DeviceStatsMonitor logs that of rank zero alone."""
+"""Memory used by training. Lightning's DeviceStatsMonitor logs only that of rank zero."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -12,28 +12,26 @@ from lightning_modules.callbacks.reporting import log_scalars
 from lightning_modules.distributed.gathering import gather_rows
 
 GIB = 2**30
-_STATISTICS = Path("/proc/self/status")
 
 
 class MemoryMonitor(Callback):
-    """Logs memory in GiB, the most of any rank (``_max``) and the mean over ranks (``_mean``).
+    """Logs memory in GiB: maximum (``_max``) and mean (``_mean``) over ranks.
 
-    - ``memory/resident_gib``: main memory of the process as it is, without that of its dataloader workers; where the
-      system tells (Linux).
-    - On CUDA ``memory/allocated_gib`` and ``memory/reserved_gib``: the peaks, since the last time, of what tensors took
-      and of what torch held of the device. Reserved far above allocated is fragmentation;
-      ``memory/allocation_retries``, of all ranks since the beginning, counts how often it had to give memory back in
-      order to go on, which makes steps slow.
+    - ``memory/resident_gib``: current main memory of the process, without its DataLoader workers.
+    - ``memory/allocated_gib``, ``memory/reserved_gib``: on CUDA, the peaks since the last log of the memory of tensors,
+      and of the memory that torch holds. If reserved is far above allocated, memory is fragmented.
+    - ``memory/allocation_retries``: on CUDA, how often all ranks together had to free cached memory to continue, since
+      the start of the process. Each retry makes a step slow.
 
-    Every ``trainer.log_every_n_steps`` optimizer steps, in one exchange of ranks. The counters of peaks of the
-    device are set back each time, so that a peak is found in the window that it was in.
+    It logs every ``trainer.log_every_n_steps`` optimizer steps, with one collective. The peak counters of the device
+    are reset each time, so that a peak is logged for the window in which it occurred.
     """
 
     def __init__(self) -> None:
         self._logged_at = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the first window."""
+        """Start the first window."""
         self._logged_at = trainer.global_step
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
@@ -41,20 +39,18 @@ class MemoryMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log when the window is full."""
+        """Log if the window is full."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step - self._logged_at >= every:
             self._log(trainer, pl_module.device)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the last window, however short."""
+        """Log the last window, which may be shorter."""
         if trainer.global_step > self._logged_at:
             self._log(trainer, pl_module.device)
 
     def _log(self, trainer: Trainer, device: torch.device) -> None:
-        mine, retries = {}, 0
-        if (resident := resident_bytes()) is not None:
-            mine["resident_gib"] = resident / GIB
+        mine, retries = {"resident_gib": psutil.Process().memory_info().rss / GIB}, 0
         if device.type == "cuda":
             mine["allocated_gib"] = torch.cuda.max_memory_allocated(device) / GIB
             mine["reserved_gib"] = torch.cuda.max_memory_reserved(device) / GIB
@@ -69,11 +65,3 @@ class MemoryMonitor(Callback):
             scalars["memory/allocation_retries"] = sum(retries for *_, retries in ranks)
         log_scalars(trainer, scalars)
         self._logged_at = trainer.global_step
-
-
-def resident_bytes() -> int | None:
-    """Resident memory of this process now; None where the system does not tell."""
-    if not _STATISTICS.exists():
-        return None
-    line = next(line for line in _STATISTICS.read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) * 1024

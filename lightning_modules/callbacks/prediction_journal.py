@@ -92,9 +92,9 @@ class PredictionJournal:
         if overwrite:
             self._clear(now)
         before = self._record()
-        if before is None and (found := self._of_unknown_origin()):
+        if before is None and (unknown := self._of_unknown_origin()):
             raise FileExistsError(
-                f"{found} is there, and nothing beside it says which settings and prompts it is of; give another "
+                f"{unknown} is there, and nothing beside it says which settings and prompts it is of; give another "
                 f"output, move it away, or replace it with --overwrite"
             )
         if before is not None and (found := differences(before.settings, now.settings)):
@@ -249,16 +249,8 @@ class PredictionJournal:
             self._join(prompt_ids, is_whole)
 
     def _join(self, prompt_ids: Sequence[str], is_whole: bool) -> None:
-        record = self._stored()
-        if (
-            record is None
-            or self._now is None
-            or (record.settings, record.prompts)
-            != (
-                self._now.settings,
-                self._now.prompts,
-            )
-        ):
+        record, now = self._stored(), self._now
+        if record is None or now is None or (record.settings, record.prompts) != (now.settings, now.prompts):
             raise RuntimeError(
                 f"{self.output}: another run has begun with other settings or prompts since this one has; nothing is "
                 f"joined, the journals are kept"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,15 @@ from datamodules.conversation.labels import IGNORE_INDEX, value_labels
 from datamodules.interfaces import EvaluationData, ProcessSupervisionData, data_module_of
 from datamodules.process_bench.solutions import ProcessBenchBatch
 from datamodules.process_bench.totals import SourceTotals, coverage_sentence, differences_from_release
-from datamodules.storage.files import atomic_write_bytes, atomic_write_text
+from datamodules.storage.files import atomic_write_bytes
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.callbacks.reporting import (
-    log_figure,
-    log_markdown,
     log_scalars,
     output_folder,
     protocol_of,
     run_label,
+    show_in_tensorboard,
+    write_report,
 )
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.best_of_n_figure import figure_png
@@ -285,23 +284,14 @@ class ProcessBench(Callback):
         }
         log_scalars(trainer, by_place)
         markdown, figure = step_report_markdown(report, self._coverage), step_report_figure(report)
-        log_markdown(trainer, f"{self.name}/table", markdown)
-        log_figure(trainer, f"{self.name}/calibration_and_places", figure)
+        show_in_tensorboard(trainer, f"{self.name}/table", markdown)
+        show_in_tensorboard(trainer, f"{self.name}/calibration_and_places", figure)
         if folder is None:
             return
-        label = run_label(trainer)
-        head = {
-            "run": label,
-            "epoch": trainer.current_epoch,
-            "global_step": trainer.global_step,
-            "is_released_set": is_released,
-            "coverage": self._coverage,
-        }
-        text = json.dumps(head | report.to_dict(), indent=2, allow_nan=False)
-        atomic_write_text(folder / f"{self.name}_{label}.json", text + "\n")
-        atomic_write_text(folder / f"{self.name}_{label}.md", markdown)
+        head = {"is_released_set": is_released, "coverage": self._coverage}
+        write_report(trainer, folder, self.name, head | report.to_dict(), markdown)
         if trainer.testing:
-            atomic_write_bytes(folder / f"{self.name}_{label}.png", figure_png(figure))
+            atomic_write_bytes(folder / f"{self.name}_{run_label(trainer)}.png", figure_png(figure))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables of `validate` and `test` after the progress bar."""

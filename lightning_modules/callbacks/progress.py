@@ -1,4 +1,4 @@
-"""Lines in a log file about how far a run is. In a terminal the command shows Lightning's bar instead."""
+"""Progress of a run as lines in a log file. In a terminal the command shows Lightning's bar instead."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ _BATCHES = {
 
 
 class RunProgress(ProgressBar):
-    """Writes a line on rank zero now and then: at the first step, every ``seconds_between_lines``, and at the end.
+    """Writes a line on rank zero: at the first step, every ``seconds_between_lines``, and at the end.
 
-    Such as::
+    For example::
 
         2026-11-25 09:28:48 | epoch 0, step 120 of 3125 (3.8 %) | 4.21 s a step | 3:31:02 to the end | train/loss 0.532
 
-    The time of an optimizer step is the mean since the last line. It includes waiting for data, but no evaluation. The
-    time to the end is that of the steps left at the pace of the run so far, evaluations included.
+    The time of an optimizer step is the mean since the last line. It includes waiting for data, but not evaluations.
+    The time to the end is that of the remaining steps at the mean speed of the run so far, evaluations included.
 
     Args:
-        seconds_between_lines: How sparse lines are.
-        refresh_rate: Of Lightning's bar in a terminal, in batches; 0 shows neither a bar nor lines.
-        as_lines: False lets the command take Lightning's bar; by default where the standard output is a terminal.
+        seconds_between_lines: Least number of seconds between two lines.
+        refresh_rate: Refresh rate of Lightning's bar in a terminal, in batches; 0 shows neither a bar nor lines.
+        as_lines: Write lines (True) or show Lightning's bar (False). By default lines, unless the standard output is a
+            terminal.
+
+    Raises:
+        ValueError: If ``seconds_between_lines`` is negative.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class RunProgress(ProgressBar):
         self._evaluation_began, self._evaluated_batches = 0.0, 0
 
     def disable(self) -> None:
-        """Write nothing; Lightning calls it on ranks other than zero."""
+        """Write nothing from now on; Lightning calls it on ranks other than zero."""
         self._is_shown = False
 
     def enable(self) -> None:
@@ -84,11 +88,11 @@ class RunProgress(ProgressBar):
             self._write(time.perf_counter(), _steps(trainer), "training has ended")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of an evaluation, or of predictions."""
+        """Start the clock of an evaluation or of `predict`."""
         self._evaluation_began, self._evaluated_batches = time.perf_counter(), 0
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
-        """Count the batch, and write a line if one is due."""
+        """Count the batch, and write a line if it is due."""
         self._evaluated_batches += 1
         now, done = time.perf_counter(), self._evaluated_batches
         if self._is_due(now) and trainer.state.stage is not None:
@@ -101,7 +105,7 @@ class RunProgress(ProgressBar):
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep its time out of that of the next optimizer step."""
+        """Exclude the time of the evaluation from that of the next optimizer step."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._window_began += time.perf_counter() - self._evaluation_began
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
+from datamodules.storage.files import atomic_write_text
 from lightning_modules.protocol import Protocol
-
-logger = logging.getLogger(__name__)
 
 
 def protocol_of(module: LightningModule) -> Protocol:
-    """The protocol of a reward model; the default one of a module that has none."""
+    """The protocol of a reward model; the default protocol if the module has none."""
     found = getattr(module, "protocol", None)
     return found if isinstance(found, Protocol) else Protocol()
 
@@ -42,20 +42,34 @@ def output_folder(trainer: Trainer, output_dir: str | None) -> Path | None:
 
 
 def log_scalars(trainer: Trainer, scalars: Mapping[str, float]) -> None:
-    """Send scalars to all loggers; they do not become metrics of the run."""
+    """Send scalars to all loggers; they do not become metrics of the trainer."""
     for run_logger in trainer.loggers:
         run_logger.log_metrics(dict(scalars), step=trainer.global_step)
 
 
-def log_markdown(trainer: Trainer, tag: str, text: str) -> None:
-    """Show markdown in TensorBoard, if that is a logger; rank zero only."""
-    for run_logger in trainer.loggers:
-        if isinstance(run_logger, TensorBoardLogger):
-            run_logger.experiment.add_text(tag, text, trainer.global_step)
+def write_report(trainer: Trainer, folder: Path, name: str, report: Mapping[str, Any], markdown: str) -> None:
+    """Write ``NAME_LABEL.json`` and ``NAME_LABEL.md`` with the label of the run; rank zero only.
+
+    Args:
+        trainer: Its epoch and step are added to the JSON file.
+        folder: Folder of the files.
+        name: Name of the report.
+        report: Values of JSON.
+        markdown: The same for readers.
+    """
+    label = run_label(trainer)
+    head = {"run": label, "epoch": trainer.current_epoch, "global_step": trainer.global_step}
+    text = json.dumps(head | dict(report), indent=2, allow_nan=False)
+    atomic_write_text(folder / f"{name}_{label}.json", text + "\n")
+    atomic_write_text(folder / f"{name}_{label}.md", markdown)
 
 
-def log_figure(trainer: Trainer, tag: str, figure: Figure) -> None:
-    """Show a figure in TensorBoard, if that is a logger; rank zero only."""
+def show_in_tensorboard(trainer: Trainer, tag: str, shown: str | Figure) -> None:
+    """Show markdown or a figure in TensorBoard, if that is a logger; rank zero only."""
     for run_logger in trainer.loggers:
         if isinstance(run_logger, TensorBoardLogger):
-            run_logger.experiment.add_figure(tag, figure, trainer.global_step, close=False)
+            board, step = run_logger.experiment, trainer.global_step
+            if isinstance(shown, str):
+                board.add_text(tag, shown, step)
+            else:
+                board.add_figure(tag, shown, step, close=False)

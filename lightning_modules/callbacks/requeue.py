@@ -1,6 +1,6 @@
-"""Lets all ranks save at one step when a run is told to end, and puts a job of SLURM back into the queue.
+"""On a signal, all ranks save at the same optimizer step, and a SLURM job is requeued.
 
-Lightning's own handlers save inside of the signal handler, where ranks may stand at different places.
+Lightning's own handlers save inside the signal handler, when ranks may be at different points.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 class Requeue(Callback):
     """Saves a checkpoint at the next optimizer step after SLURM's signal, and requeues the job.
 
-    It takes the place of the handlers that Lightning installs for its SLURMEnvironment when `auto_requeue` is on (the
-    default), with their signal (SIGUSR1, by `sbatch --signal=USR1@SECONDS`). All ranks agree on a step first: inside of
-    a handler another rank may wait in a collective for this one, and half of the weights may have been updated. It does
-    the same for SIGTERM in every run of several processes, whoever has started them.
+    It replaces the handlers that Lightning installs if `auto_requeue` of its SLURMEnvironment is on (the default), and
+    uses their signal (SIGUSR1, from `sbatch --signal=USR1@SECONDS`). All ranks first agree on a step. Inside a handler,
+    another rank may be waiting in a collective, and half of the weights may have been updated.
 
-    A checkpoint callback of the run that can be asked to (`save`) saves among the run's other checkpoints. Without one
-    it is Lightning's `hpc_ckpt_N.ckpt` in `trainer.default_root_dir`, from which `fit` goes on by itself under SLURM.
+    SIGTERM is handled in every run of several ranks, with and without SLURM. A preempted job gets it, and SLURM
+    requeues the job by itself. All ranks save and end the run, if it reaches any of them.
 
-    SIGTERM is what a preempted job gets, to be requeued by SLURM itself: it saves, too, and ends the run, whichever
-    ranks it has reached. A SIGUSR1 during an evaluation requeues at once: what comes back goes on from the checkpoint
-    before.
+    If a checkpoint callback of the run has a method `save`, that writes the checkpoint. Otherwise it is Lightning's
+    `hpc_ckpt_N.ckpt` in `trainer.default_root_dir`, from which `fit` resumes by itself under SLURM.
+
+    A SIGUSR1 during an evaluation requeues the job at once. It then resumes from the checkpoint before the evaluation.
     """
 
     def __init__(self) -> None:
@@ -43,16 +43,9 @@ class Requeue(Callback):
         self._step = 0
         self._signal = signal.SIGUSR1
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over from Lightning, which has just installed its handlers."""
-        self._take_over(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over from Lightning."""
+        """Replace the handlers that Lightning has just installed."""
         self._step = trainer.global_step
-        self._take_over(trainer)
-
-    def _take_over(self, trainer: Trainer) -> None:
         environment = trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             self._signal = environment.requeue_signal or self._signal
@@ -62,19 +55,21 @@ class Requeue(Callback):
         for number in self._signals:
             signal.signal(number, self._ask)
 
+    on_sanity_check_start = on_train_start
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked.add(number)
 
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
-        """After an optimizer step: save and requeue if any rank was asked to.
+        """After an optimizer step, save and requeue if any rank has received a signal.
 
         Raises:
-            SIGTERMException: After saving, where SIGTERM came.
+            SIGTERMException: On all ranks, after saving, if the signal was SIGTERM.
         """
         if not self._signals or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        # One exchange about everything: what ranks know apart must not decide who takes part in the next one.
+        # One collective for everything: ranks that know different things must not disagree on the next collective.
         mine = [self._signal in self._asked, signal.SIGTERM in self._asked, self._is_requeued]
         found = torch.tensor(mine, dtype=torch.float32, device=trainer.strategy.root_device)
         must_requeue, must_end, is_requeued = (trainer.strategy.reduce(found, reduce_op="sum") > 0).tolist()
@@ -87,7 +82,7 @@ class Requeue(Callback):
             raise SIGTERMException("this run was told to end (SIGTERM); a checkpoint is saved")
 
     def on_validation_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
-        """Requeue at once: the end of a long evaluation may come too late."""
+        """Requeue at once, because a long evaluation may end too late."""
         if trainer.is_global_zero and self._signal in self._asked and not trainer.sanity_checking:
             self._requeue(trainer)
 
@@ -106,7 +101,7 @@ class Requeue(Callback):
 
 
 def requeue_job() -> None:
-    """Ask SLURM to requeue this job; a refusal is logged, and the run goes on while it may."""
+    """Ask SLURM to requeue this job; if it refuses, that is logged, and the run continues."""
     job = os.environ["SLURM_JOB_ID"]
     if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"

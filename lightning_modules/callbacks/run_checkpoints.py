@@ -37,25 +37,27 @@ _NAME = re.compile(r"step_(\d{8,})")
 
 
 class RunCheckpoints(Checkpoint):
-    """Keeps the last and the best checkpoints of a run in a folder that is the run's own.
+    """Keeps the last and the best checkpoints of a run, in a folder of this run alone.
 
-    Each is a folder ``step_00001200`` (see :mod:`lightning_modules.checkpointing.folder`). ``latest`` and ``best`` are
-    symbolic links to whole ones, also after a kill at any moment. A checkpoint is written before every evaluation, at
-    the end of every epoch and of training, when the run is told to terminate (SIGTERM), and as often as is asked for.
-    One from before an evaluation runs it when the run goes on; after the evaluation its scores are added to it. What
-    killed runs leave half written is removed by the next start.
+    Each checkpoint is a folder such as ``step_00001200`` (see :mod:`lightning_modules.checkpointing.folder`).
+    ``latest`` and ``best`` are symbolic links to complete checkpoints, also after a kill at any moment. Half-written
+    checkpoints of a killed run are removed at the next start.
+
+    Checkpoints are written before every evaluation, at the end of every epoch and of training, on SIGTERM, and as often
+    as the arguments say. A run that resumes from a checkpoint before an evaluation runs the evaluation. After the
+    evaluation its scores are added to the checkpoint.
 
     Args:
-        folder: Of the checkpoints of this run alone.
+        folder: Folder for the checkpoints of this run alone.
         every_n_steps: Optimizer steps between two checkpoints.
         every_n_minutes: Minutes between two checkpoints, by the clock of rank zero.
-        keep_last: How many of the last ones are kept.
+        keep_last: How many of the last checkpoints are kept.
         monitor: Name of a metric that evaluations log, such as ``best_of_n/overall`` or ``process_bench/macro_f1``;
-            None keeps no best one.
-        mode: Whether more or less of it is better.
-        keep_best: How many of the best ones are kept.
-        resume: `visualprm fit` without ``--ckpt_path`` goes on from ``latest`` where there is one, so the same command
-            starts a run and continues it. If False, checkpoints of an earlier run in the folder are an error.
+            None keeps no best checkpoint.
+        mode: Whether more or less of the metric is better.
+        keep_best: How many of the best checkpoints are kept.
+        resume: Resume `visualprm fit` without ``--ckpt_path`` from ``latest`` if there is one, so that the same command
+            starts and resumes a run. If False, checkpoints of an earlier run in the folder are an error.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -99,7 +101,7 @@ class RunCheckpoints(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """The best checkpoint, else the latest one; empty if there is none. Lightning asks for it by this name."""
+        """The best checkpoint, else the latest one, else an empty text; Lightning reads this property."""
         for name in (BEST, LATEST):
             if is_checkpoint_folder(self.folder / name):
                 return str((self.folder / name).resolve())
@@ -108,7 +110,7 @@ class RunCheckpoints(Checkpoint):
     def named_checkpoint(self, name: str) -> Path | None:
         """The checkpoint that ``latest`` or ``best`` points to; None if there is none.
 
-        A run that was killed between its first checkpoint and the link to it has no ``latest``: that checkpoint is it.
+        If a run was killed before it made the link ``latest``, the checkpoint of the last step is returned for it.
 
         Raises:
             ValueError: If there are checkpoints, but none by that name.
@@ -126,7 +128,7 @@ class RunCheckpoints(Checkpoint):
         return None
 
     def _existing(self) -> list[str]:
-        """Names of whole checkpoints, by step."""
+        """Names of complete checkpoints, by step."""
         if not self.folder.is_dir():
             return []
         names = [path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
@@ -135,10 +137,10 @@ class RunCheckpoints(Checkpoint):
     # ------------------------------------------------------------------ start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep other runs out of the folder, and remove what killed ones have left.
+        """Lock the folder, and remove leftovers of killed runs.
 
         Raises:
-            TypeError: If the strategy would write its checkpoints in a way of its own.
+            TypeError: If the strategy is another ModelParallelStrategy than FullyShardedStrategy.
             RuntimeError: If another run writes to the folder.
         """
         if isinstance(trainer.strategy, ModelParallelStrategy) and not isinstance(
@@ -162,10 +164,10 @@ class RunCheckpoints(Checkpoint):
         self._lock.take()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make sure that the folder is this run's own.
+        """Check that the folder has checkpoints of this run only.
 
         Raises:
-            FileExistsError: If it holds checkpoints that this run does not go on from.
+            FileExistsError: If it holds checkpoints of another run.
         """
         self._last_step, self._last_time = 0, time.monotonic()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -193,7 +195,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save what is due, unless an evaluation follows, which saves before it begins."""
+        """Save if a checkpoint is due, unless an evaluation follows: a checkpoint is written before that anyway."""
         loop = trainer.fit_loop.epoch_loop
         if trainer.fast_dev_run or loop._should_accumulate():  # type: ignore[attr-defined]
             return
@@ -212,15 +214,15 @@ class RunCheckpoints(Checkpoint):
             self.save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before an evaluation, which may take long."""
+        """Save before an evaluation, which may take a long time."""
         if self._is_part_of_training(trainer):
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add what the evaluation found to the checkpoint.
+        """Add the scores of the evaluation to the checkpoint.
 
         Raises:
-            ValueError: If it has not logged the metric that the best one is chosen by.
+            ValueError: If the evaluation has not logged the metric ``monitor``.
         """
         if not self._is_part_of_training(trainer) or not trainer.global_step:
             return
@@ -244,13 +246,13 @@ class RunCheckpoints(Checkpoint):
         trainer.strategy.barrier("RunCheckpoints")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save when the run is told to terminate, as by a preempted job."""
+        """Save on SIGTERM, which a preempted job gets."""
         if isinstance(exception, SIGTERMException) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.save(trainer)
         self._lock.release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let other runs into the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
     def _is_part_of_training(self, trainer: Trainer) -> bool:
@@ -268,14 +270,14 @@ class RunCheckpoints(Checkpoint):
             self.take_up(step)
 
     def take_up(self, step: int) -> None:
-        """Point to a checkpoint that has been written, and remove what is not kept."""
+        """Point ``latest`` to a written checkpoint, and remove checkpoints that are not kept."""
         self._point(LATEST, _name_of(step))
         self._prune(step)
 
     # ------------------------------------------------------------------- keep
 
     def _point(self, name: str, target: str) -> None:
-        """Let a link point to a checkpoint, at once."""
+        """Make a link point to a checkpoint, atomically."""
         new = self.folder / f".{name}.new"
         new.unlink(missing_ok=True)
         new.symlink_to(target)
@@ -283,7 +285,7 @@ class RunCheckpoints(Checkpoint):
         force_to_disk(self.folder)
 
     def _best(self) -> list[str]:
-        """Names of checkpoints with a score, the best first; the later one of two that are equal."""
+        """Names of checkpoints with a score, the best first; of equal ones the later first."""
         scored = [name for name in self._existing() if name in self.scores]
         sign = -1 if self.mode == "max" else 1
         return sorted(scored, key=lambda name: (sign * self.scores[name], -_step_of(name)))
@@ -314,7 +316,7 @@ class RunCheckpoints(Checkpoint):
         )
 
     def _prune(self, step: int) -> None:
-        """Remove what is neither among the last, nor among the best, nor pointed to, nor of a later step."""
+        """Remove checkpoints that are neither of the last, the best or later ones, nor the target of a link."""
         past = [name for name in self._existing() if _step_of(name) <= step]
         keep = {*past[-self.keep_last :], *self._best()[: self.keep_best if self.monitor is not None else 0]}
         keep |= {os.readlink(link) for link in (self.folder / LATEST, self.folder / BEST) if link.is_symlink()}
@@ -330,7 +332,7 @@ class RunCheckpoints(Checkpoint):
         return {"monitor": self.monitor, "scores": dict(self.scores)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them up, if they are of the same metric."""
+        """Take the scores of the checkpoint, if they are of the same metric."""
         if state_dict["monitor"] == self.monitor:
             self.scores = dict(state_dict["scores"])
 

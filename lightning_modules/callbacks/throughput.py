@@ -1,4 +1,4 @@
-"""Training speed. Lightning's ThroughputMonitor knows neither frozen parts, nor padding, nor waiting for data."""
+"""Training speed. Lightning's ThroughputMonitor does not know frozen parts, padding and waiting for data."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class Throughput(Callback):
     """Logs the speed of training every ``log_every_n_steps`` optimizer steps.
 
-    - ``throughput/samples_per_second`` and ``tokens_per_second``: of all ranks together, and with ``_per_device`` of
-      one; padding is not counted. The time includes waiting for data and leaves validation out.
-    - ``throughput/data_wait_share``: share of that time, in [0, 1], in which ranks wait for their next batch, on
-      average; where the dataloader measures it (see :class:`datamodules.batching.order.LazyLoader`).
-    - ``throughput/operations_per_second_per_device``, where the module has a ``backbone``, and
-      ``throughput/mfu``, the model FLOPs utilisation, that rate over the peak of the device.
+    - ``throughput/samples_per_second`` and ``throughput/tokens_per_second``: of all ranks together; with the suffix
+      ``_per_device``, of one. Padding is not counted. The time includes waiting for data, but not validation.
+    - ``throughput/data_wait_share``: share of that time, in [0, 1], in which ranks wait for their next batch, mean over
+      ranks; only if the DataLoader measures it (see :class:`datamodules.batching.order.LazyLoader`).
+    - ``throughput/operations_per_second_per_device``: only if the module has a ``backbone``.
+    - ``throughput/mfu``: model FLOPs utilisation, which is that rate over the peak rate of the device.
 
-    Operations are those of :mod:`lightning_modules.model.flops`: 6 a weight and token of a model that is trained whole,
-    4 of a frozen one below adapters, 2 of a frozen vision tower, and those of attention. A vocabulary head counts for
-    the tokens that it is applied to. What activation checkpointing computes a second time, padding, and embeddings do
-    not count, and neither does a step head (2 K width operations a step).
+    Operations are those of :mod:`lightning_modules.model.flops`. Per weight and token there are 6 if the whole model is
+    trained, 4 in a frozen model with adapters, and 2 in a frozen vision tower. Attention is added. The language-model
+    head counts for the tokens that it is applied to. Not counted are recomputed activations, padding, embeddings, and
+    the step head.
 
-    Batches must have ``sample_ids`` (B) and ``lengths`` (B), or ``inputs["attention_mask"]`` (B, L). Counts are kept on
-    the device and read once a window, so that the callback does not hold the device up at every step.
+    Batches must be :class:`datamodules.batching.conversation_batch.ConversationBatch` with ``sample_ids`` (B names).
+    Counts stay on the device and are read once a window, so that steps do not wait for the device.
 
     Args:
-        peak_flops: Highest operations a second of one device, at the precision of training; by default that of the
-            vendor for known GPUs. Without it, as on a CPU, there is no MFU.
+        peak_flops: Highest number of operations per second of one device at the precision of training. By default the
+            vendor's figure for known GPUs. If it is unknown, as on a CPU, there is no MFU.
+
+    Raises:
+        ValueError: If ``peak_flops`` is not positive.
     """
 
     def __init__(self, peak_flops: float | None = None) -> None:
@@ -56,7 +59,7 @@ class Throughput(Callback):
         self._tokens = self._operations = torch.zeros(())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the operations of the model, find the peak of the device, and start the clock."""
+        """Count the operations of the model, find the peak rate of the device, and start the clock."""
         backbone: Any = getattr(pl_module, "backbone", None)
         if backbone is not None:
             self._operation_count = count_operations(backbone)
@@ -70,19 +73,19 @@ class Throughput(Callback):
             self._predicted += output.shape[:-1].numel()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training waits from here on."""
+        """Note when the evaluation began."""
         self._evaluation_began = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the time of validation out."""
+        """Exclude the time of the evaluation."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._began += time.perf_counter() - self._evaluation_began
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch, and log when the window is full."""
-        lengths = _lengths(batch).to(pl_module.device, non_blocking=True)
+        """Count the batch, and log if the window is full."""
+        lengths = batch.lengths.to(pl_module.device, non_blocking=True)
         self._samples += len(batch.sample_ids)
         self._tokens = self._tokens + lengths.sum()
         if self._operation_count is not None:
@@ -94,19 +97,16 @@ class Throughput(Callback):
             self._log(trainer, pl_module.device)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the last window, however short."""
+        """Log the last window, which may be shorter."""
         if self._samples:
             self._log(trainer, pl_module.device)
-        self._let_go()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
-        self._let_go()
-
-    def _let_go(self) -> None:
         if self._head is not None:
             self._head.remove()
-            self._head = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the hook."""
+        if self._head is not None:
+            self._head.remove()
 
     def _log(self, trainer: Trainer, device: torch.device) -> None:
         seconds = time.perf_counter() - self._began
@@ -137,14 +137,8 @@ class Throughput(Callback):
             loader.seconds_waited = 0.0
 
 
-def _lengths(batch: Any) -> Tensor:
-    """(B,) tokens of each conversation."""
-    lengths = getattr(batch, "lengths", None)
-    return batch.inputs["attention_mask"].sum(1) if lengths is None else lengths
-
-
 def _computed_dtype(trainer: Trainer, backbone: PreTrainedModel) -> torch.dtype:
-    """What matrices are multiplied in: by autocast, by sharding, or as the weights are."""
+    """The dtype of matrix products: from autocast, from sharding, or that of the weights."""
     if trainer.precision in _AUTOCAST:
         return _AUTOCAST[trainer.precision]
     strategy = trainer.strategy
@@ -153,7 +147,7 @@ def _computed_dtype(trainer: Trainer, backbone: PreTrainedModel) -> torch.dtype:
 
 
 def _peak_of(device: torch.device, dtype: torch.dtype) -> float | None:
-    """The peak of a device, if it is known; that of float32 is one without TF32."""
+    """The peak rate of a device, or None if it is unknown; the known ones of float32 are without TF32."""
     is_tf32 = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"this {device.type}"
     peak = None if is_tf32 else peak_operations(name, dtype)

@@ -1,5 +1,5 @@
-"""Checkpoints of a run: folders written whole or not at all, read without unpickling code, locked by one run.
+"""Checkpoints of a run: folders that are complete or absent, read without executing code, locked by one run.
 
-Here: formats, reading, optimizer and random states. Not here: when checkpoints are written
-(:mod:`lightning_modules.callbacks.run_checkpoints`), nor folders for `transformers` (:mod:`lightning_modules.export`).
+Here: the format, reading, optimizer states, the lock. Not here: when checkpoints are written
+(:mod:`lightning_modules.callbacks.run_checkpoints`), folders for `transformers` (:mod:`lightning_modules.export`).
 """

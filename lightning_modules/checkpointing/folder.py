@@ -1,9 +1,8 @@
-"""Checkpoints as folders: one format for all strategies, written whole or not at all.
+"""Checkpoints as folders, in one format for all strategies.
 
 The layout is that of Lightning's ModelParallelStrategy: weights (``state_dict``) and optimizers (``optimizer_0``, ...)
-in the files of `torch.distributed.checkpoint`, each process writing what it holds, and the rest of the checkpoint in
-``meta.pt``. States of optimizers are keyed by the names of parameters, so any number of processes reads what any other
-number has written.
+in the files of `torch.distributed.checkpoint`, and everything else in ``meta.pt``. Every rank writes the shards that it
+holds. Optimizer states are stored by parameter name, so a checkpoint can be read by any number of ranks.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,84 +27,84 @@ from datamodules.storage.files import atomic_file
 INDEX, REST = ".metadata", "meta.pt"
 STATE, OPTIMIZERS = "state_dict", "optimizer_states"
 SAVING, REMOVING = ".saving-", ".removing-"
-"""How the names begin of folders that are not written to the end yet, and of those about to vanish."""
+"""Prefixes of the names of folders that are not completely written yet, and of folders that are being removed."""
 
 
 def write_folder(path: Path, checkpoint: Mapping[str, Any], *, together: bool) -> None:
-    """Write a Lightning checkpoint as a folder that takes its name when all of it is on the disk.
+    """Write a Lightning checkpoint as a folder, which appears under its name when all of it is on disk.
 
-    Until then it lies beside its place under a name that begins with :data:`SAVING`. A folder that is there already is
-    replaced.
+    Until then it is beside its place, under a name that begins with :data:`SAVING`. An existing folder is replaced.
 
     Args:
-        path: Its parent is made if need be.
-        checkpoint: As of `Trainer.save_checkpoint`; states of optimizers by names of parameters.
-        together: All processes of the run call this, each with its shards; otherwise this one alone writes.
+        path: Folder to write; its parents are created.
+        checkpoint: The dictionary of `Trainer.save_checkpoint`, with optimizer states by parameter name.
+        together: True if all ranks call this, each with its shards; False if this process writes alone.
 
     Raises:
-        RuntimeError: On all processes, if one of them cannot write.
+        RuntimeError: On all ranks, if one of them cannot write.
     """
-    is_first = not together or torch.distributed.get_rank() == 0
-    partial = path.with_name(SAVING + path.name)
-    _agree(_problem_of(path, lambda: _make_empty(partial)) if is_first else None, together)
     sharded = {STATE: checkpoint[STATE]}
     sharded |= {f"optimizer_{number}": state for number, state in enumerate(checkpoint.get(OPTIMIZERS, []))}
+    writer = _WholeFolderWriter(path, checkpoint)
     try:
         with warnings.catch_warnings():
-            # That there is no process group, or that it takes no part, is meant.
+            # It is intended that no process group takes part.
             warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
-            save(sharded, storage_writer=FileSystemWriter(partial), no_dist=not together)
-    except CheckpointException as error:  # no Exception, so nobody would catch it; raised on all processes
+            save(sharded, storage_writer=writer, no_dist=not together)
+    except CheckpointException as error:  # a BaseException, which callers would not catch; raised on all ranks
         causes = [f"rank {rank}: {type(cause).__name__}: {cause}" for rank, (cause, _) in error.failures.items()]
-        if is_first:
-            shutil.rmtree(partial, ignore_errors=True)
+        if not together or torch.distributed.get_rank() == 0:
+            shutil.rmtree(writer.path, ignore_errors=True)
         raise RuntimeError(f"{path}: the checkpoint cannot be written: {'; '.join(causes)}") from error
 
-    def finish() -> None:
-        _write_rest(partial, checkpoint)
-        force_to_disk(partial)
-        if path.exists():
-            remove_folder(path)
-        partial.rename(path)
-        force_to_disk(path.parent)
 
-    _agree(_problem_of(path, finish) if is_first else None, together)
+class _WholeFolderWriter(FileSystemWriter):
+    """Writes beside the final place; rank zero adds ``meta.pt`` and renames the folder after all ranks have written.
 
+    PyTorch runs `finish` between its collectives, so that an error there is raised on all ranks.
+    """
 
-def _make_empty(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    def __init__(self, final: Path, checkpoint: Mapping[str, Any]) -> None:
+        super().__init__(final.with_name(SAVING + final.name))
+        self.final, self.checkpoint = final, checkpoint
 
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Remove what an interrupted save has left."""
+        super().set_up_storage_writer(is_coordinator, *args, **kwargs)
+        if is_coordinator:
+            shutil.rmtree(self.path, ignore_errors=True)
 
-def _problem_of(path: Path, action: Callable[[], None]) -> str | None:
-    """What went wrong, in words that every process can repeat."""
-    try:
-        action()
-    except (OSError, ValueError, RuntimeError) as error:  # the last one is what torch.save makes of a full disk
-        return f"{path}: the checkpoint cannot be written: {error}"
-    return None
+    def finish(self, *args: Any, **kwargs: Any) -> None:
+        """Write the index and ``meta.pt``, and give the folder its name; rank zero alone."""
+        super().finish(*args, **kwargs)
+        partial = Path(self.path)
+        rewrite_rest(partial, self.checkpoint)
+        if self.final.exists():
+            remove_folder(self.final)
+        partial.rename(self.final)
+        force_to_disk(self.final.parent)
 
 
 def rewrite_rest(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Replace what a folder holds beside weights and optimizers, at once; a reader sees the old or the new."""
-    _write_rest(path, checkpoint)
-    force_to_disk(path)
+    """Write ``meta.pt``, which holds all but weights and optimizer states; a reader sees the old file or the new one.
 
-
-def _write_rest(folder: Path, checkpoint: Mapping[str, Any]) -> None:
+    Raises:
+        ValueError: If an entry is not plain values, which no run would read again.
+    """
     rest = {name: value for name, value in checkpoint.items() if name not in (STATE, OPTIMIZERS)}
     if why := _why_not_plain(rest):
-        found = [name for name, value in _parts(rest) if _why_not_plain(value)]
+        found = [name for name, value in _entries(rest) if _why_not_plain(value)]
         raise ValueError(
             f"{', '.join(found)} of it must be plain values (numbers, texts, tensors; lists and dicts of them), as no "
             f"run would read anything else: {why}"
         )
-    with atomic_file(folder / REST) as file:
+    with atomic_file(path / REST) as file:
         torch.save(rest, file)
+    force_to_disk(path)
 
 
 def _why_not_plain(value: Any) -> str | None:
-    """Why a value could be written but not read again; None for plain ones."""
+    """Why a value could be written but not read again; None for plain values."""
     try:
         file = BytesIO()
         torch.save(value, file)
@@ -117,27 +116,17 @@ def _why_not_plain(value: Any) -> str | None:
     return None
 
 
-def _parts(rest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a checkpoint is made of by name, callbacks and the like one by one."""
+def _entries(rest: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Entries of a checkpoint by name; the values of a dictionary (callbacks, ...) one by one."""
     for name, value in rest.items():
         if isinstance(value, dict) and value:
-            yield from ((f"{name}[{key!r}]", part) for key, part in value.items())
+            yield from ((f"{name}[{key!r}]", entry) for key, entry in value.items())
         else:
             yield name, value
 
 
-def _agree(problem: str | None, together: bool) -> None:
-    """Wait for all processes, and fail on all of them where one has failed."""
-    problems = [problem]
-    if together:
-        problems = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(problems, problem)
-    if found := [each for each in problems if each is not None]:
-        raise RuntimeError(found[0])
-
-
 def remove_folder(path: Path) -> None:
-    """Remove a checkpoint; it loses its name first, so that no half of it can be taken for a checkpoint."""
+    """Remove a checkpoint. It is renamed first, so that a half-removed folder is never taken for a checkpoint."""
     doomed = path.with_name(REMOVING + path.name)
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
@@ -145,7 +134,7 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove what killed runs have left half written or half removed; returns what it was."""
+    """Remove what killed runs have left half written or half removed; returns the removed paths."""
     found = [path for begin in (SAVING, REMOVING) for path in sorted(folder.glob(f"{begin}*"))]
     found += [path for path in sorted(folder.glob(f"*/.{REST}.*"))]
     for path in found:
@@ -157,7 +146,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 
 def force_to_disk(folder: Path) -> None:
-    """Force the names in a folder to the disk."""
+    """Force the names in a folder to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -166,5 +155,5 @@ def force_to_disk(folder: Path) -> None:
 
 
 def is_checkpoint_folder(path: Path) -> bool:
-    """Whether there is a folder of this format."""
+    """Whether the path is a folder in this format."""
     return (path / INDEX).is_file() and (path / REST).is_file()

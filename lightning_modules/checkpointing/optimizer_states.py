@@ -1,4 +1,4 @@
-"""States of optimizers by the names of parameters, which are the same on any number of processes."""
+"""Optimizer states by parameter name, which do not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.optim import Optimizer
 
 
 def load_optimizer_state(where: str, state: Mapping[str, Any], module: nn.Module, optimizer: Optimizer) -> None:
-    """Load a state as of :func:`torch.distributed.checkpoint.state_dict.get_optimizer_state_dict`, by names.
+    """Load a state of :func:`torch.distributed.checkpoint.state_dict.get_optimizer_state_dict` by parameter name.
 
-    Checkpoints of earlier versions have numbers in place of names; these go by places.
+    Checkpoints of earlier versions have numbers instead of names. They are loaded by the order of the parameters.
 
     Args:
-        where: The checkpoint, for the error.
-        state: Shards of it are those of this process.
-        module: Has the parameters; whole, or sharded.
-        optimizer: Of the module.
+        where: The checkpoint, for the error message.
+        state: The state; if the module is sharded, with the shards of this rank.
+        module: The module with the parameters, sharded or not.
+        optimizer: Optimizer of the module.
 
     Raises:
-        ValueError: If the groups are of other parameters than those of the optimizer.
+        ValueError: If the state has parameter groups of other parameters than the optimizer.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     own = [{names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]

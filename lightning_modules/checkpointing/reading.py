@@ -1,7 +1,7 @@
-"""Checkpoint folders read without running anything that they hold.
+"""Read checkpoint folders without executing anything that they hold.
 
-Of the index of a folder, which is a pickle, only the classes that PyTorch's format is made of are taken, and of all
-other objects plain values. No library does it: `torch.distributed.checkpoint` unpickles whatever the index asks for.
+The index of a folder is a pickle; only classes of PyTorch's checkpoint format are unpickled from it. All other objects
+must be plain values. No library does this: `torch.distributed.checkpoint` unpickles whatever the index names.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _SAFE_NAMES = {
 
 
 def plain_file(path: Path) -> Any:
-    """What a file of `torch.save` holds, on the CPU.
+    """The content of a file of `torch.save`, on the CPU.
 
     Raises:
-        ValueError: If it holds more than plain values.
+        ValueError: If it cannot be read, or holds more than plain values.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -56,24 +56,22 @@ def plain_file(path: Path) -> Any:
 
 
 def read_folder(folder: Path, *, with_optimizers: bool = False) -> dict[str, Any]:
-    """The whole checkpoint, on the CPU of this process alone.
+    """The whole checkpoint, on the CPU of this process.
 
     Args:
-        folder: Written by any number of processes.
-        with_optimizers: Read their states too.
+        folder: Written by any number of ranks.
+        with_optimizers: Read the optimizer states, too.
 
     Raises:
-        ValueError: If it is no such folder, or would run something.
+        ValueError: If it is not such a folder, or would execute something.
     """
-    index = _open(folder)
-    found: dict[str, Any] = {STATE: _weights(index)}
-    if with_optimizers:
-        found |= {name: _optimizer(index, name, {}) for name in _optimizer_names(index)}
-    _load(index, found, no_dist=True)
+    index = _index(folder)
+    optimizers = _optimizer_names(index) if with_optimizers else []
+    found = _read(folder, [STATE, *optimizers], {}, no_dist=True)
     rest: dict[str, Any] = plain_file(folder / REST)
     if with_optimizers:
-        rest[OPTIMIZERS] = [found.pop(name) for name in _optimizer_names(index)]
-    return rest | found
+        rest[OPTIMIZERS] = [found[name] for name in optimizers]
+    return rest | {STATE: found[STATE]}
 
 
 def load_shards(
@@ -84,37 +82,32 @@ def load_shards(
     strict: bool = True,
     check: Callable[[set[str]], None] | None = None,
 ) -> dict[str, Any]:
-    """Load a folder into the shards that this process holds; all processes call it together.
+    """Load a folder into the shards of this rank; all ranks call it together.
 
     Args:
-        folder: Written by any number of processes.
+        folder: Written by any number of ranks.
         module: Its weights are overwritten in place.
-        optimizers: Of the module; none where they are not to be loaded.
-        strict: Whether the folder must hold every weight. One that the module does not have is always an error.
-        check: Raises an error if the names of the stored weights do not fit otherwise.
+        optimizers: Of the module; empty if they are not to be loaded.
+        strict: Whether the folder must hold every weight. A weight that the module does not have is always an error.
+        check: Given the names of the stored weights, raises an error if they do not fit.
 
     Returns:
         The rest of the checkpoint.
 
     Raises:
-        ValueError: If it is no such folder, would run something, or does not fit.
+        ValueError: If it is not such a folder, would execute something, or does not fit.
     """
-    index = _open(folder)
-    stored, own = _weights(index, empty=False), module.state_dict()
-    fit = {name: value for name, value in own.items() if name in stored}
+    index, own = _index(folder), module.state_dict()
+    entries = {path[1]: index.state_dict_metadata[name] for name, path in _paths(index).items() if path[0] == STATE}
+    stored = {name: entry.size for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
     if check is not None:
         check(set(stored))
-    shapes = ({name: value.shape for name, value in own.items()}, {name: value.size for name, value in stored.items()})
-    if problem := misfit(*shapes, strict=strict):
+    if problem := misfit({name: value.shape for name, value in own.items()}, stored, strict=strict):
         raise ValueError(f"{folder}: does not fit the model of this run: it {problem}")
-    found: dict[str, Any] = {STATE: fit}
-    parameters = dict(module.named_parameters())
     saved = _optimizer_names(index)
     if optimizers and len(saved) != len(optimizers):
         raise ValueError(f"{folder}: holds the states of {len(saved)} optimizers; this run has {len(optimizers)}")
-    if optimizers:
-        found |= {name: _optimizer(index, name, parameters) for name in saved}
-    _load(index, found, no_dist=False)
+    found = _read(folder, [STATE, *saved] if optimizers else [STATE], own, no_dist=False)
     for name, optimizer in zip(saved, optimizers, strict=False):
         load_optimizer_state(str(folder), found[name], module, optimizer)
     rest: dict[str, Any] = plain_file(folder / REST)
@@ -122,11 +115,11 @@ def load_shards(
 
 
 def misfit(own: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[int]], *, strict: bool = True) -> str | None:
-    """How the weights of a checkpoint differ from those of a model, in words; None if they fit.
+    """How the weights of a checkpoint differ from those of a model, as a text; None if they fit.
 
     Args:
         own: Shapes of the model's weights by name.
-        stored: Those of the checkpoint.
+        stored: Shapes of the checkpoint's weights by name.
         strict: Whether the checkpoint must have every weight.
     """
     problems = []
@@ -146,16 +139,13 @@ def misfit(own: Mapping[str, Sequence[int]], stored: Mapping[str, Sequence[int]]
     return "; it ".join(problems) or None
 
 
-class _Index:
-    """A folder with its index."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.reader = _PlainReader(folder)
-        metadata = self.reader.read_metadata()
-        self.entries = metadata.state_dict_metadata
-        self.paths: Mapping[str, tuple[Any, ...]] = metadata.planner_data or {}
-        _check_sizes(folder, metadata)
+def _index(folder: Path) -> Metadata:
+    for name in (INDEX, REST):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: is not a checkpoint folder of Lightning: {name!r} is missing")
+    index = _PlainReader(folder).read_metadata()
+    _check_sizes(folder, index)
+    return index
 
 
 def _check_sizes(folder: Path, metadata: Metadata) -> None:
@@ -171,73 +161,64 @@ def _check_sizes(folder: Path, metadata: Metadata) -> None:
             raise ValueError(f"{file}: is cut short, {file.stat().st_size} of {size} bytes; copy the checkpoint again")
 
 
-def _open(folder: Path) -> _Index:
-    for name in (INDEX, REST):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder}: is not a checkpoint folder of Lightning: {name!r} is missing")
-    return _Index(folder)
+def _paths(index: Metadata) -> Mapping[str, tuple[Any, ...]]:
+    """The keys that lead to each entry, such as ``("optimizer_0", "state", NAME, "exp_avg")``, by the entry's name."""
+    return index.planner_data or {}
 
 
-def _weights(index: _Index, empty: bool = True) -> dict[str, Any]:
-    """The entries of weights by name, or tensors to read them into."""
-    prefix = f"{STATE}."
-    found: dict[str, Any] = {}
-    for name, entry in index.entries.items():
-        if name.startswith(prefix):
-            if not isinstance(entry, TensorStorageMetadata):
-                raise ValueError(f"{index.folder}: {name!r} is not a tensor")
-            found[name.removeprefix(prefix)] = _empty(entry) if empty else entry
+def _optimizer_names(index: Metadata) -> list[str]:
+    names = {path[0] for path in _paths(index).values() if path[0].startswith("optimizer_")}
+    return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
+
+
+def _read(folder: Path, parts: Sequence[str], own: Mapping[str, Tensor], *, no_dist: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {part: {} if part == STATE else {"state": {}, "param_groups": []} for part in parts}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        load(found, storage_reader=_PlainReader(folder), planner=_PlainPlanner(own), no_dist=no_dist)
     return found
 
 
-def _empty(entry: TensorStorageMetadata) -> Tensor:
-    return torch.empty(entry.size, dtype=entry.properties.dtype)
-
-
-def _optimizer_names(index: _Index) -> list[str]:
-    names = {name.split(".", 1)[0] for name in index.entries}
-    return sorted((n for n in names if n.startswith("optimizer_")), key=lambda name: int(name.rpartition("_")[2]))
-
-
-def _optimizer(index: _Index, optimizer: str, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What to read an optimizer's state into: sharded like the parameter wherever a tensor has its shape."""
-    found: dict[str, Any] = {optimizer: {"state": {}, "param_groups": []}}
-    for name, path in index.paths.items():
-        if path[0] != optimizer:
-            continue
-        entry = index.entries[name]
-        value: Any = None
-        if isinstance(entry, TensorStorageMetadata):
-            parameter = parameters.get(path[2]) if path[1] == "state" else None
-            if isinstance(parameter, DTensor) and parameter.shape == entry.size:
-                value = torch.zeros_like(parameter, dtype=entry.properties.dtype, requires_grad=False)
-            else:
-                value = _empty(entry)
-        set_element(found, path, value)
-    state: dict[str, Any] = found[optimizer]
-    return state
-
-
-def _load(index: _Index, found: dict[str, Any], *, no_dist: bool) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
-        load(found, storage_reader=index.reader, planner=_PlainPlanner(), no_dist=no_dist)
-
-
 class _PlainPlanner(DefaultLoadPlanner):
-    """A planner that takes nothing but plain values from the objects of a checkpoint."""
+    """Reads all entries of the parts that are asked for; objects must be plain values.
+
+    Args:
+        own: Weights of the model by name. They are overwritten in place, and optimizer states are sharded as they are.
+    """
+
+    def __init__(self, own: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.own = own
+
+    def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
+        """Add what each entry is read into."""
+        assert metadata is not None
+        for name, path in _paths(metadata).items():
+            if path[0] in state_dict:
+                set_element(state_dict, path, self._target(path, metadata.state_dict_metadata[name]))
+        super().set_up_planner(state_dict, metadata, is_coordinator)
+
+    def _target(self, path: tuple[Any, ...], entry: Any) -> Tensor | None:
+        if not isinstance(entry, TensorStorageMetadata):
+            return None
+        if path[0] == STATE and path[1] in self.own:
+            return self.own[path[1]]
+        weight = self.own.get(path[2]) if path[1] == "state" else None
+        if isinstance(weight, DTensor) and weight.shape == entry.size:
+            return torch.zeros_like(weight, dtype=entry.properties.dtype, requires_grad=False)
+        return torch.empty(entry.size, dtype=entry.properties.dtype)
 
     def load_bytes(self, read_item: ReadItem, value: Any) -> None:
-        """Put an object where it belongs."""
+        """Put an object in its place."""
         plain = torch.load(value, map_location="cpu", weights_only=True)
         set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], plain)
 
 
 class _PlainReader(FileSystemReader):
-    """A reader whose index can hold the classes of its format alone."""
+    """A reader that accepts only classes of the format in the index."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The index; raises ValueError if it asks for anything else."""
+        """The index; raises ValueError if it names anything else."""
         path = Path(self.path) / INDEX
         with path.open("rb") as file:
             try:
@@ -254,7 +235,7 @@ class _PlainReader(FileSystemReader):
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Classes of the format, and torch's dtypes; raises UnpicklingError for all others."""
+        """A class of the format or a dtype of torch; raises UnpicklingError for everything else."""
         found = super().find_class(module, name) if module == "torch" and "." not in name else None
         is_known = module in _SAFE_MODULES and "." not in name and not name.startswith("__")
         if isinstance(found, torch.dtype) or is_known or (module, name) in _SAFE_NAMES:

@@ -51,9 +51,9 @@ class VisualPRMCLI(LightningCLI):
     :meth:`lightning_modules.model.backbone_module.BackboneModule.configure_model`.
     """
 
-    def __init__(self, *arguments: Any, args: Sequence[str] | None = None, **options: Any) -> None:
+    def __init__(self, *arguments: Any, args: list[str] | None = None, **options: Any) -> None:
         self._first_words = list(sys.argv[1:2] if args is None else args[:1])
-        super().__init__(*arguments, args=args, **options)
+        super().__init__(*arguments, args=args, **options)  # type: ignore[misc]
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """The one that the command line begins with, or all: a parser takes longer to make than to use."""
@@ -66,7 +66,7 @@ class VisualPRMCLI(LightningCLI):
         Raises:
             Exception: That of a constructor as it is, with a note about the setting.
         """
-        failed: Exception | None = None
+        failed: BaseException | None = None
         try:
             with structure_only():
                 super().instantiate_classes()
@@ -101,11 +101,11 @@ class VisualPRMCLI(LightningCLI):
         trainer = self._settings.get("trainer") or {}
         return None if trainer.get("fast_dev_run") else run_folder(trainer)
 
-    def _add_place(self, error: Exception) -> None:
+    def _add_place(self, error: BaseException) -> None:
         """Note where the setting stands that an error is about, and write the failure to the folder of the run."""
-        settings = self._settings
         log_failure(error, self._run_folder)
-        if place := self.parser.places.mentioned(str(error), settings):
+        parser: Any = self.parser
+        if place := parser.places.mentioned(str(error), self._settings):
             error.__notes__.insert(0, f"at {place}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -225,4 +225,5 @@ def _known_classes() -> set[str]:
             yield each
             yield from below(each)
 
-    return {each.__name__ for base in _BASES for each in below(base) if not each.__name__.startswith("_")}
+    kinds: list[type] = [kind for base in _BASES for kind in below(base)]
+    return {kind.__name__ for kind in kinds if not kind.__name__.startswith("_")}

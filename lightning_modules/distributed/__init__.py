@@ -1,4 +1,4 @@
 """Models and results over several ranks: FSDP2, loading shards, gathering rows, gradients, logging.
 
-Here: what needs to know of ranks and devices. Not here: which rows a rank reads (:mod:`datamodules.batching`).
+Here: code that depends on ranks and devices. Not here: which rows a rank reads (:mod:`datamodules.batching`).
 """

@@ -1,4 +1,4 @@
-"""The strategy that shards a model over all devices of all nodes, whatever their number."""
+"""The strategy that shards a model over all devices of all nodes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lightning_modules.distributed.sharding import ShardingOptions
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """Lightning's ModelParallelStrategy for FSDP2 alone: all processes are data parallel, so no sizes are given.
+    """Lightning's ModelParallelStrategy for FSDP2 only: all ranks are data parallel, so no sizes are needed.
 
     Args:
         sharding: How modules shard themselves in `configure_model`; the defaults if None.
-        **settings: Of ModelParallelStrategy.
+        **settings: Further arguments of ModelParallelStrategy.
     """
 
     def __init__(self, sharding: ShardingOptions | None = None, **settings: Any) -> None:
@@ -29,24 +29,24 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self.sharding = sharding or ShardingOptions()
 
     def setup_environment(self) -> None:
-        """Connect the processes; Lightning itself would take `auto` for the number of nodes."""
+        """Connect the ranks; Lightning would replace `auto` by the number of nodes."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
     def model_to_device(self) -> None:
-        """Move what is not sharded; shards are where they belong, which may be main memory."""
+        """Move what is not sharded. Shards stay where they are, which may be main memory."""
         assert self.model is not None
         _move_unsharded(self.model, self.root_device)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write a folder, whole or not at all; every process writes its shards."""
+        """Write a folder, completely or not at all; every rank writes its shards."""
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         write_folder(Path(self.broadcast(filepath)), checkpoint, together=True)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a folder that any number of processes has written into the shards; a file as Lightning does."""
+        """Load a folder, written by any number of ranks, into the shards; a file is loaded as by Lightning."""
         path = Path(self.broadcast(checkpoint_path))
         if not path.is_dir():
             return super().load_checkpoint(path, weights_only=True)

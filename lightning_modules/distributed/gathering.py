@@ -1,15 +1,14 @@
-"""Rows of all ranks together, and means over them that do not depend on how they were dealt out."""
+"""Rows of all ranks together, and means over them that do not depend on which rank had which row."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
-import torch.distributed
 from torch import Tensor
 
+from datamodules.batching.ranks import of_all_ranks
 from datamodules.storage.fields import first_of
 from lightning_modules.training.non_finite import NonFiniteError
 
@@ -17,47 +16,40 @@ Row = TypeVar("Row")
 
 
 def gather_rows(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> list[Row]:
-    """Rows of all ranks, rank by rank, each key once.
+    """Rows of all ranks in the order of the ranks, each key once; all ranks must call it and get the same list.
 
-    Samplers repeat samples so that all ranks get equally many; of such copies the first is kept. Every rank must call
-    this, and every rank gets the same list.
+    Samplers repeat samples so that all ranks have equally many. The first of such copies is kept.
 
     Args:
         rows: Of this rank; must be picklable.
-        key: What identifies a row.
+        key: Identifies a row.
     """
-    parts: list[Sequence[Row]] = [rows]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, list(rows))
-        parts = gathered
     by_key: dict[Hashable, Row] = {}
-    for part in parts:
+    for part in of_all_ranks(list(rows)):
         for row in part:
             by_key.setdefault(key(row), row)
     return list(by_key.values())
 
 
-@dataclass(frozen=True)
-class _Sums:
+class _Sums(NamedTuple):
     sample_id: str
     weight: float
     totals: dict[str, float]
 
 
 class SampleMeans:
-    """Weighted means over the samples of all ranks, each sample once, the same to the last bit for any ranks."""
+    """Weighted means over the samples of all ranks, each sample once; equal to the last bit for any number of ranks."""
 
     def __init__(self) -> None:
         self._rows: list[_Sums] = []
 
     def update(self, sample_ids: Sequence[str], weight: Tensor, **totals: Tensor) -> None:
-        """Take the samples of a batch.
+        """Add the samples of a batch.
 
         Args:
             sample_ids: B names, unique in the dataset.
-            weight: (B,) what their sums are divided by, such as numbers of labels.
-            **totals: By name, (B,) sums.
+            weight: (B,) weights that the sums are divided by, such as numbers of labels.
+            **totals: (B,) sums by name.
         """
         values = {name: total.tolist() for name, total in totals.items()}
         self._rows += [
@@ -66,23 +58,20 @@ class SampleMeans:
         ]
 
     def compute(self) -> dict[str, float]:
-        """The means by name, of nothing before the first update; all ranks must call it together, and it forgets.
+        """Means by name, then reset; empty if there was no update. All ranks must call it together.
 
         Raises:
-            NonFiniteError: If a sum of a sample is NaN or infinite; names the samples, on all ranks.
+            NonFiniteError: On all ranks, if a sum of a sample is NaN or infinite; names the samples.
         """
         rows = gather_rows(self._rows, key=lambda row: row.sample_id)
         self._rows = []
-        if bad := {row.sample_id: sum(row.totals.values()) for row in rows if not _is_finite(row)}:
+        losses = {row.sample_id: sum(row.totals.values()) for row in rows}
+        if bad := {sample_id: loss for sample_id, loss in losses.items() if not math.isfinite(loss)}:
             raise NonFiniteError(
                 f"the loss of {len(bad)} of {len(rows)} samples of this evaluation is not finite: "
                 f"{first_of(sorted(bad))}; look at these samples, and at the weights: is a step before it to blame?",
                 bad,
             )
-        # Exact sums have no order.
+        # `fsum` is exact, so its result does not depend on the order.
         weight = math.fsum(row.weight for row in rows) or 1.0
         return {name: math.fsum(row.totals[name] for row in rows) / weight for name in (rows[0].totals if rows else ())}
-
-
-def _is_finite(row: _Sums) -> bool:
-    return all(map(math.isfinite, row.totals.values()))

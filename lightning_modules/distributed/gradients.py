@@ -1,4 +1,4 @@
-"""Gradients of a whole model, whose weights may be sharded, or whole on every rank, or both."""
+"""Norm and scaling of the gradients of a model whose weights may be sharded, all or some of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 
 def local_gradient(parameter: Tensor) -> Tensor | None:
-    """What this rank holds of the gradient of a parameter: all of it, or its shard; None without a gradient."""
+    """The gradient of a parameter on this rank, or its shard of it; None without a gradient."""
     gradient = parameter.grad
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
 def _by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Those with a gradient; PyTorch refuses to mix gradients of several meshes, or whole ones with sharded ones."""
+    """Parameters with a gradient, by device mesh: PyTorch refuses to mix meshes, and DTensors with other tensors."""
     found: defaultdict[DeviceMesh | None, list[nn.Parameter]] = defaultdict(list)
     for parameter in parameters:
         if (gradient := parameter.grad) is not None:
@@ -40,10 +40,10 @@ def multiply_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> No
 
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The 2-norm of the gradient of all parameters together, a scalar, the same on all ranks.
+    """The 2-norm of the gradient of all parameters together, a scalar, equal on all ranks.
 
-    Where gradients are sharded all ranks must call it together. Those that every rank has whole must be the same on all
-    ranks, as DDP leaves them. The device is not waited for.
+    If gradients are sharded, all ranks must call it together. Gradients that are not sharded must be equal on all
+    ranks, as they are with DDP. It does not wait for the device.
     """
     norms = [get_total_norm([p.grad for p in group if p.grad is not None]) for group in _by_mesh(parameters)]
     return get_total_norm([_whole(norm).float() for norm in norms])
@@ -52,14 +52,14 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 def _whole(norm: Tensor) -> Tensor:
     if not isinstance(norm, DTensor):
         return norm
-    # Shards may be in main memory, where NCCL cannot add up.
+    # Shards may be in main memory, where NCCL cannot reduce.
     mine = norm.to_local().to(norm.device_mesh.device_type)
     return DTensor.from_local(mine, norm.device_mesh, norm.placements, run_check=False).full_tensor()
 
 
 @torch.no_grad()
 def clip_gradient_norm(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients down, in place, so that :func:`gradient_norm` is at most ``most``; returns it as it was."""
+    """Scale all gradients in place so that :func:`gradient_norm` is at most ``most``; returns the norm before."""
     parameters = list(parameters)
     norm = gradient_norm(parameters)
     for group in _by_mesh(parameters):

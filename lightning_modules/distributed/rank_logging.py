@@ -1,4 +1,4 @@
-"""What a process of a distributed run says: rank zero everything once, the others nothing unless they fail."""
+"""Logging of a distributed run: rank zero logs, the other ranks only report errors."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ _NO_NEWS = (
 
 
 def configure_logging() -> None:
-    """Let rank zero log from level INFO on our own packages, and silence what other ranks would repeat.
+    """Let rank zero log our own packages from level INFO, and silence what other ranks would repeat.
 
-    That is log records below ERROR of all libraries, warnings, and progress bars of loading and indexing; exceptions
-    and errors still come from every rank. The rank is what `torchrun`, SLURM or Lightning have put into the
-    environment; where Lightning itself starts the processes of every node, the first one of a node is known by
-    ``NODE_RANK``.
+    Other ranks show no log records below ERROR, no warnings, and no progress bars of loading and indexing. Exceptions
+    and errors still come from every rank. The rank is taken from the environment, where `torchrun`, SLURM or Lightning
+    set it. If Lightning starts the processes of every node, ``NODE_RANK`` tells the nodes apart.
 
-    In a file rank zero has no such bars either, since all states of one would be one long line. Nowhere are there
-    advertisements of Lightning, or warnings about what a user of this package cannot change.
+    If the output goes to a file, rank zero shows no such bars either, since all states of one would be one long line.
+    Advertisements of Lightning, and warnings about what a user of this package cannot change, are never shown.
     """
     node = int(os.environ.get("NODE_RANK", "0"))
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     if rank_of_process() == 0 and node == 0:
-        # Nothing happens where the root logger is configured already.
+        # This does nothing if the root logger is configured already.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
         for name in ("lightning_modules", "datamodules"):
             logging.getLogger(name).setLevel(logging.INFO)

@@ -1,51 +1,52 @@
-"""Weights on their way into a sharded model, and out of it again."""
+"""Put weights into a sharded model, and gather them from it."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from lightning_modules.distributed.meta_loading import part_of_this_rank, rows_of
+from lightning_modules.distributed.meta_loading import rows_of, shard_of_this_rank
 from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.model.lora import initial_adapter, is_adapter
 from lightning_modules.model.step_head import StepHead, language_model_head
 
 
 def _name_in_source(name: str) -> str:
-    """What a weight was called before an adapter was put around its layer."""
+    """The name of a weight before an adapter was put around its layer."""
     return name.replace(".base_layer.", ".")
 
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """By all of their names, where several share a weight."""
+    """Parameters by name; a tied parameter is there under each of its names."""
     return dict(model.named_parameters(remove_duplicate=False))
 
 
 def take_dtypes(structure: PreTrainedModel, source: PreTrainedModel) -> None:
-    """Give parameters without weights the dtypes of the weights to come, which may differ within a model."""
+    """Give parameters on the meta device the dtypes of the weights to come, which may differ within a model."""
     dtypes = {name: parameter.dtype for name, parameter in _parameters(source).items()}
     for name, parameter in structure.named_parameters():
         if not is_adapter(name):
             parameter.data = parameter.data.to(dtypes[_name_in_source(name)])
 
 
+@torch.no_grad()
 def fill(
     backbone: PreTrainedModel, heads: Sequence[nn.Module], source: PreTrainedModel, *, cpu_offload: bool = False
 ) -> None:
-    """Put weights into a sharded structure. All ranks must call it together.
+    """Put weights into a sharded model on the meta device. All ranks must call it together.
 
     Args:
-        backbone: Sharded, without weights.
-        heads: Step heads, likewise; they get the rows of the language-model head.
-        source: The checkpoint of :func:`lightning_modules.distributed.meta_loading.read_sharded`. Its weights are taken
-            over, so that they are held once.
+        backbone: Sharded, on the meta device.
+        heads: Step heads, sharded, on the meta device; they get rows of the language-model head.
+        source: The checkpoint of :func:`lightning_modules.distributed.meta_loading.read_sharded`. Its tensors are used,
+            not copied.
         cpu_offload: Whether shards are kept in main memory.
     """
     seeds = [torch.initial_seed()]
@@ -53,100 +54,76 @@ def fill(
     weights = _parameters(source)
     taken: set[int] = set()
 
-    def locals_of_backbone() -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in backbone.named_parameters():
-            assert isinstance(parameter, DTensor)
-            if is_adapter(name):
-                yield name, part_of_this_rank(initial_adapter(name, parameter.shape, seeds[0]), parameter.device_mesh)
-                continue
-            weight = weights[_name_in_source(name)]
-            assert isinstance(weight, DTensor)
-            # Two parameters may begin with one weight: the head of a tied model that was untied.
-            yield name, weight.to_local().clone() if id(weight) in taken else weight.to_local()
-            taken.add(id(weight))
+    def of_backbone(name: str, parameter: DTensor) -> Tensor:
+        if is_adapter(name):
+            return shard_of_this_rank(initial_adapter(name, parameter.shape, seeds[0]), parameter)
+        weight: Any = weights[_name_in_source(name)]
+        local: Tensor = weight.to_local()
+        # Two parameters may start from one weight: embeddings and the head of a model that was untied.
+        local = local.clone() if id(weight) in taken else local
+        taken.add(id(weight))
+        return local
 
-    _assign(backbone, locals_of_backbone(), cpu_offload)
+    def of_head(name: str, parameter: DTensor) -> Tensor:
+        values: Any = getattr(language_model_head(source), name)
+        rows = rows_of(values, head.token_ids)
+        return shard_of_this_rank(rows.to("cpu", parameter.dtype), parameter)
+
+    _assign(backbone, of_backbone, cpu_offload)
     for head in heads:
         assert isinstance(head, StepHead)
-        _assign(head, _rows(head, language_model_head(source)), cpu_offload)
-    buffers = dict(source.named_buffers())
-    for path, module in backbone.named_modules():
-        for name, _ in module.named_buffers(recurse=False):
-            value = buffers[_name_in_source(f"{path}.{name}".lstrip("."))]
-            module._buffers[name] = value.to(computing_device(backbone))
+        _assign(head, of_head, cpu_offload)
+    _take_buffers(backbone, {name: buffer.to(computing_device(backbone)) for name, buffer in source.named_buffers()})
 
 
-def _rows(head: StepHead, whole: nn.Linear) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in head.named_parameters():
-        values: Any = getattr(whole, name)
-        rows = rows_of(values, head.token_ids).to("cpu", parameter.dtype)
-        assert isinstance(parameter, DTensor)
-        yield name, part_of_this_rank(rows, parameter.device_mesh)
-
-
-def _assign(model: nn.Module, values: Iterator[tuple[str, Tensor]], cpu_offload: bool) -> None:
-    """Make this rank's parts the weights of a sharded model, a parameter at a time."""
-    owners: defaultdict[int, list[tuple[nn.Module, str]]] = defaultdict(list)  # of weights that are tied, several
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            owners[id(parameter)].append((module, name))
-    with torch.no_grad():
-        for name, local in values:
-            old = model.get_parameter(name)
-            assert isinstance(old, DTensor)
-            if local.shape != old.to_local().shape or local.dtype != old.dtype:
-                raise RuntimeError(
-                    f"{name}: read {list(local.shape)} {local.dtype} for a part {list(old.to_local().shape)} of "
-                    f"{list(old.shape)} {old.dtype}"
-                )
+def _assign(model: nn.Module, shard_of: Callable[[str, DTensor], Tensor], cpu_offload: bool) -> None:
+    """Replace the parameters of a sharded model by new ones, given the shard of this rank; tied ones stay tied."""
+    new: dict[int, nn.Parameter] = {}
+    state: dict[str, nn.Parameter] = {}
+    for name, old in _parameters(model).items():
+        assert isinstance(old, DTensor)
+        if id(old) not in new:
             value = DTensor.from_local(
-                local,
+                shard_of(name, old),
                 old.device_mesh,
                 old.placements,
                 run_check=False,
                 shape=old.shape,
                 stride=old.stride(),
             )
-            # On the device of the mesh so far.
-            new = nn.Parameter(value.cpu() if cpu_offload else value, requires_grad=old.requires_grad)
-            for owner, last in owners[id(old)]:
-                owner.register_parameter(last, new)
+            # `from_local` puts it on the device of the mesh.
+            new[id(old)] = nn.Parameter(value.cpu() if cpu_offload else value, requires_grad=old.requires_grad)
+        state[name] = new[id(old)]
+    model.load_state_dict(state, strict=False, assign=True)
 
 
 def gather_into(whole: nn.Module, sharded: nn.Module) -> bool:
-    """Fill a structure with the weights of a sharded module, on the CPU of rank zero, one tensor at a time.
+    """Fill a module on the meta device with the weights of a sharded one, on the CPU of rank zero.
 
-    All ranks must call it together.
+    One tensor is all-gathered at a time. All ranks must call it together.
 
     Args:
-        whole: Has the same parameters and buffers, those on the meta device are replaced.
-        sharded: Is left as it is.
+        whole: Has the same parameters and buffers as ``sharded``.
+        sharded: It is not changed.
 
     Returns:
-        Whether this is rank zero; on the others ``whole`` has no weights still.
+        Whether this is rank zero; on other ranks ``whole`` stays on the meta device.
     """
-    is_zero = dist.get_rank() == 0
-    buffers = dict(sharded.named_buffers())
-    targets = {id(parameter): parameter for parameter in whole.parameters()}
-    weights = _parameters(sharded)
-    done: dict[int, nn.Parameter] = {}
-    with torch.no_grad():
-        for path, module in whole.named_modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                if not parameter.is_meta and id(parameter) in targets:
-                    continue
-                if id(parameter) not in done:
-                    value = weights[f"{path}.{name}".lstrip(".")].detach()
-                    # Shards may be in main memory, where NCCL cannot gather.
-                    on_mesh = value.to(value.device_mesh.device_type) if isinstance(value, DTensor) else value
-                    gathered = on_mesh.full_tensor() if isinstance(on_mesh, DTensor) else on_mesh
-                    done[id(parameter)] = nn.Parameter(
-                        gathered.cpu() if is_zero else torch.empty_like(gathered, device="meta"),
-                        requires_grad=parameter.requires_grad,
-                    )
-                    del gathered
-                module.register_parameter(name, done[id(parameter)])
-            for name, buffer in list(module.named_buffers(recurse=False)):
-                if buffer.is_meta and is_zero:
-                    module._buffers[name] = buffers[f"{path}.{name}".lstrip(".")].cpu()
-    return is_zero
+    state: dict[str, Any] = get_model_state_dict(
+        sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    if dist.get_rank():
+        return False
+    new: dict[int, nn.Parameter] = {}  # tied parameters stay tied
+    for name, parameter in _parameters(whole).items():
+        new.setdefault(id(parameter), nn.Parameter(state[name], parameter.requires_grad))
+    whole.load_state_dict({name: new[id(p)] for name, p in _parameters(whole).items()}, strict=False, assign=True)
+    _take_buffers(whole, {_name_in_source(name): buffer.cpu() for name, buffer in sharded.named_buffers()})
+    return True
+
+
+def _take_buffers(model: nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Replace the buffers of a model; most of them are in no state dictionary."""
+    for path, module in model.named_modules():
+        for name, _ in module.named_buffers(recurse=False):
+            module._buffers[name] = buffers[_name_in_source(f"{path}.{name}".lstrip("."))]

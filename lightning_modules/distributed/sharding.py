@@ -1,9 +1,9 @@
 """Fully sharded data parallelism (FSDP2, `fully_shard`) of a backbone and the heads on top of it.
 
-Every transformer block of the decoder and of the vision tower is a unit that is gathered for itself; what is left of
-the base model (embeddings, projector, norms) is one more, and so are the language-model head and the step head. These
-last ones are roots of their own: ``backbone.base_model(...)``, the head and the step head may be called in any order,
-also outside of `training_step`, and a language-model head that a reward model never calls is never gathered.
+Every transformer block of the decoder and of the vision tower is a unit that is unsharded by itself. The rest of the
+base model (embeddings, projector, norms) is one more unit. The base model, the language-model head and the step head
+are roots of their own. So they may be called in any order, also outside of `training_step`. A language-model head that
+a reward model never calls is never unsharded.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ DATA_PARALLEL = "data_parallel"
 
 @dataclass(frozen=True)
 class ShardingOptions:
-    """How weights, gradients and optimizer states are spread over the devices.
+    """How weights, gradients and optimizer states are sharded over the devices.
 
     Attributes:
-        param_dtype: In which blocks are gathered and computed: the name of a torch dtype, or ``auto``, which is
-            ``bfloat16`` where ``trainer.precision`` is ``bf16-mixed`` and otherwise the dtype of the weights. The
-            shards, which the optimizer steps on, keep the dtype of the backbone's options.
-        reduce_dtype: In which gradients are averaged over the devices.
-        reshard_after_forward: Let go of a block's gathered weights after its forward and gather them again for its
-            backward. False keeps them in between: one third less communication for the memory of the gathered model.
-        prefetch: How many blocks ahead are gathered in a forward, beside what FSDP2 overlaps by itself.
+        param_dtype: Dtype of unsharded weights and of computing: the name of a torch dtype, or ``auto``. ``auto`` is
+            ``bfloat16`` if ``trainer.precision`` is ``bf16-mixed``, else the dtype of the weights. The shards, which
+            the optimizer updates, keep the dtype of the backbone's options.
+        reduce_dtype: Dtype in which gradients are reduced.
+        reshard_after_forward: Free a block's unsharded weights after its forward and all-gather them again for its
+            backward. False keeps them: one third less communication, but memory for the unsharded model.
+        prefetch: Blocks to all-gather ahead in the forward, beyond what FSDP2 overlaps by itself.
         cpu_offload: Keep shards, gradients and optimizer states in main memory; the optimizer steps on the CPU.
-        pin_memory: With ``cpu_offload``: in page-locked memory, which is faster to copy from and cannot be swapped.
-        replicas: Groups of devices that each hold the whole model in shards among themselves (hybrid sharding):
-            gathering stays within a group, gradients are averaged over all. ``nodes`` is one group a node.
-        whole_to_predict: Hold all weights on every device during `predict`, where texts are sampled token by token.
-            False gathers every block for every token: for models that do not fit on one device.
+        pin_memory: With ``cpu_offload``: use page-locked memory, which is faster to copy from and cannot be swapped.
+        replicas: Groups of devices that each hold the whole model, sharded within the group (hybrid sharding). Weights
+            are all-gathered within a group, gradients are averaged over all groups. ``nodes`` is one group per node.
+        whole_to_predict: Unshard the whole model on every device for `predict`, which samples token by token. False
+            all-gathers every block for every token, for models that do not fit on one device.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
 
     param_dtype: str = "auto"
@@ -63,7 +66,7 @@ class ShardingOptions:
             raise ValueError(f"sharding.replicas must be at least 1, or 'nodes', got {self.replicas!r}")
 
     def precision(self, trainer_precision: str) -> MixedPrecisionPolicy:
-        """The policy of FSDP2 that belongs to a ``trainer.precision``."""
+        """The mixed-precision policy of FSDP2 for a ``trainer.precision``."""
         if self.param_dtype != "auto":
             computed: torch.dtype | None = _floating_dtype("param_dtype", self.param_dtype)
         else:
@@ -71,7 +74,7 @@ class ShardingOptions:
         return MixedPrecisionPolicy(computed, _floating_dtype("reduce_dtype", self.reduce_dtype))
 
     def offload(self) -> OffloadPolicy:
-        """The policy of FSDP2 for where shards are kept."""
+        """The offload policy of FSDP2."""
         return CPUOffloadPolicy(self.pin_memory and torch.cuda.is_available()) if self.cpu_offload else OffloadPolicy()
 
 
@@ -83,15 +86,15 @@ def _floating_dtype(name: str, value: str) -> torch.dtype:
 
 
 def data_mesh(mesh: DeviceMesh, options: ShardingOptions, num_nodes: int = 1) -> DeviceMesh:
-    """The mesh that weights are sharded over: of one dimension, or of two (replicas, shards of each) where asked for.
+    """The device mesh that weights are sharded over: one dimension (shards), or two (replicas, shards).
 
     Args:
-        mesh: Of Lightning's ModelParallelStrategy, (data parallel, tensor parallel).
-        options: Say how many replicas.
-        num_nodes: Of the run.
+        mesh: Mesh of Lightning's ModelParallelStrategy, (data parallel, tensor parallel).
+        options: Number of replicas.
+        num_nodes: Number of nodes of the run.
 
     Raises:
-        ValueError: If tensor parallelism is asked for, or devices cannot be grouped so.
+        ValueError: If tensor parallelism is asked for, or the number of devices is no multiple of the replicas.
     """
     names = mesh.mesh_dim_names or ()
     if "tensor_parallel" in names and mesh["tensor_parallel"].size() > 1:
@@ -111,12 +114,12 @@ def data_mesh(mesh: DeviceMesh, options: ShardingOptions, num_nodes: int = 1) ->
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether weights of a module are sharded."""
+    """Whether a module has sharded weights."""
     return any(True for _ in _units(module))
 
 
 def transformer_blocks(model: nn.Module) -> list[GradientCheckpointingLayer]:
-    """Decoder layers and vision blocks, in the order of the model; blocks inside of blocks are left out."""
+    """Decoder layers and vision blocks, in the order of the model; blocks inside other blocks are left out."""
     found: list[GradientCheckpointingLayer] = []
     inside: set[nn.Module] = set()
     for module in model.modules():
@@ -133,14 +136,14 @@ def shard(
     options: ShardingOptions,
     trainer_precision: str = "32-true",
 ) -> None:
-    """Shard a backbone and what is called on its hidden states, in place.
+    """Shard a backbone and the heads that are called on its hidden states, in place.
 
     Args:
-        backbone: On any device, also meta; adapters, freezing, checkpointing and compilation come before.
-        heads: Modules beside it, such as a step head; computed in the dtype of their weights.
+        backbone: On any device, also meta; with adapters, frozen parts, activation checkpointing and compilation.
+        heads: Modules beside it, such as a step head; they compute in the dtype of their weights.
         mesh: See :func:`data_mesh`.
-        options: How.
-        trainer_precision: Decides ``param_dtype: auto``.
+        options: How to shard.
+        trainer_precision: Determines the dtype if ``param_dtype`` is ``auto``.
     """
     settings: dict[str, Any] = {
         "mesh": mesh,
@@ -156,7 +159,7 @@ def shard(
     for number, block in enumerate(blocks):
         if following := blocks[number + 1 : number + 1 + options.prefetch]:
             cast(FSDPModule, block).set_modules_to_forward_prefetch(cast(list[FSDPModule], following))
-    # Of these nothing is gathered twice: the backward of a root begins where its forward ends.
+    # The backward of a root begins where its forward ends, so that nothing would be gained by resharding in between.
     settings.pop("reshard_after_forward")
     _shard_unit(backbone.base_model, settings)
     if is_tied:
@@ -169,10 +172,10 @@ def shard(
 
 
 def _tie(head: nn.Module, embeddings: nn.Module) -> None:
-    """Let a language-model head without a unit of its own compute with the embeddings' weights.
+    """Let a tied language-model head, which is not a unit, compute with the embeddings' weights.
 
-    These are in the unit of the base model, which keeps what it has gathered from its forward to the end of the
-    backward, so that they are whole when the head is called on its hidden states.
+    These are in the unit of the base model, which stays unsharded from its forward to the end of the backward. So they
+    are unsharded when the head is called on its hidden states.
     """
     head.weight = embeddings.weight
     kept: list[Any] = []
@@ -189,24 +192,24 @@ def _tie(head: nn.Module, embeddings: nn.Module) -> None:
 
 
 def gather_all(module: nn.Module) -> None:
-    """Hold all weights on every device until :func:`let_go`, so that ranks can run forwards on their own."""
+    """Unshard all weights on every device until :func:`let_go`; ranks can then run forwards independently."""
     for part in _units(module):
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
 
 
 def let_go(module: nn.Module, options: ShardingOptions) -> None:
-    """Free all gathered weights; a module's parameters are its shards again. Needs no other rank."""
+    """Reshard all weights. It needs no communication."""
     units = [cast(nn.Module, part) for part in _units(module)]
     nested = {inner for part in units for child in part.children() for inner in _units(child)}
     for part in _units(module):
-        # Roots keep what they have gathered, see `shard`.
+        # Roots stay unsharded after a forward, see `shard`.
         part.set_reshard_after_forward(options.reshard_after_forward and part in nested, recurse=False)
         part.reshard()
 
 
 def computing_device(module: nn.Module) -> torch.device:
-    """Where a module computes; shards of its weights may be kept elsewhere, in main memory."""
+    """The device on which a module computes; its shards may be in main memory."""
     parameter = next(module.parameters())
     if not isinstance(parameter, DTensor) or parameter.device_mesh.device_type == "cpu":
         return parameter.device
@@ -218,9 +221,9 @@ def _units(module: nn.Module) -> Iterator[FSDPModule]:
 
 
 def _shard_unit(unit: nn.Module, settings: dict[str, Any]) -> None:
-    """Shard a module; trained weights of another dtype than most (adapters) become units of their own in it.
+    """Shard a module; modules in it with trained weights of another dtype (adapters) become units of their own.
 
-    FSDP2 averages all gradients of a unit in one buffer, so that they must be of one dtype.
+    FSDP2 reduces all gradients of a unit in one buffer, so they must have one dtype.
     """
     trained = [
         (module, parameter)

@@ -1,4 +1,4 @@
-"""Time limits in YAML as plain seconds, `timeout` of strategies above all."""
+"""Time limits in YAML as a number of seconds, such as `timeout` of strategies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jsonargparse.typing import get_registered_type, register_type
 
 
 def register_seconds() -> None:
-    """Let the command line read a timedelta from a number of seconds beside jsonargparse's own "h:m:s"."""
+    """Let the command line read a timedelta from a number of seconds; jsonargparse itself only reads "h:m:s"."""
     clock = get_registered_type(timedelta)
     if clock is None:
         raise RuntimeError(

@@ -15,10 +15,10 @@ from datamodules.policy.prompts import render_prompt
 from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.generation.engine import GeneratedText, GenerationEngine, GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
+from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.scoring.cache import continue_from
 from lightning_modules.scoring.memory import most_on_any_rank
-from lightning_modules.scoring.positions import prompt_positions
 
 # Layers with a sliding window keep all tokens here, and mask.
 _GROWING_LAYERS = {"DynamicLayer", "DynamicSlidingWindowLayer"}

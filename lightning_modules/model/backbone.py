@@ -22,7 +22,7 @@ from datamodules.storage.checkpoint_names import loading, require_model
 from lightning_modules.distributed.meta_loading import auto_class, is_structure_only, structure_of
 from lightning_modules.model.chat_template import require_template, without_opening
 from lightning_modules.model.families import language_model_of, parameters_of
-from lightning_modules.model.lora import LoraOptions, add_lora
+from lightning_modules.model.lora import LoraOptions, add_lora, is_adapter
 from lightning_modules.model.quantization import Quantization, keep_weights_as_loaded, quantization_arguments
 from lightning_modules.model.supported import refuse_original_layout, refuse_unsupported
 from lightning_modules.model.text_processor import TextProcessor
@@ -170,8 +170,9 @@ def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> Non
     if options.lora:
         add_lora(backbone, options.lora)
     for part in options.freeze:
-        for name, parameter in _named(backbone, part):
-            if "lora_" not in name:
+        frozen = {id(parameter) for parameter in parameters_of(backbone, part)}
+        for name, parameter in backbone.named_parameters():
+            if id(parameter) in frozen and not is_adapter(name):
                 parameter.requires_grad_(False)
     if options.gradient_checkpointing:
         # The reentrant kind gives no gradients at all where the inputs of a layer need none (frozen embeddings).
@@ -182,11 +183,6 @@ def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> Non
         layers: Any = language_model_of(backbone).layers
         for layer in layers:
             layer.compile(backend=options.compile_backend)
-
-
-def _named(backbone: PreTrainedModel, part: str) -> list[tuple[str, torch.nn.Parameter]]:
-    wanted = {id(parameter) for parameter in parameters_of(backbone, part)}
-    return [(name, parameter) for name, parameter in backbone.named_parameters() if id(parameter) in wanted]
 
 
 def connect_processor(module: LightningModule, packing_obstacle: str | None = None) -> None:

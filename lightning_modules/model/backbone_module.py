@@ -127,19 +127,12 @@ class BackboneModule(GlobalMeanModule):
         if is_sharded(self) and self.sharding.whole_to_predict:
             gather_all(self)
 
-    def on_predict_end(self) -> None:
-        """Reshard the weights."""
-        self._let_go()
-
     def on_validation_end(self) -> None:
-        """Reshard the weights for the optimizer and checkpoints."""
-        self._let_go()
-
-    on_test_end = on_validation_end
-
-    def _let_go(self) -> None:
+        """Reshard the weights, for the optimizer and checkpoints."""
         if is_sharded(self):
             let_go(self, self.sharding)
+
+    on_test_end = on_predict_end = on_validation_end
 
     def unsharded(self) -> Self | None:
         """This module with unsharded weights: itself, or if it is sharded a copy on the CPU of rank zero.
@@ -151,7 +144,7 @@ class BackboneModule(GlobalMeanModule):
         """
         if not is_sharded(self):
             return self
-        self._let_go()
+        let_go(self, self.sharding)
         whole = copy.copy(self)
         whole._trainer = self._trainer
         whole._modules = dict(self._modules)

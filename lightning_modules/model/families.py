@@ -40,18 +40,6 @@ def attention_layers(backbone: PreTrainedModel) -> list[Any]:
     return [module for module in modules if "Attention" in type(module).__name__ and hasattr(module, "layer_idx")]
 
 
-def path_of(backbone: nn.Module, module: nn.Module) -> str:
-    """Dotted path of a module within the model.
-
-    Raises:
-        ValueError: If the model does not hold it.
-    """
-    for path, candidate in backbone.named_modules():
-        if candidate is module:
-            return path
-    raise ValueError(f"{type(module).__name__} is no part of {type(backbone).__name__}")
-
-
 def is_below(name: str, paths: tuple[str, ...]) -> bool:
     """Whether a parameter or module name is one of the paths or below one."""
     return any(name == path or name.startswith(f"{path}.") for path in paths)
@@ -60,8 +48,8 @@ def is_below(name: str, paths: tuple[str, ...]) -> bool:
 def language_model_paths(backbone: PreTrainedModel) -> tuple[str, ...]:
     """Paths of the text decoder and of the language-model head."""
     head = backbone.get_output_embeddings()
-    modules = [language_model_of(backbone), *([head] if head is not None else [])]
-    return tuple(path_of(backbone, module) for module in modules)
+    paths = {id(module): path for path, module in backbone.named_modules()}
+    return tuple(paths[id(module)] for module in (language_model_of(backbone), head) if module is not None)
 
 
 def part_of(backbone: PreTrainedModel) -> dict[str, Part]:

@@ -75,7 +75,8 @@ class OperationCount:
         grids of patches.
         """
         vision = self.config.vision_config
-        layers, patch = _layers(vision), _side(vision.patch_size)
+        layers = getattr(vision, "num_hidden_layers", None) or vision.depth
+        patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
         if grids is None:
             tiles = pixels.shape[:-3].numel()
             patches = (pixels.shape[-2] // patch) * (pixels.shape[-1] // patch) + self.class_tokens
@@ -120,14 +121,6 @@ def count_operations(backbone: PreTrainedModel) -> OperationCount:
         config=backbone.config,
         class_tokens=int(any(name.endswith("cls_token") for name in part_of_parameter)),
     )
-
-
-def _layers(vision: Any) -> int:
-    return getattr(vision, "num_hidden_layers", None) or vision.depth
-
-
-def _side(size: int | list[int] | tuple[int, ...]) -> int:
-    return size if isinstance(size, int) else size[0]
 
 
 def _weights(module: nn.Module) -> int:

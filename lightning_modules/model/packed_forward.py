@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from datamodules.batching.collate import StepBatch
+from datamodules.batching.conversation_batch import ConversationBatch
 from lightning_modules.distributed.sharding import computing_device
-from lightning_modules.model.multimodal_positions import has_multimodal_positions, multimodal_positions
+from lightning_modules.model.positions import has_multimodal_positions, multimodal_positions
 from lightning_modules.model.step_head import StepHead
 
 # Families whose packed forward is known (and tested) to equal the padded one. Others may have masks that depend on
@@ -42,23 +43,7 @@ def packing_obstacle(backbone: PreTrainedModel) -> str | None:
     return None
 
 
-class TokenizedBatch(Protocol):
-    """A tokenised batch, such as :class:`datamodules.batching.collate.StepBatch`.
-
-    Attributes:
-        inputs: Inputs of the model.
-        boundaries: For a packed batch, the B token positions where conversations begin, and T; None for a padded one.
-    """
-
-    inputs: dict[str, Tensor]
-    boundaries: list[int] | None
-
-    @property
-    def lengths(self) -> Tensor:
-        """(B,) tokens of each conversation."""
-
-
-def hidden_states(backbone: PreTrainedModel, batch: TokenizedBatch) -> Tensor:
+def hidden_states(backbone: PreTrainedModel, batch: ConversationBatch) -> Tensor:
     """Last hidden states: (B, L, H), or (1, T, H) of a packed batch."""
     if batch.boundaries is None:
         return backbone.base_model(**batch.inputs, use_cache=False).last_hidden_state
@@ -75,7 +60,7 @@ def step_logits(head: StepHead, states: Tensor, batch: StepBatch) -> Tensor:
     return head(states, positions.flatten()[None])[0].unflatten(0, positions.shape)
 
 
-def _positions(backbone: PreTrainedModel, batch: TokenizedBatch) -> Tensor:
+def _positions(backbone: PreTrainedModel, batch: ConversationBatch) -> Tensor:
     """Position ids (1, T); with multimodal rotary positions (4, 1, T), the plain ones first.
 
     `transformers` tells conversations apart by the plain ones.

@@ -7,18 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
-
-from datamodules.conversation.chat_layout import ChatLayout
-
-
-def class_token_ids(processor: ProcessorMixin, class_tokens: Sequence[str]) -> list[int]:
-    """Token ids of the class tokens in an assistant turn; elsewhere the same text may be another token.
-
-    Raises:
-        ValueError: If the tokenizer splits one of them, or two share an id.
-    """
-    return ChatLayout(processor, "", class_tokens).class_token_ids
+from transformers import PreTrainedModel
 
 
 def untie_language_model_head(backbone: PreTrainedModel) -> None:

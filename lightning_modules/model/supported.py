@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers import AutoConfig, PreTrainedModel
 
 from datamodules.storage.checkpoint_names import loading, require_model
 from datamodules.storage.files import parse_json_line
+from lightning_modules.distributed.meta_loading import auto_class
 from lightning_modules.model.families import ORIGINAL_INTERNVL, attention_layers
 
 _BY_NAME = {
@@ -66,10 +66,8 @@ def backbone_obstacle(config: Any) -> str | None:
         return "it is an encoder-decoder model"
     if reason := _BY_NAME.get(config.model_type):
         return reason
-    is_multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    model_class: Any = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
     with torch.device("meta"):
-        return _structural_obstacle(model_class.from_config(config, trust_remote_code=False))
+        return _structural_obstacle(auto_class(config).from_config(config, trust_remote_code=False))
 
 
 def _structural_obstacle(model: PreTrainedModel) -> str | None:

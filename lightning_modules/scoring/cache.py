@@ -79,8 +79,3 @@ def continue_from(prefix: DynamicCache, repeats: int, extra: int) -> DynamicCach
             raise TypeError(f"cannot continue from a cache with layers of type {type(layer).__name__}")
         cache.layers.append(RoomyLayer(layer.keys, layer.values, repeats, extra))
     return cache
-
-
-def positions_of(attention_mask: Tensor) -> Tensor:
-    """Position ids (batch, length) of padded rows; the first real token of each row has position 0."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)

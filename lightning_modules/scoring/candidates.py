@@ -15,10 +15,10 @@ from transformers.utils import logging
 
 from datamodules.conversation.candidates import EncodedCandidates
 from lightning_modules.distributed.sharding import computing_device
+from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.prompt_batch import continue_prompt, join_prompts
 from lightning_modules.model.step_head import StepHead
 from lightning_modules.scoring.memory import most_on_any_rank, split_into_groups, tokens_at_once
-from lightning_modules.scoring.positions import prompt_positions
 from lightning_modules.scoring.shared_prefix import PackedCandidates, attending_to_prefix, shared_prefix_obstacle
 from lightning_modules.scoring.stretched_positions import forget_longer_sequences, stretched_beyond
 

@@ -6,7 +6,8 @@ it is longer than a bound. Up to there they are ordinary ones.
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
 from transformers import PreTrainedModel
 
 
@@ -27,7 +28,7 @@ def forget_longer_sequences(backbone: PreTrainedModel) -> None:
             module.max_seq_len_cached = module.original_max_seq_len
 
 
-def _stretching_modules(backbone: PreTrainedModel) -> list[nn.Module]:
+def _stretching_modules(backbone: PreTrainedModel) -> list[Any]:
     return [
         module
         for module in backbone.get_decoder().modules()

@@ -1,12 +1,12 @@
-"""Training on the mean over the labels of the global batch: of all ranks, and of all batches accumulated to a step.
+"""The loss as a mean over the labels of the global batch: of all ranks and of all micro-batches of an optimizer step.
 
-Neither ranks nor accumulated batches have equally many labels (and the last window of an epoch may have fewer batches),
-so a mean of their means is another loss, whose gradient depends on how samples were dealt out. How many labels the
-later batches of a window have is not known when the first one goes backward. So each batch goes backward with the sum
-of its losses, and once a step, before anybody looks at the gradients, these are divided by the number of labels of all
-batches and ranks, which costs one sum over ranks of a few numbers.
+Ranks and micro-batches have different numbers of labels, and the last accumulation window of an epoch may have fewer
+micro-batches. So a mean of their means is another loss, whose gradient depends on which rank has which sample. When the
+first micro-batch goes backward, the number of labels of the later ones is not known. Therefore each micro-batch goes
+backward with the sum of its losses. Once per optimizer step, before clipping and logging, the gradients are divided by
+the number of labels of all micro-batches and ranks. It costs one all-reduce of a few numbers.
 
-A loss of several terms needs one number of labels for all of them, as gradients are in one sum by then.
+A loss of several terms must divide all of them by the same number of labels, because their gradients are added up.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lightning_modules.distributed.sharding import is_sharded
 
 
 class GlobalMeanModule(LightningModule):
-    """A module whose optimizer steps follow the gradient of a mean over the labels of the global batch.
+    """A module whose loss is a mean over the labels of the global batch.
 
-    Its `training_step` returns what :meth:`sum_of_labels` gives. Gradients are means when `on_before_optimizer_step` is
-    called and when they are clipped, whatever the strategy; the norm that is clipped is that of the whole gradient,
-    also of sharded weights.
+    Its `training_step` returns the result of :meth:`sum_of_labels`. Gradients are already divided when
+    `on_before_optimizer_step` is called and when they are clipped, with every strategy. The clipped norm is that of the
+    whole gradient, also if weights are sharded.
     """
 
     def __init__(self) -> None:
@@ -37,15 +37,16 @@ class GlobalMeanModule(LightningModule):
         self._window: dict[str, Tensor] = {}
 
     def sum_of_labels(self, total: Tensor, weight: Tensor, **logged: Tensor) -> Tensor:
-        """What `training_step` returns for a batch: its loss, not divided by anything.
+        """The return value of `training_step` for a micro-batch: the sum of its losses.
 
         Args:
-            total: Sum of the losses of the batch, a scalar with gradient.
-            weight: What it is to be divided by, summed over the global batch: the number, or weight, of the labels.
-            **logged: More sums, divided by the same and logged as ``train/<name>`` once a step: ``loss``, and others.
+            total: Sum of the losses, a scalar with gradient.
+            weight: Number, or summed weight, of the labels. The sum over the global batch divides the loss.
+            **logged: Further sums. They are divided by the same number and logged as ``train/<name>`` once per
+                optimizer step: ``loss``, and others.
 
         Returns:
-            The total; Lightning's `outputs["loss"]` is its share of an accumulated step.
+            ``total``. Lightning divides it by the number of accumulated micro-batches for `outputs["loss"]`.
         """
         sums = {"weight": weight, **logged}
         for name, value in sums.items():
@@ -54,7 +55,7 @@ class GlobalMeanModule(LightningModule):
         return total
 
     def on_fit_start(self) -> None:
-        """Forget what an interrupted run left."""
+        """Reset the sums, which an interrupted run may have left."""
         self._window = {}
 
     def optimizer_step(
@@ -64,7 +65,7 @@ class GlobalMeanModule(LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step with gradients of the mean over the global batch."""
+        """Divide the gradients between backward and optimizer step."""
 
         def closure() -> Any:
             result = optimizer_closure() if optimizer_closure is not None else None
@@ -80,9 +81,9 @@ class GlobalMeanModule(LightningModule):
         sums = trainer.strategy.reduce(torch.stack([self._window[name] for name in names]), reduce_op="sum")
         self._window = {}
         weight, *totals = sums.unbind()
-        # Without a label in all of the global batch there is no gradient.
+        # If the global batch has no label, all gradients are 0.
         weight = torch.where(weight > 0, weight, 1)
-        # Strategies have averaged over ranks and Lightning over batches; both is undone.
+        # The strategy has averaged over ranks and Lightning over micro-batches; both are undone.
         scale = trainer.world_size * trainer.accumulate_grad_batches / weight
         multiply_gradients(self.parameters(), scale)
         for name, total in zip(names[1:], totals, strict=True):
@@ -94,7 +95,7 @@ class GlobalMeanModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm of the whole gradient where weights are sharded, and as Lightning does elsewhere."""
+        """Clip by the norm of the whole gradient if weights are sharded; otherwise as Lightning does."""
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm") and is_sharded(self):
             clip_gradient_norm(self.parameters(), float(gradient_clip_val))
         else:

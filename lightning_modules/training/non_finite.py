@@ -1,4 +1,4 @@
-"""The error of a run whose numbers are not finite."""
+"""The error for a loss or gradient that is not finite."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class NonFiniteError(FloatingPointError):
     """A loss or a gradient is NaN or infinite.
 
     Args:
-        message: What, where, and what to do.
-        losses: Of an evaluation: id of each sample whose loss is not finite to that loss.
+        message: The text of the error.
+        losses: In an evaluation, the losses that are not finite, by sample id.
     """
 
     def __init__(self, message: str, losses: Mapping[str, float] | None = None) -> None:

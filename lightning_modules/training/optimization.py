@@ -26,11 +26,11 @@ _NORM = re.compile(r"Norm([123]d|Gated)?$")
 
 
 def is_decayed(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies to a parameter that stands in ``module`` itself under ``name``.
+    """Whether weight decay applies to a parameter ``name`` of ``module`` itself (not of its children).
 
-    As in the `transformers` trainer, with which InternVL and VisualPRM were trained: not to biases and not to anything
-    in a norm, whatever its shape; but to embeddings. Beyond that, it does not apply to lone vectors (scales of layers,
-    class tokens, separators).
+    As in the `transformers` trainer, with which InternVL and VisualPRM were trained, it applies to embeddings, but not
+    to biases and parameters of norms. Here it does not apply to single vectors either (layer scales, class embeddings
+    of the vision tower, separators).
     """
     if name == "bias" or name.endswith("_bias") or _NORM.search(type(module).__name__):
         return False
@@ -45,12 +45,12 @@ def parameter_groups(
     """Trainable parameters by learning rate and decay.
 
     Args:
-        module: Whose parameters.
-        weight_decay: See :func:`is_decayed` for what it applies to.
-        multipliers: Of the learning rate, by `id` of the parameter; 1 elsewhere.
+        module: The module with the parameters.
+        weight_decay: Weight decay of the parameters to which :func:`is_decayed` applies it.
+        multipliers: Multipliers of the learning rate, by `id` of the parameter; 1 for all others.
 
     Returns:
-        Groups with ``params``, ``weight_decay`` and ``multiplier``; none of them is empty, decayed ones come first.
+        Non-empty groups with ``params``, ``weight_decay`` and ``multiplier``; decayed groups come first.
 
     Raises:
         ValueError: If nothing is trainable.
@@ -72,10 +72,10 @@ def parameter_groups(
 
 
 def learning_rate_multipliers(module: nn.Module, head: float, vision: float) -> dict[int, float]:
-    """Multipliers by `id` of the parameters of a module's step head (``module.head``) and backbone's vision tower.
+    """Multipliers of a module's step head (``module.head``) and of its vision tower, by `id` of the parameter.
 
     Raises:
-        ValueError: If one is not positive.
+        ValueError: If a multiplier is not positive.
     """
     found: dict[int, float] = {}
     for name, value in (("head_learning_rate_multiplier", head), ("vision_learning_rate_multiplier", vision)):
@@ -98,7 +98,7 @@ def warmup_cosine_factor(step: int, total_steps: int, warmup_ratio: float) -> fl
 
     Args:
         step: Optimizer steps taken, from 0.
-        total_steps: Of the whole run.
+        total_steps: Optimizer steps of the whole run.
         warmup_ratio: Fraction of the run that warms up, in [0, 1).
     """
     warmup_steps = round(total_steps * warmup_ratio)
@@ -109,15 +109,15 @@ def warmup_cosine_factor(step: int, total_steps: int, warmup_ratio: float) -> fl
 
 
 def can_be_fused(groups: list[dict[str, Any]], scaler: object) -> bool:
-    """Whether one kernel may take AdamW's whole step: a fifth of the time of one operation after another on a CPU.
+    """Whether AdamW can use its fused kernel, which takes a fifth of the time on a CPU.
 
-    Not for shards, which the kernel does not take together with whole weights, nor for weights whose memory is not
-    contiguous, whose strides it ignores on a CPU; nor with a gradient scaler, whose work it would do after gradients
-    have been clipped.
+    It cannot be used for sharded weights, because the kernel does not mix them with others. On a CPU it ignores the
+    strides of weights that are not contiguous. With a gradient scaler it would unscale gradients after they have been
+    clipped.
 
     Args:
         groups: See :func:`parameter_groups`.
-        scaler: Of the precision, `16-mixed` has one; or None.
+        scaler: Gradient scaler of the precision (`16-mixed` has one), or None.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
     is_plain = all(type(p) is nn.Parameter and p.is_floating_point() and p.is_contiguous() for p in parameters)
@@ -132,7 +132,7 @@ def _adamw(groups: list[dict[str, Any]], module: LightningModule) -> torch.optim
     def with_own(_: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         return state | {"param_groups": [group | {"fused": is_fused} for group in state["param_groups"]]}
 
-    # A checkpoint of a run with another strategy or precision holds what was chosen there.
+    # A checkpoint of a run with another strategy or precision holds the choice of that run.
     optimizer.register_load_state_dict_pre_hook(with_own)
     return optimizer
 
@@ -147,19 +147,20 @@ def configure_warmup_cosine(
     head_learning_rate_multiplier: float = 1.0,
     vision_learning_rate_multiplier: float = 1.0,
 ) -> OptimizerLRSchedulerConfig:
-    """What `configure_optimizers` returns: AdamW (or the given optimizer) under a per-step warm-up cosine schedule.
+    """The result of `configure_optimizers`: AdamW, or another optimizer, with linear warm-up and cosine decay per step.
 
-    The defaults of the paper (section 4.1): AdamW with betas (0.9, 0.999), weight decay 0.05, learning rate 1e-5, 5 %
-    linear warm-up.
+    The paper (section 4.1) uses AdamW with betas (0.9, 0.999), weight decay 0.05, learning rate 1e-5 and 5 % linear
+    warm-up.
 
     Args:
-        module: Whose trainable parameters to optimize.
+        module: The module with the trainable parameters.
         optimizer_factory: Takes parameter groups; None is AdamW. A learning rate set in it is overridden.
         learning_rate: Peak learning rate.
-        weight_decay: Of matrices; see :func:`is_decayed`.
+        weight_decay: Weight decay of matrices and embeddings; see :func:`is_decayed`.
         warmup_ratio: See :func:`warmup_cosine_factor`.
-        head_learning_rate_multiplier: The step head's learning rate is that many times ``learning_rate``, at any step.
-        vision_learning_rate_multiplier: Likewise, of the vision tower; the projector is not part of it.
+        head_learning_rate_multiplier: Learning rate of the step head relative to ``learning_rate``.
+        vision_learning_rate_multiplier: Learning rate of the vision tower, without the projector, relative to
+            ``learning_rate``.
     """
     multipliers = learning_rate_multipliers(module, head_learning_rate_multiplier, vision_learning_rate_multiplier)
     groups = parameter_groups(module, weight_decay, multipliers)

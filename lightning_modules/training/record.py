@@ -1,4 +1,4 @@
-"""What a reward model was trained on and how well it did, kept with its weights for the model card."""
+"""Training data and results of a reward model, stored with its weights for the model card."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from lightning.pytorch import LightningModule, Trainer
 from datamodules.interfaces import ProcessSupervisionData, data_module_of
 
 REPORTED = ("best_of_n/", "process_bench/", "process_bench_sources/", "process_bench_oracle/", "validation/")
-"""How the names of the metrics begin that are worth a place on a model card."""
+"""Prefixes of the names of the metrics that a model card shows."""
 
 
 class TrainingRecord(TypedDict):
     """Plain values, so that a checkpoint may hold them.
 
     Attributes:
-        sources: Training rows of each source of annotations.
-        epochs: Finished ones.
-        steps: Of the optimizer.
-        metrics: The last ones that the run logged, by name.
+        sources: Number of training rows of each source of annotations.
+        epochs: Completed epochs.
+        steps: Optimizer steps.
+        metrics: The last logged metrics, by name.
     """
 
     sources: dict[str, int]

@@ -189,7 +189,7 @@ def test_no_prompts(connected, tmp_path):
     with pytest.raises(ValueError, match=r"empty\.jsonl: holds no prompts; the file is empty"):
         connected("predict", prompts=str(tmp_path / "empty.jsonl"))
     (tmp_path / "one.jsonl").write_text(json.dumps({"question": "q", "answer": "1"}))
-    with pytest.raises(ValueError, match="max_prompts=0 leaves no prompts; give at least 1"):
+    with pytest.raises(ValueError, match=r"no prompts are left \(max_prompts: 0\); give at least 1"):
         connected("predict", prompts=str(tmp_path / "one.jsonl"), max_prompts=0)
 
 
@@ -241,3 +241,22 @@ def test_choices_of_how_prompts_are_asked(tiny_processor, tiny_world):
 def test_an_instruction_beside_another_one(option):
     with pytest.raises(ValueError, match=r"give either 'instruction' or (prompts_as: vlmevalkit|instruction_template)"):
         PromptDataModule(instruction="Be quick.", **option)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"instruction_template": "boxed"}, "leave them out beside 'benchmarks'"),
+        ({"without_sources": ["docvqa"]}, "leave them out beside 'benchmarks'"),
+        ({"max_prompts_per_source": 3}, "leave them out beside 'benchmarks'"),
+        ({"prompts_as": "vlmevalkit", "max_tiles": 3}, "leave out 'max_tiles': prompts_as: vlmevalkit has numbers of"),
+    ],
+)
+def test_choices_of_rows_beside_benchmarks(options, message):
+    with pytest.raises(ValueError, match=message):
+        PromptDataModule(benchmarks="benchmarks", **options)
+
+
+def test_tiles_of_benchmark_pictures(connected, tiny_world):
+    module = connected("predict", benchmarks=str(tiny_world / "benchmarks"), benchmark_names=["MMMU"], max_tiles=2)
+    assert {prompt.max_tiles for batch in module.predict_dataloader() for prompt in batch.prompts} == {2}

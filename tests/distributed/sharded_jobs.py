@@ -10,6 +10,7 @@ import os
 import threading
 from pathlib import Path
 
+import tiny_families
 import torch
 import torch.distributed as dist
 import yaml
@@ -113,11 +114,14 @@ def wrong_gradients(module, plain, inputs):
     return wrong
 
 
-def families(folder):
-    """Every family: the same weights, scores and gradients, and half of them on each rank."""
+USUAL_FAMILIES = (*tiny_families.USUAL, "internvl_tied")
+
+
+def compare_families(paths):
+    """For every family the same weights, scores and gradients, and half of them on each rank."""
     found = {}
     picture = Image.effect_noise((32, 32), 90).convert("RGB")
-    for path in sorted((folder / "families").iterdir()):
+    for path in paths:
         plain = ProcessRewardModel(str(path)).eval()
         module = sharded(lambda path=path: ProcessRewardModel(str(path))).eval()
         held = sum(p.to_local().numel() for p in module.parameters())
@@ -129,13 +133,25 @@ def families(folder):
         scores = [m.score(pictures, QUESTION, RESPONSES).step_scores for m in (plain, module)]
         entry["scores"] = scores
         inputs = [inputs_of(plain, pictures), inputs_of(plain, None)]
-        if path.name == "internvl_tied":
-            inputs_of_tied = inputs
         entry["wrong_gradients"] = wrong_gradients(module, plain, inputs)
         found[path.name] = entry
+    return found
+
+
+def other_families(folder):
+    """The families that are compared in `make test-all` alone."""
+    return compare_families(sorted(p for p in (folder / "families").iterdir() if p.name not in USUAL_FAMILIES))
+
+
+def families(folder):
+    """The usual families, a policy, and models of other kinds."""
+    found = compare_families([folder / "families" / name for name in USUAL_FAMILIES])
+    picture = Image.effect_noise((32, 32), 90).convert("RGB")
     path = folder / "families" / "internvl_tied"
     plain = Policy(str(path)).eval()
     module = sharded(lambda: Policy(str(path))).eval()
+    reader = ProcessRewardModel(str(path))
+    inputs_of_tied = [inputs_of(reader, picture), inputs_of(reader, None)]
     found["tied policy"] = {
         "differences": differences(module, plain),
         "wrong_gradients": wrong_gradients(module, plain, inputs_of_tied),

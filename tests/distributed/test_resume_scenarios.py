@@ -100,7 +100,7 @@ def assert_seen_once(course, rows=ROWS):
     ("made", "kills"), [("scenarios", 2), pytest.param("many_kills", KILLS, marks=pytest.mark.thorough)]
 )
 def test_killed_on_one_process(made, kills, request):
-    """Adapters with dropout, so the random states count: every batch and loss, bit for bit."""
+    """Adapters with dropout, so the random numbers count: every batch and loss, bit for bit."""
     folder = request.getfixturevalue(made)
     whole, killed = folder / "one_lora", folder / "killed_lora"
     (expected,) = runs_of(whole)

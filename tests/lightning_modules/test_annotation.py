@@ -263,7 +263,8 @@ def test_rows_give_the_question_as_it_was_asked(sharp_checkpoint, batch):
 def test_choices_are_named_only_where_they_are_not_ours(sharp_checkpoint):
     """Annotations that were begun before there was a choice go on."""
     ours = MonteCarloAnnotator(str(sharp_checkpoint)).prediction_settings
-    assert set(ours) == {"model", "num_solutions", "num_continuations", "max_steps", "sampling", "solution_sampling"}
+    numbers = {"num_solutions", "num_continuations", "max_steps"}
+    assert set(ours) == {"model", "weights", "sampling", "solution_sampling"} | numbers
     released = MonteCarloAnnotator(str(sharp_checkpoint), **RELEASED).prediction_settings
     assert released == ours | RELEASED
 

@@ -1,10 +1,10 @@
-"""Evaluation batches are those of a single process, dealt out whole, equally many to each rank."""
+"""Evaluation batches are those of a single process, distributed whole, equally many to each rank."""
 
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader
 
-from datamodules.batching.evaluation_order import EvaluationSampler, evaluation_sampler
+from datamodules.batching.evaluation_order import EvaluationSampler, evaluation_loader
 
 
 def batches_of(length, batch_size, ranks, rank):
@@ -36,4 +36,5 @@ def test_seven_questions_for_two_ranks():
 
 
 def test_without_a_trainer_rows_stay_in_order():
-    assert isinstance(evaluation_sampler(range(3), 2, None), SequentialSampler)
+    loader = evaluation_loader(range(5), 2, list, 0, None)
+    assert list(loader) == [[0, 1], [2, 3], [4]]

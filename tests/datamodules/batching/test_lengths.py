@@ -5,7 +5,7 @@ from transformers import AutoProcessor
 
 from datamodules.batching import lengths as lengths_module
 from datamodules.batching.collate import StepCollator
-from datamodules.batching.lengths import TokenCounter, token_lengths, too_long
+from datamodules.batching.lengths import TokenCounter, TokenLimit, token_lengths, too_long
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import ReadingRules
 from datamodules.supervision.rows import read_rows
@@ -94,23 +94,24 @@ def test_a_wrong_count_of_a_processor_is_not_trusted(encoder, monkeypatch):
 
 
 def test_a_second_start_counts_nothing(encoder, annotations, tmp_path, monkeypatch):
-    first, _ = token_lengths(read(annotations, tmp_path).select(range(3)), TokenCounter(encoder, 12))
-    # Only what is new is counted: rows, another number of tiles, another prompt.
+    """Another number of tiles, prompt or choice of rows is counted anew; other weights of the rows are not."""
     asked = []
     count = TokenCounter.count
     monkeypatch.setattr(TokenCounter, "count", lambda self, row: asked.append(row["sample_id"]) or count(self, row))
     table = read(annotations, tmp_path)
     lengths, _ = token_lengths(table, TokenCounter(encoder, 12))
-    assert lengths[:3].tolist() == first.tolist()
-    assert len(asked) == 5
-    again, _ = token_lengths(table.select([7, 0, 4]), TokenCounter(encoder, 12))
-    assert again.tolist() == lengths[[7, 0, 4]].tolist()
-    assert len(asked) == 5
+    assert len(asked) == 8
+    again, _ = token_lengths(read(annotations, tmp_path, weight=2.0), TokenCounter(encoder, 12))
+    assert again.tolist() == lengths.tolist()
+    assert len(asked) == 8
+    some, _ = token_lengths(table.select([7, 0, 4]), TokenCounter(encoder, 12))
+    assert some.tolist() == lengths[[7, 0, 4]].tolist()
+    assert len(asked) == 11
     token_lengths(read(annotations, tmp_path, max_tiles=1), TokenCounter(encoder, 12))
-    assert len(asked) == 13
+    assert len(asked) == 19
     other = ConversationEncoder(encoder.processor, "", encoder.class_tokens)
     shorter, _ = token_lengths(table, TokenCounter(other, 12))
-    assert len(asked) == 21
+    assert len(asked) == 27
     assert (shorter < lengths).all()
 
 
@@ -138,7 +139,7 @@ def test_a_broken_picture_is_named(encoder, annotations, tmp_path):
 
 def test_too_long(encoder, annotations, tmp_path):
     table = read(annotations, tmp_path)
-    found = too_long(table, np.array([5, 10, 11, 3, 2, 90, 1, 1]), 10)
+    found = too_long(table, np.array([5, 10, 11, 3, 2, 90, 1, 1]), TokenLimit(10, "packed_tokens", "raise it"))
     assert list(found) == [2, 5]
     assert found[5].endswith("rows.jsonl:6: the conversation has 90 tokens, more than packed_tokens=10")
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from property_examples import examples
 
-from datamodules.batching.packed_order import PackedRows, PackedSampler
+from datamodules.batching.packed_order import PackedSampler
 from datamodules.batching.position import EpochStart
 from datamodules.supervision.split import Stratum
 
@@ -106,19 +106,6 @@ def test_rows_left_out_change_from_epoch_to_epoch():
             batch} for epoch in range(12)]  # fmt: skip
     assert {len(rows) for rows in seen} == {2}
     assert set.union(*seen) == {0, 1, 2}
-
-
-def test_rows_by_lists():
-    class Table:
-        def __len__(self):
-            return 3
-
-        def __getitems__(self, indices):
-            return [{"row": index} for index in indices]
-
-    rows = PackedRows(Table())
-    assert len(rows) == 3
-    assert rows[[2, 0]] == [{"row": 2}, {"row": 0}]
 
 
 @settings(max_examples=examples(100), deadline=None)

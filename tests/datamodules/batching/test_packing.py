@@ -71,6 +71,8 @@ def test_a_batch_that_is_longer_than_it_may_be(encoder, rows):
     collator = StepCollator(encoder)
     tokens = pack(collator(rows)).inputs["input_ids"].shape[1]
     assert PackingCollator(collator, tokens)(rows).boundaries[-1] == tokens
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    assert PackingCollator(collator, tokens)(columns).sample_ids == [row["sample_id"] for row in rows]
     with pytest.raises(ValueError, match=rf"has {tokens} tokens, more than packed_tokens={tokens - 1}: .'f:0': \d+"):
         PackingCollator(collator, tokens - 1)(rows)
 

@@ -11,7 +11,6 @@ from datamodules.conversation.chat_layout import ChatLayout
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.messages import build_messages
 from lightning_modules.model.backbone import load_processor
-from lightning_modules.model.step_head import class_token_ids
 
 SYSTEM = "You check every step."
 STEPS = ["There are 3.", "So 3 + 4 = 7:\n\\[ 7 \\]", "+", "- is 2!"]
@@ -95,10 +94,14 @@ def test_the_class_token_is_the_one_in_the_assistants_turn(processor_of):
     """Idefics3 writes "Assistant: +": the token there is " +", not "+"; InternLM2 has "▁+" at the start of a text."""
     idefics, llama = processor_of("idefics3"), processor_of("internvl_llama")
     vocabulary = idefics.tokenizer.get_vocab()
-    assert class_token_ids(idefics, ("+", "-", "=")) == [vocabulary["Ġ+"], vocabulary["Ġ-"], vocabulary["Ġ="]]
+    assert ChatLayout(idefics, "", ("+", "-", "=")).class_token_ids == [
+        vocabulary["Ġ+"],
+        vocabulary["Ġ-"],
+        vocabulary["Ġ="],
+    ]
     assert idefics.tokenizer("+", add_special_tokens=False)["input_ids"] == [vocabulary["+"]]
     vocabulary = llama.tokenizer.get_vocab()
-    assert class_token_ids(llama, ("+", "-")) == [vocabulary["+"], vocabulary["-"]]
+    assert ChatLayout(llama, "", ("+", "-")).class_token_ids == [vocabulary["+"], vocabulary["-"]]
     assert llama.tokenizer("+", add_special_tokens=False)["input_ids"] != [vocabulary["+"]]
 
 
@@ -149,3 +152,19 @@ def test_a_template_that_refuses_says_why(processor_of):
     processor.chat_template = "{{ raise_exception('Only tools may speak') }}"
     with pytest.raises(ValueError, match="the chat template refuses the conversation: Only tools may speak"):
         ConversationEncoder(processor, SYSTEM, ("+", "-"))
+
+
+def test_class_tokens(tiny_processor):
+    vocabulary = tiny_processor.tokenizer.vocab
+    assert ChatLayout(tiny_processor, "", ("-", "+", "=")).class_token_ids == [
+        vocabulary["-"],
+        vocabulary["+"],
+        vocabulary["="],
+    ]
+
+
+def test_class_tokens_must_be_single_and_different(tiny_processor):
+    with pytest.raises(ValueError, match="class token 'Yes!' is 4 tokens in this tokenizer"):
+        ChatLayout(tiny_processor, "", ("+", "Yes!"))
+    with pytest.raises(ValueError, match=r"class tokens \['\+', '\+'\] must be two or more different texts"):
+        ChatLayout(tiny_processor, "", ("+", "+"))

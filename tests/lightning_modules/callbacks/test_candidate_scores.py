@@ -51,12 +51,12 @@ def test_missing_candidate_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"response_score": None}, r"s.jsonl:2: response_score: expected int or float, got None"),
-        ({"response_score": True}, r"s.jsonl:2: response_score: expected int or float, got True"),
-        ({"response_score": float("nan")}, r"s.jsonl:2: response_score: expected a finite number, got nan"),
-        ({"question_id": 4}, r"s.jsonl:2: question_id: expected str, got 4"),
-        ({"sample_index": "0"}, r"s.jsonl:2: sample_index: expected int, got '0'"),
-        ({"response_digest": None}, r"s.jsonl:2: response_digest: expected str, got None"),
+        ({"response_score": None}, r"s.jsonl:2: field 'response_score' must be a finite number, got None"),
+        ({"response_score": True}, r"s.jsonl:2: field 'response_score' must be a finite number, got True"),
+        ({"response_score": float("nan")}, r"s.jsonl:2: field 'response_score' must be a finite number, got nan"),
+        ({"question_id": 4}, r"s.jsonl:2: field 'question_id' must be a string, got 4"),
+        ({"sample_index": "0"}, r"s.jsonl:2: field 'sample_index' must be an integer, got '0'"),
+        ({"response_digest": None}, r"s.jsonl:2: field 'response_digest' must be a string, got None"),
         ({}, r"s.jsonl:2: MMMU question '3': sample_index 0 occurs a second time"),
     ],
 )

@@ -14,7 +14,7 @@ from lightning_modules.callbacks.requeue import Requeue, requeue_job
 class Asked(Requeue):
     """Gets the signal of SLURM in the first step."""
 
-    def _take_over(self, trainer):
+    def on_train_start(self, trainer, pl_module):
         self._signals = self._asked = {signal.SIGUSR1}
 
 

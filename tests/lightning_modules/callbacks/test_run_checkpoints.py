@@ -2,6 +2,7 @@
 
 import math
 import os
+import random
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from counting import Counting, fit
@@ -20,6 +22,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_modules.callbacks.resumable_training import seed_batch
 from lightning_modules.callbacks.run_checkpoints import RunCheckpoints, checkpoint_to_load
 from lightning_modules.checkpointing import run_lock
 from lightning_modules.checkpointing.folder import is_checkpoint_folder, remove_leftovers, write_folder
@@ -311,8 +314,8 @@ def test_wrong_use(tmp_path, arguments, message):
         RunCheckpoints(str(tmp_path), **arguments)
 
 
-def test_random_states_go_on(tmp_path):
-    """What a generator draws after a restart is what it would have drawn, whatever evaluations draw in between."""
+def test_random_numbers_of_a_batch(tmp_path):
+    """They are those of the uninterrupted run after a restart, whatever evaluations or the program draw in between."""
 
     class Drawing(Counting):
         def training_step(self, batch, batch_idx):
@@ -365,3 +368,18 @@ def test_a_checkpoint_of_another_callback_before_an_evaluation(tmp_path):
         fit(tmp_path, again, None, tmp_path / f"step={step}.ckpt", val_check_interval=2, callbacks=[])
         assert again.evaluated == expected
         assert again.weight.tolist() == [8.0] * 3
+
+
+def test_random_numbers_differ_by_seed_batch_and_rank(monkeypatch):
+    """Python, numpy and torch draw the same again for the same three numbers, and something else for any other."""
+
+    def drawn(seed, number, rank):
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
+        seed_batch(number, rank)
+        return random.random(), np.random.random(), torch.rand(()).item()
+
+    keys = [(seed, number, rank) for seed in (0, 1) for number in range(3) for rank in range(3)]
+    found = [drawn(*key) for key in keys]
+    assert found == [drawn(*key) for key in keys]
+    for values in zip(*found, strict=True):
+        assert len(set(values)) == len(keys)

@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageTextToText
 
+from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.batching.order import LazyLoader
 from lightning_modules.callbacks import throughput
 from lightning_modules.callbacks.throughput import Throughput
@@ -18,8 +19,7 @@ from lightning_modules.distributed.sharding import ShardingOptions
 
 
 @dataclass
-class Batch:
-    inputs: dict[str, torch.Tensor]
+class Batch(ConversationBatch):
     sample_ids: list[str]
 
 
@@ -114,8 +114,7 @@ def test_share_of_waiting_for_data(tmp_path):
 
 
 @dataclass
-class Conversations:
-    inputs: dict[str, torch.Tensor]
+class Conversations(ConversationBatch):
     sample_ids: list[str]
 
 

@@ -5,7 +5,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from lightning_modules.model.backbone import BackboneOptions, load_backbone, load_processor
 from lightning_modules.model.step_head import (
     StepHead,
-    class_token_ids,
     language_model_head,
     untie_language_model_head,
 )
@@ -14,18 +13,6 @@ from lightning_modules.model.step_head import (
 @pytest.fixture
 def backbone(tiny_checkpoint):
     return AutoModelForImageTextToText.from_pretrained(tiny_checkpoint)
-
-
-def test_class_tokens(tiny_processor):
-    vocabulary = tiny_processor.tokenizer.vocab
-    assert class_token_ids(tiny_processor, ("-", "+", "=")) == [vocabulary["-"], vocabulary["+"], vocabulary["="]]
-
-
-def test_class_tokens_must_be_single_and_different(tiny_processor):
-    with pytest.raises(ValueError, match="class token 'Yes!' is 4 tokens in this tokenizer"):
-        class_token_ids(tiny_processor, ("+", "Yes!"))
-    with pytest.raises(ValueError, match=r"class tokens \['\+', '\+'\] must be two or more different texts"):
-        class_token_ids(tiny_processor, ("+", "+"))
 
 
 def test_logits_are_rows_of_the_vocabulary_logits(backbone):

@@ -3,7 +3,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from lightning_modules.scoring.cache import RoomyLayer, continue_from, positions_of
+from lightning_modules.scoring.cache import RoomyLayer, continue_from
 
 
 def states(rows, length, seed):
@@ -82,8 +82,3 @@ def test_an_empty_layer_is_refused():
     cache.layers.append(type(cache.layers[0])())
     with pytest.raises(TypeError, match="cannot continue from a cache with layers of type DynamicLayer"):
         continue_from(cache, 2, 1)
-
-
-def test_positions():
-    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    assert positions_of(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 1, 2, 3, 4]]

@@ -8,10 +8,9 @@ from property_examples import examples
 from small_models import FIRST_TEXT_ID, MODELS, UNSHARED, VOCABULARY, make_model, make_prompt
 
 from datamodules.conversation.candidates import EncodedCandidates
+from lightning_modules.model.positions import positions_of, prompt_positions
 from lightning_modules.model.step_head import StepHead
-from lightning_modules.scoring.cache import positions_of
 from lightning_modules.scoring.candidates import score_candidates
-from lightning_modules.scoring.positions import prompt_positions
 from lightning_modules.scoring.shared_prefix import shared_prefix_obstacle
 
 CLASS_IDS = [11, 12]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from small_models import make_model, make_prompt
 
-from lightning_modules.scoring.positions import prompt_positions
+from lightning_modules.model.positions import positions_of, prompt_positions
 
 
 def test_plain_positions_on_either_side_of_padding():
@@ -34,3 +34,8 @@ def test_text_of_a_model_with_three_numbers():
     positions, following = prompt_positions(model, make_prompt("qwen3_vl", model, [], [20, 21]))
     assert positions.tolist() == [[0, 1]]
     assert following.tolist() == [2]
+
+
+def test_padding_on_either_side():
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    assert positions_of(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 1, 2, 3, 4]]
