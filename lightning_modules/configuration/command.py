@@ -95,12 +95,17 @@ class VisualPRMCLI(LightningCLI):
         found: dict[str, Any] = self.config[self.subcommand].as_dict()
         return found
 
+    @property
+    def _run_folder(self) -> Path | None:
+        """Where failures are written; nowhere in a trial run."""
+        trainer = self._settings.get("trainer") or {}
+        return None if trainer.get("fast_dev_run") else run_folder(trainer)
+
     def _add_place(self, error: BaseException) -> None:
         """Note where the setting stands that an error is about, and write the failure to the folder of the run."""
-        settings = self._settings
-        log_failure(error, run_folder(settings.get("trainer") or {}))
+        log_failure(error, self._run_folder)
         parser: Any = self.parser
-        if place := parser.places.mentioned(str(error), settings):
+        if place := parser.places.mentioned(str(error), self._settings):
             error.__notes__.insert(0, f"at {place}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -137,10 +142,9 @@ class VisualPRMCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         chosen = chosen_callbacks(callbacks, config, self._get(self.config_init, "monitoring"))
-        if not config.get("fast_dev_run"):
-            for callback in chosen:
-                if isinstance(callback, FailureLog):  # what fails before its setup has no other folder
-                    callback.folder = run_folder(self._settings.get("trainer") or {})
+        for callback in chosen:
+            if isinstance(callback, FailureLog):  # what fails before its setup has no other folder
+                callback.folder = self._run_folder
         return super()._instantiate_trainer(config, chosen)
 
     def _parse_ckpt_path(self) -> None:
