@@ -114,6 +114,22 @@ def test_system_prompt_of_the_command_line(copy_of, tmp_path, capsys):
     assert protocol["system_prompt"] == "Check it."
 
 
+def test_the_system_message_of_the_configuration(copy_of, tmp_path, capsys):
+    """The released classes use it in place of the one in conversation.py; what the user gives comes before both."""
+    config = json.loads((copy_of / "config.json").read_text())
+    (copy_of / "config.json").write_text(json.dumps(config | {"system_message": "From the configuration."}))
+    for number, (options, expected) in enumerate(
+        [([], "From the configuration."), (["--system-prompt", "Check it."], "Check it.")]
+    ):
+        output = tmp_path / str(number)
+        assert run(capsys, copy_of, output, *options)[0] == 0
+        assert json.loads((output / "process_reward_model.json").read_text())["system_prompt"] == expected
+        (text,) = AutoProcessor.from_pretrained(output).apply_chat_template(
+            [[{"role": "user", "content": [{"type": "text", "text": "a"}]}]], tokenize=False
+        )
+        assert expected in text
+
+
 def test_fewer_tiles(released, tmp_path, capsys):
     assert run(capsys, released[0], tmp_path / "out", "--max-tiles", "6")[0] == 0
     assert AutoProcessor.from_pretrained(tmp_path / "out").image_processor.max_patches == 6

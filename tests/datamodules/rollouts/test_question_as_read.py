@@ -16,7 +16,8 @@ FIRST, SECOND = (Image.new("RGB", (30, 20), (value, 0, 0)) for value in (1, 2))
 def mmmu():
     """Its text names the second picture alone."""
     row = SourceRow("Is <image 2> red?", "", {"A": "yes", "B": "no"}, [FIRST, SECOND], is_table=True)
-    return BenchmarkQuestion("MMMU", "7", "Is <image> red?\nA. yes\nB. no", [SECOND], ("A",), dict(row.options), row=row)
+    text = "Is <image> red?\nA. yes\nB. no"
+    return BenchmarkQuestion("MMMU", "7", text, [SECOND], ("A",), dict(row.options), row=row)
 
 
 def rollout(prompt=None):

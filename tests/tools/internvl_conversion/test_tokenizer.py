@@ -14,6 +14,7 @@ TEXT = st.lists(
         ["The digits", " are 3", "\n", " ", "  ", "+", "-", "漢字", "é", "e\u0301", "😀", "[UNUSED_TOKEN_6]"]
     )
     | st.sampled_from(["[UNUSED_TOKEN_7]", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "▁", "12"])
+    | st.sampled_from(["<0x0A>", "<0x", "<video>", "\n<0xE6>"])
     | st.text(max_size=6),
     max_size=10,
 ).map("".join)
@@ -34,6 +35,9 @@ def internlm2(request, tmp_path_factory):
 @given(text=TEXT)
 @example(text="<|im_start|>assistant\n+<|im_end|>\n")
 @example(text=TEXTS[0])
+@example(text="<0x0A>")
+@example(text="<|im_start|>user\n<0x0A><|im_end|>\n")
+@example(text="is <video> a tag?")
 def test_ids_are_those_of_sentencepiece(internlm2, text):
     reference, tokenizer, _ = internlm2
     expected = reference.sentencepiece_ids(text)
