@@ -221,7 +221,8 @@ def _parser_of(chain: list[BaseException]) -> argparse.ArgumentParser | None:
 
 def _known_classes() -> set[str]:
     def below(kind: type) -> Iterator[type]:
-        for each in kind.__subclasses__():
+        subclasses: list[type] = kind.__subclasses__()
+        for each in subclasses:
             yield each
             yield from below(each)
 

@@ -66,7 +66,8 @@ def fill(
 
     def of_head(name: str, parameter: DTensor) -> Tensor:
         values: Any = getattr(language_model_head(source), name)
-        rows = rows_of(values, head.token_ids)
+        ids: Any = head.token_ids
+        rows = rows_of(values, ids)
         return shard_of_this_rank(rows.to("cpu", parameter.dtype), parameter)
 
     _assign(backbone, of_backbone, cpu_offload)
