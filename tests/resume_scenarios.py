@@ -289,14 +289,19 @@ def killed_again_and_again(world: Path, folder: Path, how: Run) -> None:
     (folder / "states.json").write_text(json.dumps(states))
 
 
-def moved(world: Path, folder: Path, before: Run, after: Run) -> None:
-    """A run that is killed inside of the second epoch and goes on in another way."""
+IN_THE_FIRST_EPOCH, IN_THE_SECOND_EPOCH = ((steps + 3) * 2 + 1 for steps in (0, STEPS_OF_EPOCH))
+"""Batches, so many that it is inside of an optimizer step."""
+
+
+def moved(
+    world: Path, folder: Path, before: Run, after: Run, batches: int = IN_THE_SECOND_EPOCH, **environment: str
+) -> None:
+    """A run that is killed and goes on in another way."""
     processes = start(world, folder, before)
-    batches = (STEPS_OF_EPOCH + 3) * 2 + 1
     if not kill_when(folder, processes, lambda: batches_done(folder) >= batches):
         raise RuntimeError(f"{folder}: ended before it was killed")
     (folder / "states.json").write_text(json.dumps([state_of(folder)]))
-    wait(folder, start(world, folder, after))
+    wait(folder, start(world, folder, after, **environment))
 
 
 def killed_in_validation(world: Path, folder: Path, how: Run, step: int) -> None:
@@ -309,19 +314,25 @@ def killed_in_validation(world: Path, folder: Path, how: Run, step: int) -> None
 SLURM = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "visualprm"}
 
 
-def told_to_end(world: Path, folder: Path, how: Run) -> None:
-    """SIGTERM comes to rank 1 alone, at whatever it does then; then a SIGUSR1 of SLURM, which refuses to requeue."""
-    processes = start(world, folder, how)
+def moved_to_slurm(world: Path, folder: Path, before: Run, after: Run) -> None:
+    """After the first epoch the second run gets a SIGUSR1 of SLURM, which refuses to requeue: there is no scontrol."""
+    moved(world, folder, before, after, IN_THE_FIRST_EPOCH, PATH=str(folder), **SLURM)
+
+
+def told_to_end(world: Path, folder: Path, before: Run, after: Run) -> None:
+    """SIGTERM comes to rank 1 alone, in the second epoch, at whatever it does then; it goes on in another way."""
+    processes = start(world, folder, before)
     deadline = time.monotonic() + TIME_LIMIT
-    while batches_done(folder) < 3 and not ended(folder, processes) and time.monotonic() < deadline:
+    while batches_done(folder) < IN_THE_SECOND_EPOCH and not ended(folder, processes) and time.monotonic() < deadline:
         time.sleep(0.0002)
     processes[1].terminate()
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
     kill(processes)
     statuses = [process.exitcode for process in processes]
-    (folder / "states.json").write_text(json.dumps([state_of(folder) | {"statuses": statuses}]))
-    wait(folder, start(world, folder, how, PATH=str(folder), **SLURM))  # there is no scontrol
+    state = state_of(folder) | {"statuses": statuses, "outputs": outputs(folder)}
+    (folder / "states.json").write_text(json.dumps([state]))
+    wait(folder, start(world, folder, after))
 
 
 ONE, DDP, SHARDED_2 = Run(), Run(2, "ddp"), Run(2, SHARDED)
@@ -332,12 +343,11 @@ SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "one_lora": (whole, (replace(ONE, kind="lora"),)),
     "killed_lora": (killed_twice, (replace(ONE, kind="lora"),)),
     "one": (whole, (ONE,)),
-    "sharded_to_one": (moved, (SHARDED_2, ONE)),
-    "one_to_sharded": (moved, (ONE, SHARDED_2)),
+    "told_to_end": (told_to_end, (SHARDED_2, ONE)),
+    "one_to_sharded": (moved_to_slurm, (ONE, SHARDED_2)),
     "lora_ddp_to_sharded": (moved, (replace(DDP, kind="lora"), replace(SHARDED_2, kind="lora"))),
     "packed": (whole, (replace(ONE, layout="packed"),)),
     "packed_one_to_ddp": (moved, (replace(ONE, layout="packed"), PACKED_DDP)),
-    "told_to_end": (told_to_end, (SHARDED_2,)),
     "killed_in_validation": (killed_in_validation, (ONE, STEPS_OF_EPOCH)),
     "killed_in_unaligned_validation": (killed_in_validation, (UNALIGNED, 3)),
 }

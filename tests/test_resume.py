@@ -1,4 +1,8 @@
-"""A run that is killed by kill -9 and started again ends as if nothing had happened."""
+"""A run of the experiments that is killed by kill -9 and started again ends as if nothing had happened.
+
+Fits go on from files of Lightning's `ModelCheckpoint` here, in one process. Folders of `RunCheckpoints`, kills while
+one is written, and other numbers of processes are what tests/distributed/test_resume_scenarios.py is about.
+"""
 
 import json
 import shutil
@@ -17,9 +21,10 @@ def options_of(name, run, *, benchmarks=True):
         demonstrations = run / "world" / "demonstrations" / "annotations.jsonl"
         return ["--trainer.max_steps=8", "--data.batch_size=12", f"--data.validation_demonstrations={demonstrations}"]
     options = ["--trainer.max_steps=8", "--trainer.max_epochs=2", "--data.packed_tokens=null", "--data.batch_size=8"]
-    return options if benchmarks else [*options, *NO_BENCHMARKS]
+    return [*options, *(FEW_BENCHMARKS if benchmarks else NO_BENCHMARKS)]
 
 
+FEW_BENCHMARKS = ["--data.benchmark_names=[MathVision,LogicVista]"]
 NO_BENCHMARKS = ["--data.benchmarks=null", "--data.rollouts=null", "--data.visual_process_bench=null"]
 
 
@@ -120,8 +125,8 @@ def test_kill_in_the_middle_of_an_epoch(name, batches_done, quickstart_run, whol
         assert both[0] == both[1]
 
 
-# Inside of an epoch, at its last batch but one, at its end (of five batches and of four), and inside of the next one.
-USUAL_PLACES = {("policy", 2), ("policy", 5), ("policy", 7), ("process_reward_model", 3), ("process_reward_model", 4)}
+# Inside of an epoch, inside of the next one, at the last batch but one, and at the end, of five batches and of four.
+USUAL_PLACES = {("policy", 2), ("policy", 7), ("process_reward_model", 3), ("process_reward_model", 4)}
 PLACES = [
     pytest.param(name, step, marks=[] if (name, step) in USUAL_PLACES else [pytest.mark.thorough])
     for name in ("policy", "process_reward_model")
@@ -131,8 +136,9 @@ PLACES = [
 
 @pytest.mark.parametrize(("name", "step"), PLACES)
 def test_every_checkpoint_is_a_place_to_resume_from(name, step, quickstart_run, whole_run, tmp_path):
+    """Without benchmarks, whose evaluation leaves no trace in what is trained."""
+    whole = whole_run(name, *options_of(name, quickstart_run))
     options = options_of(name, quickstart_run, benchmarks=False)
-    whole = whole_run(name, *options)
     checkpoint = whole / "checkpoints" / f"step={step}.ckpt"
     visualprm(quickstart_run, *fit_arguments(name, tmp_path, *options), f"--ckpt_path={checkpoint}")
     assert batches(tmp_path) == batches(whole)[step:]
@@ -154,28 +160,20 @@ def test_resuming_with_accumulated_gradients_and_workers(name, quickstart_run, w
     assert_equal_results(tmp_path, whole)
 
 
-def test_kill_in_the_middle_of_an_epoch_of_packed_batches(quickstart_run, whole_run, tmp_path):
+def test_the_middle_of_an_epoch_of_packed_batches(quickstart_run, whole_run, tmp_path):
     """Batches of at most 600 tokens, so of other numbers of conversations than the padded ones."""
     options = [*options_of("process_reward_model", quickstart_run, benchmarks=False), "--data.packed_tokens=600"]
     whole = whole_run("process_reward_model", *options)
     arguments = fit_arguments("process_reward_model", tmp_path, *options)
-    visualprm_until_killed(
-        quickstart_run,
-        *arguments,
-        "--trainer.callbacks+=cli_runs.Kill",
-        "--trainer.callbacks.hook=on_after_backward",
-        "--trainer.callbacks.times=3",
-    )
-    assert batches(tmp_path) == batches(whole)[:3]
-    visualprm(quickstart_run, *arguments, f"--ckpt_path={tmp_path}/checkpoints/last.ckpt")
-    assert batches(tmp_path) == batches(whole)
+    visualprm(quickstart_run, *arguments, f"--ckpt_path={whole}/checkpoints/step=3.ckpt")
+    assert batches(tmp_path) == batches(whole)[3:]
     assert 8 not in {len(names) for *_, names, _ in batches(whole)}  # the size of padded batches
     assert_equal_results(tmp_path, whole)
 
 
 def test_the_command_line_holds_also_with_a_checkpoint(quickstart_run, whole_run, tmp_path):
     """A checkpoint remembers how its model was made; what is asked for now must not lose against that."""
-    options = options_of("process_reward_model", quickstart_run, benchmarks=False)
+    options = options_of("process_reward_model", quickstart_run)
     checkpoint = whole_run("process_reward_model", *options) / "checkpoints" / "last.ckpt"
     moved = tmp_path / "base"
     shutil.copytree(quickstart_run / "base", moved)
@@ -203,7 +201,7 @@ def test_the_command_line_holds_also_with_a_checkpoint(quickstart_run, whole_run
 
 
 def predict_arguments(output, *options):
-    """Annotation of the 16 prompts in four batches."""
+    """Annotation of the 16 prompts in four batches, as `quickstart_run` has done it."""
     return [
         "predict",
         f"--config={CONFIGS}/annotation.yaml",
@@ -218,10 +216,8 @@ def predict_arguments(output, *options):
 
 
 @pytest.fixture(scope="module")
-def whole_annotation(quickstart_run, tmp_path_factory):
-    output = tmp_path_factory.mktemp("whole_annotation") / "rows.jsonl"
-    visualprm(quickstart_run, *predict_arguments(output))
-    return output.read_text()
+def whole_annotation(quickstart_run):
+    return (quickstart_run / "world" / "prompts" / "process_supervision.jsonl").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 import pytest
 import torch
 from cli_runs import visualprm
-from resume_scenarios import EPOCHS, KILLS, ONE, ROWS, SCENARIOS, STEPS_OF_EPOCH, THOROUGH, arguments, run_all
+from resume_scenarios import (
+    EPOCHS,
+    KILLS,
+    ONE,
+    ROWS,
+    SCENARIOS,
+    STEPS_OF_EPOCH,
+    THOROUGH,
+    arguments,
+    run_all,
+)
 from safetensors.torch import load_file
 
 from lightning_modules.checkpointing.folder import is_checkpoint_folder
@@ -136,7 +146,7 @@ def test_what_killed_runs_leave(scenarios):
 @pytest.mark.parametrize(
     ("name", "reference", "tolerance"),
     [
-        ("sharded_to_one", "one", 1e-6),
+        ("told_to_end", "one", 1e-6),
         ("one_to_sharded", "one", 1e-6),
         ("packed_one_to_ddp", "packed", 1e-6),
     ],
@@ -154,18 +164,20 @@ def test_other_processes_go_on(scenarios, name, reference, tolerance):
 
 
 def test_all_ranks_end_together_when_one_is_told_to(scenarios):
-    """They save at the next step, and no step is made again; nor does a SIGUSR1 that SLURM makes nothing of hurt."""
+    """They save at the next step, and no step is made again."""
     folder = scenarios / "told_to_end"
     (state,) = states(folder)
-    assert state["statuses"] == [1, 1]
+    assert state["statuses"] == [1, 1], state["outputs"]
     before, after = runs_of(folder)
     assert not before.keys() & after.keys()
+    assert max(before)[1] == 1
     assert state["latest"] == f"step_{max(before)[0] + 1:08d}"
     assert all("SIGTERMException" in (folder / f"log_0_{rank}.txt").read_text() for rank in range(2))
-    assert "job 7 was not requeued" in (folder / "log_1_0.txt").read_text()
-    course, expected = course_of(folder), course_of(scenarios / "one")
-    assert {step: found.samples for step, found in course.items()} == {s: f.samples for s, f in expected.items()}
-    assert largest_difference(end_of(folder), end_of(scenarios / "one")) < 2e-4
+
+
+def test_a_signal_that_slurm_makes_nothing_of_hurts_nobody(scenarios):
+    """`test_other_processes_go_on` looks at what that run computed."""
+    assert "job 7 was not requeued" in (scenarios / "one_to_sharded" / "log_1_0.txt").read_text()
 
 
 def test_adapters_go_on_with_other_processes(scenarios):
