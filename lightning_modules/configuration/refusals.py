@@ -220,10 +220,11 @@ def _parser_of(chain: list[BaseException]) -> argparse.ArgumentParser | None:
 
 
 def _known_classes() -> set[str]:
-    def below(kind: type) -> Iterator[type]:
-        for each in kind.__subclasses__():
-            yield each
-            yield from below(each)
+    bases: tuple[type, ...] = _BASES
+    return {each.__name__ for base in bases for each in _below(base) if not each.__name__.startswith("_")}
 
-    kinds: list[type] = [kind for base in _BASES for kind in below(base)]
-    return {kind.__name__ for kind in kinds if not kind.__name__.startswith("_")}
+
+def _below(kind: type) -> Iterator[type]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
