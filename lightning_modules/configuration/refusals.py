@@ -225,6 +225,7 @@ def _known_classes() -> set[str]:
 
 
 def _below(kind: type) -> Iterator[type]:
-    for each in kind.__subclasses__():
+    derived: list[type] = kind.__subclasses__()
+    for each in derived:
         yield each
         yield from _below(each)
