@@ -220,11 +220,12 @@ def _parser_of(chain: list[BaseException]) -> argparse.ArgumentParser | None:
 
 
 def _known_classes() -> set[str]:
-    def below(kind: type) -> Iterator[type]:
-        subclasses: list[type] = kind.__subclasses__()
-        for each in subclasses:
-            yield each
-            yield from below(each)
+    bases: tuple[type, ...] = _BASES
+    return {each.__name__ for base in bases for each in _below(base) if not each.__name__.startswith("_")}
 
-    kinds: list[type] = [kind for base in _BASES for kind in below(base)]
-    return {kind.__name__ for kind in kinds if not kind.__name__.startswith("_")}
+
+def _below(kind: type) -> Iterator[type]:
+    derived: list[type] = kind.__subclasses__()
+    for each in derived:
+        yield each
+        yield from _below(each)
