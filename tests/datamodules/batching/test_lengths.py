@@ -5,7 +5,7 @@ from transformers import AutoProcessor
 
 from datamodules.batching import lengths as lengths_module
 from datamodules.batching.collate import StepCollator
-from datamodules.batching.lengths import TokenCounter, token_lengths, too_long
+from datamodules.batching.lengths import TokenCounter, TokenLimit, token_lengths, too_long
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import ReadingRules
 from datamodules.supervision.rows import read_rows
@@ -138,7 +138,7 @@ def test_a_broken_picture_is_named(encoder, annotations, tmp_path):
 
 def test_too_long(encoder, annotations, tmp_path):
     table = read(annotations, tmp_path)
-    found = too_long(table, np.array([5, 10, 11, 3, 2, 90, 1, 1]), 10)
+    found = too_long(table, np.array([5, 10, 11, 3, 2, 90, 1, 1]), TokenLimit(10, "packed_tokens", "raise it"))
     assert list(found) == [2, 5]
     assert found[5].endswith("rows.jsonl:6: the conversation has 90 tokens, more than packed_tokens=10")
 
