@@ -206,14 +206,15 @@ def files_of(folder):
 @pytest.fixture
 def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
     """Overrides with which an experiment made for large machines runs here: a tiny checkpoint, a few rows, the CPU."""
-    if path.parent.name == "released":
+    if path.parent.name == "released" and command_of(path)[0] == "predict":
         monkeypatch.setenv("VISUALPRM_POLICY", str(quickstart_run / "policy"))
         monkeypatch.setenv("VISUALPRM_BENCHMARKS", str(quickstart_run / "world/benchmarks"))
         monkeypatch.setenv("VISUALPRM_PROMPTS", str(quickstart_run / "world/prompts/annotations.jsonl"))
         monkeypatch.setenv("VISUALPRM_IMAGES", str(quickstart_run / "world/prompts"))
         return ["--trainer.accelerator=cpu", "--model.sampling.max_new_tokens=4", "--data.batch_size=1"]
-    if path.parent.name not in LARGE:
+    if path.parent.name not in (*LARGE, "released"):
         return []
+    monkeypatch.setenv("VISUALPRM_SYSTEM_PROMPT", "Judge each step.")  # raw rows have none
     monkeypatch.setenv("VISUALPRM_BASE", str(tiny_checkpoint))
     monkeypatch.setenv("VISUALPRM_DATA", str(quickstart_run / "world/prompts/process_supervision.jsonl"))
     monkeypatch.setenv("VISUALPRM_WORKERS", "0")
