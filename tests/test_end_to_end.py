@@ -130,10 +130,10 @@ def test_process_supervision(split, run):
             assert row.get(name) == prompt.get(name)
         steps = row["steps_with_score"]
         assert [step["step"] for step in steps] == (steps_of(row["response"]) or [""])
-        for step in steps:
-            assert step["num_mc_total"] == row["num_mc_sequences"] == CONTINUATIONS
-            assert step["score"] == step["num_mc_correct"] / CONTINUATIONS
+        assert row["num_mc_sequences"] == CONTINUATIONS
         # A finished solution has nothing left to sample: it is right, or it is not.
+        assert [step["num_mc_total"] for step in steps] == [CONTINUATIONS] * (len(steps) - 1) + [1]
+        assert all(step["score"] == step["num_mc_correct"] / step["num_mc_total"] for step in steps)
         if (boxed := last_box(row["response"])) is not None and re.fullmatch(r"[A-H]|-?\d+", boxed.strip()):
             # The answer is text of digits or letters: a zero in front, as in 07, changes no number.
             equal = boxed.strip().lstrip("0") == row["answer"].lstrip("0")
