@@ -301,7 +301,7 @@ def run_all(world, folder, strategies, accumulate):
         clip_shards(folder)
 
 
-def fit_with_a_bad_row(world, folder, strategy):
+def fit_with_a_bad_row(world, folder, strategy, on_bad_row):
     """Training on rows of which one has a picture that is whole in its header alone."""
     world, folder = Path(world), Path(folder)
     files = folder / f"rows-{os.environ['RANK']}"  # every machine has a copy
@@ -314,5 +314,7 @@ def fit_with_a_bad_row(world, folder, strategy):
     rows[2]["image"] = "bad.png"
     write_lines(files / "train.jsonl", rows)
     model = ProcessRewardModel((world / "checkpoint.txt").read_text())
-    data = VisualPRM400KDataModule(str(files / "train.jsonl"), cache_dir=str(files / "cache"), num_workers=1)
+    data = VisualPRM400KDataModule(
+        str(files / "train.jsonl"), cache_dir=str(files / "cache"), num_workers=1, on_bad_row=on_bad_row
+    )
     make_trainer(folder, strategy, max_epochs=1).fit(model, data)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fork_server
 import pytest
+import torch
 from cli_runs import QUIET, environment, visualprm
 
 PATIENCE = 120  # seconds; a machine that is busy with other tests
@@ -152,6 +153,7 @@ def test_started_again_with_something_else(predict, whole, tmp_path, caplog):
         ValueError, match=r"run with other settings is there: sampling\.temperature was 0\.7, is 0\.5; "
     ):
         visualprm(tmp_path, *predict("--model.sampling.temperature=0.5"))
+    torch.save({}, tmp_path / "best.ckpt")
     with pytest.raises(ValueError, match=r"run with other settings is there: checkpoint was None, is '.*best\.ckpt'; "):
         visualprm(tmp_path, *predict(f"--ckpt_path={tmp_path}/best.ckpt"))
     (tmp_path / "prompts.jsonl").write_text("")
