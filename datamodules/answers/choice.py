@@ -117,10 +117,11 @@ def _in_sentences(body: str, options: Mapping[str, str], letters: str, question:
     order = [sentences[-1]] if sentences else []
     order += [sentence for sentence in reversed(sentences[:-1]) if concludes(sentence)][:1]
     order += sentences[:1]
-    asks_if = re.search(r"\b(?:if|when|would|happens?)\b", question, re.IGNORECASE) is not None
+    asks_if = re.search(r"\b(?:if|when|would|happens?|imagine|suppose)\b", question, re.IGNORECASE) is not None
     for sentence in dict.fromkeys(order):
         if is_condition(sentence):
-            main_clause = sentence.partition(", ")[2] if asks_if and not has_numbers(sentence) else ""
+            main_clause = sentence.partition(", ")[2] if asks_if else ""
+            main_clause = "" if has_numbers(main_clause) else main_clause
             named = option_in_sentence(clean(main_clause), options, question) if not is_negated(main_clause) else None
             if named:
                 return named

@@ -33,16 +33,22 @@ _THERE = re.compile(
 )
 _YEAR_ASKED = re.compile(r"\b(?:which|what|in what)\s+year\b|\bwhen\b", re.IGNORECASE)
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
+_EACH = re.compile(
+    rf"\beach\s+(?:\w+\s+){{1,2}}?(?:contain(?:s|ing)?|ha(?:s|ving)|holds?|holding|gets?|getting|with)\s+"
+    rf"(?:exactly\s+|only\s+)?(?P<number>{_NUMBER}|{NUMBER_WORDS})(?![\w-])",
+    re.IGNORECASE,
+)
+_ASKED_NOUN = re.compile(
+    r"\b(?:which|what)\s+(?P<noun>week|day|month|year|quarter|round|trial|game|test|group|row)\b", re.IGNORECASE
+)
 _LITTLE_WORDS = frozenset({"the", "a", "an"})
+_HEDGES = frozenset({"likely", "probably", "possibly", "potentially", "also", "most", "thus", "therefore"})
+_PREDICATE = re.compile(r"(?:it|they)\s+(?:also\s+)?(?=(?:would|will|can|may)\b)", re.IGNORECASE)
 
 
 def option_in_sentence(sentence: str, options: Mapping[str, str], question: str) -> str | None:
     """The one option whose text a sentence contains as whole words, or whose number it states; None otherwise."""
-    words = _words(sentence)
-    named = {letter for letter, text in options.items() if _is_told(text) and _contains(words, _words(text))}
-    named = {
-        letter for letter in named if not any(_is_part(options[letter], options[other]) for other in named - {letter})
-    }
+    named = _told_options(sentence, options)
     if named:
         return named.pop() if len(named) == 1 else None
     value = value_in_sentence(sentence)
@@ -61,6 +67,21 @@ def option_in_sentence(sentence: str, options: Mapping[str, str], question: str)
         if item and number is not None and values_equal(item.value, number)
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _told_options(sentence: str, options: Mapping[str, str]) -> set[str]:
+    """Letters of the options whose words stand in a sentence, one behind the other; the longer of two such.
+
+    If none does, hedges are passed over ("will likely fall"), and so is the pronoun of an option ("it would fall").
+    """
+    for shorten in (_words, _bare_words):
+        words = shorten(sentence)
+        parts = {letter: shorten(text) for letter, text in options.items() if _is_told(text)}
+        named = {letter for letter, part in parts.items() if _contains(words, part)}
+        named -= {letter for letter in named if any(_is_part(parts[letter], parts[other]) for other in named)}
+        if named:
+            return named
+    return set()
 
 
 def _states(value: str, option: str) -> bool:
@@ -87,6 +108,10 @@ def _words(text: str) -> list[str]:
     return words
 
 
+def _bare_words(text: str) -> list[str]:
+    return [word for word in _words(_PREDICATE.sub("", text)) if word not in _HEDGES]
+
+
 def _contains(words: list[str], part: list[str]) -> bool:
     places = range(len(words) - len(part) + 1) if part else ()
     return any(all(map(_is_word_of, words[place:], part)) for place in places)
@@ -97,8 +122,7 @@ def _is_word_of(word: str, option: str) -> bool:
     return word == option or f"{word}s" == option
 
 
-def _is_part(option: str, other: str) -> bool:
-    words, longer = _words(option), _words(other)
+def _is_part(words: list[str], longer: list[str]) -> bool:
     return len(words) < len(longer) and _contains(longer, words)
 
 
@@ -107,7 +131,8 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
 
     What stands behind the last equals sign is it, and the number behind "there are", if it is the only one. Else
     numbers that are bounds ("at least 80", "smaller than 0") and those that the question gives are left out; one must
-    remain. Where a year is asked for, the only year is it.
+    remain. Where a year is asked for, the only year is it; where a week or the like, the only number behind that word;
+    where the share of each is asked for, the number behind "each group contains".
 
     Args:
         sentence: Cleaned of markup.
@@ -117,6 +142,9 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
     result = _RESULT.match(sentence)
     if result:
         return number_value(result["number"])
+    named = _number_as_asked(sentence, bare_question(question))
+    if named is not None:
+        return named
     given = {number_value(match.group()) for match in re.finditer(_NUMBER, bare_question(question))}
     values: dict[Value, bool] = {}
     counted = None
@@ -137,6 +165,22 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
             return years.pop()
     values = {value: is_digit for value, is_digit in values.items() if value not in given}
     return next(iter(values)) if len(values) == 1 else None
+
+
+def _number_as_asked(sentence: str, question: str) -> Value | None:
+    """The number behind the word that is asked for: 3 of "it peaks in week 3" where the question is "which week"."""
+    asked = _ASKED_NOUN.search(question)
+    found: set[Value | None] = set()
+    if asked:
+        ordinal = rf"(?<!than )(?<!from )(?<!to )(?<!since )(?<!with )\b{asked['noun']}\s+(?P<number>\d+)\b"
+        found = {number_value(match["number"]) for match in re.finditer(ordinal, sentence, re.IGNORECASE)}
+    elif re.search(r"\beach\b", question, re.IGNORECASE):
+        found = {_number_or_words(match["number"]) for match in _EACH.finditer(sentence)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _number_or_words(text: str) -> Value | None:
+    return number_in_words(text) if text[0].isalpha() else number_value(text)
 
 
 def bare_question(question: str) -> str:
