@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 _OPPOSITES = (
@@ -20,7 +19,12 @@ _OPPOSITES = (
     ("older", "younger"),
     ("heavier", "lighter"),
 )
-_COMPARATIVES = frozenset(word for pair in _OPPOSITES for word in pair)
+COMPARATIVES = frozenset(word for pair in _OPPOSITES for word in pair)
+"""Words by which a comparison is known; they have no plural."""
+
+_OF_COUNTS = dict.fromkeys(("greater", "higher", "larger", "bigger"), "more") | dict.fromkeys(
+    ("less", "lower", "smaller"), "fewer"
+)
 
 
 @dataclass(frozen=True)
@@ -39,23 +43,32 @@ class Comparison:
 
 
 def comparison(words: list[str]) -> Comparison | None:
-    """The comparison that the words of a sentence make; None where there is none, or more than one."""
+    """The comparison that the words of a sentence make; None where there is none, or more than one.
+
+    "The number of plums is greater than the number of pears" is "more plums than pears".
+
+    Args:
+        words: Without "the", "is", "of" and the like.
+    """
     if words.count("than") != 1:
         return None
     place = words.index("than")
     left, right = words[:place], words[place + 1 :]
-    found = [word for word in left if word in _COMPARATIVES]
-    if len(found) != 1 or not right or len(left) < 2:
+    found = [word for word in left if word in COMPARATIVES]
+    if len(found) != 1 or len(left) < 2:
         return None
     left.remove(found[0])
-    return Comparison(found[0], left, right)
+    if left[:1] == right[:1] == ["number"]:
+        return Comparison(_OF_COUNTS.get(found[0], found[0]), left[1:], right[1:]) if left[1:] and right[1:] else None
+    return Comparison(found[0], left, right) if right else None
 
 
 def agrees(said: Comparison, asked: Comparison) -> bool | None:
     """Whether a comparison says what was asked (True), or that it is the other way round (False); None otherwise.
 
-    Either side must have the same words. Where the sides are exchanged, words behind both subjects may stay where they
-    are: "more balls in the box than cubes" is the reverse of "more cubes in the box than balls".
+    Either side must have the same words; "value of Ohio" counts as "Ohio value". Where the sides are exchanged, words
+    behind both subjects may stay where they are: "more balls in the box than cubes" is the reverse of "more cubes in
+    the box than balls".
     """
     if said.comparative == asked.comparative:
         is_same_way = True
@@ -63,7 +76,8 @@ def agrees(said: Comparison, asked: Comparison) -> bool | None:
         is_same_way = False
     else:
         return None
-    if Counter(said.left) == Counter(asked.left) and said.right == asked.right:
+    turns = [asked.left[place:] + asked.left[:place] for place in range(len(asked.left))]
+    if said.left in turns and said.right == asked.right:
         return is_same_way
     rest = said.left[len(asked.right) :]
     if said.left[: len(asked.right)] == asked.right and asked.left == said.right + rest:

@@ -12,16 +12,20 @@ _SENTENCE_END = re.compile(
 )
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|approx|Fig|No|Mr|Mrs|Dr|St|ca)|^\W*\(?(?:[A-I]|\d{1,2}))$")
 _LEAD = re.compile(
+    r"(?:\d{1,2}[.)]\s+(?=(?:so|thus|hence|therefore|finally)\b))?"
     r"(?:(?:so|thus|hence|therefore|then|and|finally|in (?:conclusion|summary|total)|overall|as a result|consequently"
     r"|we (?:find|get|have|see|conclude|know)(?: that)?|it follows that|this means(?: that)?"
     r"|(?:based|depending) on [^,]{1,80}"
+    r"|(?:the|this) (?:\w+ ){0,3}(?:image|figure|graph|chart|picture|table|diagram|photo|plot|spectrum)"
+    r" (?:shows|indicates|suggests) that"
     r"|from (?:the|this) [^,]{1,60}|according to [^,]{1,60}|in the (?:image|figure|graph|chart"
     r"|picture|table|diagram|photo))"
     r"(?:\s*[,:]\s*|\s+))+",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
-    r"\W*(?:so|thus|hence|therefore|in (?:conclusion|summary)|consequently|finally|所以|因此|故|综上)(?![a-z])",
+    r"\W*(?:\d{1,2}[.)]\s+)?(?:so|thus|hence|therefore"
+    r"|in (?:conclusion|summary)|consequently|finally|所以|因此|故|综上)(?![a-z])",
     re.IGNORECASE,
 )
 _UNDECIDED = re.compile(

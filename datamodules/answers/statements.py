@@ -38,17 +38,22 @@ _EACH = re.compile(
     rf"(?:exactly\s+|only\s+)?(?P<number>{_NUMBER}|{NUMBER_WORDS})(?![\w-])",
     re.IGNORECASE,
 )
+_IN_EACH_ASKED = re.compile(r"(?:\(_\)|\bhow many)\s[^.?]*\b(?:in|on|for|do|does|will)\s+each\b", re.IGNORECASE)
+_OTHER = re.compile(r"\b(?:than|from|to|since|with|after|before|until|unlike)\s+(?:the\s+|in\s+)*$", re.IGNORECASE)
 _ASKED_NOUN = re.compile(
-    r"\b(?:which|what)\s+(?P<noun>week|day|month|year|quarter|round|trial|game|test|group|row)\b", re.IGNORECASE
+    r"\b(?:which|what)\s+(?P<noun>week|day|month|quarter|round|trial|game|test|group|row)\b", re.IGNORECASE
 )
 _LITTLE_WORDS = frozenset({"the", "a", "an"})
+_INTRODUCES = re.compile(r"^[^=]*\b(?:is|are|be|at|in|by|of|when|between)\s+$")
+_SHOWN = re.compile(r",\s+as\s+(?:is\s+)?(?:shown|seen|indicated|depicted)\b[^,]*$", re.IGNORECASE)
 _HEDGES = frozenset({"likely", "probably", "possibly", "potentially", "also", "most", "thus", "therefore"})
 _PREDICATE = re.compile(r"(?:it|they)\s+(?:also\s+)?(?=(?:would|will|can|may)\b)", re.IGNORECASE)
 
 
 def option_in_sentence(sentence: str, options: Mapping[str, str], question: str) -> str | None:
     """The one option whose text a sentence contains as whole words, or whose number it states; None otherwise."""
-    named = _told_options(sentence, options)
+    sentence = _SHOWN.sub("", sentence)
+    named = _told_options(sentence, options) or _formulas_at_end(sentence, options)
     if named:
         return named.pop() if len(named) == 1 else None
     value = value_in_sentence(sentence)
@@ -82,6 +87,16 @@ def _told_options(sentence: str, options: Mapping[str, str]) -> set[str]:
         if named:
             return named
     return set()
+
+
+def _formulas_at_end(sentence: str, options: Mapping[str, str]) -> set[str]:
+    """Letters of the options, equations or ranges, that a sentence ends with as written."""
+    found = set()
+    for letter, option in options.items():
+        text, end = normalize(option), normalize(sentence).rstrip(" .")
+        if re.search(r"=|\d\s*-\s*\d", text) and end.endswith(text) and _INTRODUCES.search(end.removesuffix(text)):
+            found.add(letter)
+    return found
 
 
 def _states(value: str, option: str) -> bool:
@@ -169,12 +184,12 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
 
 def _number_as_asked(sentence: str, question: str) -> Value | None:
     """The number behind the word that is asked for: 3 of "it peaks in week 3" where the question is "which week"."""
-    asked = _ASKED_NOUN.search(question)
+    noun, is_each = _ASKED_NOUN.search(question), _IN_EACH_ASKED.search(question)
     found: set[Value | None] = set()
-    if asked:
-        ordinal = rf"(?<!than )(?<!from )(?<!to )(?<!since )(?<!with )\b{asked['noun']}\s+(?P<number>\d+)\b"
-        found = {number_value(match["number"]) for match in re.finditer(ordinal, sentence, re.IGNORECASE)}
-    elif re.search(r"\beach\b", question, re.IGNORECASE):
+    if noun:
+        matches = re.finditer(rf"\b{noun['noun']}\s+(?P<number>\d+)\b", sentence, re.IGNORECASE)
+        found = {number_value(match["number"]) for match in matches if not _OTHER.search(sentence[: match.start()])}
+    elif is_each:
         found = {_number_or_words(match["number"]) for match in _EACH.finditer(sentence)}
     return found.pop() if len(found) == 1 else None
 
