@@ -137,6 +137,7 @@ _CHOICES = [
     ("what would be", "B", FATES, POND, "If the frogs were gone, the flies would likely decrease as well.", True),
     ("what would be", "A", FATES, POND, "If the frogs were gone, the flies would likely decrease as well.", False),
     ("what would be", "B", FATES, POND, "The flies would decrease if the frogs were gone.", True),
+    ("another subject", "B", FATES, POND, "The storks would decrease if the frogs were gone.", False),
     ("what would be", "B", FATES, POND, "The flies would increase or, if it rains, would decrease.", False),
     ("what would be", "B", FATES, POND, "If the frogs were gone, the flies would not decrease.", False),
     ("number repeated", "A", SHAPES, KITE, "If a kite has 2 right angles, it is called cyclic.", True),
@@ -213,6 +214,7 @@ _CHOICES = [
 WEEKS = "In which week was the harvest the largest?"
 BEADS = "There are 12 beads in 4 equal bags. There are (_) beads in each bag."
 _NUMBERS = [
+    ("asked word", "2", WEEKS, "So weeks 3 and 4 came first, not week 2.", False),
     ("asked word", "5", WEEKS, "So the largest harvest was 700 kg, which came in in week 5.", True),
     ("asked word", "5", WEEKS, "So the largest harvest was 700 kg, not that of week 4 or of week 5.", False),
     ("asked word", "4", WEEKS, "So the largest harvest was 700 kg, far more than in week 4.", False),

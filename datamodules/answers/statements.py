@@ -39,7 +39,9 @@ _EACH = re.compile(
     re.IGNORECASE,
 )
 _IN_EACH_ASKED = re.compile(r"(?:\(_\)|\bhow many)\s[^.?]*\b(?:in|on|for|do|does|will)\s+each\b", re.IGNORECASE)
-_OTHER = re.compile(r"\b(?:than|from|to|since|with|after|before|until|unlike)\s+(?:the\s+|in\s+)*$", re.IGNORECASE)
+_OTHER = re.compile(
+    r"\b(?:than|from|to|since|with|after|before|until|unlike|not|or|and)\s+(?:the\s+|in\s+)*$", re.IGNORECASE
+)
 _ASKED_NOUN = re.compile(
     r"\b(?:which|what)\s+(?P<noun>week|day|month|quarter|round|trial|game|test|group|row)\b", re.IGNORECASE
 )
@@ -47,13 +49,16 @@ _LITTLE_WORDS = frozenset({"the", "a", "an"})
 _INTRODUCES = re.compile(r"^[^=]*\b(?:is|are|be|at|in|by|of|when|between)\s+$")
 _SHOWN = re.compile(r",\s+as\s+(?:is\s+)?(?:shown|seen|indicated|depicted)\b[^,]*$", re.IGNORECASE)
 _HEDGES = frozenset({"likely", "probably", "possibly", "potentially", "also", "most", "thus", "therefore"})
-_PREDICATE = re.compile(r"(?:it|they)\s+(?:also\s+)?(?=(?:would|will|can|may)\b)", re.IGNORECASE)
+_SUBJECT_ASKED = re.compile(
+    r"\bhappens?\s+to\s+(?P<subject>[^,?]+?)(?=\s+(?:if|when|in case|as|after)\b|\s*[,?]|$)", re.IGNORECASE
+)
+_PRONOUN = re.compile(r"^(?:it|they)\s+(?:also\s+)?(?=(?:would|will|can|may)\b)", re.IGNORECASE)
 
 
 def option_in_sentence(sentence: str, options: Mapping[str, str], question: str) -> str | None:
     """The one option whose text a sentence contains as whole words, or whose number it states; None otherwise."""
     sentence = _SHOWN.sub("", sentence)
-    named = _told_options(sentence, options) or _formulas_at_end(sentence, options)
+    named = _told_options(sentence, options, question) or _formulas_at_end(sentence, options)
     if named:
         return named.pop() if len(named) == 1 else None
     value = value_in_sentence(sentence)
@@ -74,19 +79,25 @@ def option_in_sentence(sentence: str, options: Mapping[str, str], question: str)
     return found[0] if len(found) == 1 else None
 
 
-def _told_options(sentence: str, options: Mapping[str, str]) -> set[str]:
+def _told_options(sentence: str, options: Mapping[str, str], question: str) -> set[str]:
     """Letters of the options whose words stand in a sentence, one behind the other; the longer of two such.
 
-    If none does, hedges are passed over ("will likely fall"), and so is the pronoun of an option ("it would fall").
+    If none does, hedges are passed over ("will likely fall"), and the pronoun of an option ("it would fall") stands for
+    what the question asks about ("what would happen to the level").
     """
-    for shorten in (_words, _bare_words):
-        words = shorten(sentence)
-        parts = {letter: shorten(text) for letter, text in options.items() if _is_told(text)}
-        named = {letter for letter, part in parts.items() if _contains(words, part)}
-        named -= {letter for letter in named if any(_is_part(parts[letter], parts[other]) for other in named)}
-        if named:
-            return named
-    return set()
+    told = {letter: text for letter, text in options.items() if _is_told(text)}
+    named = _contained(_words(sentence), {letter: _words(text) for letter, text in told.items()})
+    if named:
+        return named
+    subject = _SUBJECT_ASKED.search(bare_question(question))
+    if subject:
+        told = {letter: _PRONOUN.sub(lambda _: f"{subject['subject']} ", text) for letter, text in told.items()}
+    return _contained(_bare_words(sentence), {letter: _bare_words(text) for letter, text in told.items()})
+
+
+def _contained(words: list[str], parts: Mapping[str, list[str]]) -> set[str]:
+    named = {letter for letter, part in parts.items() if _contains(words, part)}
+    return {letter for letter in named if not any(_is_part(parts[letter], parts[other]) for other in named)}
 
 
 def _formulas_at_end(sentence: str, options: Mapping[str, str]) -> set[str]:
@@ -124,7 +135,7 @@ def _words(text: str) -> list[str]:
 
 
 def _bare_words(text: str) -> list[str]:
-    return [word for word in _words(_PREDICATE.sub("", text)) if word not in _HEDGES]
+    return [word for word in _words(text) if word not in _HEDGES]
 
 
 def _contains(words: list[str], part: list[str]) -> bool:
@@ -186,7 +197,7 @@ def _number_as_asked(sentence: str, question: str) -> Value | None:
     """The number behind the word that is asked for: 3 of "it peaks in week 3" where the question is "which week"."""
     noun, is_each = _ASKED_NOUN.search(question), _IN_EACH_ASKED.search(question)
     found: set[Value | None] = set()
-    if noun:
+    if noun and not re.search(rf"\b{noun['noun']}s\s+\d", sentence, re.IGNORECASE):
         matches = re.finditer(rf"\b{noun['noun']}\s+(?P<number>\d+)\b", sentence, re.IGNORECASE)
         found = {number_value(match["number"]) for match in matches if not _OTHER.search(sentence[: match.start()])}
     elif is_each:
