@@ -4,14 +4,14 @@ The responses are our own. Each case is (kind, benchmark, answer type, right ans
 response, verdict).
 """
 
-YES_NO = ("Yes", "No")
+from statement_cases import LETTERS, STATEMENTS, YES_NO
+
 ANGLES = ("40°", "50°", "60°", "70°")
 PLAIN = ("12", "15", "18", "21")
 LENGTHS = ("3 cm", "4 cm", "5 cm", "6 cm")
 RATIOS = ("2: 3: 7", "2: 5: 7", "3: 5: 7")
 CHAINS = ("1-2-3-4", "4-3-2-1", "2-1-4-3")
 CHANGES = ("increase", "decrease", "stay the same")
-LETTERS = ("A", "B", "C", "D", "E")
 CLOCKS = ("2:30", "3:30", "6:15")
 
 CHOICES = [
@@ -301,4 +301,4 @@ FREE = [
     ),
 ]
 
-RESPONSE_CASES = CHOICES + NUMBERS + FREE
+RESPONSE_CASES = CHOICES + NUMBERS + FREE + STATEMENTS

@@ -29,6 +29,10 @@ _LISTED = re.compile(r"\s*\(?([A-I])\s*[).:]\s*\S")
 _LABELLED_VALUE = re.compile(r"\W*[A-Z][A-Za-z ]{1,30}:\s*-?[\d.,]+\W*")
 _LETTER_LINE = re.compile(r"\W*(?:(?i:option|choice|answer)\s*:?\s*)?([A-I])\W*")
 _LAST_LETTER = re.compile(r"[.!?。]\W*\b([A-I])\W*$")
+_BOLD_LETTER = re.compile(
+    r"(?P<verb>\b(?:is|option|choice|answer)\s*:?\s*)?\*\*\s*\(?(?P<letter>[A-I])\)?\s*\.?\s*\*\*"
+)
+_DIGITS = re.compile(r"\d+(?:\.\d+)?")
 _DECLARED = re.compile(
     r"(?i:\b(?:options?|choices?|images?|figures?|scenarios?|pictures?|graphs?|proposals?|letters?|answers?))\s+(?:is\s+)?"
     r"[\"“(*]*([A-I])\b(?!['’])(?![\"”)*]*\s*(?:and|or|,|&)\s*[\"“(*]*[A-I]\b)"
@@ -45,7 +49,8 @@ def read_option(extracted: ExtractedAnswer, options: Mapping[str, str], letters:
 
     Looked at in turn: the uncut line, if it is exactly the text of one option; the cut, see
     :func:`datamodules.answers.letters.extract_option`; a lone letter in the first or behind the last sentence; the
-    sentences themselves, the concluding one first: "option C", yes or no, an option's text, a number.
+    sentences themselves, the concluding one first: "option C", yes or no, an option's text, a number; the only letter
+    in bold type.
 
     Args:
         extracted: The cut, with the line and the response that it stands in.
@@ -79,7 +84,8 @@ def read_option(extracted: ExtractedAnswer, options: Mapping[str, str], letters:
             return declared.pop()
         return alone or (None if said is None else pair[0] if said else pair[1])
     if extracted.status == "last_line":
-        return _lone_letter(extracted.body, letters) or _in_sentences(extracted.body, options, letters, question)
+        found = _lone_letter(extracted.body, letters) or _in_sentences(extracted.body, options, letters, question)
+        return found or _only_bold(extracted.body, letters)
     declared = _declared(extracted.line, letters)
     return declared.pop() if len(declared) == 1 else option_in_sentence(extracted.line, options, question)
 
@@ -112,15 +118,26 @@ def _lone_letter(body: str, letters: str) -> str | None:
     return match[1] if match and match[1] in letters else None
 
 
+def _only_bold(body: str, letters: str) -> str | None:
+    """The only letter that is all of a piece in bold type, if it is introduced: "the next picture is **(B)**"."""
+    found = {(match["letter"], bool(match["verb"])) for match in _BOLD_LETTER.finditer(body)}
+    if len({letter for letter, _ in found}) != 1 or any(map(is_undecided, split_sentences(body))):
+        return None
+    letter, is_introduced = max(found)
+    return letter if is_introduced and letter in letters else None
+
+
 def _in_sentences(body: str, options: Mapping[str, str], letters: str, question: str) -> str | None:
     sentences = split_sentences(body)
     order = [sentences[-1]] if sentences else []
     order += [sentence for sentence in reversed(sentences[:-1]) if concludes(sentence)][:1]
     order += sentences[:1]
-    asks_if = re.search(r"\b(?:if|when|would|happens?)\b", question, re.IGNORECASE) is not None
+    asks_if = re.search(r"\b(?:if|when|would|happens?|imagine|suppose)\b", question, re.IGNORECASE) is not None
     for sentence in dict.fromkeys(order):
         if is_condition(sentence):
-            main_clause = sentence.partition(", ")[2] if asks_if and not has_numbers(sentence) else ""
+            condition, _, main_clause = sentence.partition(", ")
+            if not asks_if or has_numbers(main_clause) or _has_other_numbers(condition, question):
+                continue
             named = option_in_sentence(clean(main_clause), options, question) if not is_negated(main_clause) else None
             if named:
                 return named
@@ -136,6 +153,12 @@ def _in_sentences(body: str, options: Mapping[str, str], letters: str, question:
                 return named
     begun = {match[1] for line in sentences if (match := re.match(r"\(([A-I])\)\s", line)) and match[1] in letters}
     return begun.pop() if len(begun) == 1 else None
+
+
+def _has_other_numbers(condition: str, question: str) -> bool:
+    """Whether a condition has numbers that the question does not give; then another case may be asked about."""
+    asked = set(_DIGITS.findall(question))
+    return has_numbers(_DIGITS.sub(lambda match: " " if match.group() in asked else match.group(), condition))
 
 
 def _declared(sentence: str, letters: str) -> set[str]:

@@ -33,16 +33,32 @@ _THERE = re.compile(
 )
 _YEAR_ASKED = re.compile(r"\b(?:which|what|in what)\s+year\b|\bwhen\b", re.IGNORECASE)
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
+_EACH = re.compile(
+    rf"\beach\s+(?:\w+\s+){{1,2}}?(?:contain(?:s|ing)?|ha(?:s|ving)|holds?|holding|gets?|getting|with)\s+"
+    rf"(?:exactly\s+|only\s+)?(?P<number>{_NUMBER}|{NUMBER_WORDS})(?![\w-])",
+    re.IGNORECASE,
+)
+_IN_EACH_ASKED = re.compile(r"(?:\(_\)|\bhow many)\s[^.?]*\b(?:in|on|for|do|does|will)\s+each\b", re.IGNORECASE)
+_OTHER = re.compile(
+    r"\b(?:than|from|to|since|with|after|before|until|unlike|not|or|and)\s+(?:the\s+|in\s+)*$", re.IGNORECASE
+)
+_ASKED_NOUN = re.compile(
+    r"\b(?:which|what)\s+(?P<noun>week|day|month|quarter|round|trial|game|test|group|row)\b", re.IGNORECASE
+)
 _LITTLE_WORDS = frozenset({"the", "a", "an"})
+_INTRODUCES = re.compile(r"^[^=]*\b(?:is|are|be|at|in|by|of|when|between)\s+$")
+_SHOWN = re.compile(r",\s+as\s+(?:is\s+)?(?:shown|seen|indicated|depicted)\b[^,]*$", re.IGNORECASE)
+_HEDGES = frozenset({"likely", "probably", "possibly", "potentially", "also", "most", "thus", "therefore"})
+_SUBJECT_ASKED = re.compile(
+    r"\bhappens?\s+to\s+(?P<subject>[^,?]+?)(?=\s+(?:if|when|in case|as|after)\b|\s*[,?]|$)", re.IGNORECASE
+)
+_PRONOUN = re.compile(r"^(?:it|they)\s+(?:also\s+)?(?=(?:would|will|can|may)\b)", re.IGNORECASE)
 
 
 def option_in_sentence(sentence: str, options: Mapping[str, str], question: str) -> str | None:
     """The one option whose text a sentence contains as whole words, or whose number it states; None otherwise."""
-    words = _words(sentence)
-    named = {letter for letter, text in options.items() if _is_told(text) and _contains(words, _words(text))}
-    named = {
-        letter for letter in named if not any(_is_part(options[letter], options[other]) for other in named - {letter})
-    }
+    sentence = _SHOWN.sub("", sentence)
+    named = _told_options(sentence, options, question) or _formulas_at_end(sentence, options)
     if named:
         return named.pop() if len(named) == 1 else None
     value = value_in_sentence(sentence)
@@ -61,6 +77,37 @@ def option_in_sentence(sentence: str, options: Mapping[str, str], question: str)
         if item and number is not None and values_equal(item.value, number)
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _told_options(sentence: str, options: Mapping[str, str], question: str) -> set[str]:
+    """Letters of the options whose words stand in a sentence, one behind the other; the longer of two such.
+
+    If none does, hedges are passed over ("will likely fall"), and the pronoun of an option ("it would fall") stands for
+    what the question asks about ("what would happen to the level").
+    """
+    told = {letter: text for letter, text in options.items() if _is_told(text)}
+    named = _contained(_words(sentence), {letter: _words(text) for letter, text in told.items()})
+    if named:
+        return named
+    subject = _SUBJECT_ASKED.search(bare_question(question))
+    if subject:
+        told = {letter: _PRONOUN.sub(lambda _: f"{subject['subject']} ", text) for letter, text in told.items()}
+    return _contained(_bare_words(sentence), {letter: _bare_words(text) for letter, text in told.items()})
+
+
+def _contained(words: list[str], parts: Mapping[str, list[str]]) -> set[str]:
+    named = {letter for letter, part in parts.items() if _contains(words, part)}
+    return {letter for letter in named if not any(_is_part(parts[letter], parts[other]) for other in named)}
+
+
+def _formulas_at_end(sentence: str, options: Mapping[str, str]) -> set[str]:
+    """Letters of the options, equations or ranges, that a sentence ends with as written."""
+    found = set()
+    for letter, option in options.items():
+        text, end = normalize(option), normalize(sentence).rstrip(" .")
+        if re.search(r"=|\d\s*-\s*\d", text) and end.endswith(text) and _INTRODUCES.search(end.removesuffix(text)):
+            found.add(letter)
+    return found
 
 
 def _states(value: str, option: str) -> bool:
@@ -87,6 +134,10 @@ def _words(text: str) -> list[str]:
     return words
 
 
+def _bare_words(text: str) -> list[str]:
+    return [word for word in _words(text) if word not in _HEDGES]
+
+
 def _contains(words: list[str], part: list[str]) -> bool:
     places = range(len(words) - len(part) + 1) if part else ()
     return any(all(map(_is_word_of, words[place:], part)) for place in places)
@@ -97,8 +148,7 @@ def _is_word_of(word: str, option: str) -> bool:
     return word == option or f"{word}s" == option
 
 
-def _is_part(option: str, other: str) -> bool:
-    words, longer = _words(option), _words(other)
+def _is_part(words: list[str], longer: list[str]) -> bool:
     return len(words) < len(longer) and _contains(longer, words)
 
 
@@ -107,7 +157,8 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
 
     What stands behind the last equals sign is it, and the number behind "there are", if it is the only one. Else
     numbers that are bounds ("at least 80", "smaller than 0") and those that the question gives are left out; one must
-    remain. Where a year is asked for, the only year is it.
+    remain. Where a year is asked for, the only year is it; where a week or the like, the only number behind that word;
+    where the share of each is asked for, the number behind "each group contains".
 
     Args:
         sentence: Cleaned of markup.
@@ -117,6 +168,9 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
     result = _RESULT.match(sentence)
     if result:
         return number_value(result["number"])
+    named = _number_as_asked(sentence, bare_question(question))
+    if named is not None:
+        return named
     given = {number_value(match.group()) for match in re.finditer(_NUMBER, bare_question(question))}
     values: dict[Value, bool] = {}
     counted = None
@@ -137,6 +191,22 @@ def stated_number(sentence: str, question: str = "") -> Value | None:
             return years.pop()
     values = {value: is_digit for value, is_digit in values.items() if value not in given}
     return next(iter(values)) if len(values) == 1 else None
+
+
+def _number_as_asked(sentence: str, question: str) -> Value | None:
+    """The number behind the word that is asked for: 3 of "it peaks in week 3" where the question is "which week"."""
+    noun, is_each = _ASKED_NOUN.search(question), _IN_EACH_ASKED.search(question)
+    found: set[Value | None] = set()
+    if noun and not re.search(rf"\b{noun['noun']}s\s+\d", sentence, re.IGNORECASE):
+        matches = re.finditer(rf"\b{noun['noun']}\s+(?P<number>\d+)\b", sentence, re.IGNORECASE)
+        found = {number_value(match["number"]) for match in matches if not _OTHER.search(sentence[: match.start()])}
+    elif is_each:
+        found = {_number_or_words(match["number"]) for match in _EACH.finditer(sentence)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _number_or_words(text: str) -> Value | None:
+    return number_in_words(text) if text[0].isalpha() else number_value(text)
 
 
 def bare_question(question: str) -> str:

@@ -54,7 +54,7 @@ class Benchmark(BenchmarkReader):
     headline: ClassVar[str] = "accuracy"
     official_differences: ClassVar[Mapping[str, str]] = {}
     vlmevalkit_differences: ClassVar[Mapping[str, str]] = {}
-    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 2, "official": 1, "vlmevalkit": 1}
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 3, "official": 2, "vlmevalkit": 2}
     order: ClassVar[int] = 100
 
     def __init__(

@@ -65,7 +65,7 @@ class DynaMath(Benchmark):
         "text_inside_gold": "a text answer is right if it is a part of the gold answer, also if it is empty",
         "whole_reply": "a text answer without JSON is the whole reply; the cut is not looked at",
     }
-    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 2, "official": 2, "vlmevalkit": 1}
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 3, "official": 3, "vlmevalkit": 2}
     order: ClassVar[int] = 5
 
     @property

@@ -57,7 +57,7 @@ class LogicVista(Benchmark):
         "them; option texts and separators are not read",
         "no_other_golds": "a gold answer that is no letter can never be reached",
     }
-    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 2, "official": 2, "vlmevalkit": 1}
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 3, "official": 3, "vlmevalkit": 2}
     response_fields: ClassVar[ResponseFields] = ResponseFields(response="answer")
     order: ClassVar[int] = 7
 

@@ -61,7 +61,7 @@ class MathVision(Benchmark):
         "the only option whose text occurs; option values are not compared",
         "six_decimals": "free-form values must agree within 1e-6",
     }
-    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 2, "official": 2, "vlmevalkit": 2}
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 3, "official": 2, "vlmevalkit": 3}
     order: ClassVar[int] = 3
 
     def table_values(self, row: HubRow) -> Mapping[str, Any]:

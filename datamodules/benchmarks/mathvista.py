@@ -61,7 +61,7 @@ class MathVista(Benchmark):
         "python_numbers": "an integer must be written as one (14.0 is none), a float must be equal exactly",
         "no_lists": "a list question is always wrong",
     }
-    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 2, "official": 3, "vlmevalkit": 2}
+    rules_versions: ClassVar[Mapping[Rules, int]] = {"ours": 3, "official": 4, "vlmevalkit": 3}
     response_fields: ClassVar[ResponseFields] = ResponseFields(("pid",))
     order: ClassVar[int] = 2
 
