@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.distributed.tensor import DTensor
 
+from datamodules.batching.collate import StepCollator
 from lightning_modules import cli
 from lightning_modules.configuration.command import VisualPRMCLI
 from lightning_modules.training.non_finite import NonFiniteError
@@ -185,10 +186,10 @@ def more_callbacks(*callbacks):
 
 
 def slow_collation(seconds):
-    collate = cli.datamodules.visual_prm_400k.StepCollator.__call__
+    collate = StepCollator.__call__
 
     def slowly(collator, rows):
         time.sleep(seconds)
         return collate(collator, rows)
 
-    return patch.object(cli.datamodules.visual_prm_400k.StepCollator, "__call__", slowly)
+    return patch.object(StepCollator, "__call__", slowly)
