@@ -168,6 +168,14 @@ def test_a_nan_on_one_rank_stops_all_before_the_weights_change(strategy, runs):
         assert len(unchanged) > 50
 
 
+def assert_logged(log, line, error):
+    """The line of a failure, then its traceback, which names the error."""
+    first, _, traceback = log.read_text().partition("\n")
+    assert first == line
+    assert traceback.startswith("Traceback (most recent call last):")
+    assert error in traceback
+
+
 @pytest.mark.parametrize("strategy", POISONED)
 def test_a_line_of_each_rank_on_failure(strategy, runs):
     folder = runs[0] / f"{strategy}_poisoned"
@@ -178,7 +186,7 @@ def test_a_line_of_each_rank_on_failure(strategy, runs):
         place = f"global step 1, epoch 0, train batch {last['batch']} ({', '.join(last['sample_ids'])})"
         assert f"rank {rank} of {RANKS} on {socket.gethostname()}" in line
         assert f"{place}: NonFiniteError: optimizer step 1 of epoch 0: the loss of 1 of 4 batches" in line
-        assert (folder / "logs" / "all" / "failures" / f"rank{rank}.log").read_text() == line + "\n"
+        assert_logged(folder / "logs" / "all" / "failures" / f"rank{rank}.log", line, "NonFiniteError")
     assert runs[1][1][f"{strategy}_poisoned"] == line + "\n"
 
 
@@ -187,8 +195,8 @@ def test_a_rank_that_fails_alone(runs):
     (line,) = [text for text in outputs[1].splitlines() if text.startswith("FAILED")]
     assert re.search(r"rank 1 of 2 .*train batch 1 .*: ValueError: this rank's row is broken$", line)
     assert re.search(r"^failed in this process: rank 1 of 2 .*train batch 1", outputs[1], re.MULTILINE)
-    assert (folder / "failures" / "rank1.log").read_text() == line + "\n"
+    assert_logged(folder / "failures" / "rank1.log", line, "ValueError: this rank's row")
     # Rank 0 learned of it from a collective that failed.
     (line,) = [text for text in outputs[0].splitlines() if text.startswith("FAILED")]
     assert re.search(r"rank 0 of 2 .*train batch 1 ", line)
-    assert (folder / "failures" / "rank0.log").read_text() == line + "\n"
+    assert_logged(folder / "failures" / "rank0.log", line, "Error")
