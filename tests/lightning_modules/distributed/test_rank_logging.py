@@ -14,13 +14,18 @@ from lightning_modules.distributed.rank_logging import configure_logging
 
 @pytest.fixture
 def restored():
-    """Puts back what the function changes for the whole process."""
+    """Puts back what the function changes for the whole process; commands run in it before may have done so, too."""
     levels = {name: logging.getLogger(name).level for name in ("lightning_modules", "datamodules")}
+    enable_bars()
     with warnings.catch_warnings():
         yield
     logging.disable(logging.NOTSET)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+    enable_bars()
+
+
+def enable_bars():
     datasets.enable_progress_bars()
     transformers.utils.logging.enable_progress_bar()
     enable_progress_bars()
