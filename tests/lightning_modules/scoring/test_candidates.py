@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText
 from datamodules.conversation.candidates import encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
 from lightning_modules.model.backbone import load_processor
-from lightning_modules.model.step_head import StepHead, class_token_ids
+from lightning_modules.model.step_head import StepHead
 from lightning_modules.scoring.candidates import score_candidates
 
 QUESTIONS = {
@@ -61,7 +61,7 @@ def score_questions(model, encoder, picture, questions):
     groups = []
     for question, pictures, candidates in questions:
         groups.append(encode_candidates(encoder, [picture(i) for i in pictures], question, candidates, question))
-    head = StepHead(model, class_token_ids(encoder.processor, ("+", "-")))
+    head = StepHead(model, encoder.class_token_ids)
     with torch.no_grad():
         found = score_candidates(model, head, groups, encoder.processor.tokenizer.pad_token_id)
     return [[logits.softmax(-1)[:, 0].tolist() for logits in of_question] for of_question in found]
