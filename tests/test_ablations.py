@@ -52,9 +52,7 @@ def thorough(names, usual):
 
 
 # `test_options_of_overlays_add_up` trains with the others, all together.
-@pytest.mark.parametrize(
-    "name", thorough(ABLATIONS, set(ABLATIONS) - {"soft", "early_stop", "focal", "sample_averaging"})
-)
+@pytest.mark.parametrize("name", thorough(ABLATIONS, {"advantage", "outcome", "regression", "class_weights"}))
 def test_fit_and_validate(name, fitted):
     cli, folder = fitted(name)
     metrics = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}

@@ -51,8 +51,17 @@ def shapes(batches):
     return [(batch.sample_ids, batch.inputs["input_ids"].tolist()) for batch in batches]
 
 
-@pytest.mark.parametrize("layout", [{}, {"group_by_length": True}, {"packed_tokens": 400}])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("num_workers", "layout"),
+    [
+        (0, {}),
+        pytest.param(0, {"group_by_length": True}, marks=pytest.mark.thorough),
+        pytest.param(0, {"packed_tokens": 400}, marks=pytest.mark.thorough),
+        pytest.param(2, {}, marks=pytest.mark.thorough),
+        pytest.param(2, {"group_by_length": True}, marks=pytest.mark.thorough),
+        (2, {"packed_tokens": 400}),
+    ],
+)
 def test_a_picture_that_fails_when_decoded(make, tmp_path, annotations, layout, num_workers, caplog):
     """Its row stays in its batch, blank and without a label; so the batches are those of the sound picture."""
     batches = list(make(num_workers=num_workers, **layout).train_dataloader())
@@ -117,7 +126,9 @@ def test_a_run_does_not_go_on_without_most_of_its_rows(make):
         rows.note(batch, "train")
 
 
-@pytest.mark.parametrize("layout", [{}, {"group_by_length": True}, {"packed_tokens": 600}])
+@pytest.mark.parametrize(
+    "layout", [{}, pytest.param({"group_by_length": True}, marks=pytest.mark.thorough), {"packed_tokens": 600}]
+)
 def test_long_conversations_in_every_layout(make, tmp_path, annotations, write_lines, raw_row, layout, caplog):
     """A step of two megabytes would take terabytes of attention."""
     steps = [{"step": "7 " * 1_000_000, "score": 0.5}]
@@ -156,7 +167,9 @@ def wide(tmp_path, annotations, write_lines, raw_row):
 REFUSED = r"\(2100 x 10 pixels\) cannot be used with this model: Qwen2VLImageProcessor\w* says: absolute aspect ratio"
 
 
-@pytest.mark.parametrize("layout", [{}, {"group_by_length": True}, {"packed_tokens": 2000}])
+@pytest.mark.parametrize(
+    "layout", [{}, pytest.param({"group_by_length": True}, marks=pytest.mark.thorough), {"packed_tokens": 2000}]
+)
 def test_pictures_that_a_processor_refuses(make, wide, family_checkpoint, layout, caplog):
     folder = family_checkpoint("qwen2_5_vl")
     with pytest.raises(ValueError, match=rf"{wide}: field 'image': '.*wide.png' {REFUSED}"):

@@ -316,7 +316,10 @@ def test_conversations_that_are_too_long(make, uneven, caplog):
         module.train_dataloader()
 
 
-@pytest.mark.parametrize(("num_workers", "layout"), [(0, "packed"), (1, "packed"), (0, "grouped")])
+@pytest.mark.parametrize(
+    ("num_workers", "layout"),
+    [pytest.param(0, "packed", marks=pytest.mark.thorough), (1, "packed"), (0, "grouped")],
+)
 def test_resuming_inside_of_an_epoch_of_another_layout(make, uneven, tmp_path, num_workers, layout):
     packed = {"packed_tokens": 2 * longest_conversation(make)}
     options = {"num_workers": num_workers, **(packed if layout == "packed" else {"group_by_length": True})}

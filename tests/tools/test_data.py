@@ -1,8 +1,6 @@
 import io
 import json
 import re
-import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -275,8 +273,7 @@ def test_extract(tmp_path, capsys):
     assert "out exists already" in capsys.readouterr().err
 
 
-def test_the_command(tmp_path):
-    """As a process of its own, with images decoded in others."""
+def test_images_are_decoded_in_other_processes(tmp_path, capsys):
     release = write_raw_release(tmp_path)
     with zipfile.ZipFile(release / "images.zip", "a") as archive:
         for number in range(200):
@@ -284,8 +281,7 @@ def test_the_command(tmp_path):
     rows = [raw_row("<image>\nWhere?", f"VisualPRM400K-v1.1-Raw/more/{number}.png", [0.5]) for number in range(200)]
     (release / "annotations").mkdir()
     (release / "annotations" / "more.jsonl").write_bytes(jsonl(rows))
-    command = [sys.executable, "-m", "tools.data", "check", str(release), "--processes", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "more" in done.stdout
-    assert "200" in done.stdout
+    assert main(["check", str(release), "--processes", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "more" in printed
+    assert "200" in printed

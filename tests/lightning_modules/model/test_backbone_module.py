@@ -71,7 +71,7 @@ def test_options_of_yaml_and_command_line_meet(run, tmp_path):
     [
         (None, "torch.optim.AdamW"),
         ("nf4", "bitsandbytes.optim.PagedAdamW8bit"),
-        ("int8", "bitsandbytes.optim.AdamW8bit"),
+        pytest.param("int8", "bitsandbytes.optim.AdamW8bit", marks=pytest.mark.thorough),
     ],
 )
 def test_a_checkpoint_of_adapters_holds_what_is_trained(run, family_checkpoint, quantization, optimizer):
