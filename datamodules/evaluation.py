@@ -11,10 +11,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
+from datamodules.batching.candidate_batch import CandidateCollator
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.lengths import TokenCounter
 from datamodules.benchmarks import BenchmarkOptions
-from datamodules.best_of_n import BestOfNDataset, CandidateCollator, OnMissing, VerdictRules, read_best_of_n_datasets
+from datamodules.best_of_n import BestOfNDataset, OnMissing, VerdictRules, read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.messages import DEFAULT_CLASS_TOKENS
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datamodules.batching.candidate_batch import CandidateBatch
 from datamodules.batching.collate import StepBatch
-from datamodules.best_of_n import CandidateBatch
 from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import PastVerdicts, PictureRules, QuestionText, WhiteSpace

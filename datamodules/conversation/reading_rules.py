@@ -58,8 +58,8 @@ class ReadingRules:
 
         Args:
             asked: What the policy was asked, or all that is known of the question.
-            bare: The question alone, where it is known apart.
+            bare: The question alone, where it is known apart; it is taken as it is.
         """
         if self.question_text == "as_asked":
             return asked
-        return without_instruction(asked if bare is None else bare)
+        return without_instruction(asked) if bare is None else bare

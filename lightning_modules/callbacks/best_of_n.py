@@ -12,8 +12,9 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.batching.candidate_batch import CandidateBatch
 from datamodules.benchmarks import VISUAL_BENCHMARKS, Benchmark, BenchmarkQuestion
-from datamodules.best_of_n import BestOfNDataset, CandidateBatch
+from datamodules.best_of_n import BestOfNDataset
 from datamodules.storage.files import atomic_write_bytes
 from lightning_modules.callbacks.benchmark_reports import details_of_benchmarks
 from lightning_modules.callbacks.candidate_scores import (

@@ -8,11 +8,12 @@ from PIL import Image
 from released_benchmarks import dynamath_table
 from transformers import AutoProcessor
 
+from datamodules.batching.candidate_batch import CandidateCollator
 from datamodules.batching.lengths import TokenCounter
 from datamodules.benchmarks import BenchmarkOptions
 from datamodules.benchmarks.gpqa import option_order
 from datamodules.benchmarks.table import encode_image, read_table, write_table
-from datamodules.best_of_n import CandidateCollator, read_best_of_n_datasets
+from datamodules.best_of_n import read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import ReadingRules
 from datamodules.rollouts.records import Rollout, write_rollouts

@@ -2,7 +2,7 @@ import pytest
 import torch
 from cli_runs import visualprm
 
-from datamodules.best_of_n import CandidateBatch
+from datamodules.batching.candidate_batch import CandidateBatch
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.interfaces import PolicyFacts, RewardModelFacts

@@ -3,8 +3,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from datamodules.batching.candidate_batch import CandidateBatch
 from datamodules.batching.collate import StepBatch
-from datamodules.best_of_n import CandidateBatch
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.interfaces import RewardModelFacts
 from datamodules.process_bench.solutions import ProcessBenchBatch

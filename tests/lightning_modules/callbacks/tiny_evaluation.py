@@ -13,9 +13,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from datamodules.batching.candidate_batch import CandidateBatch, CandidateGroup
 from datamodules.batching.collate import StepBatch, pad_rows
 from datamodules.benchmarks.table import encode_image, write_table
-from datamodules.best_of_n import CandidateBatch, CandidateGroup, read_best_of_n_datasets
+from datamodules.best_of_n import read_best_of_n_datasets
 from datamodules.conversation.candidates import EncodedCandidates
 from datamodules.process_bench.solutions import JudgedSolution, ProcessBenchBatch
 from datamodules.rollouts.records import Rollout, write_rollouts
