@@ -26,6 +26,7 @@ from lightning_modules.callbacks.reporting import (
     show_in_tensorboard,
     write_report,
 )
+from lightning_modules.callbacks.step_scores import STEP_SCORES, write_step_scores
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.best_of_n_figure import figure_png
 from lightning_modules.metrics.step_overall import METRICS
@@ -69,7 +70,8 @@ class ProcessBench(Callback):
     source. The files have these with intervals at the fixed threshold, the model's own and the oracle's side by side,
     the oracle's being called so. Loggers also get
     ``process_bench_step_index/<metric>/<place>``, and TensorBoard the tables and the figure. Files:
-    ``process_bench_<run>.json`` and ``.md``; a test also writes the figure. `validate` and `test` print the tables. For
+    ``process_bench_<run>.json`` and ``.md``; a test also writes the figure and the scores of all steps,
+    ``process_bench_scores.jsonl``. `validate` and `test` print the tables. For
     names of runs see :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold,
     ``process_bench`` is ``process_bench_oracle`` in all these names, so that it is not monitored or quoted by mistake.
 
@@ -234,6 +236,8 @@ class ProcessBench(Callback):
         pl_module.log_dict(main | sources, sync_dist=True)
         if trainer.is_global_zero:
             self._publish(trainer, report, folder, is_released=not differences_from_release(totals))
+            if trainer.testing and folder is not None:
+                write_step_scores(folder / STEP_SCORES, solutions)
 
     on_test_epoch_end = on_validation_epoch_end
 
