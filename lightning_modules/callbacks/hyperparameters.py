@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch.utils.tensorboard.summary import hparams
 
 METRICS = (
     "best_of_n/overall",
@@ -60,6 +59,9 @@ class Hyperparameters(Callback):
         found = {name: float(logged[name]) for name in METRICS if name in logged}
         if not trainer.is_global_zero or self._end is not None or not found:
             return
+        # Slow to import, and every command imports this module.
+        from torch.utils.tensorboard.summary import hparams
+
         for logger in self._loggers(trainer):
             experiment, start, self._end = hparams(_flat(logger.hparams), found)
             logger.experiment.file_writer.add_summary(experiment)

@@ -148,6 +148,7 @@ def test_files_of_a_run(run):
         "best_of_n_test.md",
         "best_of_n_test.png",
         "candidate_scores.jsonl",
+        "process_bench_scores.jsonl",
         *(
             f"{name}_{label}.{kind}"
             for name in ("process_bench", "process_bench_oracle")
