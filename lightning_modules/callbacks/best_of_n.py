@@ -30,6 +30,7 @@ from lightning_modules.callbacks.reporting import (
     show_in_tensorboard,
     write_report,
 )
+from lightning_modules.callbacks.score_charts import show_response_charts
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, best_of_n_report
@@ -66,11 +67,12 @@ class BestOfN(Callback):
     Logged metrics, each for the first of ``aggregations`` at the largest N: ``best_of_n/overall`` (mean of the
     benchmarks' headlines, of those with pictures if there are any; what a checkpoint may monitor),
     ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``. Loggers also get ``best_of_n_methods/<column>/<method>``,
-    and TensorBoard the tables and the figure. Files: ``best_of_n_<run>.json`` and ``.md``, where the run is
-    ``epoch<E>`` (with ``_step<S>`` between epoch ends), ``validate`` or ``test``; they also hold the secondary metrics
-    of every benchmark for the responses that each method picks at the largest N, with the rules of grading and how the
-    questions differ from the release. A test also writes the figure and ``candidate_scores.jsonl``. `validate` and
-    `test` print the tables, `test` those of the single benchmarks too.
+    and TensorBoard the tables, the figure and histograms of the response scores of right and wrong candidates. Files:
+    ``best_of_n_<run>.json`` and ``.md``, where the run is ``epoch<E>`` (with ``_step<S>`` between epoch ends),
+    ``validate`` or ``test``; they also hold the secondary metrics of every benchmark for the responses that each method
+    picks at the largest N, with the rules of grading and how the questions differ from the release. A test also writes
+    the figure and ``candidate_scores.jsonl``. `validate` and `test` print the tables, `test` those of the single
+    benchmarks too.
 
     Args:
         ns: Numbers of candidates. Numbers larger than what the rollouts hold are left out with a warning.
@@ -229,6 +231,7 @@ class BestOfN(Callback):
         pl_module.log_dict(main, sync_dist=True)
         if trainer.is_global_zero:
             self._publish(trainer, report, folder)
+            show_response_charts(trainer, [row.candidates for row in scored], self.aggregations[0])
         return scored
 
     def _evaluate(self, scored: Sequence[_Scored], datasets: Mapping[str, BestOfNDataset]) -> BestOfNReport | None:
