@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.candidate_scores import CANDIDATE_SCORES, response_digest
-from lightning_modules.metrics.selection import majority_index
+from lightning_modules.metrics.selection.votes import majority_index
 from lightning_modules.protocol import Protocol
 from lightning_modules.scoring.scored_batch import ScoredBatch
 
