@@ -71,7 +71,7 @@ def recount(annotator, batch, max_steps, released=False, early_stop=False):
     engine = TransformersEngine.of(annotator.backbone, annotator.processor)
     counted = []
     for prompt, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True):
-        for solution in range(annotator.num_solutions):
+        for solution in range(annotator.plan.num_solutions):
             key = f"{prompt.prompt_id}/solution/{solution}"
             ((response,),) = engine.sample([GenerationRequest(messages, images, [key])], SAMPLING)
             pieces = re.split("\n\n", response.text)
@@ -86,11 +86,11 @@ def recount(annotator, batch, max_steps, released=False, early_stop=False):
                     continue
                 prefix = "\n\n".join(steps[:count]) if released else "".join(f"{step}\n\n" for step in steps[:count])
                 reached = 0
-                for k in range(annotator.num_continuations):
+                for k in range(annotator.plan.num_continuations):
                     request = GenerationRequest(messages, images, [f"{prompt.prompt_id}/{prefix}/{k}"], prefix)
                     ((continuation,),) = engine.sample([request], SAMPLING)
                     reached += grade(prefix + continuation.text).is_correct
-                counts.append((reached, annotator.num_continuations))
+                counts.append((reached, annotator.plan.num_continuations))
             if not released:
                 # The last step ends the solution: nothing is left to sample, so that it is one of one or none of one.
                 counts.append((int(grade("\n\n".join(steps)).is_correct), 1))
@@ -117,12 +117,14 @@ def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps, o
         assert [(step["num_mc_correct"], step["num_mc_total"]) for step in scored] == counts
         assert [step["score"] for step in scored] == [correct / max(total, 1) for correct, total in counts]
         assert row["response"] == "\n\n".join(steps)
-        assert row["num_mc_sequences"] == annotator.num_continuations
+        assert row["num_mc_sequences"] == annotator.plan.num_continuations
         of_question = [
             grade("\n\n".join(of_solution)).is_correct for other_id, of_solution, _ in expected if other_id == prompt_id
         ]
-        assert row["question_accuracy"] == sum(of_question) / annotator.num_solutions
-    seen = {correct for _, _, counts in expected for correct, total in counts if total == annotator.num_continuations}
+        assert row["question_accuracy"] == sum(of_question) / annotator.plan.num_solutions
+    seen = {
+        correct for _, _, counts in expected for correct, total in counts if total == annotator.plan.num_continuations
+    }
     assert len(seen) >= 2, "the counts should differ, or the comparison says little"
     if "early_stop" in options:
         assert any((0, 0) in counts for _, _, counts in expected), "no solution was stopped"
@@ -283,3 +285,31 @@ def test_max_tiles_of_a_prompt_reaches_its_solutions_and_continuations(sharp_che
     annotator.predict_step(asked, 0)
     # 5 solutions and 4 continuations.
     assert set(Recorder.asked) == {(None, 5), (2, 5), (3, 5), (None, 4), (2, 4), (3, 4)}
+
+
+def test_first_success_gives_the_labels_of_all_continuations(sharp_checkpoint, batch):
+    """With the same seed: each step is drawn up to the first success of the continuations that `all` draws."""
+    everything, stopped = (
+        make_annotator(sharp_checkpoint, stopping=stopping, num_continuations=8)
+        for stopping in ("all", "first_success")
+    )
+    asked = batch(everything)
+    asked.prompts = [
+        replace(prompt, grade=lambda response: Grade(len(response) % 5 == 0, "2", "test")) for prompt in asked.prompts
+    ]
+    rows, fewer = (
+        [row for _, of_prompt in annotator.predict_step(asked, 0) for row in of_prompt]
+        for annotator in (everything, stopped)
+    )
+    totals = []
+    for row, other in zip(rows, fewer, strict=True):
+        assert row["response"] == other["response"]
+        for step, found in zip(row["steps_with_score"], other["steps_with_score"], strict=True):
+            assert (step["score"] > 0) == (found["score"] > 0)
+            assert found["num_mc_correct"] == min(1, step["num_mc_correct"])
+            totals.append(found["num_mc_total"])
+    assert len(set(totals)) > 2
+    spent = [sum(c["continuations"] for c in each.prediction_costs.values()) for each in (everything, stopped)]
+    assert spent[1] < spent[0]
+    assert stopped.prediction_settings["stopping"] == "first_success"
+    assert "confidence" not in stopped.prediction_settings
