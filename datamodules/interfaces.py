@@ -6,7 +6,7 @@ module only for what a protocol here names; a data module of your own takes part
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -130,12 +130,32 @@ class PromptContents(Protocol):
 
 
 @runtime_checkable
+class PromptInstructions(Protocol):
+    """A data module of prompts that tells whether they come with instructions."""
+
+    @property
+    def asks_with_instruction(self) -> bool:
+        """Whether a prompt is asked with more than its question."""
+
+
+@runtime_checkable
 class PredictionSettings(Protocol):
     """A module or data module that names what its predictions depend on."""
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """Plain values by name; predictions are continued only with the same ones."""
+
+
+@runtime_checkable
+class PredictionCosts(Protocol):
+    """A module that says what its predictions have cost.
+
+    Attributes:
+        prediction_costs: For each prompt of the last batch by id, numbers by name, which are summed up.
+    """
+
+    prediction_costs: Mapping[str, Mapping[str, float]]
 
 
 def data_module_of(trainer: Trainer) -> object:

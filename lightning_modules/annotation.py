@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from datamodules.conversation.reading_rules import QuestionText, WhiteSpace
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS
-from datamodules.interfaces import PredictionSettings, data_module_of
+from datamodules.interfaces import PredictionSettings, PromptInstructions, data_module_of
 from datamodules.policy.prompts import PromptBatch
 from lightning_modules.generation.engine import GenerationEngine
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
@@ -65,8 +65,9 @@ class MonteCarloAnnotator(BackboneModule):
             and white space around steps, are left out, or, as "released", kept.
         early_stop: Do not draw from the steps after one that no continuation reached the answer from; they get the
             score 0, of 0 continuations.
-        question_text: What the rows give as ``question``: the "bare" one, or what the policy was asked ("as_asked");
-            ``question_orig`` is the bare one.
+        question_text: What the rows give as ``question``: what the policy was asked ("as_asked"), as in the release,
+            which reward models of either rule of reading can use; or the question alone ("bare"). ``question_orig`` is
+            the question alone.
         max_batch_rows: Most texts that are sampled at once; bounds memory. By default 256 with the model in this
             process, and as many as another engine takes.
         backbone: How the checkpoint is loaded.
@@ -97,7 +98,7 @@ class MonteCarloAnnotator(BackboneModule):
         continue_after: Literal["separator", "step"] = "separator",
         white_space: WhiteSpace = "ours",
         early_stop: bool = False,
-        question_text: QuestionText = "bare",
+        question_text: QuestionText = "as_asked",
         max_batch_rows: int | None = None,
         backbone: BackboneOptions | None = None,
         engine: GenerationEngine | None = None,
@@ -138,7 +139,9 @@ class MonteCarloAnnotator(BackboneModule):
         data = data_module_of(self._trainer) if self._trainer else None
         settings = data.prediction_settings if isinstance(data, PredictionSettings) else {}
         plan = self.plan
-        chosen = {**vars(plan), "question_text": self.question_text}
+        # Rows say the same either way where the policy is asked nothing but the question.
+        is_same = isinstance(data, PromptInstructions) and not data.asks_with_instruction
+        chosen = {**vars(plan), "question_text": "bare" if is_same else self.question_text}
         return {
             "model": self.model_name_or_path,
             "weights": weights_digest(self.model_name_or_path),

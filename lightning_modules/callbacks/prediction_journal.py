@@ -9,38 +9,30 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from datamodules.batching.shards import Shard
 from datamodules.storage.fields import first_of
-from datamodules.storage.files import atomic_write_text
+from datamodules.storage.files import atomic_file, atomic_write_text
+from lightning_modules.callbacks.journal_files import (
+    Entry,
+    OpenedJournals,
+    has_a_line,
+    located_entries,
+    without_torn_line,
+)
 from lightning_modules.callbacks.prediction_record import Record, differences, digest_of
 from lightning_modules.checkpointing.run_lock import RunLock
 
 logger = logging.getLogger(__name__)
 
 _FOREVER = -1.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a journal says about a prompt.
-
-    Attributes:
-        prompt_id: Of the prompt.
-        rows: Rows of the output.
-        digest: Of the prompt's content; None in journals of earlier versions.
-        problem: Why the prompt was left out; such an entry has no rows, and the next run tries the prompt again.
-    """
-
-    prompt_id: str
-    rows: list[Any]
-    digest: str | None = None
-    problem: str | None = None
 
 
 class PredictionJournal:
@@ -124,7 +116,7 @@ class PredictionJournal:
         """The output, or a journal with answers."""
         if self.output.exists():
             return self.output
-        return next((path for path in self.journals() if b"\n" in path.read_bytes()), None)
+        return next((path for path in self.journals() if has_a_line(path)), None)
 
     def _done(self, before: Record | None, now: Record, digests: Mapping[str, str]) -> set[str]:
         """Ids of the prompts that the journals answer; raises ValueError if they answer others."""
@@ -204,32 +196,12 @@ class PredictionJournal:
     def journal_of(self, rank: int) -> Path:
         """The journal of a rank, without a last line that a kill cut short."""
         path = self.output.with_name(f"{self.output.name}.journal-{self.shard.label}{rank:05d}")
-        if path.exists():
-            text = path.read_bytes()
-            if not text.endswith(b"\n"):
-                with path.open("r+b") as file:
-                    file.truncate(text.rfind(b"\n") + 1)
+        without_torn_line(path)
         return path
 
     def entries(self) -> Iterator[Entry]:
-        """Entries of all journals; a last line without a newline, cut short by a kill, is left out."""
-        for path in self.journals():
-            with path.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if not line.endswith(b"\n"):
-                        break
-                    try:
-                        found = json.loads(line)
-                        # A list of two is an entry of an earlier version.
-                        yield Entry(*found) if isinstance(found, list) else Entry(**found)
-                    except (ValueError, TypeError) as error:
-                        raise ValueError(f"{path}:{number}: not a journal entry ({error}); delete the line") from error
-
-    @staticmethod
-    def line(entry: Entry) -> str:
-        """A line of a journal; raises ValueError for NaN and infinities, which JSON cannot hold."""
-        fields: dict[str, Any] = {"prompt_id": entry.prompt_id, "rows": entry.rows, "digest": entry.digest}
-        return json.dumps(fields | ({"problem": entry.problem} if entry.problem else {}), allow_nan=False) + "\n"
+        """Entries of all journals, one after the other; see :func:`.journal_files.located_entries`."""
+        return (entry for _, _, entry in located_entries(self.journals()))
 
     # --------------------------------------------------------------------- join
 
@@ -259,23 +231,24 @@ class PredictionJournal:
             # Joined by another shard, which may have been killed before it had removed everything.
             self.remove_journals()
             return
-        rows_of: dict[str, list[Any]] = {}
+        # Rows stay on disk until they are written: a job may have more of them than the memory holds.
+        places: dict[str, tuple[Path, int]] = {}
         problems: dict[str, str] = {}
-        for entry in self.entries():
+        for path, offset, entry in located_entries(self.journals()):
             if entry.problem is None:
-                rows_of[entry.prompt_id] = entry.rows
+                places[entry.prompt_id] = path, offset
             else:
                 problems[entry.prompt_id] = entry.problem
-        left_out = {name: problems[name] for name in prompt_ids if name in problems and name not in rows_of}
-        answered = {*rows_of, *left_out}
+        left_out = {name: problems[name] for name in prompt_ids if name in problems and name not in places}
+        answered = {*places, *left_out}
         missing = [name for name in prompt_ids if name not in answered]
         own = [name for name in self.shard.of(prompt_ids) if name not in answered]
         if not missing:
-            lines = [json.dumps(row) for name in prompt_ids for row in rows_of.get(name, [])]
             if len(left_out) == len(prompt_ids):
                 raise RuntimeError(f"{self.output}: no prompt could be answered: {_left_out(left_out)}")
-            atomic_write_text(self.output, "".join(f"{line}\n" for line in lines))
-            self._write(Record(record.settings, record.prompts, record.count, is_finished=True, left_out=left_out))
+            rows, costs = self._write_rows(prompt_ids, places)
+            finished = replace(record, is_finished=True, left_out=left_out, rows=rows, costs=costs, when=_now())
+            self._write(finished)
             self.remove_journals()
             if left_out:
                 logger.warning("%s: %s", self.output, _left_out(left_out))
@@ -288,6 +261,23 @@ class PredictionJournal:
             )
         elif is_whole:
             raise RuntimeError(f"{self.output}: no prediction for {len(own)} prompts, the first is {own[0]!r}")
+
+    def _write_rows(
+        self, prompt_ids: Sequence[str], places: Mapping[str, tuple[Path, int]]
+    ) -> tuple[int, dict[str, float]]:
+        """Write the output; returns the number of its rows and the sum of what they cost."""
+        rows = 0
+        costs: Counter[str] = Counter()
+        with atomic_file(self.output) as file, OpenedJournals() as opened:
+            for name in prompt_ids:
+                if name not in places:
+                    continue
+                entry = opened.entry(*places[name])
+                rows += len(entry.rows)
+                costs.update(entry.costs or {})
+                for row in entry.rows:
+                    file.write(f"{json.dumps(row)}\n".encode())
+        return rows, dict(costs)
 
     def remove_journals(self) -> None:
         """Remove the journals of all ranks and shards."""
@@ -327,6 +317,10 @@ class PredictionJournal:
 
 def _run_part(label: str) -> str:
     return f".run-{label.rstrip('-')}" if label else ".run"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _left_out(left_out: Mapping[str, str]) -> str:

@@ -9,9 +9,10 @@ from typing import IO, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.interfaces import PredictionSettings, PromptContents, PromptData, data_module_of
+from datamodules.interfaces import PredictionCosts, PredictionSettings, PromptContents, PromptData, data_module_of
 from datamodules.policy.prompts import PromptBatch
-from lightning_modules.callbacks.prediction_journal import Entry, PredictionJournal
+from lightning_modules.callbacks.journal_files import Entry
+from lightning_modules.callbacks.prediction_journal import PredictionJournal
 
 
 class PredictionWriter(Callback):
@@ -99,10 +100,12 @@ class PredictionWriter(Callback):
         if self._journal is None:
             raise RuntimeError("on_predict_batch_end came before on_predict_start")
         left_out = batch.left_out if isinstance(batch, PromptBatch) else {}
+        costs = pl_module.prediction_costs if isinstance(pl_module, PredictionCosts) else {}
         for prompt_id, rows in outputs:
             problem = left_out.get(prompt_id)
-            entry = Entry(prompt_id, rows if problem is None else [], self._digests.get(prompt_id, ""), problem)
-            self._journal.write(self.files.line(entry))
+            kept = rows if problem is None else []
+            entry = Entry(prompt_id, kept, self._digests.get(prompt_id, ""), problem, costs.get(prompt_id))
+            self._journal.write(entry.line)
         self._journal.flush()
         os.fsync(self._journal.fileno())
 

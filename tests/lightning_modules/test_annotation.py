@@ -180,7 +180,7 @@ def test_rows_are_read_again(sharp_checkpoint, batch, picture, tmp_path):
     assert [row.get("image") for row in rows[::5]] == [None, "1.png", ["2.png", "3.png"]]
     for row in rows:
         assert row["answer"] == "2"
-        assert row["question"] == row["question_orig"]
+        assert row["question"] == f"{row['question_orig']}\nThink."
         assert row["source"] == "somewhere"
         assert row["num_mc_sequences"] == 4
     file = tmp_path / "rows.jsonl"
@@ -252,23 +252,25 @@ def test_another_engine_continues_the_prefixes(sharp_checkpoint, batch):
     assert max(len(row["steps_with_score"]) for _, rows in found for row in rows) > 1
 
 
-def test_rows_give_the_question_as_it_was_asked(sharp_checkpoint, batch):
-    annotator = make_annotator(sharp_checkpoint, question_text="as_asked", num_solutions=1, num_continuations=1)
+@pytest.mark.parametrize("bare", [False, True])
+def test_rows_give_the_question_as_it_was_asked_and_alone(sharp_checkpoint, batch, bare):
+    chosen = {"question_text": "bare"} if bare else {}
+    annotator = make_annotator(sharp_checkpoint, num_solutions=1, num_continuations=1, **chosen)
     asked = batch(annotator)
     rows = [row for _, of_prompt in annotator.predict_step(asked, 0) for row in of_prompt]
     assert [(row["question"], row["question_orig"]) for row in rows] == [
-        (f"{question}\nThink.", question)
+        (question if bare else f"{question}\nThink.", question)
         for question in ("How many?", "How many digits?", "Is <image> larger than <image> ?")
     ]
 
 
 def test_choices_are_named_only_where_they_are_not_ours(sharp_checkpoint):
     """Annotations that were begun before there was a choice go on."""
-    ours = MonteCarloAnnotator(str(sharp_checkpoint)).prediction_settings
+    ours = MonteCarloAnnotator(str(sharp_checkpoint), question_text="bare").prediction_settings
     numbers = {"num_solutions", "num_continuations", "max_steps"}
     assert set(ours) == {"model", "weights", "sampling", "solution_sampling"} | numbers
     released = MonteCarloAnnotator(str(sharp_checkpoint), **RELEASED).prediction_settings
-    assert released == ours | RELEASED
+    assert released == ours | RELEASED | {"question_text": "as_asked"}
 
 
 def test_max_tiles_of_a_prompt_reaches_its_solutions_and_continuations(sharp_checkpoint, batch):
