@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Trainer
@@ -31,6 +32,8 @@ class RewardModelFacts:
         training_verdicts: Gives the class tokens in the assistant turns of training conversations; None for the first
             class token in each.
         max_tokens: Positions that the model was made for, which no conversation should exceed; None if it has no bound.
+        needs_all_continuations: Why the shares of steps that were continued up to their first success are no targets of
+            this model; None if their labels are all that it needs.
     """
 
     encoder: ConversationEncoder
@@ -40,6 +43,7 @@ class RewardModelFacts:
     packing_obstacle: str | None = None
     training_verdicts: Verdicts | None = None
     max_tokens: int | None = None
+    needs_all_continuations: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,16 @@ class PredictionCosts(Protocol):
     """
 
     prediction_costs: Mapping[str, Mapping[str, float]]
+
+
+@runtime_checkable
+class PredictionCard(Protocol):
+    """A module that describes its predictions, once they are complete."""
+
+    def prediction_card(
+        self, rows: Path, settings: Mapping[str, Any], costs: Mapping[str, float], when: str | None
+    ) -> str:
+        """Markdown about a JSONL file of predictions, with what they depend on and what they have cost."""
 
 
 def data_module_of(trainer: Trainer) -> object:

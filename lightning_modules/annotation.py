@@ -13,7 +13,9 @@ the empty one. The released annotation of VisualPRM400K differs in this and othe
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.conversation.reading_rules import QuestionText, WhiteSpace
@@ -26,6 +28,8 @@ from lightning_modules.generation.transformers_engine import TransformersEngine,
 from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.weights_digest import weights_digest
+from lightning_modules.monte_carlo.card import card_of
+from lightning_modules.monte_carlo.given import GivenSolutions
 from lightning_modules.monte_carlo.lockstep import serve_in_step
 from lightning_modules.monte_carlo.plan import AnnotationPlan
 from lightning_modules.monte_carlo.rows import rows_of
@@ -78,6 +82,8 @@ class MonteCarloAnnotator(BackboneModule):
         confidence: When "confident" has seen enough.
         search: Score all steps ("linear"), or look for the first wrong one by halving ("binary"), which takes for
             granted that no step behind a wrong one is right, see :mod:`lightning_modules.monte_carlo.search`.
+        solutions_from: Rows whose solutions are scored instead of sampled ones: what another policy, or an earlier
+            annotation, has written, see :class:`lightning_modules.monte_carlo.given.GivenSolutions`.
 
     Attributes:
         prediction_costs: What the prompts of the last batch have cost, by id.
@@ -105,6 +111,7 @@ class MonteCarloAnnotator(BackboneModule):
         stopping: StoppingRule = "all",
         confidence: Confidence = Confidence(),  # noqa: B008 - frozen
         search: Search = "linear",
+        solutions_from: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters("model_name_or_path")
@@ -130,6 +137,7 @@ class MonteCarloAnnotator(BackboneModule):
         self.max_batch_rows = max_batch_rows
         self.engine = engine or TransformersEngine(max_batch_rows or _SAMPLES_AT_ONCE)
         self.prediction_costs: dict[str, dict[str, float]] = {}
+        self.given = None if solutions_from is None else GivenSolutions(Path(solutions_from))
         self.processor = load_processor(model_name_or_path)
         self.build()
 
@@ -154,9 +162,16 @@ class MonteCarloAnnotator(BackboneModule):
             # settings of the data, the contents of the prompts tell.
             **{name: settings[name] for name in _PROMPT_CHOICES if settings.get(name)},
             **{name: chosen[name] for name, ours in _OURS.items() if chosen[name] != ours},
+            **({} if self.given is None else {"solutions_from": self.given.digest}),
             **({"confidence": asdict(plan.confidence)} if plan.stopping == "confident" else {}),
             **engine_settings(self.engine),
         }
+
+    def prediction_card(
+        self, rows: Path, settings: Mapping[str, Any], costs: Mapping[str, float], when: str | None
+    ) -> str:
+        """Statistics by source, costs and settings of a finished annotation."""
+        return card_of(rows, settings, costs, when)
 
     def setup(self, stage: str) -> None:
         """Give the data module the processor."""
@@ -170,7 +185,8 @@ class MonteCarloAnnotator(BackboneModule):
         """
         self.engine.attach(self.backbone, self.processor)
         begin = time.perf_counter()
-        window = AnnotationWindow(batch, self.plan, self.max_batch_rows)
+        given = None if self.given is None else self.given.of(batch.sample_ids)
+        window = AnnotationWindow(batch, self.plan, self.max_batch_rows, given)
         if self.engine.needs_all_ranks:
             serve_in_step(self.engine, window, self.plan.sampling, self.max_batch_rows or _SAMPLES_AT_ONCE, self.device)
         else:
@@ -180,5 +196,6 @@ class MonteCarloAnnotator(BackboneModule):
         self.prediction_costs = {}
         for prompt, solutions, costs in zip(batch.prompts, window.solutions, window.costs, strict=True):
             self.prediction_costs[prompt.prompt_id] = asdict(replace(costs, seconds=seconds))
-            annotated.append((prompt.prompt_id, rows_of(prompt, solutions, self.plan, self.question_text)))
+            rows = rows_of(prompt, solutions, self.plan, self.question_text, are_sampled=given is None)
+            annotated.append((prompt.prompt_id, rows))
         return annotated

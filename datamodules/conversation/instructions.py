@@ -70,8 +70,8 @@ INSTRUCTIONS = {
     ),
     "thinking_zh": f"{_THINKING}{QUESTION}\n请详细回答这个问题并将最终答案用\\boxed{{}}包住。",
 }
-"""By name, with ``{question}`` where the question goes. "boxed_letter" is VLMEvalKit's; "ours" and "ours_zh" are our own,
-all others those of the released pipeline."""
+"""By name, with ``{question}`` where the question goes. "boxed_letter" is VLMEvalKit's; "ours" and "ours_zh" are our
+own, all others those of the released pipeline."""
 
 SHORT_ANSWER_INSTRUCTIONS = (
     "Answer the question using a single word or phrase.",

@@ -284,6 +284,11 @@ class PredictionJournal:
         for path in self.journals():
             path.unlink(missing_ok=True)
 
+    def finished(self) -> Record | None:
+        """The record of a complete output; None where there is none."""
+        found = self._record()
+        return found if found is not None and found.is_finished and self.output.exists() else None
+
     def release(self) -> None:
         """Let other runs have the output."""
         self._run_lock.release()

@@ -9,8 +9,16 @@ from typing import IO, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.interfaces import PredictionCosts, PredictionSettings, PromptContents, PromptData, data_module_of
+from datamodules.interfaces import (
+    PredictionCard,
+    PredictionCosts,
+    PredictionSettings,
+    PromptContents,
+    PromptData,
+    data_module_of,
+)
 from datamodules.policy.prompts import PromptBatch
+from datamodules.storage.files import atomic_write_text
 from lightning_modules.callbacks.journal_files import Entry
 from lightning_modules.callbacks.prediction_journal import PredictionJournal
 
@@ -66,6 +74,8 @@ class PredictionWriter(Callback):
             settings["checkpoint"] = self.checkpoint
             overwrite = self.overwrite and not int(os.environ.get("SLURM_RESTART_COUNT") or 0)
             done = self.files.begin(settings, self._digests, overwrite=overwrite)
+            if done is None:
+                self._write_card(pl_module)
         done = trainer.strategy.broadcast(done)
         self._is_joined = done is None
         data.completed_ids = set(self._digests) if done is None else done
@@ -140,4 +150,15 @@ class PredictionWriter(Callback):
             # A share of 1.0 means everything, the integer 1 a single batch.
             limit = trainer.limit_predict_batches
             self.files.join(self._prompt_data(trainer).prompt_ids, is_whole=isinstance(limit, float) and limit == 1.0)
+            self._write_card(trainer.lightning_module)
         trainer.strategy.barrier("PredictionWriter")
+
+    def _write_card(self, module: LightningModule) -> None:
+        """Describe a finished output beside it, unless that is done; one process of a run calls it."""
+        record = self.files.finished()
+        path = self.output.with_name(f"{self.output.name}.card.md")
+        if record is None or not isinstance(module, PredictionCard):
+            return
+        if not path.exists() or path.stat().st_mtime < self.output.stat().st_mtime:
+            text = module.prediction_card(self.output, record.settings, record.costs, record.when)
+            atomic_write_text(path, text)
