@@ -163,6 +163,28 @@ class PredictionCosts(Protocol):
 
 
 @runtime_checkable
+class GrowingPredictions(Protocol):
+    """A module that can add samples to those that are there.
+
+    Attributes:
+        growing_setting: Name of the prediction setting that says how many samples there are of each prompt.
+        samples_done: How many samples of a prompt are there, by its id; set before anything is predicted.
+    """
+
+    growing_setting: str
+    samples_done: Mapping[str, int]
+
+
+@runtime_checkable
+class PromptSources(Protocol):
+    """A data module that knows where its prompts are from."""
+
+    @property
+    def prompt_sources(self) -> Mapping[str, str]:
+        """Name of the source, or benchmark, of each prompt by id."""
+
+
+@runtime_checkable
 class PredictionCard(Protocol):
     """A module that describes its predictions, once they are complete."""
 

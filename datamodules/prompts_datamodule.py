@@ -155,6 +155,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
         self._digests: dict[str, str] = {}
+        self._sources_of_prompts: dict[str, str] = {}
         self._renderer: ChatRenderer | None = None
         self._train = PromptDataset([])
         self._validation = PromptDataset([])
@@ -223,6 +224,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
             self._prompts = prompts
             # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
             self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
+            self._sources_of_prompts = {prompt.prompt_id: prompt.source for prompt in prompts}
         self._leave_out_special_tokens()
 
     def _leave_out_special_tokens(self) -> None:
@@ -288,6 +290,11 @@ class PromptDataModule(ResumableData, LightningDataModule):
     def prompt_digests(self) -> dict[str, str]:
         """Digest of the content of each prompt of `predict` by id, those with special tokens included."""
         return self._digests
+
+    @property
+    def prompt_sources(self) -> dict[str, str]:
+        """Source, or benchmark, of each prompt of `predict` by id, those with special tokens included."""
+        return self._sources_of_prompts
 
     @property
     def shard(self) -> Shard:

@@ -30,7 +30,6 @@ from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.monte_carlo.card import card_of
 from lightning_modules.monte_carlo.given import GivenSolutions
-from lightning_modules.monte_carlo.lockstep import serve_in_step
 from lightning_modules.monte_carlo.plan import AnnotationPlan
 from lightning_modules.monte_carlo.rows import rows_of
 from lightning_modules.monte_carlo.search import Search
@@ -187,10 +186,7 @@ class MonteCarloAnnotator(BackboneModule):
         begin = time.perf_counter()
         given = None if self.given is None else self.given.of(batch.sample_ids)
         window = AnnotationWindow(batch, self.plan, self.max_batch_rows, given)
-        if self.engine.needs_all_ranks:
-            serve_in_step(self.engine, window, self.plan.sampling, self.max_batch_rows or _SAMPLES_AT_ONCE, self.device)
-        else:
-            self.engine.serve(window, self.plan.sampling)
+        self.engine.serve(window, self.plan.sampling)
         seconds = (time.perf_counter() - begin) / len(batch.prompts)
         annotated = []
         self.prediction_costs = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,6 +19,7 @@ from typing import Any
 from datamodules.batching.shards import Shard
 from datamodules.storage.fields import first_of
 from datamodules.storage.files import atomic_file, atomic_write_text
+from lightning_modules.callbacks.growing_output import as_lines, growing, has_grown, rows_before, summed
 from lightning_modules.callbacks.journal_files import (
     Entry,
     OpenedJournals,
@@ -27,7 +27,7 @@ from lightning_modules.callbacks.journal_files import (
     located_entries,
     without_torn_line,
 )
-from lightning_modules.callbacks.prediction_record import Record, differences, digest_of
+from lightning_modules.callbacks.prediction_record import Base, Record, differences, digest_of
 from lightning_modules.checkpointing.run_lock import RunLock
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,22 @@ class PredictionJournal:
 
     # ------------------------------------------------------------------- begin
 
-    def begin(self, settings: Mapping[str, Any], digests: Mapping[str, str], *, overwrite: bool) -> set[str] | None:
+    def begin(
+        self,
+        settings: Mapping[str, Any],
+        digests: Mapping[str, str],
+        *,
+        overwrite: bool,
+        growing_setting: str | None = None,
+    ) -> set[str] | None:
         """Keep other runs out, and find what is done; one process of a run calls it.
 
         Args:
             settings: All that predictions depend on beside the prompts.
             digests: Digest of the content of each prompt by id, in order.
             overwrite: Begin anew, whatever is there.
+            growing_setting: Name of a setting, the number of samples of a prompt, that may be larger than that of a
+                finished output; then :attr:`samples_done` samples are kept, and the others are added.
 
         Returns:
             Ids of the prompts that are done; None if the output is complete.
@@ -74,12 +83,19 @@ class PredictionJournal:
         self._run_lock.take()
         try:
             with self._lock.held(_FOREVER):
-                return self._begin(now, digests, overwrite)
+                return self._begin(now, digests, overwrite, growing_setting)
         except BaseException:
             self._run_lock.release()
             raise
 
-    def _begin(self, now: Record, digests: Mapping[str, str], overwrite: bool) -> set[str] | None:
+    @property
+    def samples_done(self) -> int:
+        """How many rows of each prompt are kept from an output that this run adds to."""
+        return self._now.base.samples if self._now is not None and self._now.base is not None else 0
+
+    def _begin(
+        self, now: Record, digests: Mapping[str, str], overwrite: bool, growing_setting: str | None
+    ) -> set[str] | None:
         self._refuse_other_runs(same_count=False)
         if overwrite:
             self._clear(now)
@@ -89,6 +105,11 @@ class PredictionJournal:
                 f"{unknown} is there, and nothing beside it says which settings and prompts it is of; give another "
                 f"output, move it away, or replace it with --overwrite"
             )
+        if before is not None and (grown := growing(before, now, growing_setting, self.output)):
+            self.remove_journals()  # the run that joined them may have been killed before it had removed all
+            self._now = grown
+            self._write(grown)
+            return set(before.left_out)
         if before is not None and (found := differences(before.settings, now.settings)):
             raise ValueError(
                 f"{self.output}: {before.kind} run with other settings is there: {found}; give the same settings or "
@@ -98,6 +119,14 @@ class PredictionJournal:
             self._check_finished(before, now)
             return None
         done = self._done(before, now, digests)
+        if before is not None and before.base is not None:
+            if not self.output.exists():
+                raise FileNotFoundError(
+                    f"{self.output}: the rows of the first {before.base.samples} samples of each prompt were there and "
+                    f"are gone; put the file back, or begin anew with --overwrite"
+                )
+            now = self._now = replace(now, base=before.base)
+            done |= set(before.base.left_out)
         self._write(now)
         return done
 
@@ -205,12 +234,13 @@ class PredictionJournal:
 
     # --------------------------------------------------------------------- join
 
-    def join(self, prompt_ids: Sequence[str], *, is_whole: bool) -> None:
+    def join(self, prompt_ids: Sequence[str], *, is_whole: bool, own_ids: Sequence[str] | None = None) -> None:
         """Write the output from the journals, if all prompts are done; one process of a run calls it.
 
         Args:
             prompt_ids: Of all prompts, in order.
             is_whole: Whether this run was to answer all prompts of its shard.
+            own_ids: Of the prompts of its shard; every ``shard.count``-th of all by default.
 
         Raises:
             RuntimeError: If it was and has not, or another run has begun with other prompts.
@@ -218,9 +248,9 @@ class PredictionJournal:
         with ExitStack() as stack:
             if self.shard.count > 1:
                 stack.enter_context(self._lock.held(_FOREVER))
-            self._join(prompt_ids, is_whole)
+            self._join(prompt_ids, is_whole, self.shard.of(prompt_ids) if own_ids is None else own_ids)
 
-    def _join(self, prompt_ids: Sequence[str], is_whole: bool) -> None:
+    def _join(self, prompt_ids: Sequence[str], is_whole: bool, own_ids: Sequence[str]) -> None:
         record, now = self._stored(), self._now
         if record is None or now is None or (record.settings, record.prompts) != (now.settings, now.prompts):
             raise RuntimeError(
@@ -234,20 +264,36 @@ class PredictionJournal:
         # Rows stay on disk until they are written: a job may have more of them than the memory holds.
         places: dict[str, tuple[Path, int]] = {}
         problems: dict[str, str] = {}
+        numbers: dict[str, int] = {}
+        costs = {} if record.base is None else dict(record.base.costs)
         for path, offset, entry in located_entries(self.journals()):
-            if entry.problem is None:
-                places[entry.prompt_id] = path, offset
-            else:
+            if entry.problem is not None:
                 problems[entry.prompt_id] = entry.problem
+                continue
+            if entry.prompt_id not in places:
+                costs = summed(costs, entry.costs or {})
+            places[entry.prompt_id] = path, offset
+            numbers[entry.prompt_id] = len(entry.rows)
+        base = record.base
+        problems |= {} if base is None else base.left_out
         left_out = {name: problems[name] for name in prompt_ids if name in problems and name not in places}
         answered = {*places, *left_out}
         missing = [name for name in prompt_ids if name not in answered]
-        own = [name for name in self.shard.of(prompt_ids) if name not in answered]
+        own = [name for name in own_ids if name not in answered]
         if not missing:
             if len(left_out) == len(prompt_ids):
                 raise RuntimeError(f"{self.output}: no prompt could be answered: {_left_out(left_out)}")
-            rows, costs = self._write_rows(prompt_ids, places)
-            finished = replace(record, is_finished=True, left_out=left_out, rows=rows, costs=costs, when=_now())
+            added = sum(numbers.values())
+            self._write_rows(prompt_ids, places, base, added)
+            finished = replace(
+                record,
+                is_finished=True,
+                left_out=left_out,
+                rows=added + (0 if base is None else base.rows),
+                costs=costs,
+                when=datetime.now(UTC).isoformat(timespec="seconds"),
+                base=None,
+            )
             self._write(finished)
             self.remove_journals()
             if left_out:
@@ -263,21 +309,19 @@ class PredictionJournal:
             raise RuntimeError(f"{self.output}: no prediction for {len(own)} prompts, the first is {own[0]!r}")
 
     def _write_rows(
-        self, prompt_ids: Sequence[str], places: Mapping[str, tuple[Path, int]]
-    ) -> tuple[int, dict[str, float]]:
-        """Write the output; returns the number of its rows and the sum of what they cost."""
-        rows = 0
-        costs: Counter[str] = Counter()
-        with atomic_file(self.output) as file, OpenedJournals() as opened:
-            for name in prompt_ids:
-                if name not in places:
-                    continue
-                entry = opened.entry(*places[name])
-                rows += len(entry.rows)
-                costs.update(entry.costs or {})
-                for row in entry.rows:
-                    file.write(f"{json.dumps(row)}\n".encode())
-        return rows, dict(costs)
+        self, prompt_ids: Sequence[str], places: Mapping[str, tuple[Path, int]], base: Base | None, added: int
+    ) -> None:
+        if has_grown(self.output, base, added):
+            return
+        with (
+            OpenedJournals() as opened,
+            rows_before(self.output, base, prompt_ids) as before,
+            atomic_file(self.output) as file,
+        ):
+            for name, kept in zip(prompt_ids, before, strict=True):
+                file.writelines(kept)
+                if name in places:
+                    file.writelines(as_lines(opened.entry(*places[name]).rows))
 
     def remove_journals(self) -> None:
         """Remove the journals of all ranks and shards."""
@@ -322,10 +366,6 @@ class PredictionJournal:
 
 def _run_part(label: str) -> str:
     return f".run-{label.rstrip('-')}" if label else ".run"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _left_out(left_out: Mapping[str, str]) -> str:

@@ -17,6 +17,23 @@ _UNNAMED = {"question_text": "bare"}
 
 
 @dataclass(frozen=True)
+class Base:
+    """What an output that is growing held before, and holds until it is complete again.
+
+    Attributes:
+        samples: Rows of each prompt.
+        rows: All rows.
+        left_out: Prompts without rows, and why; they get none now.
+        costs: What the rows have cost.
+    """
+
+    samples: int
+    rows: int
+    left_out: Mapping[str, str]
+    costs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Record:
     """What journals and output belong to.
 
@@ -29,6 +46,7 @@ class Record:
         rows: Number of rows of the output; None before it is complete, and in records of earlier versions.
         when: When the output was completed, in UTC; None likewise.
         costs: Sums of what the rows have cost, as far as the module says.
+        base: Of an output that is growing: see :class:`Base`.
     """
 
     settings: Mapping[str, Any]
@@ -39,10 +57,12 @@ class Record:
     rows: int | None = None
     when: str | None = None
     costs: Mapping[str, float] = field(default_factory=dict)
+    base: Base | None = None
 
     def text(self) -> str:
         """For the file."""
-        added = {"rows": self.rows, "when": self.when, "costs": self.costs}
+        base = None if self.base is None else vars(self.base)
+        added = {"rows": self.rows, "when": self.when, "costs": self.costs, "base": base}
         return json.dumps(
             {
                 "format": _FORMAT,
@@ -88,6 +108,8 @@ class Record:
             raise ValueError(f"{path}: of a later version of this package (format {found['format']})")
         prompts = found["prompts"]
         added = {name: found[name] for name in ("rows", "when", "costs") if name in found}
+        if "base" in found:
+            added["base"] = Base(**found["base"])
         return cls(
             found["settings"], prompts["digest"], prompts["count"], found["finished"], found["left_out"], **added
         )

@@ -277,9 +277,16 @@ def test_max_tiles_of_a_prompt_reaches_its_solutions_and_continuations(sharp_che
     class Recorder(TransformersEngine):
         asked: list = []  # noqa: RUF012
 
-        def sample(self, requests, parameters):
-            self.asked += [(request.max_tiles, len(request.sample_keys)) for request in requests]
-            return super().sample(requests, parameters)
+        def serve(self, source, parameters):
+            take = source.take
+
+            def recorded(room):
+                taken = take(room)
+                self.asked += [(request.max_tiles, len(request.sample_keys)) for request in taken]
+                return taken
+
+            source.take = recorded
+            super().serve(source, parameters)
 
     annotator = make_annotator(sharp_checkpoint, engine=Recorder(), continue_last_step=True)
     asked = batch(annotator)
