@@ -60,8 +60,7 @@ def test_agreement_of_two_policies(tmp_path, capsys):
 def test_other_solutions_are_refused(tmp_path, capsys):
     first = write(tmp_path / "a.jsonl", WEAK[:1])
     second = write(tmp_path / "b.jsonl", [row("a/0", [(1, 4)] * 4, steps=["x", "y", "z", "w"])])
-    with pytest.raises(SystemExit):
-        main(["agree", str(first), str(second), "--output", str(tmp_path / "c.jsonl")])
+    assert main(["agree", str(first), str(second), "--output", str(tmp_path / "c.jsonl")]) == 2
     assert "a.jsonl:1: the row 'a/0' has other steps than that of" in capsys.readouterr().err
     assert not (tmp_path / "c.jsonl").exists()
 
@@ -102,8 +101,7 @@ def test_an_estimate_of_given_rates(capsys):
     rates = ["--tokens-per-second", "1000", "--completion-tokens", "50", "--prompt-tokens", "500"]
     assert main(["estimate", "--prompts", "10", "--steps", "5", "--drawn", "0.5", *rates]) == 0
     assert "continuations: 1,600\n" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["estimate", "--prompts", "10", "--steps", "5", *rates[:2]])
+    assert main(["estimate", "--prompts", "10", "--steps", "5", *rates[:2]]) == 2
     assert "give --from, or --prompt-tokens, --completion-tokens" in capsys.readouterr().err
 
 
