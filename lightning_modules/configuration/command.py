@@ -22,7 +22,6 @@ import lightning_modules.callbacks.run_checkpoints
 import lightning_modules.callbacks.save_pretrained
 import lightning_modules.callbacks.throughput
 import lightning_modules.distributed.fully_sharded
-
 import lightning_modules.policy
 import lightning_modules.process_reward
 import lightning_modules.step_judge  # noqa: F401
