@@ -21,7 +21,7 @@ from datamodules.interfaces import (
     data_module_of,
 )
 from datamodules.policy.prompts import PromptBatch
-from datamodules.storage.files import atomic_write_text
+from datamodules.storage.files import atomic_write_text, errors_name
 from lightning_modules.callbacks.journal_files import Entry
 from lightning_modules.callbacks.prediction_journal import PredictionJournal
 
@@ -162,17 +162,19 @@ class PredictionWriter(Callback):
             raise RuntimeError("on_predict_batch_end came before on_predict_start")
         left_out = batch.left_out if isinstance(batch, PromptBatch) else {}
         costs = pl_module.prediction_costs if isinstance(pl_module, PredictionCosts) else {}
-        written = set()
+        written: dict[str, IO[str]] = {}
         for prompt_id, rows in outputs:
             problem = left_out.get(prompt_id)
             kept = rows if problem is None else []
             entry = Entry(prompt_id, kept, self._digests.get(prompt_id, ""), problem, costs.get(prompt_id))
-            name = self._source_of.get(prompt_id, "")
-            self._journals[name].write(entry.line)
-            written.add(name)
-        for name in written:
-            self._journals[name].flush()
-            os.fsync(self._journals[name].fileno())
+            journal = self._journals[self._source_of.get(prompt_id, "")]
+            with errors_name(Path(journal.name)):  # such as a full disk
+                journal.write(entry.line)
+            written[journal.name] = journal
+        for name, journal in written.items():
+            with errors_name(Path(name)):
+                journal.flush()
+                os.fsync(journal.fileno())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the journals into the output when all ranks are done, in the order of the prompts."""
@@ -194,9 +196,10 @@ class PredictionWriter(Callback):
             self._release()
 
     def _close(self) -> None:
-        for journal in self._journals.values():
-            journal.close()
-        self._journals = {}
+        journals, self._journals = self._journals, {}
+        for journal in journals.values():
+            with errors_name(Path(journal.name)):
+                journal.close()
 
     def _release(self) -> None:
         for files in self._files.values():
