@@ -33,7 +33,7 @@ class Rule:
         text = request.messages[-1]["content"][-1]["text"]
         step = text.split("### Next step\n")[1].split("\n\nIs the")[0]
         says = "who knows" if "{x}" in step else "yes" if (len(step) % 2 == 0) != (number == 1) else "no"
-        return GeneratedText(f"No idea at first. So {says}.", "stop", 10, 5)
+        return GeneratedText(f"Let me see. So {says}.", "stop", 10, 5)
 
 
 SOLUTIONS = {"a": ["even\n\nodd\n\n{step} {x}", "even\n\nlast"], "b": ["odd"]}
