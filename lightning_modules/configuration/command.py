@@ -34,6 +34,7 @@ from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.required import require_batches, require_reporters
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.configuration.mistakes import cause_in_constructor
+from lightning_modules.configuration.out_of_memory import advice, is_out_of_memory
 from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
 from lightning_modules.distributed.meta_loading import structure_only
 from lightning_modules.distributed.rank_logging import configure_logging
@@ -101,11 +102,23 @@ class VisualPRMCLI(LightningCLI):
         trainer = self._settings.get("trainer") or {}
         return None if trainer.get("fast_dev_run") else run_folder(trainer)
 
+    @property
+    def _stage(self) -> str:
+        """What the command is at, see :data:`lightning_modules.configuration.out_of_memory.STAGES`."""
+        trainer = getattr(self, "trainer", None)
+        logs = [each for each in trainer.callbacks if isinstance(each, FailureLog)] if trainer is not None else []
+        of_batch = logs[0].stage if logs else None
+        if of_batch is None:
+            return "loading"
+        return {"train": "training", "predict": "prediction"}.get(of_batch, "evaluation")
+
     def _add_place(self, error: BaseException) -> None:
         """Note where the setting stands that an error is about, and write the failure to the folder of the run."""
         log_failure(error, self._run_folder)
         parser: Any = self.parser
-        if place := parser.places.mentioned(str(error), self._settings):
+        if is_out_of_memory(error):
+            error.__notes__.insert(0, advice(self._settings, self._stage, error))
+        elif place := parser.places.mentioned(str(error), self._settings):
             error.__notes__.insert(0, f"at {place}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -170,7 +183,7 @@ def run_command(args: Sequence[str] | None, kind: type[VisualPRMCLI]) -> VisualP
         subclass_mode_data=True,
         seed_everything_default=0,
         parser_class=ConfigurationParser,
-        parser_kwargs=PARSER_OPTIONS,
+        parser_kwargs={"prog": "visualprm", **PARSER_OPTIONS},
         save_config_kwargs={"overwrite": True},
         args=list(args) if args is not None else None,
     )

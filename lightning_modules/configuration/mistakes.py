@@ -22,11 +22,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from lightning_modules.configuration.first_report import has_several_processes, is_first_to_report
+from lightning_modules.configuration.out_of_memory import is_out_of_memory, what_is_short
+
 DEBUG = "VISUALPRM_DEBUG"
 """The environment variable that shows tracebacks."""
 
 TRACEBACK_NOTE = "traceback: "
 """How the note of an exception begins that names the file with its traceback."""
+
+PLACE_NOTE = "failed in this process: "
+"""How the note of an exception begins that names rank and batch; only a run of several processes shows it."""
 
 MAX_LINES = 6
 """Most lines of a report."""
@@ -43,7 +49,6 @@ _IN_A_WORKER = re.compile(
     r"\n(?P<name>[\w.]+Error): (?P<message>.*)",
     re.DOTALL,
 )
-_IS_NO_MEMORY = re.compile(r"DefaultCPUAllocator: (not enough|can't allocate) memory", re.IGNORECASE)
 
 
 def is_debugging() -> bool:
@@ -74,18 +79,6 @@ def is_mistake(error: BaseException) -> bool:
     return file.startswith(_PACKAGES) or is_of_lightning or _of_worker(error) is not None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is short, of a GPU or of the machine."""
-    torch = sys.modules.get("torch")
-    # PyTorch has no type for main memory, only a text.
-    on_the_cpu = isinstance(error, RuntimeError) and bool(_IS_NO_MEMORY.search(str(error)))
-    return (
-        isinstance(error, MemoryError)
-        or on_the_cpu
-        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-    )
-
-
 def report(program: str, error: BaseException) -> str:
     """The lines about a mistake: its message, then the notes of the exception, the last of which says where more is.
 
@@ -109,12 +102,7 @@ def report(program: str, error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """What a mistake is about, in one sentence or a few."""
     if is_out_of_memory(error):
-        first = str(error).strip().partition("\n")[0]
-        return (
-            f"out of memory: {first}\n"
-            f"  take smaller batches (data.batch_size, data.packed_tokens, data.questions_per_batch) with more of "
-            f"trainer.accumulate_grad_batches, or a smaller model.backbone.dtype"
-        )
+        return what_is_short(error)
     if isinstance(error, OSError) and error.errno is not None:
         return _of_the_system(error)
     text = _of_worker(error) or str(error) or type(error).__name__
@@ -153,7 +141,9 @@ def _of_the_system(error: OSError) -> str:
 
 
 def _notes(error: BaseException) -> list[str]:
-    notes = [" ".join(note.split()) for note in getattr(error, "__notes__", []) if not note.startswith("failed in")]
+    notes = [" ".join(note.split()) for note in getattr(error, "__notes__", [])]
+    if not has_several_processes():
+        notes = [note for note in notes if not note.startswith(PLACE_NOTE)]
     return [f"{note} (here with {DEBUG}=1)" if note.startswith(TRACEBACK_NOTE) else note for note in notes]
 
 
@@ -192,6 +182,9 @@ def cause_in_constructor(error: BaseException) -> BaseException:
 def ended(program: str, error: BaseException, status: int = 1, also: tuple[type[Exception], ...] = ()) -> int:
     """Write the lines about a mistake, or about Ctrl-C, to stderr.
 
+    In a run of several processes the first one of a machine does so. The others write nothing if their failure is in a
+    log, else one line.
+
     Args:
         program: Name of the command.
         error: That ends it.
@@ -209,10 +202,16 @@ def ended(program: str, error: BaseException, status: int = 1, also: tuple[type[
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status
     is_stopped = isinstance(error, KeyboardInterrupt)
-    if is_debugging() or not (is_stopped or isinstance(error, also) or is_mistake(error)):
+    is_logged = any(note.startswith(TRACEBACK_NOTE) for note in getattr(error, "__notes__", []))
+    is_first = is_first_to_report()
+    is_one_line = is_stopped or isinstance(error, also) or is_mistake(error)
+    if is_debugging() or not (is_one_line or (is_logged and not is_first)):
         raise error
     sys.stdout.flush()
-    sys.stderr.write(f"{program}: stopped (Ctrl-C)\n" if is_stopped else report(program, error))
+    if is_first:
+        sys.stderr.write(f"{program}: stopped (Ctrl-C)\n" if is_stopped else report(program, error))
+    elif not (is_logged or is_stopped):
+        sys.stderr.write(report(program, error).partition("\n")[0] + "\n")
     return 130 if is_stopped else status
 
 

@@ -70,7 +70,8 @@ def explain(parser: argparse.ArgumentParser, message: str, error: BaseException 
     if found := _NO_CLASS.search(text):
         near = difflib.get_close_matches(found["name"], sorted(_known_classes()))
         return _lines(
-            f"{key}: there is no class {found['name']!r}{_perhaps(near)}", places.of(f"{key}.class_path") or place
+            f"{key + ': ' if key else ''}there is no class {found['name']!r}{_perhaps(near)}",
+            places.of(f"{key}.class_path") or place,
         )
     return _lines(f"{key}: {_of_value(text, chain)}" if key else _one_line(text), place)
 

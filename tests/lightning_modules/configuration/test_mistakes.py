@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 
+import fork_server
 import pytest
 import torch
 import yaml
@@ -294,7 +295,7 @@ def test_mistakes(mistake, folder, sound, command):
     first, *more = reported(text)
     assert status == mistake.status
     assert "Traceback" not in text
-    assert len(more) < 6
+    assert len(text.splitlines()) <= 6, text
     assert re.search(mistake.says.replace("{folder}", re.escape(str(folder))), first), first
     if mistake.place is not None:
         where = mistake.place.replace("{folder}", re.escape(str(folder)))
@@ -335,6 +336,71 @@ def test_debugging_shows_the_traceback(folder, sound, monkeypatch, capfd):
     with pytest.raises(ValueError, match=r"^batch_size must be at least 1, got 0\n"):
         main()
     assert "FAILED" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["key of the model", "abbreviation"])
+def test_debugging_shows_what_the_parser_refuses(key, folder, sound, command, monkeypatch):
+    """Where nothing has begun there is no log of failures."""
+    monkeypatch.setenv("VISUALPRM_DEBUG", "1")
+    mistake = MISTAKES[key]
+    file = folder / "run.yaml"
+    file.write_text(
+        yaml.safe_dump(changed(sound, {T + "default_root_dir": "{folder}/never", **mistake.change}, folder))
+    )
+    status, text = command("fit", "--config", file, *mistake.options)
+    assert status == 2
+    assert "jsonargparse" in text.partition("visualprm: error: ")[0]
+    assert not (folder / "never").exists()
+
+
+@pytest.fixture
+def begun(folder, sound, tmp_path):
+    """Starts `visualprm fit` in a process of its own; gives the process and the file of its output."""
+
+    def start(name, change, environment=None, mebibytes=None):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(changed(sound, {T + "default_root_dir": str(tmp_path), **change}, folder)))
+        output = tmp_path / f"{name}.txt"
+        given = [["fit", "--config", str(file)], mebibytes]
+        return fork_server.start("cli_runs:command", given, output, environment), output
+
+    return start
+
+
+def test_one_of_several_processes_reports(begun, tmp_path):
+    """Every rank meets the mistake; a later run of the same names says it again."""
+    for run in (1, 2):
+        ranks = []
+        for rank in range(3):
+            names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3", "TMPDIR": str(tmp_path)}
+            ranks.append(begun(f"{run}-{rank}", {D + "batch_size": 0}, names))
+        for process, _ in ranks:
+            process.join(60)
+            assert process.exitcode == 1
+        texts = [text for _, output in ranks if (text := output.read_text())]
+        (report,) = [text for text in texts if "error: batch_size must be at least 1" in text]
+        assert re.search(r"^  failed in this process: rank \d on ", report, re.MULTILINE)
+        assert all("rror" not in text for text in texts if text is not report), texts
+    logs = sorted((tmp_path / "failures").iterdir())
+    assert [log.name for log in logs] == ["rank0.log", "rank1.log", "rank2.log"]
+    assert all(log.read_text().count("ValueError: batch_size") >= 2 for log in logs)
+
+
+def test_too_little_memory(begun, folder):
+    """What PyTorch says about an allocation that fails, and which settings matter with their values."""
+    row = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])
+    row["question"] = "How many? " * 80
+    (folder / "long.jsonl").write_text((json.dumps(row) + "\n") * 256)
+    change = {D + "train_annotations": [str(folder / "long.jsonl")], D + "batch_size": 256, D + "check_images": False}
+    process, output = begun("memory", change, mebibytes=200)
+    process.join(120)
+    text = output.read_text()
+    first, second, last = reported(text)
+    assert process.exitcode == 1
+    assert re.search("error: out of memory: DefaultCPUAllocator: can't allocate memory: you tried to allocate", first)
+    assert "lower data.batch_size (now 256) and raise trainer.accumulate_grad_batches" in second
+    assert "Traceback" in (output.parent / "failures" / "rank0.log").read_text()
+    assert last == f"  traceback: {output.parent}/failures/rank0.log (here with VISUALPRM_DEBUG=1)"
 
 
 def raised(action):
