@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from tqdm.auto import tqdm
@@ -20,6 +19,13 @@ from tqdm.auto import tqdm
 from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
 from datamodules.storage.files import atomic_write_text, require_writable_file
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import (
+    MAX_PROCESSES,
+    nonempty_path,
+    nonempty_text,
+    number,
+    whole_number,
+)
 from tools.data_check import check_data
 from tools.data_report import as_json, tables
 from tools.reading_facts import reading_facts
@@ -37,16 +43,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = ToolParser(prog="visualprm-data", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="statistics of annotations, and every row that cannot be used")
-    check.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="as train_annotations of the data module")
-    check.add_argument("--image-root", help="folder or zip archive that image paths are relative to")
-    check.add_argument("--model", help="also find what this model cannot read: a checkpoint as model_name_or_path")
+    check.add_argument(
+        "paths", nargs="+", type=nonempty_path, metavar="PATH", help="as train_annotations of the data module"
+    )
+    check.add_argument(
+        "--image-root", type=nonempty_text, help="folder or zip archive that image paths are relative to"
+    )
+    check.add_argument(
+        "--model", type=nonempty_text, help="also find what this model cannot read: a checkpoint as model_name_or_path"
+    )
     check.add_argument("--no-images", action="store_true", help="do not open the images")
-    check.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that decode images")
-    check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    check.add_argument(
+        "--processes",
+        type=whole_number(1, MAX_PROCESSES),
+        default=len(os.sched_getaffinity(0)),
+        help="that decode images",
+    )
+    check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write the report as JSON, too")
     extract = commands.add_parser("extract", help="unpack a zip archive, also one in parts (images.zip_aa, ...)")
-    extract.add_argument("archive", type=Path, help="images.zip, also where only images.zip_aa, ... are there")
-    extract.add_argument("--output", type=Path, required=True, help="folder to make")
-    extract.add_argument("--max-gibibytes", type=float, help="most to unpack; what is free on the disk by default")
+    extract.add_argument("archive", type=nonempty_path, help="images.zip, also where only images.zip_aa, ... are there")
+    extract.add_argument("--output", type=nonempty_path, required=True, help="folder to make")
+    extract.add_argument("--max-gibibytes", type=number(0), help="most to unpack; what is free on the disk by default")
     given = parser.parse_args(arguments)
     return _check(given) if given.command == "check" else _extract(given)
 

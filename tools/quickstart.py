@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import MAX_PROCESSES, nonempty_path, whole_number
 from lightning_modules.metrics.table import print_tables
 from tools.seed_report import seed_table
 
@@ -43,9 +44,13 @@ def run_recipe(run: Path, seed: int, threads: int) -> None:
 def main() -> int:
     """Command line of the tool; returns the exit status."""
     parser = ToolParser(prog="quickstart", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one run each, in seedN of the output")
-    parser.add_argument("--output", type=Path, default=Path("runs", "quickstart"), help="folder of the runs")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to use")
+    parser.add_argument(
+        "--seed", type=whole_number(0, 2**32 - 1), nargs="+", default=[0], help="one run each, in seedN of the output"
+    )
+    parser.add_argument("--output", type=nonempty_path, default=Path("runs", "quickstart"), help="folder of the runs")
+    parser.add_argument(
+        "--threads", type=whole_number(1, MAX_PROCESSES), default=os.cpu_count() or 1, help="processor threads to use"
+    )
     arguments = parser.parse_args()
     runs = [arguments.output / f"seed{seed}" for seed in arguments.seed]
     for run, seed in zip(runs, arguments.seed, strict=True):

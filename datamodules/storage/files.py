@@ -51,22 +51,34 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Create a folder to write into; after the block it replaces ``path``.
 
-    If the block raises, ``path`` is not changed.
+    If the block raises, ``path`` is not changed. What is there is renamed first and removed last, so that a kill at any
+    moment leaves a whole folder: at ``path``, or beside it as ``.partial-PID`` (the new one) or ``.replaced-PID``.
+
+    Args:
+        path: The folder. If it is a link to a folder, that one is replaced and the link stays.
 
     Raises:
         OSError: If it cannot be written; names ``path``.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    path = Path(os.path.realpath(path)) if path.is_dir() else path
+    partial, replaced = (path.with_name(f"{path.name}.{word}-{os.getpid()}") for word in ("partial", "replaced"))
     with errors_name(path):
         partial.mkdir(parents=True)
     try:
         with errors_name(path):
             yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
+            is_there = path.is_dir()
+            if is_there:
+                path.rename(replaced)
+            try:
+                partial.rename(path)
+            except OSError:
+                if is_there:
+                    replaced.rename(path)
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager

@@ -113,8 +113,13 @@ def _broken_links(text: str) -> list[str]:
     """What is to be said about paths in a message that are links to nothing."""
     words = dict.fromkeys(re.findall(r"[^\s'\",;:]*[^\s'\",;:.]", text))
     paths = [Path(word) for word in words if "/" in word and len(word) < _MAX_WIDTH]
-    links = [path for path in paths if path.is_symlink() and not path.exists()]
+    links = [path for path in paths if _is_broken_link(path)]
     return [f"{path} is a link to {os.readlink(path)}, which is not there" for path in links]
+
+
+def _is_broken_link(path: Path) -> bool:
+    # Unlike the methods of `Path`, these take names that are too long for any file.
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _of_the_system(error: OSError) -> str:
@@ -131,10 +136,10 @@ def _of_the_system(error: OSError) -> str:
     path = Path(os.fsdecode(place)) if isinstance(place, str | bytes) else None
     if path is None:
         return f"{place}: {reason}{advice}"
-    link = next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
+    link = next((each for each in (path, *path.parents) if _is_broken_link(each)), None)
     if error.errno in (errno.ENOENT, errno.EEXIST) and link is not None:
         return f"{path}: {link} is a link to {os.readlink(link)}, which is not there"
-    above = next((each for each in path.parents if each.exists()), None)
+    above = next((each for each in path.parents if os.path.exists(each)), None)
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and above is not None and not above.is_dir():
         return f"{path}: {above} is a file, no folder"
     return f"{path}: {reason}{advice}"
