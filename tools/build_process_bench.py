@@ -41,9 +41,10 @@ def build_process_bench(world: Path, rollouts: Path, output: Path) -> int:
         for name in DATA_SOURCE
         for question in BENCHMARKS[name]().read(world / "benchmarks")
     }
+    sampled = read_rollouts(rollouts)
     (output / "images").mkdir(parents=True, exist_ok=True)
     lines = []
-    for rollout in read_rollouts(rollouts):
+    for rollout in sampled:
         key = (rollout.benchmark, rollout.question_id)
         steps = split_into_steps(rollout.response)
         if rollout.sample_index != 0 or key not in questions or not steps:

@@ -110,6 +110,21 @@ def _system_error(error: Exception, path: Path) -> int | None:
     return errno.ENOSPC if is_write and shutil.disk_usage(existing).free < _FULL else None
 
 
+def given_path(value: str, name: str) -> Path:
+    """A path that a user has given.
+
+    Args:
+        value: Of an argument.
+        name: Of the argument.
+
+    Raises:
+        ValueError: If it is empty, which would mean the present folder.
+    """
+    if not value.strip():
+        raise ValueError(f"{name} must be a path, got {value!r}; is a variable of the environment empty?")
+    return Path(value)
+
+
 def require_writable_folder(path: Path) -> None:
     """Make sure that :func:`atomic_folder` can write a folder, without leaving anything.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.interfaces import PredictionSettings, PromptContents, PromptData, data_module_of
 from datamodules.policy.prompts import PromptBatch
+from datamodules.storage.files import given_path
 from lightning_modules.callbacks.prediction_journal import Entry, PredictionJournal
 
 
@@ -37,7 +37,7 @@ class PredictionWriter(Callback):
     """
 
     def __init__(self, output: str, overwrite: bool = False) -> None:
-        self.output = Path(output)
+        self.output = given_path(output, "output")
         self.overwrite = overwrite
         self.checkpoint: str | None = None
         self._journal: IO[str] | None = None

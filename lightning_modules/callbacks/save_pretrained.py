@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.storage.files import atomic_folder, require_writable_folder
+from datamodules.storage.files import atomic_folder, given_path, require_writable_folder
 from lightning_modules.callbacks.reporting import output_folder
 from lightning_modules.distributed.sharding import is_sharded
 from lightning_modules.export.pretrained_folder import require_replaceable
@@ -34,7 +34,7 @@ class SavePretrained(Callback):
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+        self.folder = given_path(folder, "folder")
         self._logs: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

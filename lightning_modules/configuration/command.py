@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.configuration.mistakes import cause_in_constructor
 from lightning_modules.configuration.out_of_memory import advice, is_out_of_memory
 from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
+from lightning_modules.configuration.places import leaves
 from lightning_modules.distributed.meta_loading import structure_only
 from lightning_modules.distributed.rank_logging import configure_logging
 from lightning_modules.distributed.time_limits import register_seconds
@@ -69,6 +70,7 @@ class VisualPRMCLI(LightningCLI):
         """
         failed: BaseException | None = None
         try:
+            require_64_bits(self._settings)
             with structure_only():
                 super().instantiate_classes()
         except Exception as error:  # noqa: BLE001 - it is raised again, without what jsonargparse has put around it
@@ -171,6 +173,17 @@ class VisualPRMCLI(LightningCLI):
                 require_checkpoint(Path(kwargs["ckpt_path"]))
             kwargs["ckpt_path"] = checkpoint_to_load(self.trainer, subcommand == "fit", kwargs["ckpt_path"])
         return kwargs
+
+
+def require_64_bits(settings: Mapping[str, Any]) -> None:
+    """Refuse whole numbers that nothing can count to.
+
+    Raises:
+        ValueError: That names the first one.
+    """
+    for key, value in leaves(settings):
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"{key} must be a number of at most 64 bits, got {value}")
 
 
 def run_command(args: Sequence[str] | None, kind: type[VisualPRMCLI]) -> VisualPRMCLI:

@@ -65,8 +65,7 @@ def is_mistake(error: BaseException) -> bool:
     - too little memory, of a GPU or of the machine;
     - errors of type ``ValueError``, ``TypeError``, ``RuntimeError`` or a subclass that a ``raise`` of this project has
       raised, also in a worker of a dataloader;
-    - what Lightning raises about arguments: ``MisconfigurationException``, and by a ``raise`` ``ValueError`` or
-      ``TypeError``.
+    - what Lightning raises about arguments: ``MisconfigurationException``, and by a ``raise`` an error of these types.
     """
     if isinstance(error, OSError):
         return not isinstance(error, _OF_PROCESSES)
@@ -75,7 +74,7 @@ def is_mistake(error: BaseException) -> bool:
     if not isinstance(error, _DELIBERATE):
         return False
     file = _raising_file(error.__traceback__)
-    is_of_lightning = os.sep + os.path.join("lightning", "") in file and isinstance(error, ValueError | TypeError)
+    is_of_lightning = os.sep + os.path.join("lightning", "") in file
     return file.startswith(_PACKAGES) or is_of_lightning or _of_worker(error) is not None
 
 

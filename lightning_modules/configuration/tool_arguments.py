@@ -15,7 +15,10 @@ MAX_PROCESSES = 1024
 """Of one tool at a time."""
 
 
-def whole_number(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
+_MOST = 2**31 - 1
+
+
+def whole_number(minimum: int, maximum: int = _MOST) -> Callable[[str], int]:
     """A type for `argparse`: a whole number in a range, both ends included."""
 
     def read(word: str) -> int:
@@ -24,7 +27,8 @@ def whole_number(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]
         except ValueError:
             value = minimum - 1
         if not minimum <= value <= maximum:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {minimum} to {maximum}, got {_cut(word)!r}")
+            which = f"of at least {minimum}" if maximum == _MOST else f"from {minimum} to {maximum}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {which}, got {_cut(word)!r}")
         return value
 
     return read
