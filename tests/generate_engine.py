@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lightning_modules.generation.engine import GeneratedText, GenerationRequest
+from lightning_modules.generation.batches import serve_in_batches
+from lightning_modules.generation.engine import GeneratedText, GenerationRequest, RequestSource
 from lightning_modules.generation.sampling import SamplingParameters
 
 
@@ -31,6 +32,10 @@ class GenerateEngine:
     ) -> list[list[GeneratedText]]:
         """Answer every prompt."""
         return [[self._one(request, key, parameters) for key in request.sample_keys] for request in requests]
+
+    def serve(self, source: RequestSource, parameters: SamplingParameters) -> None:
+        """Answer the requests of a source."""
+        serve_in_batches(self, source, parameters, 8)
 
     def _one(self, request: GenerationRequest, key: str, parameters: SamplingParameters) -> GeneratedText:
         chat = self.processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)

@@ -30,6 +30,7 @@ class GenerationRequest:
         sample_keys: One for each sample. With the seed a key fixes the random numbers of its sample.
         partial_response: Beginning of the answer, to be continued; samples do not repeat it.
         max_tiles: Most tiles that each picture is cut into; the processor's own number by default.
+        parameters: How its samples are drawn, where that differs from the parameters of the whole call.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -37,6 +38,7 @@ class GenerationRequest:
     sample_keys: Sequence[str]
     partial_response: str = ""
     max_tiles: int | None = None
+    parameters: SamplingParameters | None = None
 
 
 class GeneratedText(NamedTuple):
@@ -53,6 +55,23 @@ class GeneratedText(NamedTuple):
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+
+
+class RequestSource(Protocol):
+    """Hands out requests while others are being answered, so that an answer can decide what is asked next."""
+
+    def take(self, room: int) -> Sequence[GenerationRequest]:
+        """The next requests, which ask for at most ``room`` samples together.
+
+        Nothing is returned while the source waits for answers, and when all is done. A request that asks for more than
+        ``room`` samples is returned alone if no answer is outstanding.
+        """
+
+    def receive(self, request: GenerationRequest, texts: Sequence[GeneratedText]) -> None:
+        """Take the texts of a request that was handed out, one for each of its sample keys.
+
+        Requests are answered in any order, each once.
+        """
 
 
 class GenerationEngine(Protocol):
@@ -83,4 +102,16 @@ class GenerationEngine(Protocol):
 
         Raises:
             ValueError: If the requests differ in their number of samples.
+        """
+
+    # See `attach`.
+    def serve(self, source: RequestSource, parameters: SamplingParameters) -> Any:
+        """Answer requests until the source has none left and no answer is outstanding.
+
+        How many samples are in flight at once is the engine's to decide. A sample is the same as :meth:`sample` draws.
+        With sharded weights all ranks must call this together, each with a source of its own.
+
+        Args:
+            source: See :class:`RequestSource`.
+            parameters: Temperature and the like, for requests that have none of their own.
         """

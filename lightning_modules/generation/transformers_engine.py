@@ -13,7 +13,8 @@ from transformers import BatchFeature, DynamicCache, PreTrainedModel, ProcessorM
 from datamodules.conversation.tiles import model_inputs
 from datamodules.policy.prompts import render_prompt
 from lightning_modules.distributed.sharding import computing_device
-from lightning_modules.generation.engine import GeneratedText, GenerationEngine, GenerationRequest
+from lightning_modules.generation.batches import serve_in_batches
+from lightning_modules.generation.engine import GeneratedText, GenerationEngine, GenerationRequest, RequestSource
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
 from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.step_head import vocabulary_logits
@@ -29,11 +30,22 @@ class TransformersEngine:
 
     With sharded weights every forward needs all ranks: they must call :meth:`sample` equally often, with the same limit
     of new tokens. Ranks whose texts have ended go on until the others' have.
+
+    Args:
+        max_samples_at_once: Most texts that :meth:`serve` decodes at once; bounds memory.
+
+    Raises:
+        ValueError: If ``max_samples_at_once`` is below 1.
     """
 
     model: PreTrainedModel
     processor: ProcessorMixin
     needs_all_ranks: bool = False
+
+    def __init__(self, max_samples_at_once: int = 256) -> None:
+        if max_samples_at_once < 1:
+            raise ValueError(f"max_samples_at_once must be at least 1, got {max_samples_at_once}")
+        self.max_samples_at_once = max_samples_at_once
 
     @classmethod
     def of(cls, model: PreTrainedModel, processor: ProcessorMixin) -> TransformersEngine:
@@ -105,6 +117,16 @@ class TransformersEngine:
         lengths = inputs["attention_mask"].sum(-1).repeat_interleave(repeats, 0).tolist()
         texts = self._to_text(tokens, lengths)
         return [texts[start : start + repeats] for start in range(0, len(texts), repeats)]
+
+    def serve(self, source: RequestSource, parameters: SamplingParameters) -> None:
+        """Answer the requests of a source; see :class:`lightning_modules.generation.engine.GenerationEngine`.
+
+        Raises:
+            NotImplementedError: If the weights are sharded.
+        """
+        if self.needs_all_ranks:
+            raise NotImplementedError("serve with sharded weights")
+        serve_in_batches(self, source, parameters, self.max_samples_at_once)
 
     def _encode(self, requests: Sequence[GenerationRequest]) -> dict[str, Tensor]:
         inputs = model_inputs(

@@ -238,3 +238,43 @@ def test_pictures_are_cut_into_tiles_as_asked(engine, picture, tiles):
         # A picture four times as wide as high is cut into as many tiles as it may, and the whole one comes beside them.
         assert len(inputs["pixel_values"]) == (most + 1 if (most or 1) > 1 else 1)
         assert {found.prompt_tokens for found in texts} == {inputs["input_ids"].shape[1]}, request
+
+
+class FollowUps:
+    """Asks for one more sample of a prompt until it has two, and notes what it was given."""
+
+    def __init__(self, requests):
+        self.waiting = list(requests)
+        self.texts = {}
+
+    def take(self, room):
+        taken = []
+        while self.waiting and room >= len(self.waiting[0].sample_keys):
+            taken.append(self.waiting.pop(0))
+            room -= len(taken[-1].sample_keys)
+        return taken
+
+    def receive(self, request, texts):
+        for key, text in zip(request.sample_keys, texts, strict=True):
+            assert self.texts.setdefault(key, text) is text
+        name, number = request.sample_keys[0].rsplit("/", 1)
+        if number == "0" and len(texts) == 1:
+            self.waiting.append(replace(request, sample_keys=[f"{name}/1"]))
+
+
+def test_what_a_source_asks_for_is_sampled_as_in_one_batch(engine, requests):
+    """Requests of several sizes, with parameters of their own, some of them asked for because of an answer."""
+    parameters, warm = SamplingParameters(1.0, max_new_tokens=6, seed=5), SamplingParameters(2.0, max_new_tokens=4)
+    source = FollowUps([*requests(1), *[replace(request, parameters=warm) for request in requests(3, ["one image"])]])
+    source.waiting[-1] = replace(source.waiting[-1], sample_keys=["warm/0", "warm/1", "warm/2"])
+    engine.max_samples_at_once = 3
+    engine.serve(source, parameters)
+    whole = {
+        key: text
+        for request, texts in zip(requests(2), engine.sample(requests(2), parameters), strict=True)
+        for key, text in zip(request.sample_keys, texts, strict=True)
+    }
+    of_warm = replace(requests(1, ["one image"])[0], sample_keys=["warm/0", "warm/1", "warm/2"])
+    whole |= dict(zip(of_warm.sample_keys, engine.sample([of_warm], warm)[0], strict=True))
+    assert source.texts == whole
+    assert len(whole) == 9
