@@ -23,8 +23,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file in the same folder; after the block it is forced to disk and renamed to ``path``.
 
     A reader sees the old file or the new one, never a part. Missing folders are created. If the block raises, ``path``
-    is not changed.
+    is not changed. If it is a link to a file, that one is replaced and the link stays.
     """
+    path = Path(os.path.realpath(path)) if path.is_file() else path
     with errors_name(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.interfaces import PredictionSettings, PromptContents, PromptData, data_module_of
 from datamodules.policy.prompts import PromptBatch
-from datamodules.storage.files import given_path
+from datamodules.storage.files import given_path, require_writable_file
 from lightning_modules.callbacks.prediction_journal import Entry, PredictionJournal
 
 
@@ -52,6 +52,7 @@ class PredictionWriter(Callback):
             TypeError: If the data module is none of prompts.
             ValueError: If there are no prompts, or a run of other settings or prompts is there.
             FileExistsError: If there is an output of unknown origin.
+            OSError: If the output cannot be written.
             RuntimeError: If another run writes to the output.
         """
         if stage != "predict" or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -61,6 +62,7 @@ class PredictionWriter(Callback):
         self._digests = data.prompt_digests if isinstance(data, PromptContents) else dict.fromkeys(data.prompt_ids, "")
         done: set[str] | None = None
         if trainer.is_global_zero:
+            require_writable_file(self.output)
             settings = dict(pl_module.prediction_settings) if isinstance(pl_module, PredictionSettings) else {}
             settings["checkpoint"] = self.checkpoint
             overwrite = self.overwrite and not int(os.environ.get("SLURM_RESTART_COUNT") or 0)

@@ -178,6 +178,7 @@ def _value(chain: list[BaseException]) -> str | None:
 
 def _plain_types(types: str) -> str:
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", types)
+    text = re.sub(r"(?:collections\.abc\.|typing\.)?\bSequence\b(?:\[\])?", "list", text)
     values = [value for found in _LITERAL.findall(text) for value in found.split(", ")]
     text = _LITERAL.sub("", text)
     parts = [part.strip(", ") for part in re.split(r", (?=\w+(?:$|,|\[))", text)]

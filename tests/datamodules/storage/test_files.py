@@ -27,6 +27,15 @@ def test_written_files_come_back_and_leave_nothing_beside_them(tmp_path):
     assert os.listdir(path.parent) == ["a.txt"]
 
 
+def test_a_link_to_a_file_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.txt").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "a.txt")
+    atomic_write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "a.txt").read_text() == "new"
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("old")

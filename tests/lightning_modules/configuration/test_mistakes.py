@@ -83,6 +83,12 @@ MISTAKES = {
         place=AT_LINE + r"model\.init_args\.objective: valu",
         status=2,
     ),
+    "choice of numbers and words": Mistake(
+        r"trainer\.precision: must be one of 64, 32, 16, 'transformer-engine', .* or null, got 'bf-16'; did you",
+        ("--trainer.precision=bf-16",),
+        place=r"at command line: --trainer\.precision=bf-16",
+        status=2,
+    ),
     "text for a number": Mistake(
         r"trainer\.max_steps: must be int, got 'two'",
         ("--trainer.max_steps", "two"),
@@ -125,6 +131,19 @@ MISTAKES = {
     "folder as configuration": Mistake("{folder}: path is not a file", ("--config={folder}",), status=2),
     "no YAML": Mistake(r"{folder}/broken\.yaml:3: .*not valid YAML", ("--config={folder}/broken.yaml",), status=2),
     # What constructors refuse.
+    "number that nothing counts to": Mistake(
+        r"trainer\.num_nodes must be a number of at most 64 bits, got 9{30}$",
+        (f"--trainer.num_nodes={'9' * 30}",),
+        place=rf"at command line: --trainer\.num_nodes={'9' * 30}",
+    ),
+    "empty variable as a folder": Mistake(
+        r"folder must be a path, got ''", ("--trainer.callbacks+=RunCheckpoints", "--trainer.callbacks.folder=")
+    ),
+    "callback given twice": Mistake(
+        "Found more than one stateful callback of type `RunCheckpoints`",
+        ("--trainer.callbacks+=RunCheckpoints", "--trainer.callbacks.folder=a") * 2,
+        change={T + "enable_checkpointing": True},
+    ),
     "batch size": Mistake(
         "batch_size must be at least 1, got 0",
         change={D + "batch_size": 0},
@@ -195,6 +214,19 @@ MISTAKES = {
     "nothing to test on": Mistake("nothing to test on; give the data module visual_process_bench", command="test"),
     "nothing to validate on": Mistake("nothing to validate on; give", command="validate"),
     "predictions for nobody": Mistake("no callback writes the predictions", command="predict"),
+    "link to nothing as output": Mistake(
+        "link: is a link to nowhere, which is not there",
+        (
+            "--model=Policy",
+            "--model.model_name_or_path={model}",
+            "--data=PromptDataModule",
+            "--data.prompts={folder}/prompts.jsonl",
+            "--trainer.callbacks+=PredictionWriter",
+            "--trainer.callbacks.output={folder}/link",
+        ),
+        change={"model": None, "data": None},
+        command="predict",
+    ),
     "link to nothing": Mistake("link: is a link to nowhere, which is not there", ("--ckpt_path={folder}/link",)),
 }
 
@@ -210,6 +242,7 @@ def folder(tmp_path_factory, tiny_checkpoint):
     (folder / "empty.jsonl").touch()
     (folder / "empty").mkdir()
     (folder / "link").symlink_to("nowhere")
+    (folder / "prompts.jsonl").write_text('{"question": "How many?", "answer": "2"}\n')
     (folder / "broken.yaml").write_text("model:\n  a: [1\n  b: 2\n")
     (folder / "cut").mkdir()
     for file in tiny_checkpoint.iterdir():
@@ -287,10 +320,11 @@ def reported(text, program="visualprm"):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes(mistake, folder, sound, command):
+def test_mistakes(mistake, folder, sound, command, tiny_checkpoint):
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(changed(sound, mistake.change, folder)))
-    options = [option.replace("{folder}", str(folder)) for option in mistake.options]
+    places = {"{folder}": str(folder), "{model}": str(tiny_checkpoint)}
+    options = [re.sub(r"{\w+}", lambda found: places[found[0]], option) for option in mistake.options]
     status, text = command(mistake.command, "--config", file, *options)
     first, *more = reported(text)
     assert status == mistake.status
