@@ -84,6 +84,10 @@ class VisualPRMCLI(LightningCLI):
             require_reporters(subcommand, self.trainer.callbacks, self.datamodule, self.model)  # type: ignore[attr-defined]
             super()._run_subcommand(subcommand)
             require_batches(subcommand, self.trainer)
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # for which Lightning exits with status 1
+                raise KeyboardInterrupt from end
+            raise
         except SIGTERMException:
             if any(isinstance(each, Interrupt) and each.was_asked for each in self.trainer.callbacks):  # type: ignore[attr-defined]
                 sys.exit(130)  # as of a shell's command that Ctrl-C has ended

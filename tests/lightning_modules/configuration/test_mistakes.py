@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 from datamodules.storage.files import parse_json_line
 from lightning_modules.cli import main
 from lightning_modules.configuration.mistakes import is_mistake, mistakes_reported, report
+from lightning_modules.process_reward import ProcessRewardModel
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,14 @@ MISTAKES = {
         r"trainer\.num_nodes must be a number of at most 64 bits, got 9{30}$",
         (f"--trainer.num_nodes={'9' * 30}",),
         place=rf"at command line: --trainer\.num_nodes={'9' * 30}",
+    ),
+    "seed": Mistake("seed must be at least 0, got -1", ("--data.seed=-1",), place=r"at command line: --data\.seed=-1"),
+    "workers": Mistake("num_workers must be at least 0, got -1", ("--data.num_workers=-1",)),
+    "prompts of a batch": Mistake(
+        "batch_size must be at least 1, got 0",
+        ("--data=PromptDataModule", "--data.prompts={folder}/prompts.jsonl", "--data.batch_size=0"),
+        change={"data": None},
+        command="predict",
     ),
     "empty variable as a folder": Mistake(
         r"folder must be a path, got ''", ("--trainer.callbacks+=RunCheckpoints", "--trainer.callbacks.folder=")
@@ -512,6 +522,22 @@ def test_no_report_is_long():
     lines = report("command", error).splitlines()
     assert len(lines) <= 6
     assert max(map(len, lines)) <= 600
+
+
+def test_ctrl_c_in_an_evaluation(folder, sound, command, monkeypatch, request):
+    """Lightning would end the process with status 1."""
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)  # which Lightning changes
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    monkeypatch.setattr(ProcessRewardModel, "validation_step", stopped)
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(changed(sound, {D + "validation_annotations": "{folder}/rows.jsonl"}, folder)))
+    status, text = command("validate", "--config", file)
+    assert (status, text.splitlines()[-1]) == (130, "visualprm: stopped (Ctrl-C)")
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 1)])
