@@ -129,8 +129,9 @@ class PromptDataModule(ResumableData, LightningDataModule):
         on_bad_row: OnBadRow = "skip",
     ) -> None:
         super().__init__()
-        require_at_least(1, batch_size=batch_size, max_prompts=max_prompts, num_shards=num_shards)
-        require_at_least(1, max_prompts_per_source=max_prompts_per_source)
+        require_at_least(
+            1, batch_size=batch_size, max_prompts=max_prompts, max_prompts_per_source=max_prompts_per_source
+        )
         require_at_least(0, num_workers=num_workers, seed=seed)
         if prompts and benchmarks:
             raise ValueError("give either 'prompts' or 'benchmarks', not both")
