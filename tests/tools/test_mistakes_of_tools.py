@@ -17,6 +17,7 @@ from tools import (
     rollouts,
     seed_report,
 )
+from tools.view import command as view
 
 HUGE = "9" * 40
 
@@ -82,6 +83,11 @@ MISTAKES = [
     (data, "check {file} --json {folder}/" + "n" * 300, 2, "File name too long"),
     (build_process_bench, "--world {folder} --rollouts {file} --output {file}/x", 2, "{file} is a file, no folder"),
     (quickstart, "--output {file}/x", 2, "{file} is a file, no folder"),
+    (view, "{folder}/none --output {folder}/page.html", 2, "{folder}/none: no such file or folder"),
+    (view, "{file} --output {folder}/page.html", 2, "neither a row of candidate scores"),
+    (view, "{file} --output {file}/page.html", 2, "{file} is a file, no folder"),
+    (view, "{file} --output {folder}/page.html --limit 0", 2, "--limit: must be at least 1, got 0"),
+    (view, "{file}", 2, "required: --output"),
     (seed_report, "{folder}", 2, "the run has not come to its end"),
 ]
 
