@@ -129,10 +129,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
         on_bad_row: OnBadRow = "skip",
     ) -> None:
         super().__init__()
-        require_at_least(
-            1, batch_size=batch_size, max_prompts=max_prompts, max_prompts_per_source=max_prompts_per_source
-        )
-        require_at_least(0, num_workers=num_workers, seed=seed)
+        require_at_least(1, batch_size=batch_size, max_prompts_per_source=max_prompts_per_source)
+        require_at_least(0, num_workers=num_workers, seed=seed, max_prompts=max_prompts)
         if prompts and benchmarks:
             raise ValueError("give either 'prompts' or 'benchmarks', not both")
         if instruction is not None and (instruction_template or prompts_as != "ours"):
