@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.argument_ranges import require_at_least
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.position import ResumableData, TrainingPosition
@@ -133,6 +134,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
         sources: list[PromptSource] | dict[str, PromptSource] | None = None,
     ) -> None:
         super().__init__()
+        require_at_least(1, batch_size=batch_size, max_prompts_per_source=max_prompts_per_source)
+        require_at_least(0, num_workers=num_workers, seed=seed, max_prompts=max_prompts)
         if (prompts or sources) and benchmarks:
             raise ValueError(f"give either '{'prompts' if prompts else 'sources'}' or 'benchmarks', not both")
         if instruction is not None and (instruction_template or prompts_as != "ours"):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from datamodules.argument_ranges import require_at_least
 from datamodules.batching.collate import StepBatch, StepCollator, Verdicts
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.left_out import LeftOutRows
@@ -114,7 +115,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
         if validation_fraction and (validation_annotations or not (train_annotations or sources)):
             raise ValueError("validation_fraction takes from train_annotations and excludes validation_annotations")
-        self._require_positive("batch_size")
+        require_at_least(1, batch_size=batch_size)
+        require_at_least(0, seed=seed)
         self._layout = BatchLayout(batch_size, packed_tokens, group_by_length, on_long_conversation, max_tokens)
         self._chosen: Layout | None = None
         self._measured: dict[str, MeasuredRows] = {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import runpy
 import shlex
 import signal
@@ -19,7 +20,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_modules.checkpointing import run_lock
-from lightning_modules.cli import run
+from lightning_modules.cli import main, run
 from lightning_modules.configuration.command import VisualPRMCLI
 from tools.quickstart_stages import Stage, stages
 
@@ -113,6 +114,20 @@ def run_beside_another(arguments: Sequence[str], patience: float, waits: str) ->
         patch.setattr(run_lock, "PATIENCE", patience)
         patch.setattr(run_lock.RunLock, "take", noted)
         run(list(arguments))
+
+
+def command(arguments: Sequence[str], mebibytes: int | None = None) -> None:
+    """Be the `visualprm` command, whose mistakes end in a few lines.
+
+    Args:
+        arguments: Of the command.
+        mebibytes: Memory that this process may ask for besides what it has.
+    """
+    sys.argv = ["visualprm", *arguments]
+    if mebibytes is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + mebibytes * 2**20,) * 2)
+    main()
 
 
 def visualprm_until_killed(folder: Path, *arguments: object) -> None:

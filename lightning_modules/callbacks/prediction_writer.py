@@ -21,7 +21,7 @@ from datamodules.interfaces import (
     data_module_of,
 )
 from datamodules.policy.prompts import PromptBatch
-from datamodules.storage.files import atomic_write_text, errors_name
+from datamodules.storage.files import atomic_write_text, errors_name, given_path, require_writable_file
 from lightning_modules.callbacks.journal_files import Entry
 from lightning_modules.callbacks.prediction_journal import PredictionJournal
 
@@ -58,7 +58,7 @@ class PredictionWriter(Callback):
     """
 
     def __init__(self, output: str, overwrite: bool = False) -> None:
-        self.output = Path(output)
+        self.output = given_path(output, "output")
         self.overwrite = overwrite
         self.checkpoint: str | None = None
         self._journals: dict[str, IO[str]] = {}
@@ -76,6 +76,7 @@ class PredictionWriter(Callback):
                 know the sources.
             ValueError: If there are no prompts, or a run of other settings or prompts is there.
             FileExistsError: If there is an output of unknown origin.
+            OSError: If the output cannot be written.
             RuntimeError: If another run writes to the output.
         """
         if stage != "predict" or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -87,6 +88,8 @@ class PredictionWriter(Callback):
         self._files = {name: PredictionJournal(self._output_of(name), data.shard) for name in sources}
         found: dict[str, tuple[set[str] | None, int]] = {}
         if trainer.is_global_zero:
+            for name in sources:
+                require_writable_file(self._output_of(name))
             settings = dict(pl_module.prediction_settings) if isinstance(pl_module, PredictionSettings) else {}
             settings["checkpoint"] = self.checkpoint
             try:
