@@ -117,6 +117,17 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
     return without_opening(require_template(processor, name_or_path))
 
 
+def load_config(name_or_path: str | Path) -> Any:
+    """The configuration of a checkpoint; never runs remote code.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If :func:`refuse_unsupported` refuses it.
+    """
+    refuse_unsupported(name_or_path)
+    return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+
+
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:
     """Load any image-text-to-text or causal language model of `transformers`; never runs remote code.
 
@@ -131,9 +142,8 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
         ValueError: If its files cannot be read, the options do not suit the model, or :func:`refuse_unsupported`
             refuses it.
     """
-    refuse_unsupported(name_or_path)
+    config = load_config(name_or_path)
     options = options or BackboneOptions()
-    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if is_structure_only():
         structure = structure_of(config, options.torch_dtype, options.attention_implementation)
         prepare_backbone(structure, options)
