@@ -7,12 +7,12 @@ Nothing is loaded in this process but the processor. Each step is a request of i
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
@@ -20,7 +20,10 @@ from lightning_modules.scoring.class_logprobs import MissingClassError
 from lightning_modules.scoring.server_check import ServerCheck
 from lightning_modules.scoring.step_requests import step_body, step_chats
 from lightning_modules.servers.client import ServerClient
-from lightning_modules.servers.pictures import picture_url
+from lightning_modules.servers.errors import ServerError
+from lightning_modules.servers.messages import PictureEncoder
+
+_PAUSE = 1.0  # seconds between two looks at a server that is not up yet
 
 
 class _Step(NamedTuple):
@@ -90,6 +93,7 @@ class ServedScorer:
         self.encoder = encoder
         self._model = server.model
         self._check: ServerCheck | None = None
+        self._pictures = PictureEncoder()
         self._lock = threading.Lock()
 
     def check(self) -> ServerCheck:
@@ -121,19 +125,18 @@ class ServedScorer:
         """
         check = self.check()
         classes = check.classes()
-        urls = _UrlsOfPictures()
         requests: dict[_Step, tuple[str, dict[str, Any]]] = {}
         keys: list[list[_Step]] = []
         for conversation in conversations:
-            pictures = [urls.of(image) for image in conversation.images]
-            chats = step_chats(self.encoder, conversation, pictures)
+            chats = step_chats(self.encoder, conversation, self._pictures)
+            pictures = tuple(self._pictures.url(image) for image in conversation.images)
             with self._lock:
                 check.conversation(conversation, chats[-1])
             tiling = self.encoder.tiling(conversation.max_tiles)
             keys.append([])
             for number, chat in enumerate(chats):
                 steps = tuple(conversation.steps[: number + 1])
-                key = _Step(tuple(pictures), conversation.question, steps, conversation.max_tiles)
+                key = _Step(pictures, conversation.question, steps, conversation.max_tiles)
                 keys[-1].append(key)
                 if key not in requests:
                     name = f"{conversation.sample_id}: step {number}"
@@ -148,27 +151,22 @@ class ServedScorer:
         return [torch.stack([logits[key] for key in of_conversation]) for of_conversation in keys]
 
 
-class _UrlsOfPictures:
-    """Data URLs of pictures; one that is given several times is encoded once."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[Image.Image, str]] = {}
-
-    def of(self, image: Image.Image) -> str:
-        # The picture is kept with its URL, so that no other one gets its id.
-        if id(image) not in self._found:
-            self._found[id(image)] = (image, picture_url(image))
-        return self._found[id(image)][1]
-
-
 def only_model(client: ServerClient) -> str:
-    """The name of the only model that a server holds.
+    """The name of the only model that the first server holds; waits for a server that is not up yet.
 
     Raises:
         ServerError: If it does not say.
         ValueError: If it holds several.
     """
-    names = client.models()
+    begin = time.monotonic()
+    while True:
+        try:
+            names = client.models()
+            break
+        except ServerError as error:
+            if error.status is not None or time.monotonic() - begin > client.patience:
+                raise
+            time.sleep(min(_PAUSE, client.patience))
     if len(names) != 1:
         raise ValueError(f"{client.base_urls[0]} holds {len(names)} models, {', '.join(names)}; name one: server.model")
     return names[0]

@@ -20,7 +20,7 @@ from lightning_modules.scoring.class_logprobs import ClassLogprobs, MissingClass
 from lightning_modules.scoring.step_requests import layout_of, step_body, step_chats
 from lightning_modules.servers.client import ServerClient
 from lightning_modules.servers.errors import RequestRefusedError
-from lightning_modules.servers.pictures import picture_url
+from lightning_modules.servers.messages import PictureEncoder
 
 _logger = logging.get_logger(__name__)
 _CONTEXT = 6  # tokens shown on both sides of a difference
@@ -107,8 +107,7 @@ class ServerCheck:
 
     def _ask(self, client: ServerClient, conversation: Conversation, way: ClassLogprobs) -> dict[str, Any]:
         """What a server answers about the last step of a conversation, with the token ids that it has read."""
-        urls = [picture_url(image) for image in conversation.images]
-        chat = step_chats(self._encoder, conversation, urls)[-1]
+        chat = step_chats(self._encoder, conversation, PictureEncoder())[-1]
         body = step_body(self.model, chat, way, self._encoder.tiling(conversation.max_tiles))
         (answer,) = client.complete([(conversation.sample_id, {**body, "return_token_ids": True})])
         return answer

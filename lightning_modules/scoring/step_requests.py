@@ -6,22 +6,23 @@ judgement. The chat of a step begins with that of the step before, which the ser
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from lightning_modules.scoring.class_logprobs import ClassLogprobs
+from lightning_modules.servers.messages import PictureEncoder
 
 Chat = list[dict[str, Any]]
 
 
-def step_chats(encoder: ConversationEncoder, conversation: Conversation, image_urls: Sequence[str]) -> list[Chat]:
+def step_chats(encoder: ConversationEncoder, conversation: Conversation, pictures: PictureEncoder) -> list[Chat]:
     """The chat of each step, as an OpenAI-compatible server reads it.
 
     Args:
         encoder: Of the model.
         conversation: Its steps are judged.
-        image_urls: URL of each picture.
+        pictures: Encodes its pictures.
 
     Returns:
         For each step, the messages up to the user turn that holds it.
@@ -29,26 +30,20 @@ def step_chats(encoder: ConversationEncoder, conversation: Conversation, image_u
     Raises:
         ValueError: See :meth:`ConversationEncoder.messages`.
     """
-    urls = iter(image_urls)
-    messages = [
-        {"role": message["role"], "content": _served_content(message["content"], urls)}
-        for message in encoder.messages(conversation)
-    ]
-    ends = [index + 1 for index, message in enumerate(messages) if message["role"] == "user"]
-    return [messages[:end] for end in ends]
+    messages = [{**each, "content": _joined(each["content"])} for each in encoder.messages(conversation)]
+    chat = pictures.chat(messages, conversation.images)
+    return [chat[: index + 1] for index, message in enumerate(chat) if message["role"] == "user"]
 
 
-def _served_content(parts: Sequence[dict[str, Any]], urls: Iterator[str]) -> str | list[dict[str, Any]]:
-    """Parts of a message in the server's form; neighbouring texts are one, as servers may put line breaks between."""
-    served: list[dict[str, Any]] = []
+def _joined(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring texts as one: some servers put line breaks between parts."""
+    joined: list[dict[str, Any]] = []
     for part in parts:
-        if part["type"] == "image":
-            served.append({"type": "image_url", "image_url": {"url": next(urls)}})
-        elif served and served[-1]["type"] == "text":
-            served[-1] = {"type": "text", "text": served[-1]["text"] + part["text"]}
+        if joined and joined[-1]["type"] == part["type"] == "text":
+            joined[-1] = {"type": "text", "text": joined[-1]["text"] + part["text"]}
         else:
-            served.append(dict(part))
-    return served[0]["text"] if [part["type"] for part in served] == ["text"] else served
+            joined.append(dict(part))
+    return joined
 
 
 def layout_of(chat: Chat) -> tuple[str, ...]:
