@@ -47,11 +47,11 @@ class PolicyFacts:
     """How a policy reads prompts.
 
     Attributes:
-        processor: Renders chats and tokenizes them.
+        processor: Renders chats and tokenizes them; None if another program does, which holds the policy.
         packing_obstacle: Why the policy cannot be trained on packed conversations; None if it can.
     """
 
-    processor: ProcessorMixin
+    processor: ProcessorMixin | None
     packing_obstacle: str | None = None
 
 

@@ -218,7 +218,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
 
     def _leave_out_special_tokens(self) -> None:
         """Once both the rows and the policy are known."""
-        if self._renderer is None:
+        if self._renderer is None or self._renderer.processor is None:
             return
         tokens, on_bad_row = special_tokens(self._renderer.processor), self.hparams["on_bad_row"]
         if self._prompts is not None:

@@ -22,9 +22,9 @@ from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.prompts import Prompt, PromptBatch
 from lightning_modules.generation.engine import GenerationEngine, GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
+from lightning_modules.generation.sampling_module import SamplingModule
 from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
-from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
-from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.scoring.memory import most_on_any_rank
 
@@ -41,7 +41,7 @@ Prefix = tuple[int, str]
 """Index of a prompt, and a partial solution."""
 
 
-class MonteCarloAnnotator(BackboneModule):
+class MonteCarloAnnotator(SamplingModule):
     """Samples solutions and scores their steps by Monte Carlo; `predict` returns VisualPRM400K raw rows.
 
     Args:
@@ -106,9 +106,7 @@ class MonteCarloAnnotator(BackboneModule):
         self.early_stop = early_stop
         self.question_text = question_text
         self.max_batch_rows = max_batch_rows
-        self.engine = engine or TransformersEngine()
-        self.processor = load_processor(model_name_or_path)
-        self.build()
+        self.load_for(engine or TransformersEngine())
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
@@ -130,17 +128,13 @@ class MonteCarloAnnotator(BackboneModule):
             **engine_settings(self.engine),
         }
 
-    def setup(self, stage: str) -> None:
-        """Give the data module the processor."""
-        connect_processor(self)
-
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[tuple[str, list[dict[str, Any]]]]:
         """Annotate the prompts of a batch.
 
         Returns:
             For each prompt its id and one raw row per solution.
         """
-        self.engine.attach(self.backbone, self.processor)
+        self.attach_engine()
         solutions = self._sample_solutions(batch)
         successes = self._count_all(batch, solutions)
         annotated = []

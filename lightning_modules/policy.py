@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,27 @@ from datamodules.policy.prompts import Prompt, PromptBatch
 from datamodules.rollouts.records import Rollout, rollout_row
 from lightning_modules.distributed.gathering import SampleMeans
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
-from lightning_modules.generation.engine import GenerationEngine, GenerationRequest
+from lightning_modules.generation.engine import (
+    GeneratedText,
+    GenerationEngine,
+    GenerationRequest,
+    PromptRefusedError,
+)
+from lightning_modules.generation.listed_requests import ListedRequests
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
+from lightning_modules.generation.sampling_module import SamplingModule
 from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
-from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
-from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.lora import merged_backbone
-from lightning_modules.model.packed_forward import hidden_states, packing_obstacle
+from lightning_modules.model.packed_forward import hidden_states
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 
+logger = logging.getLogger(__name__)
 
-class Policy(BackboneModule):
+
+class Policy(SamplingModule):
     """Fine-tunes on gold solutions (`fit`) and samples solutions (`predict`).
 
     Args:
@@ -66,14 +75,8 @@ class Policy(BackboneModule):
         self.num_samples = num_samples
         self.sampling = sampling
         self.first_greedy = first_greedy
-        self.engine = engine or TransformersEngine()
         self._validation = SampleMeans()
-        self.processor = load_processor(model_name_or_path)
-        self.build()
-
-    def setup(self, stage: str) -> None:
-        """Give the data module the processor."""
-        connect_processor(self, packing_obstacle=packing_obstacle(self.backbone))
+        self.load_for(engine or TransformersEngine())
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
@@ -132,17 +135,43 @@ class Policy(BackboneModule):
         Returns:
             For each prompt its id and its rollout rows (see :mod:`datamodules.rollouts.records`).
         """
-        self.engine.attach(self.backbone, self.processor)
+        self.attach_engine()
         rows: list[list[dict[str, Any]]] = [[] for _ in batch.prompts]
         for sampling, numbers in self._rounds():
-            requests = [
-                GenerationRequest(messages, images, [f"{p.prompt_id}/{n}" for n in numbers], max_tiles=p.max_tiles)
-                for p, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True)
-            ]
-            sampled = self.engine.sample(requests, sampling)
-            for of_prompt, prompt, texts in zip(rows, batch.prompts, sampled, strict=True):
-                of_prompt += [self._rollout(prompt, n, t.text, sampling) for n, t in zip(numbers, texts, strict=True)]
+            asked = [number for number, prompt in enumerate(batch.prompts) if self._is_asked(prompt, batch)]
+            sampled = self._sample([self._request(batch, index, numbers) for index in asked], sampling, batch, asked)
+            for index, texts in zip(asked, sampled, strict=True):
+                prompt = batch.prompts[index]
+                found = zip(numbers, texts, strict=False)  # a refused prompt has none
+                rows[index] += [self._rollout(prompt, number, text.text, sampling) for number, text in found]
         return [(prompt.prompt_id, of_prompt) for prompt, of_prompt in zip(batch.prompts, rows, strict=True)]
+
+    def _is_asked(self, prompt: Prompt, batch: PromptBatch) -> bool:
+        """With sharded weights all ranks sample equally often, be it for a prompt whose answers do not count."""
+        return self.engine.needs_all_ranks or prompt.prompt_id not in batch.left_out
+
+    def _request(self, batch: PromptBatch, index: int, numbers: range) -> GenerationRequest:
+        prompt = batch.prompts[index]
+        keys = [f"{prompt.prompt_id}/{number}" for number in numbers]
+        return GenerationRequest(batch.messages[index], batch.images[index], keys, max_tiles=prompt.max_tiles)
+
+    def _sample(
+        self, requests: list[GenerationRequest], sampling: SamplingParameters, batch: PromptBatch, asked: list[int]
+    ) -> list[list[GeneratedText]]:
+        """Texts of each request; none of a prompt that the engine refuses and that is left out."""
+        if self.engine.needs_all_ranks:
+            return self.engine.sample(requests, sampling)
+
+        def leave_out(number: int, problem: PromptRefusedError) -> None:
+            prompt = batch.prompts[asked[number]]
+            if batch.on_bad_row == "error":
+                raise problem
+            batch.left_out[prompt.prompt_id] = f"{prompt.where or prompt.prompt_id}: {problem}"
+            logger.warning("left out: %s", batch.left_out[prompt.prompt_id])
+
+        listed = ListedRequests(requests, leave_out)
+        self.engine.serve(listed, sampling)
+        return [listed.texts.get(number, []) for number in range(len(requests))]
 
     def _rounds(self) -> list[tuple[SamplingParameters, range]]:
         """How samples are drawn, and the numbers of those that are drawn so."""

@@ -11,11 +11,13 @@ from torch.distributed.tensor import DTensor
 from transformers import BatchFeature, DynamicCache, PreTrainedModel, ProcessorMixin
 
 from datamodules.conversation.tiles import model_inputs
+from datamodules.interfaces import PredictionSettings
 from datamodules.policy.prompts import render_prompt
 from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.generation.batches import serve_in_batches
 from lightning_modules.generation.engine import GeneratedText, GenerationEngine, GenerationRequest, RequestSource
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
+from lightning_modules.generation.stop_strings import cut_at_stop
 from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.scoring.cache import continue_from
@@ -115,7 +117,7 @@ class TransformersEngine:
             parameters,
         )
         lengths = inputs["attention_mask"].sum(-1).repeat_interleave(repeats, 0).tolist()
-        texts = self._to_text(tokens, lengths)
+        texts = [cut_at_stop(text, parameters.stop) for text in self._to_text(tokens, lengths)]
         return [texts[start : start + repeats] for start in range(0, len(texts), repeats)]
 
     def serve(self, source: RequestSource, parameters: SamplingParameters) -> None:
@@ -203,8 +205,11 @@ class TransformersEngine:
         ]
 
 
-def engine_settings(engine: GenerationEngine) -> dict[str, str]:
-    """What predictions depend on because of their engine: its class, unless it is the default one."""
+def engine_settings(engine: GenerationEngine) -> dict[str, Any]:
+    """What predictions depend on because of their engine: its class, unless it is the default one, and its settings."""
     kind = type(engine)
-    # Predictions that were begun before engines could be chosen hold no such key.
-    return {} if kind is TransformersEngine else {"engine": f"{kind.__module__}.{kind.__qualname__}"}
+    # Predictions that were begun before engines could be chosen hold no such keys.
+    if kind is TransformersEngine:
+        return {}
+    own = {"engine_settings": engine.prediction_settings} if isinstance(engine, PredictionSettings) else {}
+    return {"engine": f"{kind.__module__}.{kind.__qualname__}", **own}

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
 from typing import Any
@@ -112,13 +112,21 @@ class ServerClient:
         """How many requests all servers together answer at once."""
         return self.concurrency * len(self.base_urls)
 
-    def submit(self, request_id: str, body: Mapping[str, Any], path: str = CHAT) -> Future[dict[str, Any]]:
+    def submit(
+        self,
+        request_id: str,
+        body: Mapping[str, Any],
+        path: str = CHAT,
+        fault_of: Callable[[Mapping[str, Any]], str | None] | None = None,
+    ) -> Future[dict[str, Any]]:
         """Send a request; returns at once.
 
         Args:
             request_id: Names the request in errors.
             body: Of the request, as JSON.
             path: Below the base address.
+            fault_of: Says what is wrong with an answer, if anything is; the request is then sent again. It is called by
+                another thread.
 
         Returns:
             The answer's JSON object. To cancel it gives the request up. It raises :class:`RequestRefusedError` if
@@ -130,7 +138,7 @@ class ServerClient:
         """
         payload = json.dumps(body).encode()
         worker = self._started()
-        return worker.run(worker.ask(request_id, path, payload))
+        return worker.run(worker.ask(request_id, path, payload, fault_of))
 
     def complete(self, requests: Iterable[tuple[str, Mapping[str, Any]]], path: str = CHAT) -> list[dict[str, Any]]:
         """Send requests and wait for all answers.
@@ -224,7 +232,9 @@ class _Worker:
             )
         return self.session
 
-    async def ask(self, request_id: str, path: str, payload: bytes) -> dict[str, Any]:
+    async def ask(
+        self, request_id: str, path: str, payload: bytes, fault_of: Callable[[Mapping[str, Any]], str | None] | None
+    ) -> dict[str, Any]:
         """Send a request until it is answered or may not be sent again."""
         failures, failing_since = 0, None
         while True:
@@ -234,6 +244,8 @@ class _Worker:
                 raise self._gone(request_id, path, str(error)) from error
             try:
                 answer = await self._attempt(server, request_id, path, payload)
+                if fault_of is not None and (fault := fault_of(answer)) is not None:
+                    raise _Retry(f"answered with {fault}", counts=True)
             except _Retry as failure:
                 problem, status, pause = f"{server.url}/{path} {failure.problem}", failure.status, failure.pause
                 failures += failure.counts
