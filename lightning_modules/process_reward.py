@@ -28,7 +28,7 @@ from datamodules.supervision.splits import PROCESS
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.export.reward_model import write_reward_model
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
-from lightning_modules.model.backbone import BackboneOptions, ImageBackend, load_backbone, load_config, load_processor
+from lightning_modules.model.backbone import BackboneOptions, ImageBackend, config_beside, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
@@ -136,7 +136,7 @@ class ProcessRewardModel(BackboneModule):
             "past_verdicts": past_verdicts,
         }
         self.protocol = resolve_protocol(model_name_or_path, given, preset)
-        self.processor = load_processor(model_name_or_path, self.protocol.image_backend)
+        self.processor = load_processor(model_name_or_path, self.protocol.image_backend, with_model=server is None)
         self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, LossOptions.of(loss))
         self.save_hyperparameters({"loss": asdict(self.step_loss.options)})  # checkpoints hold plain values only
         # Until the data have said their system prompt, another one shows whether the template suits.
@@ -183,14 +183,14 @@ class ProcessRewardModel(BackboneModule):
     @property
     def facts(self) -> RewardModelFacts:
         """How this model reads conversations, for data modules and tools."""
-        config = load_config(self.hparams["model_name_or_path"]) if self.served else self.backbone.config
-        text = config.get_text_config(decoder=True)
+        config = self.backbone.config if self.has_weights else config_beside(self.hparams["model_name_or_path"])
+        text = config.get_text_config(decoder=True) if config is not None else None
         return RewardModelFacts(
             self.encoder,
             max_steps=self.protocol.max_steps,
             response_as_one_step=self.protocol.response_as_one_step,
             mark_step_tokens=self.hparams["language_model_weight"] > 0,
-            packing_obstacle=None if self.served else packing_obstacle(self.backbone),
+            packing_obstacle=packing_obstacle(self.backbone) if self.has_weights else None,
             training_verdicts=self._training_verdicts(),
             max_tokens=getattr(text, "max_position_embeddings", None),
         )

@@ -120,15 +120,10 @@ def load_processor(
     return without_opening(require_template(processor, name_or_path))
 
 
-def load_config(name_or_path: str | Path) -> Any:
-    """The configuration of a checkpoint; never runs remote code.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If :func:`refuse_unsupported` refuses it.
-    """
-    refuse_unsupported(name_or_path)
-    return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+def config_beside(name_or_path: str | Path) -> Any:
+    """The configuration of a model beside its processor; None for a folder that holds the processor alone."""
+    is_there = not Path(name_or_path).is_dir() or (Path(name_or_path) / "config.json").is_file()
+    return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False) if is_there else None
 
 
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:
@@ -145,8 +140,9 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
         ValueError: If its files cannot be read, the options do not suit the model, or :func:`refuse_unsupported`
             refuses it.
     """
-    config = load_config(name_or_path)
+    refuse_unsupported(name_or_path)
     options = options or BackboneOptions()
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if is_structure_only():
         structure = structure_of(config, options.torch_dtype, options.attention_implementation)
         prepare_backbone(structure, options)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 from literal_server import literal_server
+from tiny_families import FAMILIES
 
 from lightning_modules.process_reward import ProcessRewardModel, QuestionWithResponses, RewardModelServer
 from lightning_modules.scoring.class_logprobs import MissingClassError
@@ -211,3 +212,29 @@ def test_special_tokens_are_refused_before_they_are_sent(sharp_checkpoint, serve
     with pytest.raises(ValueError, match=r"special token '<IMG_CONTEXT>'"):
         model.score(picture(1), "How many ?", ["So <IMG_CONTEXT>"])
     assert math.isfinite(model.score(picture(1), "How many ?", ["So 3"]).response_scores[0])
+
+
+# ------------------------------------------------------------------- families
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families(family_checkpoint, picture, name):
+    """Chat templates of many kinds: a server renders what this process reads, or scoring through it is refused."""
+    checkpoint = family_checkpoint(name)
+    local = ProcessRewardModel.from_pretrained(checkpoint, system_prompt="Check every step.")
+    responses = ["The digits are 3, 7 and 9.\n\nSo 3 + 4 = 7.\n\nSo 2", "So 7"]
+    asked = [QuestionWithResponses(None, "How many digits are larger than 4?", responses, "text")]
+    if FAMILIES[name].is_multimodal:
+        asked.append(QuestionWithResponses(picture(1), "How many?", responses, "picture"))
+        asked.append(QuestionWithResponses([picture(2), picture(3)], "Is <image> or <image>?", responses, "two"))
+    with literal_server(checkpoint) as server:
+        model = served(checkpoint, server, system_prompt="Check every step.")
+        if name == "llava_onevision":
+            # Its template writes a space behind the header of an answer that is there, but none before one to come.
+            with pytest.raises(ValueError, match="the server reads other tokens than the model"):
+                model.score_questions(asked)
+            return
+        for question in asked:
+            (here,) = local.score_questions([question])
+            (there,) = model.score_questions([question])
+            assert steps_of(there) == pytest.approx(steps_of(here), abs=1e-4)
