@@ -127,6 +127,15 @@ def completion(*texts: str, prompt_tokens: int = 7) -> dict[str, Any]:
     return {"choices": choices, "usage": usage}
 
 
+def counting(number: int, body: dict[str, Any]) -> Answer:
+    """A model whose texts say the seeds of the samples, in two steps, and whose prompts have a token for each letter."""
+    begin = body.get("seed", 0)
+    texts = [f"Seed {begin + index}.\n\nAnswer: {(begin + index) % 3}" for index in range(body["n"])]
+    is_partial = body["messages"][-1]["role"] == "assistant"
+    is_new_turn = not (is_partial and body.get("continue_final_message"))
+    return 200, completion(*texts, prompt_tokens=len(str(body["messages"])) + 5 * is_new_turn)
+
+
 def after(seconds: float, answer: Answer) -> Answer:
     """The answer, a while later."""
     time.sleep(seconds)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from lightning.pytorch.trainer.states import TrainerFn
+
 from lightning_modules.generation.engine import GenerationEngine, has_own_model, needs_processor
 from lightning_modules.model.backbone import connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
@@ -45,7 +47,7 @@ class SamplingModule(BackboneModule):
         if not self.has_weights and stage != "predict":
             raise ValueError(
                 f"engine: {type(self.engine).__name__} samples from a model of its own, so that there are no weights "
-                f"here to {stage}; leave the engine out"
+                f"here to {TrainerFn(stage).value}; leave the engine out"
             )
         connect_processor(self, packing_obstacle=packing_obstacle(self.backbone) if self.has_weights else None)
 
@@ -71,4 +73,4 @@ class SamplingModule(BackboneModule):
         super().on_predict_end()
         usage = getattr(self.engine, "usage", None)
         if usage is not None:
-            logger.warning("%s: %s", type(self.engine).__name__, usage)
+            logger.info("%s: %s", type(self.engine).__name__, usage)

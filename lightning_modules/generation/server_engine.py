@@ -42,7 +42,7 @@ class ServerEngine:
     on the seed and its key alone, as far as the server's own arithmetic is the same in every batch.
 
     Args:
-        base_urls: Addresses as in ``http://host:8000/v1``, all of the same model.
+        base_urls: Addresses as in ``http://host:8000/v1``, all of the same model: a list, or a text with commas.
         model: Its name there.
         concurrency: Most requests that a server answers at once.
         api_key_variable: Name of the environment variable that holds the API key; none is sent by default.
@@ -70,7 +70,7 @@ class ServerEngine:
 
     def __init__(
         self,
-        base_urls: list[str],
+        base_urls: list[str] | str,
         model: str,
         concurrency: int = 32,
         api_key_variable: str | None = None,
@@ -84,7 +84,8 @@ class ServerEngine:
     ) -> None:
         if samples_per_request < 1:
             raise ValueError(f"samples_per_request must be at least 1, got {samples_per_request}")
-        self.client = ServerClient(base_urls, concurrency, api_key_variable, timeout, patience, max_attempts)
+        urls = [url.strip() for url in base_urls.split(",")] if isinstance(base_urls, str) else base_urls
+        self.client = ServerClient(urls, concurrency, api_key_variable, timeout, patience, max_attempts)
         self.model = model
         self.samples_per_request = samples_per_request
         self.needs_processor = needs_processor
@@ -107,15 +108,17 @@ class ServerEngine:
         """What the servers have counted."""
         return self.client.usage
 
-    def attach(self, model: PreTrainedModel | None, processor: ProcessorMixin | None) -> None:
+    # The types are those of the interface, which configurations are checked against; both may be None.
+    def attach(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         """Take the processor; see :class:`lightning_modules.generation.engine.GenerationEngine`.
 
         Raises:
             ValueError: If there is none, and the engine needs it.
         """
-        if processor is None and self.needs_processor:
+        given: ProcessorMixin | None = processor
+        if given is None and self.needs_processor:
             raise ValueError("ServerEngine got no processor; give one, or set needs_processor to false")
-        self.processor = processor if self.needs_processor else None
+        self.processor = given if self.needs_processor else None
 
     def sample(
         self, requests: Sequence[GenerationRequest], parameters: SamplingParameters

@@ -52,6 +52,13 @@ class Usage:
     completion_tokens: int = 0
     retries: int = 0
 
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f"{self.requests} requests, {self.prompt_tokens} prompt tokens, {self.completion_tokens} sampled tokens, "
+            f"{self.retries} requests sent again"
+        )
+
 
 class ServerClient:
     """Sends requests to servers that hold the same model, many at once.
