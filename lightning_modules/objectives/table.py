@@ -37,6 +37,7 @@ class Objective:
         card_sentence: What the model has learned, for the model card; ``{threshold:g}`` stands for the threshold.
         targets: See :data:`TargetFunction`.
         loss: See :data:`LossFunction`.
+        critic: What reports call a model of it.
         loss_options: Names of the :class:`lightning_modules.objectives.step_loss.LossOptions` that it takes.
         class_tokens: K texts, best first, each one token; the first one also stands in past assistant turns.
         class_values: K values; the score of a step is their mean under the class probabilities.
@@ -48,6 +49,7 @@ class Objective:
     card_sentence: str
     targets: TargetFunction
     loss: LossFunction
+    critic: str = "PRM"
     loss_options: frozenset[str] = _OPTIONS
     class_tokens: tuple[str, ...] = DEFAULT_CLASS_TOKENS
     class_values: tuple[float, ...] = (1.0, 0.0)
@@ -96,6 +98,7 @@ _ENTRIES = (
         card_sentence="whether a step raises, keeps or lowers the Monte Carlo score",
         targets=_advantage_targets,
         loss=cross_entropy,
+        critic="PRM advantage",
         loss_options=_OPTIONS | {"early_stop", "focal_gamma"},
         class_tokens=("+", "=", "-"),
         class_values=(1.0, 0.0, -1.0),
@@ -105,6 +108,7 @@ _ENTRIES = (
         card_sentence="whether the response as a whole is right: the score of its last step exceeds {threshold:g}",
         targets=_value_targets,
         loss=cross_entropy,
+        critic="ORM",
         loss_options=_OPTIONS | {"focal_gamma"},
         response_as_one_step=True,
     ),
@@ -113,6 +117,7 @@ _ENTRIES = (
         card_sentence="the Monte Carlo score of a step, by cross-entropy against it",
         targets=_soft_targets,
         loss=cross_entropy,
+        critic="PRM soft",
         loss_options=_OPTIONS | {"early_stop", "focal_gamma", "binomial_weight"},
         learns_mc=True,
     ),
@@ -121,6 +126,7 @@ _ENTRIES = (
         card_sentence="the Monte Carlo score of a step, by squared error",
         targets=_soft_targets,
         loss=squared_error,
+        critic="PRM regression",
         loss_options=frozenset({"class_weights", "averaging", "early_stop"}),
         learns_mc=True,
     ),
