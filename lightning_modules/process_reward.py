@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.batching.candidate_batch import CandidateBatch
 from datamodules.batching.collate import StepBatch
-from datamodules.conversation.candidates import EncodedCandidates, encode_candidates
+from datamodules.conversation.candidates import EncodedCandidates
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import PastVerdicts, PictureRules, QuestionText, WhiteSpace
-from datamodules.conversation.steps import response_steps
 from datamodules.interfaces import (
     RewardModelData,
     RewardModelFacts,
@@ -24,12 +24,11 @@ from datamodules.interfaces import (
     data_module_of,
     evaluation_name,
 )
-from datamodules.storage.images import decoded
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.export.reward_model import write_reward_model
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
-from lightning_modules.model.backbone import BackboneOptions, ImageBackend, load_backbone, load_processor
+from lightning_modules.model.backbone import BackboneOptions, ImageBackend, config_beside, load_backbone, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
@@ -40,25 +39,13 @@ from lightning_modules.objectives.step_validation import StepValidation
 from lightning_modules.objectives.table import ObjectiveName
 from lightning_modules.protocol import FROM_DATA, PresetName, resolve_protocol
 from lightning_modules.scoring.candidates import score_candidates
+from lightning_modules.scoring.responses import QuestionWithResponses, ScoredResponses, read_responses
 from lightning_modules.scoring.scored_batch import ScoredBatch
+from lightning_modules.scoring.served_scorer import RewardModelServer, ServedScorer
 from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 from lightning_modules.training.record import TrainingRecord, training_record
 
-
-@dataclass(frozen=True)
-class ScoredResponses:
-    """Scores of N responses to one question.
-
-    Attributes:
-        steps: N lists of the steps that were scored, after merging.
-        step_scores: N lists with one score per step, in the protocol's ``score_range``: [0, 1] unless the objective
-            says otherwise.
-        response_scores: N scores, the aggregated step scores.
-    """
-
-    steps: list[list[str]]
-    step_scores: list[list[float]]
-    response_scores: list[float]
+__all__ = ["ProcessRewardModel", "QuestionWithResponses", "RewardModelServer", "ScoredResponses"]
 
 
 class ProcessRewardModel(BackboneModule):
@@ -97,6 +84,8 @@ class ProcessRewardModel(BackboneModule):
         pictures: How pictures are converted, ``ours`` or as ``released``.
         white_space: Whether blank steps and white space around steps are kept, ``ours`` (no) or as ``released``.
         past_verdicts: What stands in the assistant turns of training, a ``placeholder`` or the ``labels``.
+        server: Servers that hold the exported model. They score in place of this process, which loads the processor and
+            the protocol of ``model_name_or_path``, but no weights; the model cannot be trained then.
 
     Raises:
         ValueError: If a setting is out of range, or two do not go together.
@@ -127,9 +116,10 @@ class ProcessRewardModel(BackboneModule):
         pictures: PictureRules | None = None,
         white_space: WhiteSpace | None = None,
         past_verdicts: PastVerdicts | None = None,
+        server: RewardModelServer | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer", "backbone", "loss"])
+        self.save_hyperparameters(ignore=["optimizer", "backbone", "loss", "server"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
         given = {
@@ -146,7 +136,7 @@ class ProcessRewardModel(BackboneModule):
             "past_verdicts": past_verdicts,
         }
         self.protocol = resolve_protocol(model_name_or_path, given, preset)
-        self.processor = load_processor(model_name_or_path, self.protocol.image_backend)
+        self.processor = load_processor(model_name_or_path, self.protocol.image_backend, with_model=server is None)
         self.step_loss = StepLoss(self.protocol.objective, self.protocol.threshold, LossOptions.of(loss))
         self.save_hyperparameters({"loss": asdict(self.step_loss.options)})  # checkpoints hold plain values only
         # Until the data have said their system prompt, another one shows whether the template suits.
@@ -157,13 +147,17 @@ class ProcessRewardModel(BackboneModule):
             self.protocol.class_tokens or [],
             self.protocol.image_layout,
             self.protocol.reading_rules,
+            encodes_pictures=server is None,
         )
+        self.served = None if server is None else ServedScorer(server, self.encoder)
         self.build()
         self.step_validation = StepValidation(self.protocol)
         self.training_record: TrainingRecord | None = None
 
     def build(self) -> None:
-        """Load the backbone and take the step head from the rows of its language-model head."""
+        """Load the backbone and take the step head from the rows of its language-model head; not if servers score."""
+        if self.served is not None:
+            return
         self.backbone = load_backbone(self.hparams["model_name_or_path"], self.backbone_options)
         untie_language_model_head(self.backbone)
         self.head = StepHead(self.backbone, self.encoder.class_token_ids)
@@ -175,6 +169,7 @@ class ProcessRewardModel(BackboneModule):
     def setup(self, stage: str) -> None:
         """Tell the data module how this model reads conversations."""
         if stage == "fit":
+            self._require_weights("fit")
             # Training changes the scores; a resumed run gets the threshold of its checkpoint back.
             self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None)
         data = data_module_of(self.trainer)
@@ -188,13 +183,14 @@ class ProcessRewardModel(BackboneModule):
     @property
     def facts(self) -> RewardModelFacts:
         """How this model reads conversations, for data modules and tools."""
-        text = self.backbone.config.get_text_config(decoder=True)
+        config = self.backbone.config if self.has_weights else config_beside(self.hparams["model_name_or_path"])
+        text = config.get_text_config(decoder=True) if config is not None else None
         return RewardModelFacts(
             self.encoder,
             max_steps=self.protocol.max_steps,
             response_as_one_step=self.protocol.response_as_one_step,
             mark_step_tokens=self.hparams["language_model_weight"] > 0,
-            packing_obstacle=packing_obstacle(self.backbone),
+            packing_obstacle=packing_obstacle(self.backbone) if self.has_weights else None,
             training_verdicts=self._training_verdicts(),
             max_tokens=getattr(text, "max_position_embeddings", None),
             needs_all_continuations=self.step_loss.needs_all_continuations,
@@ -217,10 +213,20 @@ class ProcessRewardModel(BackboneModule):
                 f"one, or give the text of the system prompt"
             )
 
+    def _require_weights(self, purpose: str) -> None:
+        if self.served is not None:
+            raise ValueError(
+                f"{purpose} needs the weights in this process, but model.server names servers that hold them; leave "
+                f"model.server out (weights of a checkpoint are exported with visualprm-export and then served)"
+            )
+
     # ------------------------------------------------------------- forwards
 
     def forward(self, batch: StepBatch) -> Tensor:
-        """Class logits of all steps of a batch of conversations: (B, S, K) float32."""
+        """Class logits of all steps of a batch of conversations: (B, S, K) float32; up to a constant from servers."""
+        if self.served is not None:
+            rows = self.served.class_logits(batch.conversations or [])
+            return pad_sequence(rows, batch_first=True).to(batch.step_positions.device)
         return step_logits(self.head, hidden_states(self.backbone, batch), batch)
 
     def scores_from_logits(self, logits: Tensor) -> Tensor:
@@ -271,8 +277,10 @@ class ProcessRewardModel(BackboneModule):
     test_step = validation_step  # type: ignore[assignment]
 
     def on_validation_epoch_start(self) -> None:
-        """Refuse to judge without a system prompt."""
+        """Refuse to judge without a system prompt, or through servers that read conversations in another way."""
         self._require_system_prompt()
+        if self.served is not None:
+            self.served.check()
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -296,8 +304,12 @@ class ProcessRewardModel(BackboneModule):
         Returns:
             For each question, for each candidate, (S,) scores on the CPU.
         """
-        pad_id = self.processor.tokenizer.pad_token_id
-        logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
+        if self.served is not None:
+            rows = iter(self.served.class_logits([each for group in groups for each in group.conversations or []]))
+            logits = [[next(rows) for _ in group.suffixes] for group in groups]
+        else:
+            pad_id = self.processor.tokenizer.pad_token_id
+            logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
         return [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
 
     def score(
@@ -317,30 +329,23 @@ class ProcessRewardModel(BackboneModule):
             ValueError: If there are no responses, an image cannot be used, be it by this model's processor alone, or
                 images and placeholders do not match.
         """
+        (found,) = self.score_questions([QuestionWithResponses(images, question, responses)])
+        return found
+
+    def score_questions(self, questions: Sequence[QuestionWithResponses]) -> list[ScoredResponses]:
+        """Score the responses to several questions together; raises what :meth:`score` raises."""
         self._require_system_prompt()
-        if isinstance(responses, str):
-            raise TypeError("score(): responses must be a list of texts, got a text; put it into a list")
-        given = [images] if isinstance(images, Image.Image | str) else list(images or [])
-        protocol, rules = self.protocol, self.protocol.reading_rules
-        opened = [decoded(image, f"score(): picture {number}", rules.pictures) for number, image in enumerate(given)]
-        steps = [
-            response_steps(
-                text,
-                protocol.max_steps,
-                as_one_step=protocol.response_as_one_step,
-                white_space=rules.white_space,
-            )
-            for text in responses
-        ]
-        encoded = encode_candidates(self.encoder, opened, rules.question(question), steps, "score()")
+        read = [read_responses(question, self.encoder, self.protocol) for question in questions]
         was_training = self.training
         self.eval()
-        (scores,) = self.score_encoded([encoded])
+        scores = self.score_encoded([encoded for _, encoded in read])
         self.train(was_training)
-        step_scores = [candidate.tolist() for candidate in scores]
-        return ScoredResponses(
-            steps, step_scores, [aggregate_step_scores(s, self.protocol.aggregation) for s in step_scores]
-        )
+        found = []
+        for (steps, _), candidates in zip(read, scores, strict=True):
+            step_scores = [candidate.tolist() for candidate in candidates]
+            response_scores = [aggregate_step_scores(each, self.protocol.aggregation) for each in step_scores]
+            found.append(ScoredResponses(steps, step_scores, response_scores))
+        return found
 
     # ----------------------------------------------------------- persistence
 
@@ -360,6 +365,7 @@ class ProcessRewardModel(BackboneModule):
         With sharded weights all ranks must call it together; rank zero writes.
         """
         self._require_system_prompt()
+        self._require_weights("save_pretrained")
         whole = self.unsharded()
         if whole is not None:
             write_reward_model(
@@ -384,6 +390,7 @@ class ProcessRewardModel(BackboneModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the step threshold, the system prompt and the training record from a checkpoint."""
+        self._require_weights("a checkpoint")
         super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
         self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)

@@ -29,7 +29,7 @@ from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.lora import LoraOptions
 from lightning_modules.policy import Policy
-from lightning_modules.process_reward import ProcessRewardModel
+from lightning_modules.process_reward import ProcessRewardModel, RewardModelServer
 
 PICTURES = 4
 STEPS = ["The digits are 3 , 7", "So 9", "So the answer is \\boxed{2} .", "How many digits are larger than 4 ?", "7"]
@@ -203,9 +203,10 @@ def fit(world, folder, strategy, name, accumulate):
 # ----------------------------------------------------------------- evaluation
 
 
-def evaluate(world, folder, strategy):
-    """The metrics that are logged, and the reports."""
-    model = ProcessRewardModel((world / "checkpoint.txt").read_text())
+def evaluate(world, folder, strategy, base_urls=()):
+    """The metrics that are logged, and the reports; with addresses of servers that hold the model, through these."""
+    server = RewardModelServer(list(base_urls)) if base_urls else None
+    model = ProcessRewardModel((world / "checkpoint.txt").read_text(), server=server)
     data = VisualPRM400KDataModule(
         validation_annotations=str(world / "validation.jsonl"),
         visual_process_bench=str(world / "bench"),

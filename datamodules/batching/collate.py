@@ -139,6 +139,7 @@ class StepCollator:
             question_accuracy=torch.tensor([_or_nan(row.get("question_accuracy")) for row in rows]),
             step_tokens=step_tokens,
             left_out=left_out,
+            conversations=self.encoder.kept(conversations),
         )
 
     def _images(self, row: Mapping[str, Any], left_out: dict[str, str]) -> list[Image.Image]:

@@ -8,6 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from datamodules.conversation.encoder import Conversation
+
 
 @dataclass
 class ConversationBatch:
@@ -18,10 +20,13 @@ class ConversationBatch:
             Packed: ``input_ids`` and ``position_ids`` (1, T), see :func:`datamodules.batching.packing.packed_inputs`.
         boundaries: Packed: B + 1 token positions in the row, where each conversation begins, and T. Padded: None. A
             list, which the host can read without waiting for the device.
+        conversations: The B conversations, for a model behind a server; see :attr:`datamodules.conversation.encoder.
+            ConversationEncoder.encodes_pictures`. Else None.
     """
 
     inputs: dict[str, Tensor]
     boundaries: list[int] | None = field(default=None, kw_only=True)
+    conversations: list[Conversation] | None = field(default=None, kw_only=True)
 
     @property
     def lengths(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.refused_pictures import naming_pictures
 
 
@@ -21,11 +21,14 @@ class EncodedCandidates:
         prefix: Processor output of the shared prefix: input_ids of shape (1, P), and the image inputs.
         suffixes: N tensors of token ids, each (L_n,): the tokens after the prefix.
         step_positions: N tensors, each (S_n,): positions in the suffix whose logits predict the class tokens.
+        conversations: The N conversations, for a model behind a server; see
+            :attr:`ConversationEncoder.encodes_pictures`. The prefix has no image inputs then. Else None.
     """
 
     prefix: dict[str, Tensor]
     suffixes: list[Tensor]
     step_positions: list[Tensor]
+    conversations: list[Conversation] | None = None
 
 
 def _common_length(rows: Sequence[Sequence[int]], limit: int) -> int:
@@ -78,26 +81,47 @@ def encode_candidates(
         for number, (row, steps) in enumerate(zip(rows, candidates, strict=True))
     ]
     length = _common_length(rows, min(found[0] for found in positions))
+    if encoder.encodes_pictures:
+        prefix = _prefix_with_pictures(encoder, images, texts[0], rows[0], length, sample_id, max_tiles)
+    else:
+        ids = torch.tensor([rows[0][:length]])
+        prefix = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    conversations = [
+        Conversation(images, text, steps, f"{sample_id}, candidate {number}", max_tiles)
+        for number, (text, steps) in enumerate(zip(questions, candidates, strict=True))
+    ]
+    return EncodedCandidates(
+        prefix,
+        [torch.tensor(row[length:]) for row in rows],
+        [torch.tensor(found) - length for found in positions],
+        encoder.kept(conversations),
+    )
+
+
+def _prefix_with_pictures(
+    encoder: ConversationEncoder,
+    images: Sequence[Image.Image],
+    text: str,
+    row: Sequence[int],
+    length: int,
+    sample_id: str,
+    max_tiles: int | None,
+) -> dict[str, Tensor]:
+    """Processor output of the first ``length`` tokens of a conversation, which has the token ids ``row``."""
     options = encoder.tiling(max_tiles) if images else {}
     with naming_pictures(encoder.processor, [(sample_id, images)], options):
         first = encoder.processor(
-            text=[texts[0]],
+            text=[text],
             images=[list(images)] if images else None,
             add_special_tokens=False,
             return_tensors="pt",
             **options,
         )
-    prefix = dict(first)
+    prefix: dict[str, Tensor] = dict(first)
     expanded = prefix["input_ids"]
-    tail = len(rows[0]) - length
-    prefix_length = expanded.shape[1] - tail
-    if expanded[0, prefix_length:].tolist() != rows[0][length:]:
+    prefix_length = expanded.shape[1] - (len(row) - length)
+    if expanded[0, prefix_length:].tolist() != list(row[length:]):
         raise ValueError(f"{sample_id}: an image placeholder lies behind the part that all candidates share")
-    for name, value in prefix.items():
-        if value.shape == expanded.shape:
-            prefix[name] = value[:, :prefix_length]
-    return EncodedCandidates(
-        prefix,
-        [torch.tensor(row[length:]) for row in rows],
-        [torch.tensor(found) - length for found in positions],
-    )
+    return {
+        name: value[:, :prefix_length] if value.shape == expanded.shape else value for name, value in prefix.items()
+    }

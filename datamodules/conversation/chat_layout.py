@@ -74,7 +74,7 @@ class ChatLayout:
         Raises:
             ValueError: If there are no steps, images and placeholders do not match, or the template refuses.
         """
-        messages = self._messages(question, num_images, steps, answer)
+        messages = self._messages_of_template(question, num_images, steps, answer)
         if self._cut is None:
             return self._apply(messages)
         after, closing = self._cut
@@ -83,14 +83,25 @@ class ChatLayout:
             raise ValueError(f"the chat template must end a conversation with {after!r}, but it wrote {text[-80:]!r}")
         return text[: -len(after)] + closing
 
-    def _messages(
-        self, question: str, num_images: int, steps: Sequence[str], answer: str | Sequence[str] | None
-    ) -> list[dict]:
+    def messages(
+        self, question: str, num_images: int, steps: Sequence[str], answer: str | Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Messages of the conversation, with images where they belong; arguments as of :meth:`render`.
+
+        Raises:
+            ValueError: If there are no steps, or images and placeholders do not match.
+        """
         system_prompt = "" if self.folds_system_prompt else self.system_prompt
         messages = build_messages(question, num_images, steps, system_prompt, answer or self.class_tokens[0])
-        first = messages[1 if system_prompt else 0]
         if self.folds_system_prompt:
-            first["content"].insert(0, {"type": "text", "text": f"{self.system_prompt}\n\n"})
+            messages[0]["content"].insert(0, {"type": "text", "text": f"{self.system_prompt}\n\n"})
+        return messages
+
+    def _messages_of_template(
+        self, question: str, num_images: int, steps: Sequence[str], answer: str | Sequence[str] | None
+    ) -> list[dict[str, Any]]:
+        messages = self.messages(question, num_images, steps, answer)
+        first = next(message for message in messages if message["role"] == "user")
         if self.moves_images and any(part["type"] == "text" for part in first["content"][: num_images + 1][:-1]):
             # The template would put all images first; its image token in the text keeps them where they belong.
             image = self.processor.image_token  # type: ignore[attr-defined]
@@ -132,10 +143,13 @@ class ChatLayout:
         Returns:
             What to cut off and what to put there instead; None if nothing needs to be cut.
         """
-        short, long = (self._apply(self._messages("1", 0, steps, _MARK)) for steps in (["2"], ["2", "3"]))
+        short, long = (self._apply(self._messages_of_template("1", 0, steps, _MARK)) for steps in (["2"], ["2", "3"]))
         if long.startswith(short) and short.count(_MARK) == 1 and long.count(_MARK) == 2:
             return None
-        followed = [self._apply([*self._messages("1", 0, steps, _MARK), _user("4")]) for steps in (["2"], ["2", "3"])]
+        followed = [
+            self._apply([*self._messages_of_template("1", 0, steps, _MARK), _user("4")])
+            for steps in (["2"], ["2", "3"])
+        ]
         found = [(text.count(_MARK), text.rfind(_MARK) + len(_MARK)) for text in followed]
         after = followed[0][found[0][1] :]
         is_sound = [count for count, _ in found] == [1, 2] and followed[1].endswith(after)

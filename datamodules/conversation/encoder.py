@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -53,6 +53,8 @@ class ConversationEncoder:
         class_tokens: Tokens among which a step is classified; the first is the placeholder in assistant turns.
         image_layout: Where the images of a question stand that does not say so itself.
         rules: How data are read for this model; collators and datasets follow them.
+        encodes_pictures: Whether pictures are part of what is encoded. False for a model behind a server, which reads
+            them itself: token ids then hold one placeholder for each picture, and batches keep the conversations.
 
     Attributes:
         class_token_ids: Ids of the class tokens, as they are in an assistant's turn of this chat template.
@@ -68,12 +70,14 @@ class ConversationEncoder:
         class_tokens: Sequence[str],
         image_layout: ImageLayout = "first",
         rules: ReadingRules = ReadingRules(),  # noqa: B008 - frozen
+        encodes_pictures: bool = True,
     ) -> None:
         self.processor = processor
         self.system_prompt = DEFAULT_SYSTEM_PROMPT if system_prompt is None else system_prompt
         self.class_tokens = tuple(class_tokens)
         self.image_layout = image_layout
         self.rules = rules
+        self.encodes_pictures = encodes_pictures
         self.special_tokens = special_tokens(processor)
         self._special_pattern = re.compile("|".join(map(re.escape, self.special_tokens)) or r"(?!)")
         self.use_system_prompt(self.system_prompt)
@@ -127,12 +131,28 @@ class ConversationEncoder:
                 the placeholders of the question; names ``sample_id``.
         """
         self.check_conversation(question, steps, sample_id, num_images)
-        if self.image_layout == "in_question":
-            question = place_images(question, num_images)
         try:
-            return self.layout.render(question, num_images, steps, verdicts)
+            return self.layout.render(self._with_placeholders(question, num_images), num_images, steps, verdicts)
         except ValueError as error:
             raise ValueError(f"{sample_id}: {error}") from error
+
+    def messages(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """The messages of a conversation, as a server's chat template is to be given them.
+
+        Raises:
+            ValueError: See :meth:`render`.
+        """
+        question, count = conversation.question, len(conversation.images)
+        self.check_conversation(question, conversation.steps, conversation.sample_id, count)
+        try:
+            return self.layout.messages(
+                self._with_placeholders(question, count), count, conversation.steps, conversation.verdicts
+            )
+        except ValueError as error:
+            raise ValueError(f"{conversation.sample_id}: {error}") from error
+
+    def _with_placeholders(self, question: str, num_images: int) -> str:
+        return place_images(question, num_images) if self.image_layout == "in_question" else question
 
     def find_step_positions(self, ids: list[int], num_steps: int, sample_id: str) -> list[int]:
         """Where steps are judged.
@@ -199,20 +219,37 @@ class ConversationEncoder:
             ValueError: See :meth:`render` and :meth:`find_step_positions`.
         """
         batch = [Conversation(*conversation) for conversation in conversations]
-        inputs = model_inputs(
-            self.processor,
-            [self.render(c.question, len(c.images), c.steps, c.sample_id, c.verdicts) for c in batch],
-            [c.images for c in batch],
-            [c.max_tiles for c in batch],
-            padding_side="right",
-            names=[c.sample_id for c in batch],
-        )
+        texts = [self.render(c.question, len(c.images), c.steps, c.sample_id, c.verdicts) for c in batch]
+        if self.encodes_pictures:
+            inputs = model_inputs(
+                self.processor,
+                texts,
+                [c.images for c in batch],
+                [c.max_tiles for c in batch],
+                padding_side="right",
+                names=[c.sample_id for c in batch],
+            )
+        else:
+            inputs = self._encoded_texts(texts)
         rows = inputs["input_ids"].tolist()
         positions = [
             torch.tensor(self.find_step_positions(row, len(c.steps), c.sample_id))
             for row, c in zip(rows, batch, strict=True)
         ]
         return inputs, pad_sequence(positions, batch_first=True, padding_value=NO_STEP)
+
+    def _encoded_texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        rows = [torch.tensor(self.layout.tokenize(text)) for text in texts]
+        masks = [torch.ones_like(row) for row in rows]
+        pad_id = self.processor.tokenizer.pad_token_id
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_value=pad_id),
+            "attention_mask": pad_sequence(masks, batch_first=True),
+        }
+
+    def kept(self, conversations: Sequence[Conversation]) -> list[Conversation] | None:
+        """What a batch keeps of its conversations: nothing, unless a server reads the pictures."""
+        return None if self.encodes_pictures else list(conversations)
 
     def tiling(self, max_tiles: int | None) -> dict[str, int | bool]:
         """Arguments for the processor, see :func:`datamodules.conversation.tiles.tiling`."""

@@ -212,17 +212,16 @@ class ProcessBenchCollator:
     def __call__(self, solutions: Sequence[JudgedSolution]) -> ProcessBenchBatch:
         """Build a batch; raises ImageError for a broken picture and ValueError for a text that cannot be encoded."""
         rules = self.encoder.rules
-        inputs, positions = self.encoder.encode(
-            [
-                Conversation(
-                    load_images(s.images, s.sample_id, rules=rules.pictures),
-                    rules.question(s.question),
-                    s.steps,
-                    s.sample_id,
-                )
-                for s in solutions
-            ]
-        )
+        conversations = [
+            Conversation(
+                load_images(s.images, s.sample_id, rules=rules.pictures),
+                rules.question(s.question),
+                s.steps,
+                s.sample_id,
+            )
+            for s in solutions
+        ]
+        inputs, positions = self.encoder.encode(conversations)
         return ProcessBenchBatch(
             inputs,
             positions,
@@ -232,4 +231,5 @@ class ProcessBenchCollator:
             sample_ids=[solution.sample_id for solution in solutions],
             sources=[solution.data_source for solution in solutions],
             correctness=pad_rows([solution.correctness for solution in solutions], NO_STEP_CORRECTNESS, torch.long),
+            conversations=self.encoder.kept(conversations),
         )

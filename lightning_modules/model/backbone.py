@@ -120,6 +120,12 @@ def load_processor(
     return without_opening(require_template(processor, name_or_path))
 
 
+def config_beside(name_or_path: str | Path) -> Any:
+    """The configuration of a model beside its processor; None for a folder that holds the processor alone."""
+    is_there = not Path(name_or_path).is_dir() or (Path(name_or_path) / "config.json").is_file()
+    return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False) if is_there else None
+
+
 def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = None) -> PreTrainedModel:
     """Load any image-text-to-text or causal language model of `transformers`; never runs remote code.
 
