@@ -154,7 +154,7 @@ def test_a_prompt_is_annotated_alone_as_in_a_batch(sharp_checkpoint, batch):
 
 
 def test_equal_prefixes_are_continued_once(sharp_checkpoint, batch):
-    """At temperature 0 all solutions are one: each picture is read for the prompt and once a prefix."""
+    """At temperature 0 all solutions are one: each step is continued K times, and each picture is read once."""
     annotator = make_annotator(
         sharp_checkpoint, num_solutions=4, sampling=SamplingParameters(temperature=0, max_new_tokens=24)
     )
@@ -162,13 +162,15 @@ def test_equal_prefixes_are_continued_once(sharp_checkpoint, batch):
     images = []
     annotator.backbone.model.vision_tower.register_forward_hook(lambda _, __, output: images.append(len(output[0])))
     found = annotator.predict_step(batch(annotator), 0)
-    expected = 0
-    for (_, rows), pictures in zip(found, (0, 1, 2), strict=True):
+    for prompt_id, rows in found:
         assert len(rows) == 4
         assert all(row["steps_with_score"] == rows[0]["steps_with_score"] for row in rows)
-        expected += pictures * len(rows[0]["steps_with_score"])
+        continued = len(rows[0]["steps_with_score"]) - 1
+        costs = annotator.prediction_costs[prompt_id]
+        assert (costs["solutions"], costs["continuations"]) == (4, 4 * continued)
+        assert costs["requests"] == 1 + continued
     assert max(len(rows[0]["steps_with_score"]) for _, rows in found[1:]) > 1
-    assert sum(images) == expected
+    assert sum(images) == 0 + 1 + 2
 
 
 def test_rows_are_read_again(sharp_checkpoint, batch, picture, tmp_path):

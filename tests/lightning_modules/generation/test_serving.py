@@ -14,6 +14,7 @@ from lightning_modules.generation.transformers_engine import TransformersEngine
 from lightning_modules.model.backbone import load_backbone, load_processor
 
 PARAMETERS = SamplingParameters(temperature=1.3, max_new_tokens=10, seed=2)
+GREEDY = SamplingParameters(temperature=0, max_new_tokens=12)
 
 
 class Watch:
@@ -134,7 +135,7 @@ def test_a_text_that_ends_makes_room_at_once(engine, ask, most):
 def test_what_samples_have_in_common_is_read_once(engine, ask, processor):
     """Every distinct beginning of a text takes one token of one row, however many samples have it."""
     request = ask([str(k) for k in range(16)])
-    parameters = replace(PARAMETERS, temperature=0.6)
+    parameters = replace(PARAMETERS, temperature=0.3)
     ids, decode = [], engine.processor.tokenizer.batch_decode
 
     def batch_decode(found, **options):
@@ -209,37 +210,34 @@ def test_bounds(engine):
         TransformersEngine(max_prefix_tokens=-1)
 
 
-@pytest.fixture(scope="module")
-def qwen(tmp_path_factory):
-    """A family whose tokenizer joins the line break that ends the prompt with one that begins an answer."""
-    folder = tmp_path_factory.mktemp("qwen")
-    write_family("internvl_qwen2", folder)
-    model = load_backbone(folder).eval()
+@pytest.mark.parametrize("family", ["gemma3", "internvl_llama"])
+def test_tokens_are_those_of_the_whole_prompt(family, tmp_path, picture):
+    """The line break that ends the prompt and one that begins an answer are a token that neither has by itself."""
+    write_family(family, tmp_path)
+    model, processor = load_backbone(tmp_path).eval(), load_processor(tmp_path)
     model.generation_config.eos_token_id = list(range(1, model.get_output_embeddings().out_features, 16))
-    return model, load_processor(folder)
-
-
-def test_tokens_are_those_of_the_whole_prompt(qwen, picture):
-    """Where prompt and partial solution by themselves have other tokens than both together."""
-    model, processor = qwen
     engine = TransformersEngine.of(model, processor)
-    content = [{"type": "image"}, {"type": "text", "text": "How many?"}]
-    messages = [{"role": "user", "content": content}]
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
     partials = ["\n\nSo 3 + 4 = 7.\n\n", "\n\nSo 3 + 4", "So 3 + 4 = 7.\n\n", "So 3 +", ""]
     whole = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    tokenise = processor.tokenizer.encode
-    assert tokenise(whole + partials[0]) != tokenise(whole) + tokenise(partials[0])
-    parameters = SamplingParameters(temperature=0, max_new_tokens=12)
+    apart, joint = (processor.tokenizer.encode(text, add_special_tokens=False) for text in (whole, whole + partials[0]))
+    assert joint[: len(apart)] != apart
     asked = [GenerationRequest(messages, [picture(1)], ["a"], partial) for partial in partials]
-    found = engine.sample(asked, parameters)
+    watch = Watch(model)
+    found = engine.sample(asked, GREEDY)
+    assert watch.pictures == 1
     for partial, (text,) in zip(partials, found, strict=True):
-        inputs = processor(text=[whole + partial], images=[[picture(1)]], return_tensors="pt")
-        ids = model.generate(
-            **inputs, do_sample=False, max_new_tokens=12, suppress_tokens=engine.banned_ids.tolist(), pad_token_id=0
-        )[0, inputs["input_ids"].shape[1] :]
-        expected = processor.tokenizer.decode(ids[~torch.isin(ids, engine.end_ids)], skip_special_tokens=True)
-        assert (text.text, text.prompt_tokens) == (expected, inputs["input_ids"].shape[1])
+        inputs = processor(text=[whole + partial], images=[[picture(1)]], return_tensors="pt", add_special_tokens=False)
+        assert (text.text, text.prompt_tokens) == (generated(engine, inputs), inputs["input_ids"].shape[1])
     assert len({text.text for (text,) in found}) > 2
+
+
+def generated(engine, inputs):
+    """What the model's own `generate` writes."""
+    ids = engine.model.generate(
+        **inputs, do_sample=False, max_new_tokens=12, suppress_tokens=engine.banned_ids.tolist(), pad_token_id=0
+    )[0, inputs["input_ids"].shape[1] :]
+    return engine.processor.tokenizer.decode(ids[~torch.isin(ids, engine.end_ids)], skip_special_tokens=True)
 
 
 def test_sinks_of_attention(tmp_path):
@@ -268,16 +266,11 @@ def test_sinks_of_attention(tmp_path):
             weight.normal_(0.0, 1.0 if "sinks" in name else 0.3)
     model.generation_config.eos_token_id = list(range(1, len(processor.tokenizer), 16))
     engine = TransformersEngine.of(model, processor)
-    parameters = SamplingParameters(temperature=0, max_new_tokens=12)
     texts = set()
     for partial in ("", "So 3 + 4 = 7.\n\n", "So 3 + 4 = 7.\n\nThe digits are"):
         messages = [{"role": "user", "content": "How many digits are larger than 4?"}]
-        (((text, *_),),) = engine.sample([GenerationRequest(messages, [], ["a"], partial)], parameters)
+        ((text,),) = engine.sample([GenerationRequest(messages, [], ["a"], partial)], GREEDY)
         whole = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + partial
-        inputs = processor.tokenizer(whole, return_tensors="pt")
-        ids = model.generate(
-            **inputs, do_sample=False, max_new_tokens=12, suppress_tokens=engine.banned_ids.tolist(), pad_token_id=0
-        )[0, inputs["input_ids"].shape[1] :]
-        assert text == processor.tokenizer.decode(ids[~torch.isin(ids, engine.end_ids)], skip_special_tokens=True)
-        texts.add(text)
+        assert text.text == generated(engine, processor.tokenizer(whole, return_tensors="pt"))
+        texts.add(text.text)
     assert len(texts) > 1
