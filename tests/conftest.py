@@ -18,6 +18,7 @@ from filelock import FileLock
 from fork_server import OF_A_RUN
 from hypothesis import settings
 from PIL import Image
+from vllm_server import NO_SERVER, server_python
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -59,12 +60,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Skip what needs a GPU, or vLLM, where there is none."""
+    if item.get_closest_marker("server") and server_python() is None:
+        pytest.skip(NO_SERVER)
     if item.get_closest_marker("gpu"):
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device: run `pytest -m gpu` on a machine that has one")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line that tests with a real server were not run."""
+    skipped = [report for report in terminalreporter.getreports("skipped") if NO_SERVER in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests with a real server were not run: {NO_SERVER}")
 
 
 @pytest.fixture(autouse=True)

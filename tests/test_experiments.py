@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_runs import REPOSITORY, parsed, visualprm
+from local_servers import counting, serving
 
 from lightning_modules.objectives.step_loss import LossOptions
 
@@ -204,15 +205,25 @@ def files_of(folder):
 
 
 @pytest.fixture
-def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch):
+def counting_server():
+    """Answers as a policy behind a server would, which has another tokenizer."""
+    with serving(counting) as (server,):
+        yield server
+
+
+@pytest.fixture
+def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request):
     """Overrides with which an experiment made for large machines runs here: a tiny checkpoint, a few rows, the CPU."""
-    if path.parent.name == "released" and command_of(path)[0] == "predict":
+    if path.parent.name == "servers":
+        monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("counting_server").url)
+    if path.parent.name in ("released", "servers") and command_of(path)[0] == "predict":
         monkeypatch.setenv("VISUALPRM_POLICY", str(quickstart_run / "policy"))
         monkeypatch.setenv("VISUALPRM_BENCHMARKS", str(quickstart_run / "world/benchmarks"))
         monkeypatch.setenv("VISUALPRM_PROMPTS", str(quickstart_run / "world/prompts/annotations.jsonl"))
         monkeypatch.setenv("VISUALPRM_IMAGES", str(quickstart_run / "world/prompts"))
-        return ["--trainer.accelerator=cpu", "--model.sampling.max_new_tokens=4", "--data.batch_size=1"]
-    if path.parent.name not in (*LARGE, "released"):
+        options = ["--trainer.accelerator=cpu", "--model.sampling.max_new_tokens=4", "--data.batch_size=1"]
+        return [*options, *(["--model.engine.init_args.check_prompts=warn"] if path.parent.name == "servers" else [])]
+    if path.parent.name not in (*LARGE, "released", "servers"):
         return []
     monkeypatch.setenv("VISUALPRM_SYSTEM_PROMPT", "Judge each step.")  # raw rows have none
     monkeypatch.setenv("VISUALPRM_BASE", str(tiny_checkpoint))

@@ -509,9 +509,22 @@ def sharpen(model: PreTrainedModel) -> None:
         decoder.get_input_embeddings().weight.normal_(0.0, 1.0)
 
 
-def write_family(name: str, folder: Path) -> None:
-    """Write the checkpoint folder of a family."""
+def widen(config: Any, head_size: int) -> None:
+    """Give the attention of InternVL and Qwen-VL heads of a size, two to a layer; some servers know only large ones."""
+    text, vision = config.text_config, config.vision_config
+    text.hidden_size, text.head_dim = 2 * head_size, head_size
+    vision.hidden_size = 2 * head_size
+    if hasattr(vision, "out_hidden_size"):
+        vision.out_hidden_size = text.hidden_size
+        # Of half a head: a quarter for time, the rest for height and width.
+        text.rope_parameters["mrope_section"] = [head_size // 8, 3 * head_size // 16, 3 * head_size // 16]
+
+
+def write_family(name: str, folder: Path, head_size: int | None = None) -> None:
+    """Write the checkpoint folder of a family, or of one with larger heads (see :func:`widen`)."""
     processor, config = FAMILIES[name].make()
+    if head_size is not None:
+        widen(config, head_size)
     torch.manual_seed(0)
     model_class = AutoModelForImageTextToText if FAMILIES[name].is_multimodal else AutoModelForCausalLM
     model = model_class.from_config(config)

@@ -101,18 +101,32 @@ class PromptBatch:
         images: Images of each prompt.
         messages: B chats up to the response, in the format of chat templates.
         left_out: Prompt id to what is wrong with its pictures, for prompts whose answers do not count. They have blank
-            pictures, so that the batch keeps its size and all ranks stay in step.
+            pictures, so that the batch keeps its size and all ranks stay in step. Those that the engine refuses are
+            added.
+        on_bad_row: What to do about a prompt that the engine refuses.
     """
 
     prompts: list[Prompt]
     images: list[list[Image.Image]]
     messages: list[list[dict[str, Any]]]
     left_out: dict[str, str] = field(default_factory=dict)
+    on_bad_row: OnBadRow = "error"
 
     @property
     def sample_ids(self) -> list[str]:
         """Ids of the prompts."""
         return [prompt.prompt_id for prompt in self.prompts]
+
+    def leave_out(self, prompt: Prompt, problem: ValueError) -> None:
+        """Leave out a prompt that cannot be answered, and say so.
+
+        Raises:
+            ValueError: The problem, if ``on_bad_row`` is "error".
+        """
+        if self.on_bad_row == "error":
+            raise problem
+        self.left_out[prompt.prompt_id] = f"{prompt.where or prompt.prompt_id}: {problem}"
+        logger.warning("left out: %s", self.left_out[prompt.prompt_id])
 
 
 def render_prompt(processor: ProcessorMixin, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -125,11 +139,11 @@ class ChatRenderer:
     """Renders the policy's chats with the chat template of a processor.
 
     Args:
-        processor: Processor with the template.
+        processor: Processor with the template. None for chats that stay messages: another program renders them.
         system_prompt: Empty for no system turn.
     """
 
-    def __init__(self, processor: ProcessorMixin, system_prompt: str = "") -> None:
+    def __init__(self, processor: ProcessorMixin | None, system_prompt: str = "") -> None:
         self.processor = processor
         self.system_prompt = system_prompt
 
@@ -141,12 +155,18 @@ class ChatRenderer:
 
     def prompt(self, text: str, num_images: int) -> str:
         """The rendered chat up to the beginning of the response."""
-        return render_prompt(self.processor, self.messages(text, num_images))
+        return render_prompt(self._known_processor, self.messages(text, num_images))
+
+    @property
+    def _known_processor(self) -> ProcessorMixin:
+        assert self.processor is not None, "chats are rendered for models of this process only"
+        return self.processor
 
     def conversation(self, text: str, num_images: int, response: str) -> str:
         """The rendered chat with the response and its end."""
         answer = {"role": "assistant", "content": [{"type": "text", "text": response}]}
-        return str(self.processor.apply_chat_template([*self.messages(text, num_images), answer], tokenize=False))
+        chat = [*self.messages(text, num_images), answer]
+        return str(self._known_processor.apply_chat_template(chat, tokenize=False))
 
 
 class PromptDataset(Dataset[Prompt]):
@@ -193,17 +213,17 @@ class PromptCollator:
         left_out: dict[str, str] = {}
         images = [usable_images(prompt, self.renderer.processor, self.on_bad_row, left_out) for prompt in prompts]
         messages = [self.renderer.messages(p.policy_text, len(i)) for p, i in zip(prompts, images, strict=True)]
-        return PromptBatch(prompts, images, messages, left_out)
+        return PromptBatch(prompts, images, messages, left_out, self.on_bad_row)
 
 
 def usable_images(
-    prompt: Prompt, processor: ProcessorMixin, on_bad_row: OnBadRow, left_out: dict[str, str]
+    prompt: Prompt, processor: ProcessorMixin | None, on_bad_row: OnBadRow, left_out: dict[str, str]
 ) -> list[Image.Image]:
     """The pictures of a prompt, or blank ones in their place.
 
     Args:
         prompt: Names its pictures.
-        processor: May refuse pictures of an unusual shape; these are tried on their own.
+        processor: May refuse pictures of an unusual shape; these are tried on their own. None if it is not here.
         on_bad_row: "skip" gives blank pictures where one cannot be used.
         left_out: Takes the id of such a prompt and what is wrong.
 
@@ -223,7 +243,9 @@ def usable_images(
         return [Image.new("RGB", SMALL_PICTURE) for _ in range(count)]
 
 
-def _try_unusual_shape(image: Image.Image, processor: ProcessorMixin, where: str) -> None:
+def _try_unusual_shape(image: Image.Image, processor: ProcessorMixin | None, where: str) -> None:
+    if processor is None:
+        return
     if max(image.size) < _UNUSUAL_RATIO * min(image.size) and min(image.size) >= _UNUSUAL_SIDE:
         return
     try:

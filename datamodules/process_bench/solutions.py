@@ -42,6 +42,7 @@ class JudgedSolution:
         correctness: For each step 1 (correct), 0 (neutral, not counted) or -1 (incorrect).
         data_source: Benchmark of the question.
         policy_model: Model that wrote the solution.
+        answer: The gold answer of the question; empty where the row does not say.
     """
 
     sample_id: str
@@ -51,6 +52,7 @@ class JudgedSolution:
     correctness: tuple[int, ...]
     data_source: str
     policy_model: str
+    answer: str = ""
 
 
 @dataclass
@@ -147,6 +149,7 @@ def _parse(row: dict[str, Any], where: str, find_image: ImageFinder) -> JudgedSo
         tuple(int(value) for value in correctness),
         fields.text(row, "data_source", where),
         fields.text(row, "policy_model", where),
+        str(row["answer"]) if isinstance(row.get("answer"), str | int | float) else "",
     )
 
 

@@ -27,19 +27,27 @@ def is_path(name_or_path: str | Path) -> bool:
     return Path(name).exists() or not _HUB_NAME.fullmatch(name) or first in _OUR_FOLDERS or Path(first).is_dir()
 
 
-def require_model(name_or_path: str | Path) -> None:
+_OF_A_PROCESSOR = ("config.json", "processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+
+def require_model(name_or_path: str | Path, *, processor_only: bool = False) -> None:
     """Make sure that there is such a model, before anything tries to load it; looks only for its configuration.
 
     The hub is asked once, and only for a name that is no path, see :func:`is_path`, and not in the local cache.
 
     Args:
         name_or_path: Folder of a checkpoint, or a name on the hub.
+        processor_only: A folder may hold the files of the processor alone.
 
     Raises:
         FileNotFoundError: If there is none.
     """
     path = Path(name_or_path)
     if path.is_dir():
+        if processor_only:
+            if not any((path / name).is_file() for name in _OF_A_PROCESSOR):
+                raise FileNotFoundError(f"{path}: holds none of {', '.join(_OF_A_PROCESSOR)}, so it has no processor")
+            return
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path}: holds no config.json, so it is no checkpoint that transformers can load")
         return

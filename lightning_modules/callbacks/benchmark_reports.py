@@ -1,18 +1,43 @@
-"""Secondary metrics of the benchmarks, for the responses that Best-of-N picks."""
+"""The benchmarks behind a Best-of-N report: their datasets, whole units and secondary metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.benchmarks import Benchmark, BenchmarkQuestion
 from datamodules.best_of_n import BestOfNDataset
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails, BenchmarkFacts, benchmark_details
 from lightning_modules.metrics.best_of_n import BestOfNReport
 from lightning_modules.metrics.response_score import Aggregation
-from lightning_modules.metrics.selection import QuestionCandidates
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
+
+
+def benchmark_datasets(dataloaders: Any) -> dict[str, BestOfNDataset]:
+    """The benchmarks' datasets among those of the dataloaders, by name of the benchmark, in order."""
+    loaders = dataloaders if isinstance(dataloaders, Sequence) else [dataloaders]
+    datasets = [loader.dataset for loader in loaders]
+    return {dataset.benchmark.name: dataset for dataset in datasets if isinstance(dataset, BestOfNDataset)}
+
+
+def whole_units(
+    benchmark: Benchmark, questions: Sequence[BenchmarkQuestion], entries: Sequence[QuestionCandidates]
+) -> tuple[list[QuestionCandidates], list[BenchmarkQuestion]]:
+    """Entries and their questions, without those whose unit was evaluated in part only."""
+    by_id = {question.question_id: question for question in questions}
+    found = [by_id[entry.question_id] for entry in entries]
+    whole = np.asarray(benchmark.complete_units(found), dtype=bool)
+    if not whole.all():
+        rank_zero_warn(
+            f"{benchmark.name}: {int((~whole).sum())} of {len(whole)} questions are left out of the report, since the "
+            "rest of their unit was not evaluated (limited batches, or no rollouts)"
+        )
+    kept = [entry for entry, is_whole in zip(entries, whole, strict=True) if is_whole]
+    return kept, [question for question, is_whole in zip(found, whole, strict=True) if is_whole]
 
 
 def details_of_benchmarks(
@@ -21,6 +46,7 @@ def details_of_benchmarks(
     questions: Mapping[str, Sequence[BenchmarkQuestion]],
     datasets: Mapping[str, BestOfNDataset],
     aggregations: Sequence[Aggregation],
+    least_score: float,
 ) -> list[BenchmarkDetails]:
     """Headline and secondary metrics of every benchmark at the largest N.
 
@@ -30,6 +56,7 @@ def details_of_benchmarks(
         questions: Questions of these candidates, in the same order.
         datasets: Datasets of the candidates.
         aggregations: Ways to aggregate step scores.
+        least_score: The least score that the reward model can give.
     """
     return [
         benchmark_details(
@@ -40,6 +67,8 @@ def details_of_benchmarks(
             _facts(datasets[name]),
             report.ns[-1],
             aggregations,
+            least_score,
+            report.critic,
         )
         for name, entries in candidates.items()
     ]

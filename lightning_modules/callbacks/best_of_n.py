@@ -8,15 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.batching.candidate_batch import CandidateBatch
-from datamodules.benchmarks import VISUAL_BENCHMARKS, Benchmark, BenchmarkQuestion
+from datamodules.benchmarks import VISUAL_BENCHMARKS
 from datamodules.best_of_n import BestOfNDataset
 from datamodules.storage.files import atomic_write_bytes
-from lightning_modules.callbacks.benchmark_reports import details_of_benchmarks
+from lightning_modules.callbacks.benchmark_reports import benchmark_datasets, details_of_benchmarks, whole_units
 from lightning_modules.callbacks.candidate_scores import (
     CANDIDATE_SCORES,
     CandidateScore,
@@ -31,20 +30,19 @@ from lightning_modules.callbacks.reporting import (
     show_in_tensorboard,
     write_report,
 )
+from lightning_modules.callbacks.score_charts import show_response_charts
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, best_of_n_report
 from lightning_modules.metrics.best_of_n_figure import best_of_n_figure, figure_png
 from lightning_modules.metrics.best_of_n_table import report_markdown, report_tables
 from lightning_modules.metrics.response_score import AGGREGATIONS, Aggregation, aggregations_for
-from lightning_modules.metrics.selection import (
-    OUTCOME,
-    PASS_AT_1,
-    PASS_AT_N,
-    SELF_CONSISTENCY,
-    QuestionCandidates,
-)
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
+from lightning_modules.metrics.selection.methods import PASS_AT_1, PASS_AT_N, SELF_CONSISTENCY, WEIGHTED_VOTE
+from lightning_modules.metrics.selection.pool import OUTCOME, critic_method
+from lightning_modules.metrics.selection.subsets import Subsets
 from lightning_modules.metrics.table import Table, print_tables
+from lightning_modules.objectives.table import objective_named
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,12 @@ class BestOfN(Callback):
     Logged metrics, each for the first of ``aggregations`` at the largest N: ``best_of_n/overall`` (mean of the
     benchmarks' headlines, of those with pictures if there are any; what a checkpoint may monitor),
     ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``. Loggers also get ``best_of_n_methods/<column>/<method>``,
-    and TensorBoard the tables and the figure. Files: ``best_of_n_<run>.json`` and ``.md``, where the run is
-    ``epoch<E>`` (with ``_step<S>`` between epoch ends), ``validate`` or ``test``; they also hold the secondary metrics
-    of every benchmark for the responses that each method picks at the largest N, with the rules of grading and how the
-    questions differ from the release. A test also writes the figure and ``candidate_scores.jsonl``. `validate` and
-    `test` print the tables, `test` those of the single benchmarks too.
+    and TensorBoard the tables, the figure and histograms of the response scores of right and wrong candidates. Files:
+    ``best_of_n_<run>.json`` and ``.md``, where the run is ``epoch<E>`` (with ``_step<S>`` between epoch ends),
+    ``validate`` or ``test``; they also hold the secondary metrics of every benchmark for the responses that each method
+    picks at the largest N, with the rules of grading and how the questions differ from the release. A test also writes
+    the figure and ``candidate_scores.jsonl``. `validate` and `test` print the tables, `test` those of the single
+    benchmarks too.
 
     Args:
         ns: Numbers of candidates. Numbers larger than what the rollouts hold are left out with a warning.
@@ -83,6 +82,9 @@ class BestOfN(Callback):
         bootstrap: Number of resamples for the 95 % intervals.
         seed: Seed of the resampling.
         outcome_scores: ``candidate_scores.jsonl`` of an outcome reward model on the same rollouts, to compare with.
+        critics: The same of any other critics, by the name that tables give them.
+        subsets: Accuracies with fewer than the largest number of candidates are means over ``all`` subsets of so many,
+            or come from the ``first`` ones. Take ``first`` where the first candidate was decoded greedily.
         output_dir: Folder for the files; the logger's by default.
 
     Raises:
@@ -97,6 +99,8 @@ class BestOfN(Callback):
         seed: int = 0,
         outcome_scores: str | None = None,
         output_dir: str | None = None,
+        critics: Mapping[str, str] | None = None,
+        subsets: Subsets = "all",
     ) -> None:
         if not ns or min(ns) < 1:
             raise ValueError(f"ns must be positive numbers of candidates, got {list(ns)}")
@@ -110,10 +114,15 @@ class BestOfN(Callback):
         self.bootstrap = bootstrap
         self.seed = seed
         self.outcome_path = Path(outcome_scores) if outcome_scores else None
+        self.critic_paths = {name: Path(path) for name, path in (critics or {}).items()}
+        self.subsets: Subsets = subsets
         self.output_dir = output_dir
         self.report: BestOfNReport | None = None
         self.details: list[BenchmarkDetails] = []
         self._outcome: OutcomeScores | None = None
+        self._critics: dict[str, OutcomeScores] = {}
+        self._critic = "PRM"
+        self._least_score = 0.0
         self._scored: list[_Scored] = []
 
     # --------------------------------------------------------------- collect
@@ -126,6 +135,7 @@ class BestOfN(Callback):
         """
         protocol = protocol_of(pl_module)
         score_range = protocol.score_range
+        self._critic, self._least_score = objective_named(protocol.objective).critic, score_range[0]
         if self.given_aggregations is None and protocol.response_as_one_step:
             self.aggregations = ["mean"]
         elif self.given_aggregations is None:
@@ -137,6 +147,8 @@ class BestOfN(Callback):
             )
         if self.outcome_path is not None and self._outcome is None:
             self._outcome = OutcomeScores(self.outcome_path)
+        if not self._critics:
+            self._critics = {name: OutcomeScores(path) for name, path in self.critic_paths.items()}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the scores of an interrupted epoch."""
@@ -163,6 +175,7 @@ class BestOfN(Callback):
                 step_scores=[candidate.tolist() for candidate in scores],
                 is_correct=list(group.is_correct),
                 answer_classes=list(group.answer_classes),
+                lengths=[len(response.split()) for response in group.responses],
             )
             self._scored.append(_Scored(candidates, [response_digest(response) for response in group.responses]))
 
@@ -190,13 +203,14 @@ class BestOfN(Callback):
             print_tables([*details, *report_tables(self.report)])
 
     def _detail_tables(self, report: BestOfNReport) -> list[Table]:
-        methods = (PASS_AT_1, SELF_CONSISTENCY, OUTCOME, report.primary, PASS_AT_N)
+        critics = map(critic_method, self.critic_paths)
+        methods = (PASS_AT_1, SELF_CONSISTENCY, OUTCOME, *critics, report.primary, WEIGHTED_VOTE, PASS_AT_N)
         return [details.to_table(methods) for details in self.details]
 
     def _report(self, trainer: Trainer, pl_module: LightningModule, dataloaders: Any) -> list[_Scored]:
         """Compute the report on every rank (they all have the same rows), write and log it; return the rows."""
         self.report, self.details = None, []
-        datasets = _benchmark_datasets(dataloaders)
+        datasets = benchmark_datasets(dataloaders)
         # One order whatever the number of ranks, so that the resampled intervals agree to the last bit.
         scored = gather_rows(self._scored, key=lambda row: row.key)
         order = {name: number for number, name in enumerate(datasets)}
@@ -217,6 +231,7 @@ class BestOfN(Callback):
         pl_module.log_dict(main, sync_dist=True)
         if trainer.is_global_zero:
             self._publish(trainer, report, folder)
+            show_response_charts(trainer, [row.candidates for row in scored], self.aggregations[0])
         return scored
 
     def _evaluate(self, scored: Sequence[_Scored], datasets: Mapping[str, BestOfNDataset]) -> BestOfNReport | None:
@@ -227,11 +242,18 @@ class BestOfN(Callback):
             if self._outcome is not None:
                 outcome = self._outcome.of(entry.benchmark, entry.question_id, row.digests)
                 entry = replace(entry, outcome_scores=outcome)
+            entry = replace(
+                entry,
+                critic_scores={
+                    name: scores.of(entry.benchmark, entry.question_id, row.digests)
+                    for name, scores in self._critics.items()
+                },
+            )
             candidates.setdefault(entry.benchmark, []).append(entry)
         scorers, scored_questions = {}, {}
         for name in list(candidates):
             dataset = datasets[name]
-            candidates[name], questions = _whole_units(dataset.benchmark, dataset.questions, candidates[name])
+            candidates[name], questions = whole_units(dataset.benchmark, dataset.questions, candidates[name])
             scorers[name] = partial(dataset.benchmark.unit_scores, questions)
             scored_questions[name] = questions
             if not questions:
@@ -241,9 +263,20 @@ class BestOfN(Callback):
         ns = self._possible_ns([entry for entries in candidates.values() for entry in entries])
         pictured = [name for name in candidates if name in VISUAL_BENCHMARKS]
         report = best_of_n_report(
-            candidates, scorers, ns, self.aggregations, self.bootstrap, self.seed, pictured or list(candidates)
+            candidates,
+            scorers,
+            ns,
+            self.aggregations,
+            self.bootstrap,
+            self.seed,
+            pictured or list(candidates),
+            self.subsets,
+            self._least_score,
+            self._critic,
         )
-        self.details = details_of_benchmarks(report, candidates, scored_questions, datasets, self.aggregations)
+        self.details = details_of_benchmarks(
+            report, candidates, scored_questions, datasets, self.aggregations, self._least_score
+        )
         return report
 
     def _possible_ns(self, entries: Sequence[QuestionCandidates]) -> list[int]:
@@ -275,29 +308,6 @@ class BestOfN(Callback):
         if folder is not None:
             details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
             write_report(trainer, folder, "best_of_n", report.to_dict() | details_by_name, markdown)
-
-
-def _benchmark_datasets(dataloaders: Any) -> dict[str, BestOfNDataset]:
-    """The benchmarks' datasets among those of the dataloaders, by name of the benchmark, in order."""
-    loaders = dataloaders if isinstance(dataloaders, Sequence) else [dataloaders]
-    datasets = [loader.dataset for loader in loaders]
-    return {dataset.benchmark.name: dataset for dataset in datasets if isinstance(dataset, BestOfNDataset)}
-
-
-def _whole_units(
-    benchmark: Benchmark, questions: Sequence[BenchmarkQuestion], entries: Sequence[QuestionCandidates]
-) -> tuple[list[QuestionCandidates], list[BenchmarkQuestion]]:
-    """Entries and their questions, without those whose unit was evaluated in part only."""
-    by_id = {question.question_id: question for question in questions}
-    found = [by_id[entry.question_id] for entry in entries]
-    whole = np.asarray(benchmark.complete_units(found), dtype=bool)
-    if not whole.all():
-        rank_zero_warn(
-            f"{benchmark.name}: {int((~whole).sum())} of {len(whole)} questions are left out of the report, since the "
-            "rest of their unit was not evaluated (limited batches, or no rollouts)"
-        )
-    kept = [entry for entry, is_whole in zip(entries, whole, strict=True) if is_whole]
-    return kept, [question for question, is_whole in zip(found, whole, strict=True) if is_whole]
 
 
 def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> list[CandidateScore]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.storage.fields import integer, number, text
+from datamodules.storage.fields import integer, items, number, text
 from datamodules.storage.files import atomic_write_jsonl, read_jsonl
 
 CANDIDATE_SCORES = "candidate_scores.jsonl"
@@ -42,6 +42,30 @@ def response_digest(response: str) -> str:
 def write_candidate_scores(path: Path, scores: Sequence[CandidateScore]) -> None:
     """Write the file, whole or not at all."""
     atomic_write_jsonl(path, map(vars, scores))
+
+
+def read_candidate_scores(path: Path) -> list[CandidateScore]:
+    """Read the file, with the scores of the steps.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is malformed; names file, line and field.
+    """
+    scores = []
+    for line, row in read_jsonl(path):
+        where = f"{path}:{line}"
+        steps = items(row, "step_scores", where)
+        scores.append(
+            CandidateScore(
+                text(row, "benchmark", where),
+                text(row, "question_id", where),
+                integer(row, "sample_index", where, minimum=0),
+                [number({"step_scores": step}, "step_scores", where) for step in steps],
+                number(row, "response_score", where),
+                text(row, "response_digest", where) if "response_digest" in row else "",
+            )
+        )
+    return scores
 
 
 class OutcomeScores:

@@ -9,8 +9,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_modules.callbacks.case_studies import CaseStudies
+from lightning_modules.callbacks.chart_layout import ChartLayout
 from lightning_modules.callbacks.failure_log import FailureLog
 from lightning_modules.callbacks.gradients import GradientMonitor
+from lightning_modules.callbacks.hyperparameters import Hyperparameters
 from lightning_modules.callbacks.memory import MemoryMonitor
 from lightning_modules.callbacks.progress import RunProgress
 
@@ -19,6 +22,9 @@ KINDS: dict[str, type[Callback]] = {
     "memory_monitor": MemoryMonitor,
     "failure_log": FailureLog,
     "progress": RunProgress,
+    "case_studies": CaseStudies,
+    "chart_layout": ChartLayout,
+    "hyperparameters": Hyperparameters,
 }
 """Name of the settings of each: ``--gradient_monitor.stop_on_non_finite=false``."""
 

@@ -26,6 +26,8 @@ from lightning_modules.callbacks.reporting import (
     show_in_tensorboard,
     write_report,
 )
+from lightning_modules.callbacks.score_charts import show_step_charts
+from lightning_modules.callbacks.step_scores import STEP_SCORES, write_step_scores
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.best_of_n_figure import figure_png
 from lightning_modules.metrics.step_overall import METRICS
@@ -67,11 +69,12 @@ class ProcessBench(Callback):
     ``process_bench/macro_f1_mean_of_sources``, ``process_bench/first_wrong_exact`` and the other names of
     :data:`lightning_modules.metrics.step_overall.METRICS`, and ``process_bench_sources/<source>``, the macro F1 of a
     source. The files have these with intervals at the fixed threshold, the model's own and the oracle's side by side,
-    the oracle's being called so. Loggers also get
-    ``process_bench_step_index/<metric>/<place>``, and TensorBoard the tables and the figure. Files:
-    ``process_bench_<run>.json`` and ``.md``; a test also writes the figure. `validate` and `test` print the tables. For
-    names of runs see :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold,
-    ``process_bench`` is ``process_bench_oracle`` in all these names, so that it is not monitored or quoted by mistake.
+    the oracle's being called so. Loggers also get ``process_bench_step_index/<metric>/<place>``, and TensorBoard the
+    tables, the figure, precision-recall curves of finding wrong and correct steps, and histograms of scores by label.
+    Files: ``process_bench_<run>.json`` and ``.md``; a test also writes the figure and, unless the threshold is the
+    oracle's, the scores of all steps, ``process_bench_scores.jsonl``. `validate` and `test` print the tables. For names
+    of runs see :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold, ``process_bench`` is
+    ``process_bench_oracle`` in all these names, so that it is not monitored or quoted by mistake.
 
     Args:
         threshold: Least score of a step that counts as judged correct.
@@ -234,6 +237,9 @@ class ProcessBench(Callback):
         pl_module.log_dict(main | sources, sync_dist=True)
         if trainer.is_global_zero:
             self._publish(trainer, report, folder, is_released=not differences_from_release(totals))
+            show_step_charts(trainer, self.name, solutions, protocol_of(pl_module).score_range)
+            if trainer.testing and folder is not None and self.threshold != "oracle":
+                write_step_scores(folder / STEP_SCORES, solutions)
 
     on_test_epoch_end = on_validation_epoch_end
 

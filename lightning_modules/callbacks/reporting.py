@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.protocol import Protocol
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 def protocol_of(module: LightningModule) -> Protocol:
@@ -64,12 +67,15 @@ def write_report(trainer: Trainer, folder: Path, name: str, report: Mapping[str,
     atomic_write_text(folder / f"{name}_{label}.md", markdown)
 
 
+def tensorboards(trainer: Trainer) -> list[SummaryWriter]:
+    """The writers of the TensorBoard loggers; to be used by rank zero only."""
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
 def show_in_tensorboard(trainer: Trainer, tag: str, shown: str | Figure) -> None:
     """Show markdown or a figure in TensorBoard, if that is a logger; rank zero only."""
-    for run_logger in trainer.loggers:
-        if isinstance(run_logger, TensorBoardLogger):
-            board, step = run_logger.experiment, trainer.global_step
-            if isinstance(shown, str):
-                board.add_text(tag, shown, step)
-            else:
-                board.add_figure(tag, shown, step, close=False)
+    for board in tensorboards(trainer):
+        if isinstance(shown, str):
+            board.add_text(tag, shown, trainer.global_step)
+        else:
+            board.add_figure(tag, shown, trainer.global_step, close=False)

@@ -16,7 +16,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 from lightning_modules.generation.sampling import SamplingParameters
 
 FinishReason = Literal["stop", "length"]
-"""``stop``: the model ended the text. ``length``: it was cut at ``max_new_tokens``."""
+"""``stop``: the model ended the text, or wrote a stop string. ``length``: it was cut at ``max_new_tokens``."""
+
+
+class PromptRefusedError(ValueError):
+    """An engine cannot answer a prompt, such as one that is too long; the text names the prompt and says why."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,23 @@ class RequestSource(Protocol):
         Requests are answered in any order, each once.
         """
 
+    def refuse(self, request: GenerationRequest, problem: PromptRefusedError) -> None:
+        """Take note that a request that was handed out gets no texts.
+
+        A source without this method is for engines that answer everything; others raise the problem.
+
+        Raises:
+            PromptRefusedError: The problem, if the request must not be left out.
+        """
+
 
 class GenerationEngine(Protocol):
-    """Samples answers to prompts."""
+    """Samples answers to prompts.
+
+    An engine with a model of its own may say so: with an attribute ``has_own_model`` that is true, modules do not load
+    the weights of their checkpoint; with one ``needs_processor`` that is false, not its processor either. What else
+    its texts depend on is its ``prediction_settings``, see :class:`datamodules.interfaces.PredictionSettings`.
+    """
 
     @property
     def needs_all_ranks(self) -> bool:
@@ -85,7 +103,7 @@ class GenerationEngine(Protocol):
     def attach(self, model: PreTrainedModel, processor: ProcessorMixin) -> Any:
         """Take the module's model and processor; called before every batch, as weights may have been replaced.
 
-        An engine with a model of its own ignores them.
+        An engine that has asked for none, see above, gets None in their place.
         """
 
     def sample(
@@ -115,3 +133,13 @@ class GenerationEngine(Protocol):
             source: See :class:`RequestSource`.
             parameters: Temperature and the like, for requests that have none of their own.
         """
+
+
+def has_own_model(engine: GenerationEngine) -> bool:
+    """Whether an engine needs no weights in this process."""
+    return bool(getattr(engine, "has_own_model", False))
+
+
+def needs_processor(engine: GenerationEngine) -> bool:
+    """Whether an engine needs the processor of the checkpoint."""
+    return bool(getattr(engine, "needs_processor", True))

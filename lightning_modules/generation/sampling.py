@@ -19,6 +19,8 @@ class SamplingParameters:
         temperature: Divides the logits, at least 0; 0 is greedy decoding.
         top_p: Nucleus sampling: probability mass that is kept, in (0, 1]; 1 keeps the whole distribution.
         top_k: Only so many of the most likely tokens are kept, before ``top_p`` is looked at; all by default.
+        stop: A text ends before the first of these strings that it holds, see
+            :func:`lightning_modules.generation.stop_strings.cut_at_stop`.
         max_new_tokens: Most tokens of a text, at least 1.
         seed: With the key of a sample it fixes the random numbers of that sample.
 
@@ -31,6 +33,7 @@ class SamplingParameters:
     max_new_tokens: int = 1024
     seed: int = 0
     top_k: int | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -41,13 +44,15 @@ class SamplingParameters:
             raise ValueError(f"top_k must be at least 1, or absent to keep all tokens, got {self.top_k}")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise ValueError(f"stop must be a list of strings that are not empty, got {self.stop!r}")
 
 
 def sampling_settings(parameters: SamplingParameters) -> dict[str, Any]:
     """What predictions depend on because of their sampling, by name."""
-    settings = asdict(parameters)
-    # Predictions that were begun before there was a top_k hold no such key.
-    return {name: value for name, value in settings.items() if name != "top_k" or value is not None}
+    settings = asdict(parameters) | {"stop": list(parameters.stop)}
+    # Predictions that were begun before there was a top_k, or stop strings, hold no such keys.
+    return {name: value for name, value in settings.items() if name not in ("top_k", "stop") or value not in (None, [])}
 
 
 def uniform_draws(seed: int, keys: list[str], count: int) -> Tensor:

@@ -16,10 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lightning_modules.generation.engine import GeneratedText, GenerationRequest, RequestSource
+from lightning_modules.generation.engine import FinishReason, GeneratedText, GenerationRequest, RequestSource
 from lightning_modules.generation.question_prefixes import Prefix, QuestionPrefixes
 from lightning_modules.generation.running_rows import RunningRows
 from lightning_modules.generation.sampling import SamplingParameters, pick_tokens, uniform_draws
+from lightning_modules.generation.stop_strings import cut_at_stop
 from lightning_modules.model.step_head import vocabulary_logits
 
 _SHARE_OF_ROOM = 0.25  # requests that begin together are read together
@@ -256,8 +257,9 @@ class Serving:
         distinct = dict.fromkeys(answer.sampled)
         ids = [list(tokens[:-1] if has_ended else tokens) for tokens, has_ended in distinct]
         texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        made = {
-            sampled: GeneratedText(text, "stop" if sampled[1] else "length", answer.prompt_tokens, len(sampled[0]))
-            for sampled, text in zip(distinct, texts, strict=True)
-        }
+        made = {}
+        for sampled, text in zip(distinct, texts, strict=True):
+            reason: FinishReason = "stop" if sampled[1] else "length"
+            found = GeneratedText(text, reason, answer.prompt_tokens, len(sampled[0]))
+            made[sampled] = cut_at_stop(found, answer.parameters.stop)
         return [made[sampled] for sampled in answer.sampled]

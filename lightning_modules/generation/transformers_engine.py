@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, ProcessorMixin
 
+from datamodules.interfaces import PredictionSettings
 from lightning_modules.generation.engine import GeneratedText, GenerationEngine, GenerationRequest, RequestSource
+from lightning_modules.generation.listed_requests import ListedRequests
 from lightning_modules.generation.row_attention import row_attention_obstacle
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.serving import Serving, Vocabulary
@@ -88,9 +90,9 @@ class TransformersEngine:
         """
         if any(len(request.sample_keys) != len(requests[0].sample_keys) for request in requests):
             raise ValueError("requests of one batch must ask for the same number of samples")
-        batch = _Batch(requests)
-        self.serve(batch, parameters)
-        return [batch.texts[number] for number in range(len(requests))]
+        listed = ListedRequests(requests)
+        self.serve(listed, parameters)
+        return [listed.texts[number] for number in range(len(requests))]
 
     def serve(self, source: RequestSource, parameters: SamplingParameters) -> None:
         """Answer the requests of a source; see :class:`lightning_modules.generation.engine.GenerationEngine`."""
@@ -106,34 +108,11 @@ class TransformersEngine:
         ).run()
 
 
-class _Batch:
-    """A source of requests that are known from the beginning."""
-
-    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
-        self.texts: dict[int, list[GeneratedText]] = {}
-        self._numbers: dict[int, list[int]] = {}  # the same request may stand there twice
-        for number, request in enumerate(requests):
-            self._numbers.setdefault(id(request), []).append(number)
-        self._waiting = deque(requests)
-        self._num_outstanding = 0
-
-    def take(self, room: int) -> list[GenerationRequest]:
-        """The next ones."""
-        taken: list[GenerationRequest] = []
-        while self._waiting and (room >= len(self._waiting[0].sample_keys) or not (taken or self._num_outstanding)):
-            taken.append(self._waiting.popleft())
-            room -= len(taken[-1].sample_keys)
-        self._num_outstanding += len(taken)
-        return taken
-
-    def receive(self, request: GenerationRequest, texts: Sequence[GeneratedText]) -> None:
-        """Keep the texts."""
-        self._num_outstanding -= 1
-        self.texts[self._numbers[id(request)].pop()] = list(texts)
-
-
-def engine_settings(engine: GenerationEngine) -> dict[str, str]:
-    """What predictions depend on because of their engine: its class, unless it is the default one."""
+def engine_settings(engine: GenerationEngine) -> dict[str, Any]:
+    """What predictions depend on because of their engine: its class, unless it is the default one, and its settings."""
     kind = type(engine)
-    # Predictions that were begun before engines could be chosen hold no such key.
-    return {} if kind is TransformersEngine else {"engine": f"{kind.__module__}.{kind.__qualname__}"}
+    # Predictions that were begun before engines could be chosen hold no such keys.
+    if kind is TransformersEngine:
+        return {}
+    own = {"engine_settings": engine.prediction_settings} if isinstance(engine, PredictionSettings) else {}
+    return {"engine": f"{kind.__module__}.{kind.__qualname__}", **own}

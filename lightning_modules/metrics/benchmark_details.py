@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from lightning_modules.metrics.best_of_n_table import method_label
+import numpy as np
+
 from lightning_modules.metrics.bootstrap import Array
 from lightning_modules.metrics.response_score import Aggregation
-from lightning_modules.metrics.selection import QuestionCandidates, method_accuracies, method_names
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
+from lightning_modules.metrics.selection.methods import method_accuracies, method_label, methods_of
+from lightning_modules.metrics.selection.pool import candidate_pool
 from lightning_modules.metrics.table import Cell, Table
 
 MetricScorer = Callable[[Array], Mapping[str, float]]
@@ -54,6 +57,7 @@ class BenchmarkDetails:
         facts: What was read and how it was graded.
         metrics: Method to metric to value. ``unparsed_share`` is the share of picked responses without a readable final
             answer. Values of a method that stands for several responses (Pass@1) are expectations.
+        critic: What the reward model is, e.g. "PRM" or "ORM".
     """
 
     name: str
@@ -62,6 +66,7 @@ class BenchmarkDetails:
     units: int
     facts: BenchmarkFacts
     metrics: dict[str, dict[str, float]]
+    critic: str = "PRM"
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries for JSON."""
@@ -72,7 +77,7 @@ class BenchmarkDetails:
         methods = [method for method in methods if method in self.metrics]
         names = list(dict.fromkeys(name for method in methods for name in self.metrics[method]))
         rows = [[Cell(name), *(Cell(_percent(self.metrics[method], name)) for method in methods)] for name in names]
-        header = ["Metric", *(method_label(method, self.n) for method in methods)]
+        header = ["Metric", *(method_label(method, self.n, self.critic) for method in methods)]
         return Table(f"{self.name}, split {self.facts.split}, N = {self.n} (%)", header, rows, self._note())
 
     def _note(self) -> str:
@@ -100,6 +105,8 @@ def benchmark_details(
     facts: BenchmarkFacts,
     n: int,
     aggregations: Sequence[Aggregation],
+    least_score: float = 0.0,
+    critic: str = "PRM",
 ) -> BenchmarkDetails:
     """Compute the metrics of the responses that each method picks from the first n candidates.
 
@@ -111,20 +118,24 @@ def benchmark_details(
         facts: What was read and how it was graded.
         n: Number of candidates.
         aggregations: Ways to aggregate step scores.
+        least_score: The least score that the reward model can give.
+        critic: What the reward model is, e.g. "PRM" or "ORM".
 
     Raises:
-        ValueError: See :func:`lightning_modules.metrics.selection.method_accuracies`.
+        ValueError: See :func:`lightning_modules.metrics.selection.pool.candidate_pool`.
     """
-    right = method_accuracies(questions, [n], aggregations)[:, 0]
+    pool = candidate_pool(questions, n, aggregations, least_score=least_score)
+    right = method_accuracies(pool, [n])[:, 0]
     # The same picks, looked at for whether they give an answer at all.
-    answered = [replace(question, is_correct=[c >= 0 for c in question.answer_classes]) for question in questions]
-    parsed = method_accuracies(answered, [n], aggregations)[:, 0]
-    methods = method_names(aggregations, questions[0].outcome_scores is not None)
+    is_read = [[answer >= 0 for answer in question.answer_classes] for question in questions]
+    single = np.array([np.mean(of_question) for of_question in is_read])
+    answered = replace(pool, correct=(pool.answer_classes >= 0).astype(np.float64), single=single)
+    parsed = method_accuracies(answered, [n])[:, 0]
     metrics = {
-        method: {**score(right[:, column]), "unparsed_share": float(1 - parsed[:, column].mean())}
-        for column, method in enumerate(methods)
+        method.name: {**score(right[:, column]), "unparsed_share": float(1 - parsed[:, column].mean())}
+        for column, method in enumerate(methods_of(pool))
     }
-    return BenchmarkDetails(name, n, len(questions), units, facts, metrics)
+    return BenchmarkDetails(name, n, len(questions), units, facts, metrics, critic)
 
 
 def _percent(metrics: Mapping[str, float], name: str) -> str:

@@ -14,15 +14,16 @@ import numpy as np
 
 from lightning_modules.metrics.bootstrap import Array, percentile_interval, resampled_means
 from lightning_modules.metrics.response_score import AGGREGATIONS, Aggregation
-from lightning_modules.metrics.selection import (
-    OUTCOME,
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
+from lightning_modules.metrics.selection.methods import (
     PASS_AT_1,
     SELF_CONSISTENCY,
-    QuestionCandidates,
+    WEIGHTED_VOTE,
     method_accuracies,
-    method_names,
-    process_method,
+    methods_of,
 )
+from lightning_modules.metrics.selection.pool import OUTCOME, candidate_pool, critic_method, process_method
+from lightning_modules.metrics.selection.subsets import Subsets
 
 ALL_QUESTIONS = "all_questions"
 OVERALL = "overall"
@@ -72,7 +73,9 @@ class BestOfNReport:
     Attributes:
         ns: Numbers of candidates, ascending.
         methods: Names of the methods.
-        primary: The method that stands for the process reward model in comparisons.
+        primary: The method that stands for the reward model in comparisons.
+        critic: What the reward model is, e.g. "PRM" or "ORM".
+        subsets: Whether methods choose from the first n candidates, or from all subsets of n, for n below the largest.
         comparisons: Pairs (a, b) of methods; their difference is a - b.
         benchmarks: Names of the benchmarks.
         accuracies: By (column, method, n). Columns are the benchmarks (their headline metric), ``all_questions`` (share
@@ -87,6 +90,8 @@ class BestOfNReport:
     ns: tuple[int, ...]
     methods: tuple[str, ...]
     primary: str
+    critic: str
+    subsets: Subsets
     comparisons: tuple[tuple[str, str], ...]
     benchmarks: tuple[str, ...]
     accuracies: dict[tuple[str, str, int], Estimate]
@@ -113,6 +118,8 @@ class BestOfNReport:
             "ns": list(self.ns),
             "methods": list(self.methods),
             "primary": self.primary,
+            "critic": self.critic,
+            "subsets": self.subsets,
             "benchmarks": list(self.benchmarks),
             "overall_of": list(self.overall),
             "accuracies": accuracies,
@@ -133,6 +140,9 @@ def best_of_n_report(
     resamples: int = 1000,
     seed: int = 0,
     overall: Sequence[str] | None = None,
+    subsets: Subsets = "all",
+    least_score: float = 0.0,
+    critic: str = "PRM",
 ) -> BestOfNReport:
     """Evaluate every method on every benchmark.
 
@@ -148,19 +158,29 @@ def best_of_n_report(
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
         overall: Benchmarks that ``overall`` averages over; all by default.
+        subsets: Whether methods choose from the first n candidates, or from all subsets of n of the largest n.
+        least_score: The least score that the reward model can give.
+        critic: What the reward model is, e.g. "PRM" or "ORM".
 
     Raises:
         ValueError: If there is nothing to evaluate or average, an argument is out of range, or a question cannot be
-            used; see :func:`lightning_modules.metrics.selection.method_accuracies`.
+            used; see :func:`lightning_modules.metrics.selection.pool.candidate_pool`.
     """
-    with_outcome = _check_arguments(candidates, ns, aggregations)
+    _check_arguments(candidates, ns, aggregations)
     ns, primary = sorted(ns), process_method(aggregations[0])
-    methods = method_names(aggregations, with_outcome)
+    pools = {
+        name: candidate_pool(questions, ns[-1], aggregations, subsets, least_score)
+        for name, questions in candidates.items()
+    }
+    methods = [method.name for method in methods_of(next(iter(pools.values())))]
+    critics = [critic_method(name) for name in next(iter(candidates.values()))[0].critic_scores]
     report = BestOfNReport(
         ns=tuple(ns),
         methods=tuple(methods),
         primary=primary,
-        comparisons=_comparisons(methods, primary),
+        critic=critic,
+        subsets=subsets,
+        comparisons=_comparisons(methods, primary, critics),
         benchmarks=tuple(candidates),
         accuracies={},
         differences={},
@@ -174,7 +194,7 @@ def best_of_n_report(
     headlines, pooled = {}, []
     for name, questions in candidates.items():
         generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        right = method_accuracies(questions, ns, aggregations).reshape(len(questions), -1)
+        right = method_accuracies(pools[name], ns).reshape(len(questions), -1)
         units = _checked_units(name, unit_scorers[name](right), right.shape[1])
         headlines[name] = (units.mean(axis=0), resampled_means(units, resamples, generator))
         pooled.append((right.sum(axis=0), resampled_means(right, resamples, generator) * len(right)))
@@ -191,8 +211,8 @@ def best_of_n_report(
 
 def _check_arguments(
     candidates: Mapping[str, Sequence[QuestionCandidates]], ns: Sequence[int], aggregations: Sequence[Aggregation]
-) -> bool:
-    """Check the arguments of :func:`best_of_n_report`; returns whether there are outcome scores."""
+) -> None:
+    """Check the arguments of :func:`best_of_n_report`."""
     if not candidates or any(not questions for questions in candidates.values()):
         empty = [name for name, questions in candidates.items() if not questions]
         raise ValueError(f"nothing to evaluate: no questions of {', '.join(empty) or 'any benchmark'}")
@@ -200,16 +220,20 @@ def _check_arguments(
         raise ValueError(f"ns must be different positive numbers of candidates, got {list(ns)}")
     if not aggregations or len(set(aggregations)) < len(aggregations):
         raise ValueError(f"aggregations must be different and at least one, got {list(aggregations)}")
-    flags = {question.outcome_scores is not None for questions in candidates.values() for question in questions}
-    if len(flags) > 1:
+    everything = [question for questions in candidates.values() for question in questions]
+    if len({question.outcome_scores is not None for question in everything}) > 1:
         raise ValueError("outcome scores must be given for all questions of all benchmarks or for none")
-    return flags.pop()
+    if len({(frozenset(question.critic_scores), question.lengths is None) for question in everything}) > 1:
+        raise ValueError(
+            "scores of critics, and lengths, must be given for all questions of all benchmarks or for none"
+        )
 
 
-def _comparisons(methods: Sequence[str], primary: str) -> tuple[tuple[str, str], ...]:
+def _comparisons(methods: Sequence[str], primary: str, critics: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The pairs of methods that a report compares."""
-    others = [name for name in (SELF_CONSISTENCY, OUTCOME, PASS_AT_1) if name in methods]
-    return (*((primary, other) for other in others), (SELF_CONSISTENCY, PASS_AT_1))
+    others = [name for name in (SELF_CONSISTENCY, OUTCOME, *critics, PASS_AT_1) if name in methods]
+    pairs = [(primary, other) for other in others]
+    return (*pairs, (WEIGHTED_VOTE, SELF_CONSISTENCY), (WEIGHTED_VOTE, primary), (SELF_CONSISTENCY, PASS_AT_1))
 
 
 def _checked_units(name: str, units: Array, columns: int) -> Array:

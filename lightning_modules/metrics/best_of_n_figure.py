@@ -11,16 +11,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport
-from lightning_modules.metrics.best_of_n_table import column_label, method_label
-from lightning_modules.metrics.selection import OUTCOME, PASS_AT_1, PASS_AT_N, RANDOM_CHOICE, SELF_CONSISTENCY
+from lightning_modules.metrics.best_of_n_table import column_label
+from lightning_modules.metrics.selection.methods import (
+    BEST_ANSWERED,
+    LONGEST,
+    PASS_AT_1,
+    PASS_AT_N,
+    RANDOM_CHOICE,
+    SELF_CONSISTENCY,
+    SHORTEST,
+    WEIGHTED_VOTE,
+    method_label,
+)
+from lightning_modules.metrics.selection.pool import OUTCOME
 
 _COLORS = {
     PASS_AT_1: "tab:gray",
     RANDOM_CHOICE: "darkgray",
     SELF_CONSISTENCY: "tab:orange",
     OUTCOME: "tab:green",
+    WEIGHTED_VOTE: "tab:blue",
     PASS_AT_N: "black",
 }
+_CRITICS = ("tab:brown", "tab:pink", "tab:olive", "tab:cyan")
+_LEFT_OUT = (SHORTEST, LONGEST, BEST_ANSWERED)
+"""Methods that stand in the tables alone, so that the curves that matter can be told apart."""
 
 
 def best_of_n_figure(report: BestOfNReport) -> Figure:
@@ -51,18 +66,22 @@ def figure_png(figure: Figure) -> bytes:
 
 
 def _draw_panel(axes: Axes, report: BestOfNReport, column: str) -> None:
-    others = [method for method in report.methods if method.startswith("prm_") and method != report.primary]
+    methods = [method for method in report.methods if method not in _LEFT_OUT]
+    others = [m for m in methods if m.startswith("prm_") and m != report.primary]
+    critics = [method for method in methods if method.startswith("critic_")]
     shades = matplotlib.colormaps["Purples"]
-    for method in report.methods:
+    for method in methods:
         estimates = [report.accuracies[column, method, n] for n in report.ns]
         is_minor = method in others or method == RANDOM_CHOICE
         color = _COLORS.get(method, "tab:red")
         if method in others:
             color = matplotlib.colors.to_hex(shades(0.45 + 0.5 * others.index(method) / len(others)))
+        if method in critics:
+            color = _CRITICS[critics.index(method) % len(_CRITICS)]
         axes.plot(
             report.ns,
             [100 * estimate.value for estimate in estimates],
-            label=method_label(method),
+            label=method_label(method, critic=report.critic),
             color=color,
             linewidth=2.4 if method == report.primary else 1.0 if is_minor else 1.6,
             linestyle="--" if is_minor else ":" if method in (PASS_AT_1, PASS_AT_N) else "-",

@@ -3,22 +3,8 @@
 from __future__ import annotations
 
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, Estimate
-from lightning_modules.metrics.selection import OUTCOME, PASS_AT_1, PASS_AT_N, RANDOM_CHOICE, SELF_CONSISTENCY
+from lightning_modules.metrics.selection.methods import PASS_AT_N, method_label
 from lightning_modules.metrics.table import Cell, Table
-
-_LABELS = {
-    PASS_AT_1: "Pass@1",
-    RANDOM_CHOICE: "Random choice",
-    SELF_CONSISTENCY: "Self-consistency",
-    OUTCOME: "ORM",
-}
-
-
-def method_label(method: str, n: int | None = None) -> str:
-    """Displayed name of a method, e.g. ``PRM (mean)``; ``n`` completes ``Pass@N``."""
-    if method == PASS_AT_N:
-        return f"Pass@{'N' if n is None else n}"
-    return _LABELS.get(method, f"PRM ({method.removeprefix('prm_')})")
 
 
 def column_label(column: str) -> str:
@@ -31,7 +17,7 @@ def accuracy_table(report: BestOfNReport) -> Table:
     n = report.ns[-1]
     rows = []
     for method in report.methods:
-        row = [Cell(method_label(method, n))]
+        row = [Cell(method_label(method, n, report.critic))]
         for column in report.columns:
             value = _percent(report, column, method)
             rivals = [_percent(report, column, other) for other in report.methods if other != PASS_AT_N]
@@ -47,7 +33,7 @@ def difference_table(report: BestOfNReport) -> Table:
     columns = (ALL_QUESTIONS, OVERALL)
     rows = [
         [
-            Cell(f"{method_label(better, n)} − {method_label(other, n)}"),
+            Cell(f"{method_label(better, n, report.critic)} − {method_label(other, n, report.critic)}"),
             *(Cell(_with_interval(report.differences[column, better, other, n])) for column in columns),
         ]
         for better, other in report.comparisons
@@ -61,12 +47,17 @@ def curve_table(report: BestOfNReport) -> Table:
     """Overall accuracy of each method at each N, with intervals."""
     rows = [
         [
-            Cell(method_label(method)),
+            Cell(method_label(method, critic=report.critic)),
             *(Cell(_with_interval(report.accuracies[OVERALL, method, n], signed=False)) for n in report.ns),
         ]
         for method in report.methods
     ]
-    return Table("Overall accuracy (%) against N", ["Method", *(f"N = {n}" for n in report.ns)], rows, "")
+    chosen_from = {
+        "all": f"Means over all subsets of N of the {report.ns[-1]} candidates, or over a sample of them for votes.",
+        "first": "Of the first N candidates.",
+    }[report.subsets]
+    header = ["Method", *(f"N = {n}" for n in report.ns)]
+    return Table("Overall accuracy (%) against N", header, rows, chosen_from)
 
 
 def report_tables(report: BestOfNReport) -> list[Table]:

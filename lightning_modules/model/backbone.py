@@ -85,7 +85,9 @@ class BackboneOptions:
         return cls(**given)
 
 
-def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None = None) -> ProcessorMixin:
+def load_processor(
+    name_or_path: str | Path, image_backend: ImageBackend | None = None, *, with_model: bool = True
+) -> ProcessorMixin:
     """Load the processor (tokenizer, image processor, chat template) of a checkpoint; never runs remote code.
 
     A text-only checkpoint has only a tokenizer, which is wrapped in a :class:`TextProcessor`.
@@ -94,13 +96,14 @@ def load_processor(name_or_path: str | Path, image_backend: ImageBackend | None 
         name_or_path: Folder, or a name on the hub.
         image_backend: What resizes images; None leaves the choice to `transformers` (torchvision). ``pil`` resizes as
             most released code does, at about a third of the speed; some pixels differ by a few of 256 levels.
+        with_model: Whether the folder must be that of a model. Otherwise the files of the processor are enough.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If its files cannot be read, there is no chat template, or it is a folder in the original layout of
             InternVL.
     """
-    require_model(name_or_path)
+    require_model(name_or_path, processor_only=not with_model)
     refuse_original_layout(Path(name_or_path))
     with loading(name_or_path, "processor"):
         loaded = AutoProcessor.from_pretrained(name_or_path, trust_remote_code=False)
@@ -186,7 +189,7 @@ def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> Non
 
 
 def connect_processor(module: LightningModule, packing_obstacle: str | None = None) -> None:
-    """Pass a policy's processor to the trainer's data module, which renders prompts with it."""
+    """Pass a policy's processor, which may be None, to the trainer's data module, which renders prompts with it."""
     data = data_module_of(module.trainer)
     if isinstance(data, PolicyData):
         data.connect(PolicyFacts(module.processor, packing_obstacle))  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ class BackboneModule(GlobalMeanModule):
 
     def on_validation_start(self) -> None:
         """In a distributed run, add the dummy image for ranks without pictures."""
-        if self.trainer.world_size > 1 and self._dummy_image is None:
+        if self.trainer.world_size > 1 and self._dummy_image is None and self.has_weights:
             self._dummy_image = DummyImage(self.backbone, self.processor)
 
     on_test_start = on_validation_start
@@ -86,10 +86,17 @@ class BackboneModule(GlobalMeanModule):
         Raises:
             ValueError: If they cannot be sharded.
         """
+        if not self.has_weights:
+            return
         if self.device_mesh is not None and not is_sharded(self):
             self._shard()
         elif lacks_weights(self):
             self.build()
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the model is in this process, be it still on the meta device; not if servers hold it."""
+        return hasattr(self, "backbone")
 
     @property
     def sharding(self) -> ShardingOptions:

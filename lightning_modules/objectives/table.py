@@ -37,22 +37,26 @@ class Objective:
         card_sentence: What the model has learned, for the model card; ``{threshold:g}`` stands for the threshold.
         targets: See :data:`TargetFunction`.
         loss: See :data:`LossFunction`.
+        critic: What reports call a model of it.
         loss_options: Names of the :class:`lightning_modules.objectives.step_loss.LossOptions` that it takes.
         class_tokens: K texts, best first, each one token; the first one also stands in past assistant turns.
         class_values: K values; the score of a step is their mean under the class probabilities.
         response_as_one_step: Read the whole response as one step (an outcome reward model).
         learns_mc: Scores estimate the Monte Carlo score itself, so that their distance from it is a metric.
+        compares_steps: Targets tell whether the Monte Carlo score rose or fell from step to step.
     """
 
     name: str
     card_sentence: str
     targets: TargetFunction
     loss: LossFunction
+    critic: str = "PRM"
     loss_options: frozenset[str] = _OPTIONS
     class_tokens: tuple[str, ...] = DEFAULT_CLASS_TOKENS
     class_values: tuple[float, ...] = (1.0, 0.0)
     response_as_one_step: bool = False
     learns_mc: bool = False
+    compares_steps: bool = False
 
 
 def one_hot_targets(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
@@ -96,15 +100,18 @@ _ENTRIES = (
         card_sentence="whether a step raises, keeps or lowers the Monte Carlo score",
         targets=_advantage_targets,
         loss=cross_entropy,
+        critic="PRM advantage",
         loss_options=_OPTIONS | {"early_stop", "focal_gamma"},
         class_tokens=("+", "=", "-"),
         class_values=(1.0, 0.0, -1.0),
+        compares_steps=True,
     ),
     Objective(
         name="outcome",
         card_sentence="whether the response as a whole is right: the score of its last step exceeds {threshold:g}",
         targets=_value_targets,
         loss=cross_entropy,
+        critic="ORM",
         loss_options=_OPTIONS | {"focal_gamma"},
         response_as_one_step=True,
     ),
@@ -113,6 +120,7 @@ _ENTRIES = (
         card_sentence="the Monte Carlo score of a step, by cross-entropy against it",
         targets=_soft_targets,
         loss=cross_entropy,
+        critic="PRM soft",
         loss_options=_OPTIONS | {"early_stop", "focal_gamma", "binomial_weight"},
         learns_mc=True,
     ),
@@ -121,6 +129,7 @@ _ENTRIES = (
         card_sentence="the Monte Carlo score of a step, by squared error",
         targets=_soft_targets,
         loss=squared_error,
+        critic="PRM regression",
         loss_options=frozenset({"class_weights", "averaging", "early_stop"}),
         learns_mc=True,
     ),

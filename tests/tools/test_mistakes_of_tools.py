@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tools import build_world, convert_internvl, data, export, make_tiny_model, rollouts, seed_report
+from tools.view import command as view
 
 MISTAKES = [
     (rollouts, "import --policy p --output {readable}/x rows.jsonl", 2, "required: --benchmark, --benchmarks"),
@@ -32,6 +33,11 @@ MISTAKES = [
     (build_world, "--output {folder}/x --prompts -4", 2, "prompts must be at least 1, got -4"),
     (build_world, "--output {folder}/x --prompts four", 2, "invalid int value: 'four'"),
     (make_tiny_model, "--output {folder}/x --texts {folder}/none", 2, "{folder}/none: No such file or directory"),
+    (view, "{folder}/none --output {folder}/page.html", 2, "{folder}/none: no such file or folder"),
+    (view, "{file} --output {folder}/page.html", 2, "neither a row of candidate scores"),
+    (view, "{file} --output {file}/page.html", 2, "{file} is a file, no folder"),
+    (view, "{file} --output {folder}/page.html --limit 0", 2, "--limit: must be at least 1, got 0"),
+    (view, "{file}", 2, "required: --output"),
     (seed_report, "{folder}", 2, "the run has not come to its end"),
 ]
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.candidate_scores import CANDIDATE_SCORES, response_digest
-from lightning_modules.metrics.selection import majority_index
+from lightning_modules.metrics.selection.votes import majority_index
 from lightning_modules.protocol import Protocol
 from lightning_modules.scoring.scored_batch import ScoredBatch
 
@@ -148,6 +148,7 @@ def test_files_of_a_run(run):
         "best_of_n_test.md",
         "best_of_n_test.png",
         "candidate_scores.jsonl",
+        "process_bench_scores.jsonl",
         *(
             f"{name}_{label}.{kind}"
             for name in ("process_bench", "process_bench_oracle")
@@ -283,6 +284,11 @@ def test_two_processes_give_the_table_of_one(run, tmp_path):
         assert read_json(tmp_path / "run" / f"{name}.json") == read_json(folder / "run" / f"{name}.json")
     assert (tmp_path / "run" / CANDIDATE_SCORES).read_bytes() == (folder / "run" / CANDIDATE_SCORES).read_bytes()
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+    # Each case is shown by rank zero, whichever rank has scored it; at each epoch end and in the test.
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    cases = {tag: len(events.Images(tag)) for tag in events.Tags()["images"] if tag.startswith("case_studies/")}
+    names = ["DynaMath_13", "DynaMath_18", "LogicVista_1", "LogicVista_5"]
+    assert cases == {f"case_studies/{name}": 3 for name in names}
 
 
 def quiet_run(world, folder, **options):

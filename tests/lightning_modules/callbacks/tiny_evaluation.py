@@ -21,6 +21,8 @@ from datamodules.conversation.candidates import EncodedCandidates
 from datamodules.process_bench.solutions import JudgedSolution, ProcessBenchBatch
 from datamodules.rollouts.records import Rollout, write_rollouts
 from lightning_modules.callbacks.best_of_n import BestOfN
+from lightning_modules.callbacks.case_studies import CaseStudies
+from lightning_modules.callbacks.hyperparameters import Hyperparameters
 from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.protocol import Protocol
 from lightning_modules.scoring.scored_batch import ScoredBatch
@@ -217,6 +219,8 @@ def make_trainer(folder, devices=1, **options):
             BestOfN(**best_of_n),
             ProcessBench("validation"),
             ProcessBench("oracle"),
+            CaseStudies(),
+            Hyperparameters(),
             ModelCheckpoint(monitor="best_of_n/overall", mode="max", filename="best", dirpath=folder / "checkpoints"),
         ],
     }

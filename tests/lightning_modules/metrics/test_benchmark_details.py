@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lightning_modules.metrics.benchmark_details import BenchmarkFacts, benchmark_details
-from lightning_modules.metrics.selection import QuestionCandidates
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
 
 # Two candidates each: (score, right, class of the answer, -1 for none).
 CANDIDATES = [
@@ -50,7 +50,10 @@ def test_metrics_of_the_picked_responses():
     # A vote takes the candidate with an answer wherever there is one.
     assert metrics["self_consistency"] == {"accuracy": 0.75, "first_half": 1.0, "unparsed_share": 0.25}
     assert metrics["pass_at_n"] == {"accuracy": 0.75, "first_half": 1.0, "unparsed_share": 0.25}
-    assert set(metrics) == {"pass_at_1", "random_choice", "self_consistency", "prm_mean", "prm_min", "pass_at_n"}
+    # Of the candidates with an answer the best one: 0, 0, 1, and the best of all where there is none.
+    assert metrics["best_answered"] == {"accuracy": 0.75, "first_half": 1.0, "unparsed_share": 0.25}
+    others = {"pass_at_1", "random_choice", "self_consistency", "prm_mean", "prm_min", "pass_at_n"}
+    assert set(metrics) == others | {"weighted_vote", "best_answered"}
 
 
 def test_table_and_json():

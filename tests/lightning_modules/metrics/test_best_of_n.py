@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 
@@ -5,7 +6,9 @@ import numpy as np
 import pytest
 
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, best_of_n_report
-from lightning_modules.metrics.selection import QuestionCandidates, method_accuracies
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
+from lightning_modules.metrics.selection.methods import method_accuracies
+from lightning_modules.metrics.selection.pool import candidate_pool
 
 
 def question(benchmark, number, right, scores=None, classes=None, outcome=None):
@@ -84,7 +87,7 @@ def test_intervals_against_a_slow_bootstrap():
     samples = []
     for _ in range(1500):
         drawn = [questions[index] for index in rng.integers(0, 30, 30)]
-        samples.append(method_accuracies(drawn, (4,), ("mean",)).mean(axis=0)[0])
+        samples.append(method_accuracies(candidate_pool(drawn, 4, ["mean"]), [4]).mean(axis=0)[0])
     slow = np.array(samples)
     names = report.methods
     for column, name in enumerate(names):
@@ -126,6 +129,11 @@ def test_outcome_comparison_only_with_outcome_scores():
     assert "outcome" not in without.methods
     assert ("prm_min", "outcome") in given.comparisons
     assert given.primary == "prm_min"
+    of_judge = [dataclasses.replace(entry, critic_scores={"judge": [0.5] * 4}) for entry in candidates["b"]]
+    judged = best_of_n_report({"b": of_judge}, {"b": every_question}, ns=(4,), resamples=10)
+    assert ("prm_mean", "critic_judge") in judged.comparisons
+    for better, other in judged.comparisons:
+        assert {better, other} <= set(judged.methods)
 
 
 def test_dictionary_is_json_and_holds_every_number():

@@ -12,7 +12,7 @@ from lightning_modules.metrics.best_of_n_table import (
     report_markdown,
     report_tables,
 )
-from lightning_modules.metrics.selection import QuestionCandidates
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
 from lightning_modules.metrics.table import print_tables
 
 NAMES = ("MMMU", "MathVista", "MathVision", "MathVerse-VO", "DynaMath", "WeMath", "LogicVista")
@@ -43,6 +43,8 @@ def test_accuracy_table_holds_methods_by_columns():
         "PRM (max)",
         "PRM (last)",
         "PRM (product)",
+        "PRM vote",
+        "PRM (answered)",
         "Pass@2",
     ]
     assert {cell.text for cell in rows["Pass@1"]} == {"75.0"}
@@ -57,10 +59,12 @@ def test_difference_table():
         "PRM (mean) − Self-consistency",
         "PRM (mean) − ORM",
         "PRM (mean) − Pass@1",
+        "PRM vote − Self-consistency",
+        "PRM vote − PRM (mean)",
         "Self-consistency − Pass@1",
     ]
     assert re.fullmatch(r"\+50\.0 \[\+\d+\.\d, \+\d+\.\d\]", table.rows[0][1].text)
-    assert table.rows[3][2].text.startswith("-25.0 [")
+    assert table.rows[-1][2].text.startswith("-25.0 [")
 
 
 def test_intervals_are_written_without_negative_zero():
@@ -99,14 +103,14 @@ def test_file_output_is_not_folded():
     assert header.split() == ["Method", *NAMES, "All", "questions", "Overall"]
 
 
-def test_figure_shows_every_method_in_every_panel():
+def test_figure_shows_the_methods_in_every_panel():
     report = small_report(outcome=False)
     figure = best_of_n_figure(report)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["Overall", "All questions", *NAMES]
     for axes in figure.axes:
-        assert len(axes.lines) == len(axes.collections) == len(report.methods)
+        assert len(axes.lines) == len(axes.collections) == len(report.methods) - 1  # but "answered only"
     line = next(line for line in figure.axes[0].lines if line.get_label() == "PRM (mean)")
     assert line.get_xdata().tolist() == [1, 2]
-    assert line.get_ydata().tolist() == [50.0, 100.0]
+    assert line.get_ydata().tolist() == [75.0, 100.0]  # one candidate is as good as the other
     assert figure_png(figure).startswith(b"\x89PNG")

@@ -1,0 +1,145 @@
+"""A handful of case studies in TensorBoard at every evaluation: what the model thinks of the same questions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from datamodules.batching.candidate_batch import CandidateBatch
+from datamodules.batching.collate import load_images
+from datamodules.best_of_n import AnsweredQuestion, BestOfNDataset
+from datamodules.conversation.steps import response_steps
+from datamodules.process_bench.solutions import JudgedSolution, ProcessBenchBatch, VisualProcessBenchDataset
+from lightning_modules.callbacks.reporting import protocol_of, show_in_tensorboard, tensorboards
+from lightning_modules.distributed.gathering import gather_rows
+from lightning_modules.metrics.case_figure import CaseSolution, case_figure
+from lightning_modules.metrics.response_score import aggregate_step_scores
+from lightning_modules.protocol import Protocol
+
+_MARKS = {1: "✓", 0: "·", -1: "✗"}
+
+
+class CaseStudies(Callback):
+    """Shows pictures, question and scored steps of a few evaluation samples in TensorBoard, as images.
+
+    They are spread evenly over the evaluation dataloaders and are the same at every evaluation, so that they compare:
+    of VisualProcessBench a solution with the human labels, of a benchmark question the candidate that the model picks
+    and its best one with the other verdict. The scores are those of the evaluation; nothing is computed again.
+
+    Args:
+        cases: How many; 0 for none.
+
+    Raises:
+        ValueError: If ``cases`` is negative.
+    """
+
+    def __init__(self, cases: int = 4) -> None:
+        if cases < 0:
+            raise ValueError(f"cases must be 0 or more, got {cases}")
+        self.cases = cases
+        self._chosen: dict[str, AnsweredQuestion | JudgedSolution] = {}
+        self._scores: dict[str, list[list[float]]] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the samples, on every rank the same."""
+        loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        self._chosen, self._scores = _spread(loaders, self.cases) if tensorboards(trainer) else {}, {}
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the scores of the chosen samples."""
+        if isinstance(batch, CandidateBatch | ProcessBenchBatch):
+            for name, responses in zip(batch.sample_ids, outputs.step_scores, strict=True):
+                if name in self._chosen:
+                    self._scores[name] = [scores.tolist() for scores in responses]
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the scores from the ranks that have them, and show them."""
+        if trainer.sanity_checking or not self._chosen:
+            return
+        found = dict(gather_rows(list(self._scores.items()), key=lambda row: row[0]))
+        if trainer.is_global_zero:
+            # The default font lacks some scripts; a box in place of a letter is no reason for a hundred lines.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph")
+                for name, case in self._chosen.items():
+                    if name in found:
+                        _show(trainer, name, case, found[name], protocol_of(pl_module))
+
+    on_test_epoch_end = on_validation_epoch_end
+
+
+def _spread(loaders: Any, cases: int) -> dict[str, AnsweredQuestion | JudgedSolution]:
+    """Samples by name, as the batches name them, from all datasets in turn and from all over each dataset."""
+    given = loaders if isinstance(loaders, Sequence) else [loaders]
+    datasets = [
+        loader.dataset for loader in given if isinstance(loader.dataset, BestOfNDataset | VisualProcessBenchDataset)
+    ]
+    chosen: dict[str, AnsweredQuestion | JudgedSolution] = {}
+    for number, dataset in enumerate(datasets):
+        share = len(range(number, cases, len(datasets)))
+        for place in range(min(share, len(dataset))):
+            sample = dataset[(2 * place + 1) * len(dataset) // (2 * share)]
+            chosen[_name(sample)] = sample
+    return chosen
+
+
+def _name(sample: AnsweredQuestion | JudgedSolution) -> str:
+    if isinstance(sample, JudgedSolution):
+        return sample.sample_id
+    return f"{sample.question.benchmark}/{sample.question.question_id}"
+
+
+def _show(
+    trainer: Trainer,
+    name: str,
+    case: AnsweredQuestion | JudgedSolution,
+    scores: Sequence[Sequence[float]],
+    protocol: Protocol,
+) -> None:
+    if isinstance(case, JudgedSolution):
+        marks = [_MARKS[label] for label in case.correctness]
+        solutions = [CaseSolution(f"{case.policy_model}, with human labels", case.steps, scores[0], marks)]
+        pictures, question = load_images(case.images, case.sample_id), case.question
+        tag = f"case_studies/VisualProcessBench_{name.rpartition(':')[2]}"
+    else:
+        solutions = _candidates(case, scores, protocol)
+        pictures, question = list(case.question.images), case.question.question
+        tag = f"case_studies/{name.replace('/', '_')}"
+    show_in_tensorboard(trainer, tag, case_figure(pictures, question, solutions, protocol.score_range))
+
+
+def _candidates(case: AnsweredQuestion, scores: Sequence[Sequence[float]], protocol: Protocol) -> list[CaseSolution]:
+    """The candidate that is picked, and the best one with the other verdict."""
+    worth = [aggregate_step_scores(steps, protocol.aggregation) for steps in scores]
+    best_first = sorted(range(len(worth)), key=lambda place: (-worth[place], place))
+    verdicts = [rollout.is_correct for rollout in case.rollouts]
+    other = next((place for place in best_first if verdicts[place] != verdicts[best_first[0]]), None)
+    solutions = []
+    for place in (best_first[0], other):
+        if place is not None:
+            steps = response_steps(
+                case.rollouts[place].response,
+                protocol.max_steps,
+                as_one_step=protocol.response_as_one_step,
+                white_space=protocol.white_space,
+            )
+            verdict = "right" if verdicts[place] else "wrong"
+            role = "picked" if place == best_first[0] else "best with the other verdict"
+            title = f"candidate {place}, {role}, {verdict}: {worth[place]:.3f}   (gold {', '.join(case.question.gold)})"
+            solutions.append(CaseSolution(title, steps, scores[place]))
+    return solutions

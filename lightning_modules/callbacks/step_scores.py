@@ -1,0 +1,68 @@
+"""The file of step scores of VisualProcessBench, which a test writes and ``visualprm-view`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.storage.fields import integer, items, number, text
+from datamodules.storage.files import atomic_write_jsonl, read_jsonl
+from lightning_modules.metrics.step_report import ScoredSolution
+
+STEP_SCORES = "process_bench_scores.jsonl"
+
+
+@dataclass(frozen=True)
+class StepScores:
+    """A line of the file.
+
+    Attributes:
+        sample_id: ``file:line`` of the solution in ``test.jsonl``.
+        source: Dataset of its question.
+        step_scores: One score per step.
+        correctness: One label per step: 1 correct, -1 wrong, 0 neutral; tells whether another file has the same row.
+    """
+
+    sample_id: str
+    source: str
+    step_scores: list[float]
+    correctness: list[int]
+
+    @property
+    def line(self) -> int:
+        """Line of the solution in ``test.jsonl``, from 1."""
+        return int(self.sample_id.rpartition(":")[2])
+
+
+def write_step_scores(path: Path, solutions: Sequence[ScoredSolution]) -> None:
+    """Write the file, whole or not at all."""
+    rows = (StepScores(each.sample_id, each.source, each.scores, each.correctness) for each in solutions)
+    atomic_write_jsonl(path, map(vars, rows))
+
+
+def read_step_scores(path: Path) -> list[StepScores]:
+    """Read the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is malformed; names file, line and field.
+    """
+    found = []
+    for line, row in read_jsonl(path):
+        where = f"{path}:{line}"
+        sample_id = text(row, "sample_id", where)
+        if not sample_id.rpartition(":")[2].isdecimal():
+            raise ValueError(f"{where}: field 'sample_id' must end with the line of the solution, got {sample_id!r}")
+        scores, labels = items(row, "step_scores", where), items(row, "correctness", where)
+        if len(scores) != len(labels):
+            raise ValueError(f"{where}: {len(scores)} step_scores for {len(labels)} values of correctness")
+        found.append(
+            StepScores(
+                sample_id,
+                text(row, "source", where),
+                [number({"step_scores": score}, "step_scores", where) for score in scores],
+                [integer({"correctness": label}, "correctness", where, minimum=-1) for label in labels],
+            )
+        )
+    return found

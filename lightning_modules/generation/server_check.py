@@ -1,0 +1,97 @@
+"""Makes sure that a server reads prompts as the in-process engine does, and continues partial solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import ProcessorMixin
+
+from datamodules.conversation.tiles import model_inputs
+from datamodules.policy.prompts import render_prompt
+from lightning_modules.generation.engine import GenerationRequest
+from lightning_modules.generation.sampling import SamplingParameters
+from lightning_modules.generation.server_requests import Piece, body_of
+from lightning_modules.servers.client import ServerClient
+from lightning_modules.servers.errors import RequestRefusedError
+
+_CHAT = [{"role": "user", "content": "Count from 1 to 9."}, {"role": "assistant", "content": "1, 2, 3, 4,"}]
+_PROBE = "check of partial solutions"
+
+
+class PromptMismatchError(RuntimeError):
+    """A server does not read a prompt as it should; the text says how it differs and what to do."""
+
+
+def check_continuation(client: ServerClient, model: str, extra_body: Mapping[str, Any]) -> None:
+    """Make sure that a server continues the last message of a chat.
+
+    One that does not know how to answers as if it did: with a new turn behind the partial solution. Such a turn begins
+    with tokens of its own, so the same chat is sent with and without asking for one, and must be longer with it.
+
+    Args:
+        client: Of the server.
+        model: Name of the model there.
+        extra_body: Fields of every request.
+
+    Raises:
+        PromptMismatchError: If it does not, or refuses to.
+        ServerError: If it does not answer.
+    """
+    continuing = body_of(model, _CHAT, SamplingParameters(temperature=0.0, max_new_tokens=1), Piece(0, 1, None))
+    continuing = with_fields(continuing, extra_body)
+    in_a_new_turn = continuing | {"continue_final_message": False, "add_generation_prompt": True}
+    where = f"{model} at {', '.join(client.base_urls)}"
+    try:
+        answers = client.complete([(_PROBE, continuing), (_PROBE, in_a_new_turn)])
+    except RequestRefusedError as error:
+        raise PromptMismatchError(f"{where}: partial solutions cannot be continued: {error}") from error
+    lengths = [(answer.get("usage") or {}).get("prompt_tokens") for answer in answers]
+    if None in lengths:
+        raise PromptMismatchError(
+            f"{where}: cannot tell whether partial solutions are continued, because the server does not count the "
+            f"tokens of prompts (usage.prompt_tokens); check_prompts: off goes on without knowing"
+        )
+    if lengths[0] >= lengths[1]:
+        raise PromptMismatchError(
+            f"{where}: partial solutions are not continued: asked to go on behind a partial answer, the server begins "
+            f"a new one ({lengths[0]} tokens of prompt, and {lengths[1]} when a new one is asked for); take a server "
+            f"that knows continue_final_message, such as vLLM or SGLang"
+        )
+
+
+def prompt_ids(processor: ProcessorMixin, request: GenerationRequest) -> list[int]:
+    """Token ids of a prompt, image tokens and partial response included, as the in-process engine reads it."""
+    text = render_prompt(processor, request.messages) + request.partial_response
+    inputs = model_inputs(processor, [text], [request.images], [request.max_tiles], padding_side="left")
+    ids: list[int] = inputs["input_ids"][0].tolist()
+    return ids
+
+
+def mismatch(answer: Mapping[str, Any], expected: Sequence[int], processor: ProcessorMixin) -> str | None:
+    """How the prompt that a server has read differs from the expected token ids; None if it does not.
+
+    Args:
+        answer: Holds ``prompt_token_ids`` if the server gives them, and otherwise only their number is compared.
+        expected: See :func:`prompt_ids`.
+        processor: Decodes tokens for the message.
+    """
+    found = answer.get("prompt_token_ids")
+    if not isinstance(found, list):
+        count = (answer.get("usage") or {}).get("prompt_tokens")
+        return None if count in (None, len(expected)) else f"{count} tokens, and {len(expected)} were expected"
+    if found == list(expected):
+        return None
+    pairs = zip(found, expected, strict=False)
+    shared = min(len(found), len(expected))
+    place = next((place for place, (one, other) in enumerate(pairs) if one != other), shared)
+    decode = processor.tokenizer.decode
+    return (
+        f"{len(found)} tokens, and {len(expected)} were expected; token {place} and what follows is "
+        f"{decode(found[place : place + 8])!r}, and {decode(expected[place : place + 8])!r} was expected"
+    )
+
+
+def with_fields(body: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with some fields replaced; None leaves a field out."""
+    return {name: value for name, value in {**body, **fields}.items() if value is not None}

@@ -1,0 +1,347 @@
+"""Sampling through OpenAI-compatible servers: vLLM, SGLang, LMDeploy and others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Literal, NamedTuple
+
+from transformers import PreTrainedModel, ProcessorMixin
+
+from datamodules.conversation.tiles import tiling
+from lightning_modules.generation.engine import GeneratedText, GenerationRequest, PromptRefusedError, RequestSource
+from lightning_modules.generation.listed_requests import ListedRequests
+from lightning_modules.generation.sampling import SamplingParameters
+from lightning_modules.generation.server_check import (
+    PromptMismatchError,
+    check_continuation,
+    mismatch,
+    prompt_ids,
+    with_fields,
+)
+from lightning_modules.generation.server_requests import Piece, body_of, fault_of, pieces_of, texts_of
+from lightning_modules.generation.stop_strings import cut_at_stop
+from lightning_modules.servers.client import ServerClient, Usage
+from lightning_modules.servers.errors import RequestRefusedError, ServerError
+from lightning_modules.servers.messages import PictureEncoder
+
+logger = logging.getLogger(__name__)
+
+CheckPrompts = Literal["error", "warn", "off"]
+_MOST_REFUSED = 10
+"""So many refused prompts, and not one that was answered, are a fault of the settings and not of the prompts."""
+
+
+class ServerEngine:
+    """Samples from a model that servers hold; the module's checkpoint needs only the files of its processor.
+
+    Many requests are in flight at once, to the server with the fewest outstanding ones; see
+    :class:`lightning_modules.servers.client.ServerClient` for what is tried again, and for how long. A sample depends
+    on the seed and its key alone, as far as the server's own arithmetic is the same in every batch.
+
+    Args:
+        base_urls: Addresses as in ``http://host:8000/v1``, all of the same model: a list, or a text with commas.
+        model: Its name there.
+        concurrency: Most requests that a server answers at once.
+        api_key_variable: Name of the environment variable that holds the API key; none is sent by default.
+        samples_per_request: Most samples that one request asks for. A server that refuses or cuts that is asked for
+            fewer.
+        timeout: Seconds that one answer may take.
+        patience: Seconds for which no server may answer before the run ends with an error.
+        max_attempts: How often a request may fail on servers that answer others.
+        needs_processor: Whether the processor is loaded. Without it chats are sent as messages, and nothing checks
+            prompts.
+        check_prompts: What to do if the server reads a prompt in other tokens than the processor: raise an error,
+            warn, or do not look. The first prompt of each kind is looked at. Whether partial solutions are continued
+            is also checked, and an error in either case.
+        extra_body: Fields of every request, over those that are sent by default; null leaves one out.
+
+    Attributes:
+        client: Sends the requests.
+
+    Raises:
+        ValueError: If an address is none, or a number is out of range.
+    """
+
+    has_own_model = True
+    needs_all_ranks = False
+
+    def __init__(
+        self,
+        base_urls: list[str] | str,
+        model: str,
+        concurrency: int = 32,
+        api_key_variable: str | None = None,
+        samples_per_request: int = 16,
+        timeout: float = 1800.0,
+        patience: float = 600.0,
+        max_attempts: int = 10,
+        needs_processor: bool = True,
+        check_prompts: CheckPrompts = "error",
+        extra_body: dict[str, Any] | None = None,
+    ) -> None:
+        if samples_per_request < 1:
+            raise ValueError(f"samples_per_request must be at least 1, got {samples_per_request}")
+        urls = [url.strip() for url in base_urls.split(",")] if isinstance(base_urls, str) else base_urls
+        self.client = ServerClient(urls, concurrency, api_key_variable, timeout, patience, max_attempts)
+        self.model = model
+        self.samples_per_request = samples_per_request
+        self.needs_processor = needs_processor
+        self.check_prompts = check_prompts
+        self.extra_body = dict(extra_body or {})
+        self.processor: ProcessorMixin | None = None
+        self.pictures = PictureEncoder()
+        self.has_answered = False
+        self._num_refused = 0
+        self._continues = False
+        self._checked: set[tuple[Any, ...]] = set()
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """What samples depend on; not where the servers are."""
+        return {"model": self.model, **({"extra_body": self.extra_body} if self.extra_body else {})}
+
+    @property
+    def usage(self) -> Usage:
+        """What the servers have counted."""
+        return self.client.usage
+
+    # The types are those of the interface, which configurations are checked against; both may be None.
+    def attach(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+        """Take the processor; see :class:`lightning_modules.generation.engine.GenerationEngine`.
+
+        Raises:
+            ValueError: If there is none, and the engine needs it.
+        """
+        given: ProcessorMixin | None = processor
+        if given is None and self.needs_processor:
+            raise ValueError("ServerEngine got no processor; give one, or set needs_processor to false")
+        self.processor = given if self.needs_processor else None
+
+    def sample(
+        self, requests: Sequence[GenerationRequest], parameters: SamplingParameters
+    ) -> list[list[GeneratedText]]:
+        """Answer every prompt; see :class:`lightning_modules.generation.engine.GenerationEngine`.
+
+        Raises:
+            ValueError: If the requests differ in their number of samples.
+            PromptRefusedError: If a server refuses a prompt.
+            ServerError: If servers do not answer.
+        """
+        if any(len(request.sample_keys) != len(requests[0].sample_keys) for request in requests):
+            raise ValueError("requests of one batch must ask for the same number of samples")
+        listed = ListedRequests(requests)
+        self.serve(listed, parameters)
+        return [listed.texts[number] for number in range(len(requests))]
+
+    def serve(self, source: RequestSource, parameters: SamplingParameters) -> None:
+        """Answer the requests of a source; see :class:`lightning_modules.generation.engine.GenerationEngine`.
+
+        The source is called by this thread only.
+
+        Raises:
+            PromptRefusedError: If a server refuses a prompt and the source does not leave it out.
+            PromptMismatchError: See ``check_prompts``.
+            ServerError: If servers do not answer.
+        """
+        _Flight(self, source, parameters).run()
+
+    def body(self, request: GenerationRequest, parameters: SamplingParameters, piece: Piece) -> dict[str, Any]:
+        """The request for a piece of the samples of a prompt, as JSON.
+
+        Raises:
+            ValueError: If it bounds the tiles of pictures, and there is no processor to say how.
+        """
+        messages = self.pictures.chat(request.messages, request.images, request.partial_response)
+        body = body_of(self.model, messages, parameters, piece)
+        if request.max_tiles is not None and request.images:
+            if self.processor is None:
+                raise ValueError("max_tiles needs the processor of the served model: set needs_processor to true")
+            body["mm_processor_kwargs"] = tiling(self.processor, request.max_tiles)
+        if self.processor is not None:
+            # As in process: no text may hold the token of a picture that is not there.
+            image_ids = {getattr(self.processor, "image_token_id", None)}
+            image_ids |= set(getattr(self.processor, "image_token_ids", None) or ())
+            body["logit_bias"] = {str(token): -100 for token in sorted(image_ids - {None})}
+        if self._is_to_be_checked(request):
+            body["return_token_ids"] = True
+        return with_fields(body, self.extra_body)
+
+    def check_continuation(self) -> None:
+        """Make sure, once, that partial solutions are continued."""
+        if not self._continues and self.check_prompts != "off":
+            check_continuation(self.client, self.model, self.extra_body)
+        self._continues = True
+
+    def check_prompt(self, request: GenerationRequest, answer: Mapping[str, Any], name: str) -> None:
+        """Compare the tokens that a server has read with those of the processor, if it is the first such prompt."""
+        if self.processor is None or not self._is_to_be_checked(request):
+            return
+        self._checked.add(_kind(request))
+        found = mismatch(answer, prompt_ids(self.processor, request), self.processor)
+        if found is None:
+            return
+        told = (
+            f"{name}: {self.model} at {', '.join(self.client.base_urls)} reads this prompt as {found}; the folder of "
+            f"the processor must be that of the served model, with the same chat template"
+        )
+        if self.check_prompts == "error":
+            raise PromptMismatchError(f"{told} (check_prompts: warn goes on all the same)")
+        logger.warning("%s", told)
+
+    def _is_to_be_checked(self, request: GenerationRequest) -> bool:
+        return self.check_prompts != "off" and self.processor is not None and _kind(request) not in self._checked
+
+    def note_refusal(self, error: RequestRefusedError) -> PromptRefusedError:
+        """The problem of a prompt; raises the error where nothing has been answered yet, and too much refused."""
+        self._num_refused += 1
+        if not self.has_answered and self._num_refused >= _MOST_REFUSED:
+            told = f"refused this and the {self._num_refused - 1} prompts before it, and has answered none: "
+            raise ServerError(error.request_id, error.url, told + error.problem, error.status) from error
+        return PromptRefusedError(str(error))
+
+    def take_fewer(self, count: int, instead_of: int) -> None:
+        """Ask for fewer samples a request from now on."""
+        if count < self.samples_per_request:
+            logger.warning(
+                "%s gives %d samples for a request of %d; it is asked for so many from now on (samples_per_request)",
+                self.model,
+                count,
+                instead_of,
+            )
+            self.samples_per_request = count
+
+
+def _kind(request: GenerationRequest) -> tuple[Any, ...]:
+    """What may make a difference to how a server reads prompts."""
+    roles = tuple(message["role"] for message in request.messages)
+    return roles, min(len(request.images), 2), bool(request.partial_response), request.max_tiles
+
+
+class _Open:
+    """A request of the source that is not answered yet."""
+
+    def __init__(self, request: GenerationRequest, parameters: SamplingParameters) -> None:
+        self.request, self.parameters = request, parameters
+        self.texts: list[GeneratedText | None] = [None] * len(request.sample_keys)
+        self.futures: set[Future[dict[str, Any]]] = set()
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+        for future in self.futures:
+            future.cancel()
+
+
+class _Landed(NamedTuple):
+    """An answer that is there: for which piece, and for how many samples of it the server was asked."""
+
+    found: _Open
+    piece: Piece
+    asked: int
+    future: Future[dict[str, Any]]
+
+
+class _Flight:
+    """One call of :meth:`ServerEngine.serve`: what is in flight, and what comes back."""
+
+    def __init__(self, engine: ServerEngine, source: RequestSource, parameters: SamplingParameters) -> None:
+        self.engine, self.source, self.parameters = engine, source, parameters
+        self.open: list[_Open] = []
+        self.samples = 0
+        self.done: SimpleQueue[_Landed] = SimpleQueue()
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._take()
+                if not self.open:
+                    return
+                self._handle(self.done.get())
+                while not self.done.empty():
+                    self._handle(self.done.get())
+        finally:
+            for each in self.open:
+                each.close()
+
+    def _take(self) -> None:
+        """Take what there is room for: as much again as the servers answer at once, so that they never wait for us."""
+        while True:
+            room = 2 * self.engine.client.most_at_once * self.engine.samples_per_request - self.samples
+            requests = self.source.take(room) if room > 0 else []
+            for request in requests:
+                found = _Open(request, request.parameters or self.parameters)
+                self.open.append(found)
+                self.samples += len(found.texts)
+                if request.partial_response:
+                    self.engine.check_continuation()
+                for piece in pieces_of(request.sample_keys, found.parameters, self.engine.samples_per_request):
+                    self._send(found, piece)
+            if not requests:
+                return
+
+    def _send(self, found: _Open, piece: Piece, most: int | None = None) -> None:
+        """Ask for a piece, or only for the first ``most`` samples of it; the rest follows when these are there."""
+        asked = piece if most is None else piece._replace(count=min(most, piece.count))
+        body = self.engine.body(found.request, found.parameters, asked)
+        name = found.request.sample_keys[piece.first]
+        future = self.engine.client.submit(name, body, fault_of=fault_of)
+        found.futures.add(future)
+        future.add_done_callback(lambda future: self.done.put(_Landed(found, piece, asked.count, future)))
+
+    def _handle(self, landed: _Landed) -> None:
+        found, piece = landed.found, landed.piece
+        if found.is_closed:
+            return
+        found.futures.discard(landed.future)
+        try:
+            answer = landed.future.result()
+        except RequestRefusedError as error:
+            if landed.asked > 1:
+                # Some servers give one sample a request and refuse to give more.
+                self._send(found, piece, most=1)
+            else:
+                self._refuse(found, error)
+            return
+        texts = self._texts(found, found.request.sample_keys[piece.first], answer)[: landed.asked]
+        if piece.seed is None:
+            found.texts = texts[:1] * len(found.texts)
+        else:
+            found.texts[piece.first : piece.first + len(texts)] = texts
+            self._send_rest(found, piece, len(texts))
+        if None not in found.texts:
+            self._close(found)
+            self.source.receive(found.request, [text for text in found.texts if text is not None])
+
+    def _texts(self, found: _Open, name: str, answer: Mapping[str, Any]) -> list[GeneratedText]:
+        self.engine.has_answered = True
+        self.engine.check_prompt(found.request, answer, name)
+        try:
+            return [cut_at_stop(text, found.parameters.stop) for text in texts_of(answer)]
+        except ValueError as error:
+            urls = ", ".join(self.engine.client.base_urls)
+            raise ServerError(name, urls, f"cannot be used: {error}") from error
+
+    def _send_rest(self, found: _Open, piece: Piece, count: int) -> None:
+        """Ask for what is missing of a piece of which a server gave ``count`` samples."""
+        if count >= piece.count or piece.seed is None:
+            return
+        self.engine.take_fewer(count, piece.count)
+        for place in range(count, piece.count, count):
+            rest = min(count, piece.count - place)
+            self._send(found, Piece(piece.first + place, rest, piece.seed + place))
+
+    def _refuse(self, found: _Open, error: RequestRefusedError) -> None:
+        self._close(found)
+        problem = self.engine.note_refusal(error)
+        # A source without `refuse` knows only prompts that are answered.
+        if not hasattr(self.source, "refuse"):
+            raise problem
+        self.source.refuse(found.request, problem)
+
+    def _close(self, found: _Open) -> None:
+        found.close()
+        self.open.remove(found)
+        self.samples -= len(found.texts)
