@@ -32,6 +32,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from datamodules.policy.prompts import render_prompt
 from datamodules.storage.files import atomic_write_text
+from lightning_modules.generation.server_engine import ServerEngine
 from lightning_modules.generation.transformers_engine import TransformersEngine
 from tools.benchmarks.annotation_work import TokenCount, Work, random_work, sampled_work, write_random_policy
 from tools.benchmarks.scoring_variants import SIZES
@@ -104,8 +105,6 @@ def measure(model: PreTrainedModel, processor: ProcessorMixin, work: Work, argum
         "engine": (work, lambda: engine.sample(work.requests, work.parameters)),
     }
     if arguments.server:
-        from lightning_modules.generation.server_engine import ServerEngine
-
         server = ServerEngine([arguments.server], arguments.served_model, concurrency=arguments.concurrency)
         server.attach(model, processor)
         ways["server"] = (work, lambda: server.sample(work.requests, work.parameters))
