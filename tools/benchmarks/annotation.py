@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", type=Path, help="checkpoint of a policy; needs --prompts")
@@ -167,7 +167,7 @@ def main() -> int:
     parser.add_argument("--served-model", default="policy", help="name of the policy there")
     parser.add_argument("--concurrency", type=int, default=16, help="requests that the server answers at once")
     parser.add_argument("--output", type=Path, help="JSON file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if bool(arguments.policy) != bool(arguments.prompts):
         parser.error("--policy and --prompts go together")
     size = SIZES[arguments.size]
