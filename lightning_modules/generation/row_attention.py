@@ -64,8 +64,8 @@ class Forward:
     """What one forward over running rows reads and writes.
 
     Args:
-        prefixes: Distinct prefixes of the rows: keys and values (1, K, P, D) of each layer, or None for rows that have
-            no prefix.
+        prefixes: Distinct prefixes of the rows: keys and values (1, K, P, D) of each layer. One that is None stands for
+            rows without a prefix; there are no others beside them.
         prefix_of: (R,) index of each row's prefix.
         visible: (R,) how many tokens of its prefix a row sees, from the first one on.
         own: Keys and values of the rows' own tokens; the forward appends those of the tokens that it reads.
@@ -185,7 +185,8 @@ def _attend_to_prefix(
     queries = query.permute(2, 1, 0, 3)
     keys, values = (states.expand(len(queries), -1, -1, -1) for states in (key, value))
     fits_kernel = softcap is None and key.shape[-1] == value.shape[-1] and key.shape[-1] % 8 == 0
-    if fits_kernel and query.device.type == "cpu":
+    # In float16 the mask would be infinite, see `_HIDDEN`.
+    if fits_kernel and query.device.type == "cpu" and query.dtype != torch.float16:
         attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             queries, keys, values, attn_mask=None if mask is None else mask[None, None].to(query.dtype), scale=scale
         )
@@ -205,12 +206,9 @@ def _attend_to_prefixes(
     parts = []
     pieces = zip(sorted_query.split(forward.counts), forward.prefixes, forward.longest, masks, strict=True)
     for piece, prefix, longest, mask in pieces:
-        if prefix is None or not longest:
-            nothing = query.new_full(piece.shape[:-1], _HIDDEN, dtype=torch.float32)
-            parts.append((torch.zeros_like(piece), nothing))
-        else:
-            keys, values = (states[:, :, :longest] for states in prefix[layer])
-            parts.append(_attend_to_prefix(piece, keys, values, scale, mask, softcap))
+        assert prefix is not None
+        keys, values = (states[:, :, :longest] for states in prefix[layer])
+        parts.append(_attend_to_prefix(piece, keys, values, scale, mask, softcap))
     attended, log_sum = parts[0] if len(parts) == 1 else (torch.cat(found) for found in zip(*parts, strict=True))
     return (attended, log_sum) if forward.order is None else (attended[forward.inverse], log_sum[forward.inverse])
 

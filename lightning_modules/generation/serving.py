@@ -114,23 +114,17 @@ class Serving:
                 self.prefixes.read_questions(questions[number] if number < len(questions) else [])
             for number in range(rounds[1]):
                 self.prefixes.read_behind(behind[number] if number < len(behind) else [])
-            parts = [self.rows.read()] if rounds[2] else []
-            if not len(self.rows):
-                parts = [states[:0] for states in parts]
-            parts += [
-                prefix.hidden_states[length - 1 : length]
-                for prefix, length in starts
-                if prefix.hidden_states is not None
-            ]
-            states = torch.cat(parts) if parts else None
-            if states is None or not len(states):
-                vocabulary_logits(self.model, self._nothing())
+            parts = [self.rows.read()[: len(self.rows)]] if rounds[2] else []
+            parts += [_last_state(prefix, length) for prefix, length in starts]
+            if any(map(len, parts)):
+                self._sample(vocabulary_logits(self.model, torch.cat(parts)), starts)
             else:
-                self._sample(vocabulary_logits(self.model, states), starts)
+                vocabulary_logits(self.model, self._nothing())
 
     def _nothing(self) -> Tensor:
-        width = self.model.config.get_text_config(decoder=True).hidden_size
-        return torch.zeros(1, width, dtype=self.model.dtype, device=self.device)
+        """A hidden state of a rank that has nothing to sample, as the head needs all ranks, too."""
+        weight = self.model.get_input_embeddings().weight
+        return torch.zeros(1, weight.shape[1], dtype=self.model.dtype, device=self.device)
 
     def _on_any_rank(self, counts: list[int]) -> list[int]:
         """The largest of each count on any rank, if forwards need all ranks."""
@@ -210,12 +204,11 @@ class Serving:
         tokens = self._pick(logits, self._draws[self._place, counts])
         limits = np.array([answer.parameters.max_new_tokens for answer in self._answer])
         has_ended = np.isin(tokens, self._end_ids)
-        is_over = has_ended | (counts + 1 >= limits)
+        is_over = has_ended | (counts + 1 >= limits) | self._have_stopped(tokens)
         for index in is_over.nonzero()[0].tolist():
             row = int(self._row[index])
-            before = self.rows.sampled(row) if row < len(self.rows) else []
             answer: _Answer = self._answer[index]
-            answer.sampled[self._number[index]] = ((*before, int(tokens[index])), bool(has_ended[index]))
+            answer.sampled[self._number[index]] = ((*self._before(row), int(tokens[index])), bool(has_ended[index]))
             answer.left -= 1
         goes_on = ~is_over
         vocabulary = logits.shape[-1]
@@ -231,6 +224,24 @@ class Serving:
         for answer in finished:
             self.prefixes.release(answer.prefix)
             self.source.receive(answer.request, self._texts(answer))
+
+    def _have_stopped(self, tokens: np.ndarray) -> np.ndarray:
+        """Whether each sample holds a stop string with its next token."""
+        found = np.zeros(len(tokens), dtype=bool)
+        known: dict[tuple[int, int], bool] = {}
+        for index, (answer, row, token) in enumerate(
+            zip(self._answer, self._row.tolist(), tokens.tolist(), strict=True)
+        ):
+            if stop := answer.parameters.stop:
+                if (row, token) not in known:
+                    text = self.processor.tokenizer.decode([*self._before(row), token], skip_special_tokens=True)
+                    known[row, token] = any(string in text for string in stop)
+                found[index] = known[row, token]
+        return found
+
+    def _before(self, row: int) -> list[int]:
+        """What was sampled for a row, or for a text that begins behind the rows: nothing."""
+        return self.rows.sampled(row) if row < len(self.rows) else []
 
     def _pick(self, logits: Tensor, draws: np.ndarray) -> np.ndarray:
         """The next token of each sample, of the distribution of its row."""
@@ -263,3 +274,9 @@ class Serving:
             found = GeneratedText(text, reason, answer.prompt_tokens, len(sampled[0]))
             made[sampled] = cut_at_stop(found, answer.parameters.stop)
         return [made[sampled] for sampled in answer.sampled]
+
+
+def _last_state(prefix: Prefix, length: int) -> Tensor:
+    """Last hidden state (1, hidden) of the first ``length`` tokens of a prefix that was read."""
+    assert prefix.hidden_states is not None
+    return prefix.hidden_states[length - 1 : length]

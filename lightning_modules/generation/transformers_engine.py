@@ -36,7 +36,7 @@ class TransformersEngine:
     processor: ProcessorMixin
     needs_all_ranks: bool = False
 
-    def __init__(self, max_samples_at_once: int = 256, max_prefix_tokens: int = 65536) -> None:
+    def __init__(self, max_samples_at_once: int = 512, max_prefix_tokens: int = 65536) -> None:
         if max_samples_at_once < 1:
             raise ValueError(f"max_samples_at_once must be at least 1, got {max_samples_at_once}")
         if max_prefix_tokens < 0:

@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from datamodules.policy.prompts import render_prompt
 from datamodules.storage.files import atomic_write_text
+from lightning_modules.generation.server_engine import ServerEngine
 from lightning_modules.generation.transformers_engine import TransformersEngine
 from tools.benchmarks.annotation_work import TokenCount, Work, random_work, sampled_work, write_random_policy
 from tools.benchmarks.scoring_variants import SIZES
@@ -105,8 +106,6 @@ def measure(model: PreTrainedModel, processor: ProcessorMixin, work: Work, argum
         "engine": (work, lambda: engine.sample(work.requests, work.parameters)),
     }
     if arguments.server:
-        from lightning_modules.generation.server_engine import ServerEngine
-
         server = ServerEngine([arguments.server], arguments.served_model, concurrency=arguments.concurrency)
         server.attach(model, processor)
         ways["server"] = (work, lambda: server.sample(work.requests, work.parameters))
@@ -152,7 +151,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", type=Path, help="checkpoint of a policy; needs --prompts")
@@ -169,7 +168,7 @@ def main() -> int:
     parser.add_argument("--served-model", default="policy", help="name of the policy there")
     parser.add_argument("--concurrency", type=int, default=16, help="requests that the server answers at once")
     parser.add_argument("--output", type=Path, help="JSON file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if bool(arguments.policy) != bool(arguments.prompts):
         parser.error("--policy and --prompts go together")
     size = SIZES[arguments.size]

@@ -159,6 +159,24 @@ def test_what_samples_have_in_common_is_read_once(engine, ask, processor):
     assert watch.of_rows == [1] * (greedy[0].completion_tokens - 1)
 
 
+def test_a_stop_string_ends_a_text_at_once(engine, ask):
+    """The text is the beginning of what it would be otherwise; no token is sampled behind the string."""
+    request = ask([str(k) for k in range(12)])
+    (whole,) = engine.sample([request], PARAMETERS)
+    longest = max(whole, key=lambda text: text.completion_tokens)
+    assert longest.completion_tokens > 6
+    stop = next(letter for letter in longest.text if letter != "\N{REPLACEMENT CHARACTER}")
+    (found,) = engine.sample([request], replace(PARAMETERS, stop=(stop, "no text has this")))
+    for text, other in zip(found, whole, strict=True):
+        assert text.text == other.text.split(stop)[0]
+        if stop in other.text:
+            assert text.finish_reason == "stop"
+            assert text.completion_tokens <= other.completion_tokens
+        else:
+            assert text == other
+    assert sum(text.completion_tokens for text in found) < sum(text.completion_tokens for text in whole)
+
+
 class TwoRounds:
     """Asks for a question, then for others, then for the first one again."""
 
