@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
+from datamodules.argument_ranges import require_at_least
 from datamodules.batching.candidate_batch import CandidateCollator
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.lengths import TokenCounter
@@ -95,17 +96,14 @@ class EvaluationDataModule(LightningDataModule):
         # The model logs its own, some under the same names. Checkpoints hold plain values only.
         self.save_hyperparameters(logger=False, ignore=["benchmark_options"])
         self.benchmark_options = benchmark_options
-        self._require_positive("candidates_per_question", "eval_batch_size", "questions_per_batch")
+        require_at_least(1, candidates_per_question=candidates_per_question, eval_batch_size=eval_batch_size)
+        require_at_least(1, questions_per_batch=questions_per_batch, max_steps=max_steps)
+        require_at_least(0, num_workers=num_workers)
         self._model: RewardModelFacts | None = None
         self._stage = ""
         self._process_bench: VisualProcessBenchDataset | None = None
         self._benchmarks: dict[str, BestOfNDataset] = {}
         self._unchecked: set[str] = set()
-
-    def _require_positive(self, *names: str) -> None:
-        for name in names:
-            if self.hparams[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {self.hparams[name]}")
 
     # ----------------------------------------------------------------- model
 

@@ -6,8 +6,9 @@ module only for what a protocol here names; a data module of your own takes part
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Trainer
@@ -31,6 +32,8 @@ class RewardModelFacts:
         training_verdicts: Gives the class tokens in the assistant turns of training conversations; None for the first
             class token in each.
         max_tokens: Positions that the model was made for, which no conversation should exceed; None if it has no bound.
+        needs_all_continuations: Why the shares of steps that were continued up to their first success are no targets of
+            this model; None if their labels are all that it needs.
     """
 
     encoder: ConversationEncoder
@@ -40,6 +43,7 @@ class RewardModelFacts:
     packing_obstacle: str | None = None
     training_verdicts: Verdicts | None = None
     max_tokens: int | None = None
+    needs_all_continuations: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,12 +134,64 @@ class PromptContents(Protocol):
 
 
 @runtime_checkable
+class PromptInstructions(Protocol):
+    """A data module of prompts that tells whether they come with instructions."""
+
+    @property
+    def asks_with_instruction(self) -> bool:
+        """Whether a prompt is asked with more than its question."""
+
+
+@runtime_checkable
 class PredictionSettings(Protocol):
     """A module or data module that names what its predictions depend on."""
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """Plain values by name; predictions are continued only with the same ones."""
+
+
+@runtime_checkable
+class PredictionCosts(Protocol):
+    """A module that says what its predictions have cost.
+
+    Attributes:
+        prediction_costs: For each prompt of the last batch by id, numbers by name, which are summed up.
+    """
+
+    prediction_costs: Mapping[str, Mapping[str, float]]
+
+
+@runtime_checkable
+class GrowingPredictions(Protocol):
+    """A module that can add samples to those that are there.
+
+    Attributes:
+        growing_setting: Name of the prediction setting that says how many samples there are of each prompt.
+        samples_done: How many samples of a prompt are there, by its id; set before anything is predicted.
+    """
+
+    growing_setting: str
+    samples_done: Mapping[str, int]
+
+
+@runtime_checkable
+class PromptSources(Protocol):
+    """A data module that knows where its prompts are from."""
+
+    @property
+    def prompt_sources(self) -> Mapping[str, str]:
+        """Name of the source, or benchmark, of each prompt by id."""
+
+
+@runtime_checkable
+class PredictionCard(Protocol):
+    """A module that describes its predictions, once they are complete."""
+
+    def prediction_card(
+        self, rows: Path, settings: Mapping[str, Any], costs: Mapping[str, float], when: str | None
+    ) -> str:
+        """Markdown about a JSONL file of predictions, with what they depend on and what they have cost."""
 
 
 def data_module_of(trainer: Trainer) -> object:

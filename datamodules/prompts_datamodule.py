@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.argument_ranges import require_at_least
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.position import ResumableData, TrainingPosition
@@ -23,6 +24,7 @@ from datamodules.conversation.reading_rules import PictureRules
 from datamodules.interfaces import PolicyFacts
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
 from datamodules.policy.prompt_rows import PromptGrading, read_prompts, without_special_tokens
+from datamodules.policy.prompt_sources import PromptSource, read_sources
 from datamodules.policy.prompts import (
     ChatRenderer,
     Prompt,
@@ -86,6 +88,9 @@ class PromptDataModule(ResumableData, LightningDataModule):
         instruction: Text that the policy reads after every question, on a line of its own. By default the one that
             :meth:`datamodules.benchmarks.Benchmark.policy_prompt` adds; empty for none.
         seed: Of the order of training samples.
+        sources: More prompts for `predict`: many files, each with images, tiles, an instruction and a number of prompts
+            of its own, as a list, or as a mapping whose keys name the sources. Their ids begin with the name of the
+            source; questions are asked without the requests for a short answer that they end with.
         on_bad_row: What to do about prompts and demonstrations that cannot be used, such as those with a picture that
             cannot be opened or a text with a special token of the tokenizer: leave them out and say how many and which,
             or raise an error at the first one. Benchmarks as such have an ``on_bad_row`` of their own in
@@ -126,10 +131,13 @@ class PromptDataModule(ResumableData, LightningDataModule):
         instruction: str | None = None,
         seed: int = 0,
         on_bad_row: OnBadRow = "skip",
+        sources: list[PromptSource] | dict[str, PromptSource] | None = None,
     ) -> None:
         super().__init__()
-        if prompts and benchmarks:
-            raise ValueError("give either 'prompts' or 'benchmarks', not both")
+        require_at_least(1, batch_size=batch_size, max_prompts_per_source=max_prompts_per_source)
+        require_at_least(0, num_workers=num_workers, seed=seed, max_prompts=max_prompts)
+        if (prompts or sources) and benchmarks:
+            raise ValueError(f"give either '{'prompts' if prompts else 'sources'}' or 'benchmarks', not both")
         if instruction is not None and (instruction_template or prompts_as != "ours"):
             other = "instruction_template" if instruction_template else f"prompts_as: {prompts_as}"
             raise ValueError(f"give either 'instruction' or {other}, which has an instruction of its own")
@@ -142,11 +150,15 @@ class PromptDataModule(ResumableData, LightningDataModule):
             raise ValueError(f"leave out 'max_tiles': prompts_as: {prompts_as} has numbers of its own")
         if not 0 <= shard_index < num_shards:
             raise ValueError(f"shard_index must be one of 0 to num_shards - 1 = {num_shards - 1}, got {shard_index}")
-        self.save_hyperparameters(logger=False, ignore=["benchmark_options"])  # checkpoints hold plain values only
+        self.save_hyperparameters(
+            logger=False, ignore=["benchmark_options", "sources"]
+        )  # checkpoints hold plain values only
         self.benchmark_options = benchmark_options
+        self.sources = sources
         self.completed_ids: set[str] = set()
         self._prompts: list[Prompt] | None = None
         self._digests: dict[str, str] = {}
+        self._sources_of_prompts: dict[str, str] = {}
         self._renderer: ChatRenderer | None = None
         self._train = PromptDataset([])
         self._validation = PromptDataset([])
@@ -207,13 +219,15 @@ class PromptDataModule(ResumableData, LightningDataModule):
                 if options["max_tiles"] is not None:
                     prompts = with_choices(prompts, max_tiles=options["max_tiles"])
             else:
-                prompts = self._read("prompts")
+                prompts = self._read("prompts") if options["prompts"] or not self.sources else []
+                prompts += self._read_sources() if self.sources else []
             prompts = (with_other_images(prompts) if options["other_images"] else prompts)[: options["max_prompts"]]
             if not prompts:
                 raise ValueError(f"no prompts are left (max_prompts: {options['max_prompts']}); give at least 1")
             self._prompts = prompts
             # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
             self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
+            self._sources_of_prompts = {prompt.prompt_id: prompt.source for prompt in prompts}
         self._leave_out_special_tokens()
 
     def _leave_out_special_tokens(self) -> None:
@@ -242,6 +256,26 @@ class PromptDataModule(ResumableData, LightningDataModule):
         )
         return with_choices(prompts, *(self.hparams[name] for name in _CHOICES))
 
+    def _read_sources(self) -> list[Prompt]:
+        options = self.hparams
+        root, instruction = options["image_root"], options["instruction"]
+        prompts = read_sources(
+            self.sources or [],
+            Path(root) if root else None,
+            POLICY_INSTRUCTION if instruction is None else instruction,
+            options["instruction_template"],
+            options["max_tiles"],
+            options["grading"],
+            options["on_bad_row"],
+            options["pictures"],
+        )
+        return with_choices(prompts, None, None, *(options[name] for name in _CHOICES[2:]))
+
+    @property
+    def asks_with_instruction(self) -> bool:
+        """Whether a prompt of `predict` is asked with more than its question."""
+        return any(prompt.policy_text != prompt.question for prompt in self._prompts or [])
+
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """What predictions depend on beside the prompts and the policy."""
@@ -259,6 +293,11 @@ class PromptDataModule(ResumableData, LightningDataModule):
     def prompt_digests(self) -> dict[str, str]:
         """Digest of the content of each prompt of `predict` by id, those with special tokens included."""
         return self._digests
+
+    @property
+    def prompt_sources(self) -> dict[str, str]:
+        """Source, or benchmark, of each prompt of `predict` by id, those with special tokens included."""
+        return self._sources_of_prompts
 
     @property
     def shard(self) -> Shard:

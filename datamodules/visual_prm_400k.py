@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from datamodules.argument_ranges import require_at_least
 from datamodules.batching.collate import StepBatch, StepCollator, Verdicts
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.left_out import LeftOutRows
@@ -17,6 +18,7 @@ from datamodules.evaluation import EvaluationDataModule
 from datamodules.interfaces import RewardModelFacts
 from datamodules.renamed_arguments import value_of_old_name
 from datamodules.storage.bad_rows import OnBadRow
+from datamodules.supervision.consensus import Consensus
 from datamodules.supervision.sources import ProcessSource, process_sources
 from datamodules.supervision.split import strata
 from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
@@ -70,6 +72,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             out of them.
         max_tokens: Most tokens of a conversation of process supervision, however batches are made; by default as many
             as the model has positions (``max_position_embeddings``).
+        consensus: Whose verdict on a step counts where rows hold those of a judge beside Monte Carlo scores: that of
+            "monte_carlo", of the "judge", or "agreement": steps where both differ have no label.
         evaluation: Arguments of :class:`datamodules.evaluation.EvaluationDataModule`, given beside these.
 
     Attributes:
@@ -102,6 +106,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         sources: list[ProcessSource] | dict[str, ProcessSource] | None = None,
         test_held_out: bool = False,
         max_tokens: int | None = None,
+        consensus: Consensus = "monte_carlo",
         **evaluation: Any,
     ) -> None:
         validation_fraction = value_of_old_name(type(self), "validation_fraction", validation_fraction, 0.0, evaluation)
@@ -110,7 +115,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
         if validation_fraction and (validation_annotations or not (train_annotations or sources)):
             raise ValueError("validation_fraction takes from train_annotations and excludes validation_annotations")
-        self._require_positive("batch_size")
+        require_at_least(1, batch_size=batch_size)
+        require_at_least(0, seed=seed)
         self._layout = BatchLayout(batch_size, packed_tokens, group_by_length, on_long_conversation, max_tokens)
         self._chosen: Layout | None = None
         self._measured: dict[str, MeasuredRows] = {}
@@ -123,6 +129,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             on_bad_row=on_bad_row,
             check_images=check_images,
             cache_dir=cache_dir,
+            consensus=consensus,
         )
         self.training_position = TrainingPosition(self._order)
 
@@ -205,6 +212,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         if split not in self._measured:
             options, model = self.hparams, self.model_facts
             self.supervision.check_texts(split, model.encoder)
+            self.supervision.check_counts(split, model.needs_all_continuations)
             # Where lengths only bound a conversation, pictures on slow file systems need not be opened.
             look = options["check_images"] or chosen != "padded"
             self._measured[split] = measured_rows(

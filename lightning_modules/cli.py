@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from lightning_modules.configuration.kept_help import KeptHelp, asks_for_help
 from lightning_modules.configuration.mistakes import ToolParser
 
 if TYPE_CHECKING:
@@ -52,11 +54,15 @@ def run(args: Sequence[str] | None = None, kind: type[VisualPRMCLI] | None = Non
 def main() -> None:
     """Console entry point; a user's mistake ends it with a few lines on stderr."""
     _answer_without_imports(sys.argv[1:])
+    kept = KeptHelp(sys.argv[1:]) if asks_for_help(sys.argv[1:]) else None
+    if kept and (text := kept.read()):
+        sys.stdout.write(text)
+        return
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from lightning_modules.callbacks.failure_log import failures_reported
 
-    with failures_reported(PROGRAM):
+    with failures_reported(PROGRAM), kept.noted() if kept else nullcontext():
         # `record` lets `torchrun` say which process failed first, and why.
         record(run)()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ from datamodules.policy.prompts import Prompt, PromptBatch
 from datamodules.rollouts.records import Rollout, rollout_row
 from lightning_modules.distributed.gathering import SampleMeans
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
+from lightning_modules.generation.answers import answers_to
 from lightning_modules.generation.engine import (
-    GeneratedText,
     GenerationEngine,
     GenerationRequest,
     PromptRefusedError,
 )
-from lightning_modules.generation.listed_requests import ListedRequests
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
 from lightning_modules.generation.sampling_module import SamplingModule
 from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
@@ -33,8 +32,6 @@ from lightning_modules.model.packed_forward import hidden_states
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
-
-logger = logging.getLogger(__name__)
 
 
 class Policy(SamplingModule):
@@ -52,7 +49,14 @@ class Policy(SamplingModule):
         first_greedy: Decode the first solution of a question greedily, and sample the others.
         backbone: How the checkpoint is loaded and which of its weights are trained.
         engine: What samples, by class path; the model in this process by default.
+
+    Attributes:
+        samples_done: How many solutions of a prompt are there already, by its id; `predict` samples the others. A
+            solution depends on its number, the prompt's id and the seed alone, so that it is the same in any job.
+        growing_setting: Name of the prediction setting that may grow while what is there is kept.
     """
+
+    growing_setting = "num_samples"
 
     def __init__(
         self,
@@ -75,6 +79,8 @@ class Policy(SamplingModule):
         self.num_samples = num_samples
         self.sampling = sampling
         self.first_greedy = first_greedy
+        self.engine = engine or TransformersEngine()
+        self.samples_done: Mapping[str, int] = {}
         self._validation = SampleMeans()
         self.load_for(engine or TransformersEngine())
 
@@ -137,48 +143,36 @@ class Policy(SamplingModule):
         """
         self.attach_engine()
         rows: list[list[dict[str, Any]]] = [[] for _ in batch.prompts]
-        for sampling, numbers in self._rounds():
-            asked = [number for number, prompt in enumerate(batch.prompts) if self._is_asked(prompt, batch)]
-            sampled = self._sample([self._request(batch, index, numbers) for index in asked], sampling, batch, asked)
-            for index, texts in zip(asked, sampled, strict=True):
-                prompt = batch.prompts[index]
-                found = zip(numbers, texts, strict=False)  # a refused prompt has none
-                rows[index] += [self._rollout(prompt, number, text.text, sampling) for number, text in found]
-        return [(prompt.prompt_id, of_prompt) for prompt, of_prompt in zip(batch.prompts, rows, strict=True)]
-
-    def _is_asked(self, prompt: Prompt, batch: PromptBatch) -> bool:
-        """With sharded weights all ranks sample equally often, be it for a prompt whose answers do not count."""
-        return self.engine.needs_all_ranks or prompt.prompt_id not in batch.left_out
-
-    def _request(self, batch: PromptBatch, index: int, numbers: range) -> GenerationRequest:
-        prompt = batch.prompts[index]
-        keys = [f"{prompt.prompt_id}/{number}" for number in numbers]
-        return GenerationRequest(batch.messages[index], batch.images[index], keys, max_tiles=prompt.max_tiles)
-
-    def _sample(
-        self, requests: list[GenerationRequest], sampling: SamplingParameters, batch: PromptBatch, asked: list[int]
-    ) -> list[list[GeneratedText]]:
-        """Texts of each request; none of a prompt that the engine refuses and that is left out."""
-        if self.engine.needs_all_ranks:
-            return self.engine.sample(requests, sampling)
+        asked: list[tuple[int, range]] = []
+        requests: list[GenerationRequest] = []
+        for index, (prompt, images, messages) in enumerate(
+            zip(batch.prompts, batch.images, batch.messages, strict=True)
+        ):
+            if prompt.prompt_id in batch.left_out:
+                continue
+            for sampling, numbers in self._rounds(self.samples_done.get(prompt.prompt_id, 0)):
+                keys = [f"{prompt.prompt_id}/{number}" for number in numbers]
+                requests.append(
+                    GenerationRequest(messages, images, keys, max_tiles=prompt.max_tiles, parameters=sampling)
+                )
+                asked.append((index, numbers))
 
         def leave_out(number: int, problem: PromptRefusedError) -> None:
-            prompt = batch.prompts[asked[number]]
-            if batch.on_bad_row == "error":
-                raise problem
-            batch.left_out[prompt.prompt_id] = f"{prompt.where or prompt.prompt_id}: {problem}"
-            logger.warning("left out: %s", batch.left_out[prompt.prompt_id])
+            batch.leave_out(batch.prompts[asked[number][0]], problem)
 
-        listed = ListedRequests(requests, leave_out)
-        self.engine.serve(listed, sampling)
-        return [listed.texts.get(number, []) for number in range(len(requests))]
+        sampled = answers_to(self.engine, requests, self.sampling, leave_out)
+        for (index, numbers), request, texts in zip(asked, requests, sampled, strict=True):
+            for number, found in zip(numbers, texts, strict=False):  # a refused prompt has none
+                own = request.parameters or self.sampling
+                rows[index].append(self._rollout(batch.prompts[index], number, found.text, own))
+        return [(prompt.prompt_id, of_prompt) for prompt, of_prompt in zip(batch.prompts, rows, strict=True)]
 
-    def _rounds(self) -> list[tuple[SamplingParameters, range]]:
-        """How samples are drawn, and the numbers of those that are drawn so."""
+    def _rounds(self, done: int) -> list[tuple[SamplingParameters, range]]:
+        """How samples are drawn, and the numbers of those that are drawn so; without the first ``done`` ones."""
         if not self.first_greedy:
-            return [(self.sampling, range(self.num_samples))]
+            return [(self.sampling, range(done, self.num_samples))] if done < self.num_samples else []
         greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None)
-        rounds = [(greedy, range(1)), (self.sampling, range(1, self.num_samples))]
+        rounds = [(greedy, range(done, 1)), (self.sampling, range(max(1, done), self.num_samples))]
         return [(sampling, numbers) for sampling, numbers in rounds if numbers]
 
     def _rollout(

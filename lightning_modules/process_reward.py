@@ -193,6 +193,7 @@ class ProcessRewardModel(BackboneModule):
             packing_obstacle=packing_obstacle(self.backbone) if self.has_weights else None,
             training_verdicts=self._training_verdicts(),
             max_tokens=getattr(text, "max_position_embeddings", None),
+            needs_all_continuations=self.step_loss.needs_all_continuations,
         )
 
     def _use_system_prompt(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import runpy
 import shlex
 import signal
@@ -19,7 +20,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_modules.checkpointing import run_lock
-from lightning_modules.cli import run
+from lightning_modules.cli import main, run
 from lightning_modules.configuration.command import VisualPRMCLI
 from tools.quickstart_stages import Stage, stages
 
@@ -115,6 +116,20 @@ def run_beside_another(arguments: Sequence[str], patience: float, waits: str) ->
         run(list(arguments))
 
 
+def command(arguments: Sequence[str], mebibytes: int | None = None) -> None:
+    """Be the `visualprm` command, whose mistakes end in a few lines.
+
+    Args:
+        arguments: Of the command.
+        mebibytes: Memory that this process may ask for besides what it has.
+    """
+    sys.argv = ["visualprm", *arguments]
+    if mebibytes is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + mebibytes * 2**20,) * 2)
+    main()
+
+
 def visualprm_until_killed(folder: Path, *arguments: object) -> None:
     """Run a `visualprm` command in a process of its own, which must die of kill -9."""
     with tempfile.TemporaryDirectory() as place:
@@ -128,6 +143,23 @@ def visualprm_until_killed(folder: Path, *arguments: object) -> None:
         finally:
             fork_server.kill(process)
         assert code == -signal.SIGKILL, (code, output.read_text()[-4000:])
+
+
+def visualprm_killed_after(folder: Path, seconds: float, *arguments: object) -> bool:
+    """Run a `visualprm` command in a process of its own, and kill it after a while; whether it was still running."""
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "output.txt"
+        process = fork_server.start(
+            "lightning_modules.cli:run", [[*map(str, arguments), *QUIET]], output, environment(folder)
+        )
+        try:
+            process.join(seconds)
+            was_running = process.exitcode is None
+        finally:
+            fork_server.kill(process)
+        if not was_running and process.exitcode:
+            raise RuntimeError(f"ended by itself with {process.exitcode}: {output.read_text()[-4000:]}")
+        return was_running
 
 
 def run_tool(module: str, arguments: Sequence[str]) -> None:

@@ -128,7 +128,7 @@ def completion(*texts: str, prompt_tokens: int = 7) -> dict[str, Any]:
 
 
 def counting(number: int, body: dict[str, Any]) -> Answer:
-    """A model whose texts say the seeds of the samples, in two steps, and whose prompts have a token for each letter."""
+    """A model whose texts say the seeds of their samples, in two steps; its prompts have a token for each letter."""
     begin = body.get("seed", 0)
     texts = [f"Seed {begin + index}.\n\nAnswer: {(begin + index) % 3}" for index in range(body["n"])]
     is_partial = body["messages"][-1]["role"] == "assistant"

@@ -5,11 +5,13 @@ one is written, and other numbers of processes are what tests/distributed/test_r
 """
 
 import json
+import random
 import shutil
+import time
 
 import pytest
 import torch
-from cli_runs import CONTINUATIONS, SOLUTIONS, visualprm, visualprm_until_killed
+from cli_runs import CONTINUATIONS, SOLUTIONS, visualprm, visualprm_killed_after, visualprm_until_killed
 from safetensors.torch import load_file
 
 CONFIGS = "experiments/quickstart"
@@ -271,3 +273,32 @@ def test_killed_between_the_last_prediction_and_the_result(quickstart_run, whole
     assert len(cli.datamodule.completed_ids) == 16
     assert output.read_text() == whole_annotation
     assert not list(tmp_path.glob("*.journal-*"))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("stopping", ["all", "first_success"])
+def test_annotation_killed_at_random_twenty_times(stopping, quickstart_run, whole_annotation, tmp_path):
+    """Wherever the kills hit, the rows are those of a run that was not disturbed, in the same order, none twice."""
+    options = [f"--model.stopping={stopping}"]
+    undisturbed = tmp_path / "undisturbed" / "rows.jsonl"
+    begin = time.monotonic()
+    visualprm(quickstart_run, *predict_arguments(undisturbed, *options))
+    whole = time.monotonic() - begin
+    if stopping == "all":
+        assert undisturbed.read_text() == whole_annotation
+    output = tmp_path / "killed" / "rows.jsonl"
+    moments = random.Random(stopping)
+    kills = 0
+    while kills < 20:
+        if not visualprm_killed_after(
+            quickstart_run, moments.uniform(0, 1.5 * whole), *predict_arguments(output, *options)
+        ):
+            # It came to its end: begin with another one, so that kills hit all moments of a run.
+            assert output.read_text() == undisturbed.read_text()
+            shutil.rmtree(output.parent)
+        else:
+            kills += 1
+    visualprm(quickstart_run, *predict_arguments(output, *options))
+    assert output.read_text() == undisturbed.read_text()
+    assert not list(output.parent.glob("*.journal-*"))
+    assert (output.parent / "rows.jsonl.card.md").read_text().startswith("# rows\n")

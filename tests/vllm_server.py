@@ -18,8 +18,8 @@ _OURS = Path(__file__).parents[1] / ".server" / "bin" / "python"
 VARIABLE = "VISUALPRM_SERVER_PYTHON"
 NO_SERVER = f"no vLLM is installed; run `make server`, or set {VARIABLE} to the Python of an environment that has it"
 MODEL = "tiny"
-START_TIMEOUT = 900.0
-"""Seconds; an idle machine takes 50."""
+START_TIMEOUT = 1800.0
+"""Seconds; an idle machine takes 50, one with a load of 20 took 900."""
 _OPTIONS = (
     "--dtype float32 --max-model-len 1024 --max-num-seqs 64 --enforce-eager --block-size 32 --max-logprobs 64 "
     # A prompt that is read in pieces, with a seed, ends the server on a CPU.

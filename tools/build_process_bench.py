@@ -16,8 +16,9 @@ from datamodules.benchmarks import BENCHMARKS
 from datamodules.conversation.steps import split_into_steps
 from datamodules.handwritten.question import true_step_labels
 from datamodules.rollouts.records import read_rollouts
-from datamodules.storage.files import atomic_write_text, read_jsonl
+from datamodules.storage.files import atomic_write_text, errors_name, read_jsonl, require_writable_folder
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import nonempty_path
 
 DATA_SOURCE = {
     "MMMU": "MMMU",
@@ -40,9 +41,10 @@ def build_process_bench(world: Path, rollouts: Path, output: Path) -> int:
         for name in DATA_SOURCE
         for question in BENCHMARKS[name]().read(world / "benchmarks")
     }
+    sampled = read_rollouts(rollouts)
     (output / "images").mkdir(parents=True, exist_ok=True)
     lines = []
-    for rollout in read_rollouts(rollouts):
+    for rollout in sampled:
         key = (rollout.benchmark, rollout.question_id)
         steps = split_into_steps(rollout.response)
         if rollout.sample_index != 0 or key not in questions or not steps:
@@ -71,11 +73,16 @@ def build_process_bench(world: Path, rollouts: Path, output: Path) -> int:
 def main() -> int:
     """Command line of the tool; returns the exit status."""
     parser = ToolParser(prog="build_process_bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--world", type=Path, required=True, help="folder that tools.build_world wrote")
-    parser.add_argument("--rollouts", type=Path, required=True, help="rollouts of its benchmarks")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--world", type=nonempty_path, required=True, help="folder that tools.build_world wrote")
+    parser.add_argument("--rollouts", type=nonempty_path, required=True, help="rollouts of its benchmarks")
+    parser.add_argument("--output", type=nonempty_path, required=True, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of samples that are there")
     arguments = parser.parse_args()
-    count = build_process_bench(arguments.world, arguments.rollouts, arguments.output)
+    require_writable_folder(arguments.output)
+    if (arguments.output / "test.jsonl").exists() and not arguments.overwrite:
+        raise FileExistsError(f"{arguments.output} holds samples already; give another folder or --overwrite")
+    with errors_name(arguments.output):
+        count = build_process_bench(arguments.world, arguments.rollouts, arguments.output)
     print(f"{arguments.output}: {count} samples")
     return 0
 

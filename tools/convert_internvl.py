@@ -21,6 +21,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from datamodules.storage.files import atomic_folder, require_writable_folder
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import file_size, nonempty_path, whole_number
 from lightning_modules.protocol import PRESETS, PROTOCOL_FILE, Protocol, save_protocol
 from tools.internvl_conversion.configuration import REWARD_MODEL, read_configuration
 from tools.internvl_conversion.conversation_template import ConversationTemplate, read_template
@@ -177,13 +178,20 @@ def _protocol(template: ConversationTemplate, architecture: str) -> Protocol:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns the exit status."""
     parser = ToolParser(prog="visualprm-convert", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("source", type=Path, help="released folder: config.json, weights, tokenizer, conversation.py")
-    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument(
+        "source", type=nonempty_path, help="released folder: config.json, weights, tokenizer, conversation.py"
+    )
+    parser.add_argument("output", type=nonempty_path, help="folder to write")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="as in the source by default")
-    parser.add_argument("--max-shard-size", default="5GB", help="of a weight file; memory holds about one")
+    parser.add_argument(
+        "--max-shard-size", type=file_size, default="5GB", help="of a weight file; memory holds about one"
+    )
     parser.add_argument("--system-prompt", help="in place of the one in the source's config.json or conversation.py")
     parser.add_argument(
-        "--max-tiles", type=int, default=MAX_TILES, help="most tiles of a picture besides its thumbnail"
+        "--max-tiles",
+        type=whole_number(1, 1024),
+        default=MAX_TILES,
+        help="most tiles of a picture besides its thumbnail",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the converted model in the output folder")
     parsed = parser.parse_args(arguments)

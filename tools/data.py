@@ -1,10 +1,13 @@
-r"""Check process supervision before a run, and unpack archives safely.
+r"""Check process supervision, unpack archives safely, and describe, compare and plan annotations.
 
 Examples::
 
     visualprm-data check data/VisualPRM400K-v1.1-Raw --model checkpoints/InternVL2_5-8B
     visualprm-data check data/annotations --image-root data/images.zip --json report.json
     visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
+    visualprm-data agree weak.jsonl strong.jsonl --output judged.jsonl
+    visualprm-data card rows.jsonl
+    visualprm-data estimate --from rows.jsonl --prompts 100000 --solutions 4 --steps 12 --continuations 16
 """
 
 from __future__ import annotations
@@ -12,14 +15,25 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 from rich.console import Console
 from tqdm.auto import tqdm
 
 from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
 from datamodules.storage.files import atomic_write_text, require_writable_file
+from lightning_modules.callbacks.prediction_record import Record
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import (
+    MAX_PROCESSES,
+    nonempty_path,
+    nonempty_text,
+    number,
+    whole_number,
+)
+from lightning_modules.monte_carlo.card import card_of
+from tools.agreement import AGREE, DIFFER, UNJUDGED, write_agreement
+from tools.annotation_estimate import Rates, estimate, measured_rates
 from tools.data_check import check_data
 from tools.data_report import as_json, tables
 from tools.reading_facts import reading_facts
@@ -37,18 +51,50 @@ def main(arguments: list[str] | None = None) -> int:
     parser = ToolParser(prog="visualprm-data", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="statistics of annotations, and every row that cannot be used")
-    check.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="as train_annotations of the data module")
-    check.add_argument("--image-root", help="folder or zip archive that image paths are relative to")
-    check.add_argument("--model", help="also find what this model cannot read: a checkpoint as model_name_or_path")
+    check.add_argument(
+        "paths", nargs="+", type=nonempty_path, metavar="PATH", help="as train_annotations of the data module"
+    )
+    check.add_argument(
+        "--image-root", type=nonempty_text, help="folder or zip archive that image paths are relative to"
+    )
+    check.add_argument(
+        "--model", type=nonempty_text, help="also find what this model cannot read: a checkpoint as model_name_or_path"
+    )
     check.add_argument("--no-images", action="store_true", help="do not open the images")
-    check.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="that decode images")
-    check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    check.add_argument(
+        "--processes",
+        type=whole_number(1, MAX_PROCESSES),
+        default=len(os.sched_getaffinity(0)),
+        help="that decode images",
+    )
+    check.add_argument("--json", type=nonempty_path, metavar="FILE", help="write the report as JSON, too")
     extract = commands.add_parser("extract", help="unpack a zip archive, also one in parts (images.zip_aa, ...)")
-    extract.add_argument("archive", type=Path, help="images.zip, also where only images.zip_aa, ... are there")
-    extract.add_argument("--output", type=Path, required=True, help="folder to make")
-    extract.add_argument("--max-gibibytes", type=float, help="most to unpack; what is free on the disk by default")
+    extract.add_argument("archive", type=nonempty_path, help="images.zip, also where only images.zip_aa, ... are there")
+    extract.add_argument("--output", type=nonempty_path, required=True, help="folder to make")
+    extract.add_argument("--max-gibibytes", type=number(0), help="most to unpack; what is free on the disk by default")
+    agree = commands.add_parser("agree", help="put the verdicts of a second annotation beside the scores of a first")
+    agree.add_argument("first", type=nonempty_path, help="rows whose scores are kept")
+    agree.add_argument("second", type=nonempty_path, help="rows of the same solutions (annotated with solutions_from)")
+    agree.add_argument(
+        "--output", type=nonempty_path, required=True, help="JSONL file to write; read it with data.consensus"
+    )
+    card = commands.add_parser("card", help="statistics by source of an annotation, its costs and settings")
+    card.add_argument("rows", type=nonempty_path, help="what the annotator wrote; the record beside it is read, too")
+    card.add_argument("--output", type=nonempty_path, help="Markdown file to write; printed by default")
+    costs = commands.add_parser("estimate", help="requests, tokens and hours of an annotation, from a measured one")
+    costs.add_argument(
+        "--from", type=nonempty_path, dest="measured", help="rows of a finished annotation to take the rates of"
+    )
+    costs.add_argument("--prompts", type=whole_number(1), required=True, help="number of questions")
+    costs.add_argument("--solutions", type=whole_number(1), default=4, help="of each question")
+    costs.add_argument("--steps", type=number(0), help="continued steps of a solution; as measured by default")
+    costs.add_argument("--continuations", type=whole_number(1), default=16, help="K")
+    costs.add_argument("--tokens-per-second", type=number(0), help="sampled tokens a second and device; as measured")
+    costs.add_argument("--completion-tokens", type=number(0), help="tokens of a sampled text; as measured")
+    costs.add_argument("--prompt-tokens", type=number(0), help="tokens of a prompt, image tokens included; as measured")
+    costs.add_argument("--drawn", type=number(0), help="share of the K continuations that are drawn; as measured, or 1")
     given = parser.parse_args(arguments)
-    return _check(given) if given.command == "check" else _extract(given)
+    return _COMMANDS[given.command](given)
 
 
 def _check(given: argparse.Namespace) -> int:
@@ -81,6 +127,50 @@ def _extract(given: argparse.Namespace) -> int:
         files = extract_archive(given.archive, given.output, max_bytes=most, progress=bar.update)
     print(f"{given.output}: {files} files")
     return 0
+
+
+def _agree(given: argparse.Namespace) -> int:
+    require_writable_file(given.output)
+    for source, counts in write_agreement(given.first, given.second, given.output).items():
+        judged = counts[AGREE] + counts[DIFFER]
+        share = f", {100 * counts[AGREE] / judged:.1f} % of them alike" if judged else ""
+        print(f"{source}: {judged} steps judged{share}; {counts[UNJUDGED]} not judged")
+    return 0
+
+
+def _card(given: argparse.Namespace) -> int:
+    path = given.rows.with_name(f"{given.rows.name}.settings")
+    record = Record.of(path, is_finished=True) if path.is_file() else Record({})
+    text = card_of(given.rows, record.settings, record.costs, record.when)
+    if given.output:
+        atomic_write_text(given.output, text)
+    else:
+        print(text, end="")
+    return 0
+
+
+def _estimate(given: argparse.Namespace) -> int:
+    names = ("drawn", "prompt_tokens", "completion_tokens", "tokens_per_second")
+    chosen = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    if given.measured:
+        rates, steps = measured_rates(given.measured)
+        rates = replace(rates, **chosen)
+    else:
+        missing = [f"--{name.replace('_', '-')}" for name in names[1:] if name not in chosen]
+        if missing or given.steps is None:
+            raise ValueError(f"give --from, or {', '.join([*missing, *([] if given.steps else ['--steps'])])}")
+        rates, steps = Rates(**{"drawn": 1.0, "texts_per_request": given.continuations, **chosen}), given.steps
+    found = estimate(given.prompts, given.solutions, given.steps or steps, given.continuations, rates)
+    for name, value in vars(found).items():
+        print(
+            f"{name.replace('_', ' ')}: {value:,.1f}"
+            if isinstance(value, float)
+            else f"{name.replace('_', ' ')}: {value:,}"
+        )
+    return 0
+
+
+_COMMANDS = {"check": _check, "extract": _extract, "agree": _agree, "card": _card, "estimate": _estimate}
 
 
 def run() -> None:

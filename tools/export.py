@@ -12,7 +12,8 @@ from pathlib import Path
 
 from datamodules.storage.files import atomic_folder, require_writable_folder
 from lightning_modules.configuration.mistakes import ToolParser, tool
-from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
+from lightning_modules.configuration.tool_arguments import file_size, nonempty_path, nonempty_text
+from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE, require_replaceable
 from lightning_modules.export.trained_module import load_module
 
 
@@ -38,11 +39,9 @@ def export(
         FileExistsError: If ``output`` exists and is not to be replaced, or is not an exported folder.
         ValueError: If the checkpoint cannot be read or does not fit.
     """
-    if output.exists():
-        if not overwrite:
-            raise FileExistsError(f"{output} is there already; give another folder or --overwrite")
-        if not (output / "config.json").is_file():
-            raise FileExistsError(f"{output} holds no exported model and is not replaced; give another folder")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} is there already; give another folder or --overwrite")
+    require_replaceable(output)
     require_writable_folder(output)
     module = load_module(checkpoint, config, model_name_or_path)
     with atomic_folder(output) as folder:
@@ -53,12 +52,19 @@ def export(
 def main() -> int:
     """Console entry point; returns the exit status."""
     parser = ToolParser(prog="visualprm-export", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("checkpoint", type=Path, help="a .ckpt file, or the folder of a sharded run")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--config", type=Path, help="config.yaml of the run; by default what the checkpoint says")
-    parser.add_argument("--model-name-or-path", help="the model that the run began with, if it lies elsewhere now")
+    parser.add_argument("checkpoint", type=nonempty_path, help="a .ckpt file, or the folder of a sharded run")
+    parser.add_argument("--output", type=nonempty_path, required=True, help="folder to write")
     parser.add_argument(
-        "--max-shard-size", default=MAX_SHARD_SIZE, help="largest file of weights (default: %(default)s)"
+        "--config", type=nonempty_path, help="config.yaml of the run; by default what the checkpoint says"
+    )
+    parser.add_argument(
+        "--model-name-or-path", type=nonempty_text, help="the model that the run began with, if it lies elsewhere now"
+    )
+    parser.add_argument(
+        "--max-shard-size",
+        type=file_size,
+        default=MAX_SHARD_SIZE,
+        help="largest file of weights (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an exported folder")
     arguments = parser.parse_args()

@@ -26,8 +26,10 @@ from transformers import (
 )
 
 from datamodules.conversation.messages import QUESTION_HEADER, SOLUTION_HEADER
-from datamodules.storage.files import atomic_folder, read_jsonl
+from datamodules.storage.files import atomic_folder, read_jsonl, require_writable_folder
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import nonempty_path, whole_number
+from lightning_modules.export.pretrained_folder import require_replaceable
 
 SPECIAL_TOKENS = {
     "pad_token": "<|pad|>",
@@ -185,14 +187,18 @@ def make_tiny_model(
 def main() -> int:
     """Command line of the tool; returns the exit status."""
     parser = ToolParser(prog="make_tiny_model", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--texts", type=Path, nargs="+", required=True, help="JSONL files or folders of them")
-    parser.add_argument("--vision-hidden-size", type=int, default=64)
-    parser.add_argument("--vision-layers", type=int, default=2)
-    parser.add_argument("--text-hidden-size", type=int, default=128)
-    parser.add_argument("--text-layers", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=nonempty_path, required=True, help="folder to write")
+    parser.add_argument("--texts", type=nonempty_path, nargs="+", required=True, help="JSONL files or folders of them")
+    parser.add_argument("--vision-hidden-size", type=whole_number(1, 2**16), default=64)
+    parser.add_argument("--vision-layers", type=whole_number(1, 2**16), default=2)
+    parser.add_argument("--text-hidden-size", type=whole_number(1, 2**16), default=128)
+    parser.add_argument("--text-layers", type=whole_number(1, 2**16), default=4)
+    parser.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0)
+    parser.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     arguments = parser.parse_args()
+    if require_replaceable(arguments.output) and not arguments.overwrite:
+        raise FileExistsError(f"{arguments.output} is there already; give another folder or --overwrite")
+    require_writable_folder(arguments.output)
     make_tiny_model(
         arguments.output,
         texts_of(arguments.texts),

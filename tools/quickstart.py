@@ -13,12 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from datamodules.storage.files import require_writable_folder
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import MAX_PROCESSES, nonempty_path, whole_number
 from lightning_modules.metrics.table import print_tables
 from tools.seed_report import seed_table
 
 
-def run_recipe(run: Path, seed: int, threads: int) -> None:
+def run_recipe(run: Path, seed: int, threads: int) -> int:
     """Run the unfinished stages of :mod:`tools.quickstart_stages` in a process of their own.
 
     Args:
@@ -26,8 +28,8 @@ def run_recipe(run: Path, seed: int, threads: int) -> None:
         seed: Seed of the world and of all sampling and initialisation.
         threads: Number of CPU threads.
 
-    Raises:
-        subprocess.CalledProcessError: If a stage fails.
+    Returns:
+        The exit status; that of the stage that failed, which has said why.
     """
     environment = os.environ | {
         "VISUALPRM_RUN": str(run),
@@ -36,20 +38,26 @@ def run_recipe(run: Path, seed: int, threads: int) -> None:
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-m", "tools.quickstart_stages"]
-    subprocess.run(command, check=True, env=environment)  # noqa: S603 - our own command
+    return subprocess.run(command, check=False, env=environment).returncode  # noqa: S603 - our own command
 
 
 @tool("quickstart")
 def main() -> int:
     """Command line of the tool; returns the exit status."""
     parser = ToolParser(prog="quickstart", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="one run each, in seedN of the output")
-    parser.add_argument("--output", type=Path, default=Path("runs", "quickstart"), help="folder of the runs")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="processor threads to use")
+    parser.add_argument(
+        "--seed", type=whole_number(0, 2**32 - 1), nargs="+", default=[0], help="one run each, in seedN of the output"
+    )
+    parser.add_argument("--output", type=nonempty_path, default=Path("runs", "quickstart"), help="folder of the runs")
+    parser.add_argument(
+        "--threads", type=whole_number(1, MAX_PROCESSES), default=os.cpu_count() or 1, help="processor threads to use"
+    )
     arguments = parser.parse_args()
     runs = [arguments.output / f"seed{seed}" for seed in arguments.seed]
     for run, seed in zip(runs, arguments.seed, strict=True):
-        run_recipe(run, seed, arguments.threads)
+        require_writable_folder(run)
+        if status := run_recipe(run, seed, arguments.threads):
+            return status
     if len(runs) > 1:
         print_tables([seed_table(runs)])
     return 0

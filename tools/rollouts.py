@@ -40,7 +40,7 @@ from datamodules.rollouts.check import RolloutCheck, check_rollouts
 from datamodules.rollouts.from_other_tools import Origin, import_responses
 from datamodules.rollouts.prediction_tables import write_predictions
 from datamodules.rollouts.question_as_read import with_prompts
-from datamodules.rollouts.records import Rollout, read_rollouts, write_rollouts
+from datamodules.rollouts.records import MAX_SAMPLES, Rollout, read_rollouts, write_rollouts
 from datamodules.rollouts.responses import read_responses
 from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
 from datamodules.storage.bad_rows import BadRows, OnBadRow
@@ -48,6 +48,7 @@ from datamodules.storage.fields import first_of
 from datamodules.storage.files import require_writable_file
 from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import nonempty_path, nonempty_text, number, whole_number
 from tools.reading_facts import reading_facts
 
 
@@ -180,39 +181,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     adder = commands.add_parser("import", help="make a rollout file of files of another tool")
     adder.add_argument(
-        "files", type=Path, nargs="+", help="prediction files (.tsv, .xlsx), a sample each, or .jsonl, .json"
+        "files", type=nonempty_path, nargs="+", help="prediction files (.tsv, .xlsx), a sample each, or .jsonl, .json"
     )
     adder.add_argument("--benchmark", choices=BENCHMARKS, required=True)
-    adder.add_argument("--policy", required=True, help="name of the model that wrote the responses")
-    adder.add_argument("--temperature", type=float, help="of sampling, if it is known, as the next three")
-    adder.add_argument("--top-p", type=float)
-    adder.add_argument("--max-new-tokens", type=int)
-    adder.add_argument("--seed", type=int)
+    adder.add_argument("--policy", type=nonempty_text, required=True, help="name of the model that wrote the responses")
+    adder.add_argument("--temperature", type=number(0), help="of sampling, if it is known, as the next three")
+    adder.add_argument("--top-p", type=number(0, 1))
+    adder.add_argument("--max-new-tokens", type=whole_number(1))
+    adder.add_argument("--seed", type=whole_number(-1, 2**63 - 1))
     adder.add_argument(
         "--prompts-as",
         choices=["ours", "vlmevalkit"],
         help="who asked the policy, for reward models that read questions as they were asked",
     )
-    adder.add_argument("--first-sample-index", type=int, default=0, help="of the first file")
-    adder.add_argument("--output", type=Path, required=True, help="rollout file to write")
+    adder.add_argument(
+        "--first-sample-index", type=whole_number(0, MAX_SAMPLES - 1), default=0, help="of the first file"
+    )
+    adder.add_argument("--output", type=nonempty_path, required=True, help="rollout file to write")
     adder.set_defaults(run=import_rollouts)
 
     checker = commands.add_parser("check", help="compare rollouts with the benchmarks; status 1 if something is wrong")
-    checker.add_argument("rollouts", type=Path, help="rollout file, or folder of them")
+    checker.add_argument("rollouts", type=nonempty_path, help="rollout file, or folder of them")
     checker.add_argument("--names", choices=BENCHMARKS, nargs="+", help="of benchmarks; those in the file by default")
-    checker.add_argument("--candidates", type=int, help="N that every question must have; the most found by default")
-    checker.add_argument("--model", help="also find what the tokenizer of this reward model cannot read")
-    checker.add_argument("--write", type=Path, help="rollout file to write, with the verdicts of the present rules")
+    checker.add_argument(
+        "--candidates",
+        type=whole_number(1, MAX_SAMPLES),
+        help="N that every question must have; the most found by default",
+    )
+    checker.add_argument(
+        "--model", type=nonempty_text, help="also find what the tokenizer of this reward model cannot read"
+    )
+    checker.add_argument(
+        "--write", type=nonempty_path, help="rollout file to write, with the verdicts of the present rules"
+    )
     checker.set_defaults(run=check)
 
     exporter = commands.add_parser("export", help="write a prediction file of VLMEvalKit")
-    exporter.add_argument("rollouts", type=Path, help="rollout file, or folder of them")
+    exporter.add_argument("rollouts", type=nonempty_path, help="rollout file, or folder of them")
     exporter.add_argument("--benchmark", choices=BENCHMARKS, required=True)
     choice = exporter.add_mutually_exclusive_group(required=True)
-    choice.add_argument("--sample-index", type=int, help="the sample of each question to export")
-    choice.add_argument("--candidate-scores", type=Path, help="export the best candidate by these scores of a test")
-    exporter.add_argument("--candidates", type=int, help="only the first so many; the most found by default")
-    exporter.add_argument("--output", type=Path, required=True, help="prediction file to write (.tsv or .xlsx)")
+    choice.add_argument(
+        "--sample-index", type=whole_number(0, MAX_SAMPLES - 1), help="the sample of each question to export"
+    )
+    choice.add_argument(
+        "--candidate-scores", type=nonempty_path, help="export the best candidate by these scores of a test"
+    )
+    exporter.add_argument(
+        "--candidates", type=whole_number(1, MAX_SAMPLES), help="only the first so many; the most found by default"
+    )
+    exporter.add_argument(
+        "--output", type=nonempty_path, required=True, help="prediction file to write (.tsv or .xlsx)"
+    )
     exporter.set_defaults(run=export)
 
     for command in (adder, checker, exporter):
@@ -223,9 +242,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             help="leave out rows that cannot be used and name them (the default), or stop at the first one",
         )
         command.add_argument(
-            "--benchmarks", type=Path, required=True, help="folder of the benchmark tables or datasets"
+            "--benchmarks", type=nonempty_path, required=True, help="folder of the benchmark tables or datasets"
         )
-        command.add_argument("--split", help="of the benchmark; the one of the paper by default")
+        command.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+        command.add_argument("--split", type=nonempty_text, help="of the benchmark; the one of the paper by default")
         command.add_argument("--allow-incomplete", action="store_true", help="of seeds and groups of questions")
         command.add_argument(
             "--rules", choices=get_args(Rules), help="of verdicts; those of the file by default, or ours"
@@ -235,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("output", "write"):
         if (file := getattr(parsed, name, None)) is not None:
             require_writable_file(file)
+            if file.exists() and not parsed.overwrite:
+                raise FileExistsError(f"{file} is there already; give another file or --overwrite")
     return int(parsed.run(parsed))
 
 

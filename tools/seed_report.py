@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import nonempty_path
 from lightning_modules.metrics.table import Cell, Table, print_tables
 
 REPORT = Path("process_reward_model_test", "best_of_n_test.json")
@@ -57,7 +58,7 @@ def seed_table(runs: Sequence[Path], column: str = "all_questions") -> Table:
 def main() -> int:
     """Command line of the tool; returns the exit status."""
     parser = ToolParser(prog="seed_report", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    parser.add_argument("runs", nargs="+", type=nonempty_path, help="folders of finished runs")
     parser.add_argument("--column", default="all_questions", help="all_questions, overall, or a benchmark")
     arguments = parser.parse_args()
     print_tables([seed_table(arguments.runs, arguments.column)])

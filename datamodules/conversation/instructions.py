@@ -30,8 +30,14 @@ _THINKING = (
     "standalone and not reference the thinking section.\n"
 )
 
+POLICY_INSTRUCTION_ZH = (
+    "请逐步推理，每段只写一个想法，段落之间空一行。最后把答案写在 \\boxed{} 里；如果是选择题，只写选项字母。"
+)
+"""The same in Chinese."""
+
 INSTRUCTIONS = {
     "ours": f"{QUESTION}\n{POLICY_INSTRUCTION}",
+    "ours_zh": f"{QUESTION}\n{POLICY_INSTRUCTION_ZH}",
     "final_answer": (
         "Your task is to answer the question below. Give step by step reasoning before you answer, and when you're "
         f'ready to answer, please use the format "Final answer: .."\n\nQuestion:\n\n{QUESTION}'
@@ -64,15 +70,27 @@ INSTRUCTIONS = {
     ),
     "thinking_zh": f"{_THINKING}{QUESTION}\n请详细回答这个问题并将最终答案用\\boxed{{}}包住。",
 }
-"""By name, with ``{question}`` where the question goes. "boxed_letter" is VLMEvalKit's, all others but
-"ours" are those of the released pipeline."""
+"""By name, with ``{question}`` where the question goes. "boxed_letter" is VLMEvalKit's; "ours" and "ours_zh" are our
+own, all others those of the released pipeline."""
 
 SHORT_ANSWER_INSTRUCTIONS = (
     "Answer the question using a single word or phrase.",
     "Answer with the option's letter from the given choices directly.",
     "Please answer Yes or No.",
 )
-"""How questions of MMPR end that ask for a short answer. A policy that is to reason is asked without them."""
+"""How questions of MMPR end that ask for a short answer. A policy that is to reason is asked without them, and a reward
+model reads ``bare`` questions without them, so that a text more would change what trained models read."""
+
+SHORT_ANSWER_REQUESTS = (
+    *SHORT_ANSWER_INSTRUCTIONS,
+    "Answer the question with a single word or phrase.",
+    "Please answer yes or no.",
+    "Answer yes or no.",
+    "请用单个词或短语回答问题。",
+    "请直接回答选项字母。",
+    "请回答是或否。",
+)
+"""These, and how questions of similar data end: policies are asked without them. A text more may be added here."""
 
 _IMAGES_IN_FRONT = re.compile(rf"(?:{re.escape(IMAGE_PLACEHOLDER)}\n?)*")
 _AROUND = [tuple(part.strip() for part in template.split(QUESTION)) for template in INSTRUCTIONS.values()]
@@ -111,6 +129,20 @@ def without_instruction(question: str) -> str:
         if inner.startswith(before) and inner.endswith(after) and len(inner) > len(before) + len(after):
             inner = inner[len(before) : len(inner) - len(after)].strip()
     for ending in SHORT_ANSWER_INSTRUCTIONS:
+        inner = inner.removesuffix(ending).strip() or inner
+    return images + inner if inner != text.strip() else question
+
+
+def without_requests(question: str) -> str:
+    r"""The question without a known instruction around it, and without any of :data:`SHORT_ANSWER_REQUESTS` at its end.
+
+    >>> without_requests("<image>\nHow many? Answer yes or no.")
+    '<image>\nHow many?'
+    """
+    question = without_instruction(question)
+    images, text = _images_and_text(question)
+    inner = text.strip()
+    for ending in SHORT_ANSWER_REQUESTS:
         inner = inner.removesuffix(ending).strip() or inner
     return images + inner if inner != text.strip() else question
 

@@ -43,6 +43,7 @@ def read_prompts(
     *,
     with_responses: bool = False,
     pictures: PictureRules = "ours",
+    source: str | None = None,
 ) -> list[Prompt]:
     """Read MMPR prompt rows from a JSONL file, and the headers of their pictures.
 
@@ -57,6 +58,7 @@ def read_prompts(
         on_bad_row: Leave out rows that cannot be used and say how many and which, or raise an error at the first one.
         with_responses: Rows without a response cannot be used.
         pictures: How pictures become RGB, see :func:`datamodules.storage.images.open_image`.
+        source: Name of the source, for rows that give none; the stem of the file by default.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -70,7 +72,8 @@ def read_prompts(
         raise FileNotFoundError(
             f"prompts: {path} {'is a folder' if path.is_dir() else 'does not exist'}; give a JSONL file"
         )
-    reader = _RowReader(path, image_root or path.parent, instruction, grading, with_responses, pictures)
+    root = image_root or path.parent
+    reader = _RowReader(path, root, instruction, grading, with_responses, pictures, source or path.stem)
     bad = BadRows(on_bad_row)
     prompts: list[Prompt] = []
     for where, line in read_lines(path):
@@ -97,9 +100,10 @@ class _RowReader:
         grading: PromptGrading,
         with_responses: bool,
         pictures: PictureRules,
+        source: str,
     ) -> None:
         self.path, self.root, self.instruction, self.grading = path, root, instruction, grading
-        self.with_responses, self.pictures = with_responses, pictures
+        self.with_responses, self.pictures, self.source = with_responses, pictures, source
         self._taken: set[str] = set()
 
     def prompt(self, row: Mapping[str, Any], where: str) -> Prompt:
@@ -115,7 +119,7 @@ class _RowReader:
             )
         for name in names:
             check_image(self.root / name, f"{where}: field 'image'")
-        source = str(row.get("source", self.path.stem))
+        source = str(row.get("source", self.source))
         content = (question, answer, source, response or "", *names)
         prompt_id = self._unused_name(content) if row.get("id") is None else str(row["id"])
         if prompt_id in self._taken:

@@ -117,6 +117,17 @@ class PromptBatch:
         """Ids of the prompts."""
         return [prompt.prompt_id for prompt in self.prompts]
 
+    def leave_out(self, prompt: Prompt, problem: ValueError) -> None:
+        """Leave out a prompt that cannot be answered, and say so.
+
+        Raises:
+            ValueError: The problem, if ``on_bad_row`` is "error".
+        """
+        if self.on_bad_row == "error":
+            raise problem
+        self.left_out[prompt.prompt_id] = f"{prompt.where or prompt.prompt_id}: {problem}"
+        logger.warning("left out: %s", self.left_out[prompt.prompt_id])
+
 
 def render_prompt(processor: ProcessorMixin, messages: Sequence[Mapping[str, Any]]) -> str:
     """The chat as text, up to where the model writes."""

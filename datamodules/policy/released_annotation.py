@@ -109,11 +109,12 @@ def with_choices(
             raise ValueError(f"without_sources {list(without_sources)} leaves no prompt: {counts}")
     kept = [prompt for prompt in prompts if prompt.source not in left_out]
     if max_prompts_per_source is not None:
-        kept = _at_equal_distances(kept, max_prompts_per_source)
+        kept = at_equal_distances(kept, max_prompts_per_source)
     return [_chosen(prompt, instruction_template, max_tiles) for prompt in kept]
 
 
-def _at_equal_distances(prompts: Sequence[Prompt], most: int) -> list[Prompt]:
+def at_equal_distances(prompts: Sequence[Prompt], most: int) -> list[Prompt]:
+    """At most so many prompts of each source, as the released annotation chooses them: the first, and others evenly."""
     distance = {
         source: max(1, count // max(1, most)) for source, count in Counter(prompt.source for prompt in prompts).items()
     }
@@ -133,4 +134,4 @@ def _chosen(prompt: Prompt, instruction_template: str | None, max_tiles: MaxTile
         template = template_of(instruction_template, prompt.source)
         text = as_asked(prompt.question, len(prompt.image_names), template)
     most = tiles_of(prompt.source) if max_tiles == "visualprm_v1_1" else max_tiles
-    return replace(prompt, text=text, max_tiles=most)
+    return replace(prompt, text=text, max_tiles=prompt.max_tiles if most is None else most)

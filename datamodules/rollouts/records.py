@@ -16,6 +16,9 @@ from datamodules.storage import fields
 from datamodules.storage.bad_rows import BadRows
 from datamodules.storage.files import atomic_write_jsonl, parse_json_line, read_lines
 
+MAX_SAMPLES = 100_000
+"""Most samples of a question: the numbers of those that are not there are listed."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -89,7 +92,7 @@ def parse_rollout(row: Mapping[str, Any], where: str) -> LocatedRollout:
     return LocatedRollout(
         benchmark=fields.text(row, "benchmark", where),
         question_id=fields.text(row, "question_id", where),
-        sample_index=fields.integer(row, "sample_index", where, minimum=0),
+        sample_index=fields.integer(row, "sample_index", where, minimum=0, maximum=MAX_SAMPLES - 1),
         response=fields.text(row, "response", where, blank=True),
         extracted_answer=(
             fields.text(row, "extracted_answer", where, blank=True) if is_given("extracted_answer") else None

@@ -66,11 +66,21 @@ def is_unicode(value: str) -> bool:
     return True
 
 
-def integer(row: Mapping[str, Any], name: str, where: str, parent: str = "", *, minimum: int | None = None) -> int:
-    """An integer of at least ``minimum`` that fits in 64 bits; booleans are refused."""
+def integer(
+    row: Mapping[str, Any],
+    name: str,
+    where: str,
+    parent: str = "",
+    *,
+    minimum: int | None = None,
+    maximum: int | None = None,
+) -> int:
+    """An integer in the given range, both ends included, that fits in 64 bits; booleans are refused."""
     value = required(row, name, where, parent)
-    if isinstance(value, bool) or not isinstance(value, int) or (minimum is not None and value < minimum):
-        raise wrong_field(where, parent + name, f"an integer{_range(minimum, None)}", value)
+    is_low = isinstance(value, int) and minimum is not None and value < minimum
+    is_high = isinstance(value, int) and maximum is not None and value > maximum
+    if isinstance(value, bool) or not isinstance(value, int) or is_low or is_high:
+        raise wrong_field(where, parent + name, f"an integer{_range(minimum, maximum)}", value)
     if abs(value) > _LARGEST_INTEGER:
         raise wrong_field(where, parent + name, "an integer of at most 64 bits", value)
     return value

@@ -23,8 +23,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file in the same folder; after the block it is forced to disk and renamed to ``path``.
 
     A reader sees the old file or the new one, never a part. Missing folders are created. If the block raises, ``path``
-    is not changed.
+    is not changed. If it is a link to a file, that one is replaced and the link stays.
     """
+    path = Path(os.path.realpath(path)) if path.is_file() else path
     with errors_name(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -51,22 +52,34 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Create a folder to write into; after the block it replaces ``path``.
 
-    If the block raises, ``path`` is not changed.
+    If the block raises, ``path`` is not changed. What is there is renamed first and removed last, so that a kill at any
+    moment leaves a whole folder: at ``path``, or beside it as ``.partial-PID`` (the new one) or ``.replaced-PID``.
+
+    Args:
+        path: The folder. If it is a link to a folder, that one is replaced and the link stays.
 
     Raises:
         OSError: If it cannot be written; names ``path``.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    path = Path(os.path.realpath(path)) if path.is_dir() else path
+    partial, replaced = (path.with_name(f"{path.name}.{word}-{os.getpid()}") for word in ("partial", "replaced"))
     with errors_name(path):
         partial.mkdir(parents=True)
     try:
         with errors_name(path):
             yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
+            is_there = path.is_dir()
+            if is_there:
+                path.rename(replaced)
+            try:
+                partial.rename(path)
+            except OSError:
+                if is_there:
+                    replaced.rename(path)
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager
@@ -96,6 +109,21 @@ def _system_error(error: Exception, path: Path) -> int | None:
     existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
     is_write = re.search(r"file write failed|unexpected pos|PytorchStreamWriter", str(error))
     return errno.ENOSPC if is_write and shutil.disk_usage(existing).free < _FULL else None
+
+
+def given_path(value: str, name: str) -> Path:
+    """A path that a user has given.
+
+    Args:
+        value: Of an argument.
+        name: Of the argument.
+
+    Raises:
+        ValueError: If it is empty, which would mean the present folder.
+    """
+    if not value.strip():
+        raise ValueError(f"{name} must be a path, got {value!r}; is a variable of the environment empty?")
+    return Path(value)
 
 
 def require_writable_folder(path: Path) -> None:

@@ -11,6 +11,7 @@ from datamodules.conversation.instructions import without_instruction
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER, PLACEHOLDER, parse_conversation_row
 from datamodules.conversation.steps import written_steps
 from datamodules.storage import fields
+from datamodules.supervision.consensus import Consensus, score_by
 
 
 def parse_row(
@@ -19,6 +20,7 @@ def parse_row(
     source: str,
     find: Callable[[str], str],
     place: Callable[[str], str],
+    consensus: Consensus = "monte_carlo",
 ) -> dict[str, Any]:
     """Normalise a raw row or a conversation row.
 
@@ -28,6 +30,7 @@ def parse_row(
         source: Name of the source where the row gives none.
         find: Path or reference of an image name.
         place: What tells the image at a path or reference from others.
+        consensus: Whose verdicts on the steps of raw rows count.
 
     Returns:
         The columns of :data:`datamodules.supervision.rows.FEATURES` but ``sample_id`` and ``problem``.
@@ -40,7 +43,7 @@ def parse_row(
         question, scored = _conversation(row, where)
     else:
         question = fields.text(row, "question", where)
-        scored = _scored_steps(row, where)
+        scored = _scored_steps(row, where, consensus)
     placeholders = question.count(IMAGE_PLACEHOLDER)
     if images and placeholders not in (0, len(images)):
         raise ValueError(
@@ -61,8 +64,13 @@ def parse_row(
         "question": question,
         "question_bare": _bare_question(row, question, len(images)),
         "question_accuracy": _question_accuracy(row, where),
+        "num_mc_stopping": _stopping(row, where) if consensus != "judge" else "",
         **scored,
     }
+
+
+def _stopping(row: Mapping[str, Any], where: str) -> str:
+    return "" if row.get("num_mc_stopping") is None else fields.text(row, "num_mc_stopping", where)
 
 
 def _question_accuracy(row: Mapping[str, Any], where: str) -> float | None:
@@ -122,7 +130,7 @@ def _conversation(row: Mapping[str, Any], where: str) -> tuple[str, dict[str, An
     }
 
 
-def _scored_steps(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _scored_steps(row: Mapping[str, Any], where: str, consensus: Consensus) -> dict[str, Any]:
     """Steps, scores and counts; a step with 0 of 0 continuations was not sampled and has no score.
 
     The released annotator cuts at every blank line and keeps blank pieces, so there may be blank steps.
@@ -140,11 +148,21 @@ def _scored_steps(row: Mapping[str, Any], where: str) -> dict[str, Any]:
             correct = fields.integer(step, "num_mc_correct", where, parent, minimum=0)
             if correct > total:
                 raise fields.wrong_field(where, f"{parent}num_mc_correct", f"at most num_mc_total ({total})", correct)
-        scored["mc"].append(float("nan") if total == 0 else score)
+        judge = None
+        if step.get("judge") is not None:
+            judge = float(fields.number(step, "judge", where, parent, minimum=0.0, maximum=1.0) > 0.5)
+        scored["mc"].append(score_by(consensus, float("nan") if total == 0 else score, judge))
+        if consensus == "judge":
+            correct, total = -1, -1
         scored["num_mc_correct"].append(correct)
         scored["num_mc_total"].append(total)
     if all(math.isnan(scored["mc"][number]) for number in written_steps(texts)):
-        raise ValueError(f"{where}: field 'steps_with_score': no step has a continuation, so none has a score")
+        why = {
+            "monte_carlo": "no step has a continuation, so none has a score",
+            "judge": "no step has a verdict in 'judge'",
+            "agreement": "there is no step on which Monte Carlo and 'judge' agree",
+        }
+        raise ValueError(f"{where}: field 'steps_with_score': {why[consensus]}")
     return scored
 
 

@@ -14,11 +14,12 @@ from datasets import Dataset
 from datamodules.storage.archives import parse_reference
 from datamodules.storage.images import ImageError, check_image
 from datamodules.supervision.annotation_files import AnnotationFile, OnRepeatedKey, find_annotation_files
+from datamodules.supervision.consensus import Consensus
 from datamodules.supervision.image_roots import ImageFinder, ImageRoot, OpenedRoots, default_roots
 from datamodules.supervision.row_parsing import parse_row
 from datamodules.supervision.sources import ProcessSource
 
-_FORMAT = 6  # raise it when the meaning of the table changes, so that cached tables are built anew
+_FORMAT = 7  # raise it when the meaning of the table changes, so that cached tables are built anew
 _NOTHING: dict[str, Any] = {
     "source": "",
     "question_key": "",
@@ -32,6 +33,7 @@ _NOTHING: dict[str, Any] = {
     "num_mc_correct": [],
     "num_mc_total": [],
     "question_accuracy": None,
+    "num_mc_stopping": "",
     "blank_steps": 0,
 }
 
@@ -44,13 +46,22 @@ class RowReader:
         roots: Of its images.
         base: What images are told apart by their place below, see :func:`common_folder`.
         check_images: Look at every image.
+        consensus: Whose verdicts on steps count.
 
     Attributes:
         on_repeated_key: Set it to hear of keys that a row has twice, see
             :func:`datamodules.storage.files.parse_json_line`.
     """
 
-    def __init__(self, file: AnnotationFile, roots: Sequence[ImageRoot], base: Path, check_images: bool) -> None:
+    def __init__(
+        self,
+        file: AnnotationFile,
+        roots: Sequence[ImageRoot],
+        base: Path,
+        check_images: bool,
+        consensus: Consensus = "monte_carlo",
+    ) -> None:
+        self.consensus = consensus
         self.file, self.roots, self.base, self.check_images = file, roots, base, check_images
         self.find = ImageFinder(roots, look=check_images)
         self.on_repeated_key: OnRepeatedKey = None
@@ -65,6 +76,7 @@ class RowReader:
             "digest": digest,
             "roots": [[*root.signature(), self._place(root.folder)] for root in self.roots],
             "check_images": self.check_images,
+            **({} if self.consensus == "monte_carlo" else {"consensus": self.consensus}),
         }
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -76,7 +88,7 @@ class RowReader:
         try:
             if isinstance(row, ValueError):
                 raise row
-            parsed = parse_row(row, where, self.file.source, self.find, self._place)
+            parsed = parse_row(row, where, self.file.source, self.find, self._place, self.consensus)
         except ValueError as error:
             return {"sample_id": where, "problem": str(error), **_NOTHING, "source": self.file.source}
         return {"sample_id": where, "problem": self._image_problem(parsed, where), **parsed}
@@ -132,7 +144,10 @@ def bad_rows(table: Dataset) -> dict[int, str]:
 
 
 def row_readers(
-    sources: Sequence[ProcessSource], image_root: str | None = None, check_images: bool = False
+    sources: Sequence[ProcessSource],
+    image_root: str | None = None,
+    check_images: bool = False,
+    consensus: Consensus = "monte_carlo",
 ) -> list[tuple[RowReader, ProcessSource]]:
     """A reader for each annotation file of some sources, with the source whose settings it has.
 
@@ -140,6 +155,7 @@ def row_readers(
         sources: A file that two of them give belongs to the later one.
         image_root: See :func:`datamodules.supervision.rows.read_rows`.
         check_images: See :func:`datamodules.supervision.rows.read_rows`.
+        consensus: See there.
 
     Raises:
         FileNotFoundError: If there is nothing at a path.
@@ -152,7 +168,7 @@ def row_readers(
     opened = OpenedRoots()
     roots = {file: _roots(file, source.image_root or image_root, opened) for file, source in files.values()}
     base = common_folder([root for each in roots.values() for root in each])
-    return [(RowReader(file, roots[file], base, check_images), source) for file, source in files.values()]
+    return [(RowReader(file, roots[file], base, check_images, consensus), source) for file, source in files.values()]
 
 
 def _roots(file: AnnotationFile, image_root: str | None, opened: OpenedRoots) -> list[ImageRoot]:

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from datamodules.batching.ranks import rank_of_process
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.fields import first_of
+from datamodules.supervision.consensus import Consensus
 from datamodules.supervision.row_reader import RowReader, bad_rows, row_readers
 from datamodules.supervision.sources import ProcessSource
 from datamodules.supervision.table import open_table, remembered_digest, table_folder, table_path, write_table
@@ -43,6 +44,7 @@ FEATURES = Features(
         "num_mc_correct": List(Value("int64")),
         "num_mc_total": List(Value("int64")),
         "question_accuracy": Value("float64"),
+        "num_mc_stopping": Value("string"),
         "blank_steps": Value("int64"),
         "problem": Value("string"),
     }
@@ -53,6 +55,7 @@ about the same images; images are paths or references of :mod:`datamodules.stora
 ``question`` is the row's field, ``question_bare`` the question without the policy's instruction;
 ``system_prompt`` is that of a conversation row, None without one;
 ``mc`` is NaN for a step without a score; the counts -1 where unknown;
+``num_mc_stopping`` is the rule by which the continuations of a step were stopped, empty where all were drawn;
 ``question_accuracy`` is how often the policy solves the question from scratch, None where the row does not say;
 ``blank_steps`` is how many of the steps are without text;
 ``problem`` is empty for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source,
@@ -69,6 +72,7 @@ def read_rows(
     on_bad_row: OnBadRow = "skip",
     check_images: bool = True,
     cache_dir: str | Path | None = None,
+    consensus: Consensus = "monte_carlo",
 ) -> Dataset:
     """Read annotation files into a memory-mapped table with the columns of :data:`FEATURES` and those of their sources.
 
@@ -82,6 +86,7 @@ def read_rows(
         check_images: Read the header of every image when a table is built. Switch it off on slow file systems; a broken
             image is then found when its batch is made.
         cache_dir: Folder of the tables; the cache of `datasets` by default.
+        consensus: Whose verdicts on steps count, see :mod:`datamodules.supervision.consensus`.
 
     Raises:
         FileNotFoundError: If a path does not exist.
@@ -89,7 +94,7 @@ def read_rows(
     """
     root = str(image_root) if image_root else None
     given = [s if isinstance(s, ProcessSource) else ProcessSource([str(s)], root) for s in sources]
-    readers = row_readers(given, root, check_images)
+    readers = row_readers(given, root, check_images, consensus)
     with _Progress(len(readers)) as progress:
         tables = [_file_table(reader, table_folder(cache_dir), progress) for reader, _ in readers]
     of_tables = [source for _, source in readers]

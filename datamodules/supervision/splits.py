@@ -13,6 +13,7 @@ from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.special_text import rows_with_text
 from datamodules.storage.bad_rows import OnBadRow
+from datamodules.supervision.consensus import Consensus
 from datamodules.supervision.reading_notices import report_reading, system_prompt_of
 from datamodules.supervision.rows import drop_bad_rows, read_rows
 from datamodules.supervision.sources import ProcessSource
@@ -35,6 +36,7 @@ class ProcessSupervision:
         on_bad_row: Skip rows that cannot be used and say how many and which, or raise an error at the first one.
         check_images: Look at the header of every image when a table is built.
         cache_dir: Where tables are kept; the cache of `datasets` by default.
+        consensus: Whose verdicts on steps count, see :mod:`datamodules.supervision.consensus`.
         tables: The splits that are read, with the columns of :func:`datamodules.supervision.rows.read_rows`.
     """
 
@@ -45,6 +47,7 @@ class ProcessSupervision:
     on_bad_row: OnBadRow = "skip"
     check_images: bool = True
     cache_dir: str | None = None
+    consensus: Consensus = "monte_carlo"
     tables: dict[str, Dataset] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _unchecked: set[str] = field(default_factory=set)
@@ -105,6 +108,7 @@ class ProcessSupervision:
             on_bad_row=self.on_bad_row,
             check_images=self.check_images,
             cache_dir=self.cache_dir,
+            consensus=self.consensus,
         )
 
     def keep(self, name: str, table: Dataset) -> None:
@@ -134,6 +138,27 @@ class ProcessSupervision:
         report_reading(table, f"{name} rows", encoder)
         self.keep(name, drop_bad_rows(table, bad, self.on_bad_row, f"{name} rows"))
         self._unchecked.discard(name)
+
+    def check_counts(self, name: str, reason: str | None) -> None:
+        """Refuse rows whose shares of right continuations are biased, where a model learns more than their labels.
+
+        Args:
+            name: Of the split.
+            reason: Why the model cannot use them; None if it can.
+
+        Raises:
+            ValueError: If there are such rows; names the first.
+        """
+        if reason is None:
+            return
+        stopping = self.tables[name].with_format("arrow")["num_mc_stopping"][:]
+        rows = np.flatnonzero(pc.equal(stopping, "first_success").to_numpy())
+        if len(rows):
+            first = self.tables[name][int(rows[0])]["sample_id"]
+            raise ValueError(
+                f"{first}: {len(rows)} {name} rows were annotated with stopping: "
+                f"first_success, whose scores say only whether a step is above 0: {reason}"
+            )
 
     def system_prompt(self) -> str:
         """The system turn that all training rows have.

@@ -20,9 +20,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules.batching.ranks import rank_of_process
 from lightning_modules.callbacks.reporting import output_folder
-from lightning_modules.configuration.mistakes import TRACEBACK_NOTE, is_debugging, is_mistake, mistakes_reported
+from lightning_modules.configuration.mistakes import (
+    PLACE_NOTE,
+    TRACEBACK_NOTE,
+    is_debugging,
+    is_mistake,
+    mistakes_reported,
+)
 
-_NOTE = "failed in this process: "
 _IS_REPORTED: ContextVar[bool] = ContextVar("is_reported", default=False)
 """Whether this process belongs to a command that says a mistake in its own words, see :func:`failures_reported`."""
 
@@ -35,12 +40,15 @@ class FailureLog(Callback):
     The log also gets the traceback, which the place ends. Nothing is asked of other ranks, which may be the ones that
     are gone.
 
-    A user's mistake in a command with one process is no line on stderr: the command says it itself, see
+    A user's mistake is no such line on stderr: the command says it itself, once for all processes of a machine, see
     :mod:`lightning_modules.configuration.mistakes`.
     """
 
     folder: Path | None = None
     """Of the run: what the command says at first, then where the logger writes."""
+
+    stage: str | None = None
+    """Of the last batch, as Lightning names it (``train``, ``validate``, ...); None before the first one."""
 
     def __init__(self) -> None:
         self._place = "before the first batch"
@@ -56,6 +64,7 @@ class FailureLog(Callback):
         ids = getattr(batch, "sample_ids", None)
         named = f"a {type(batch).__name__}" if ids is None else ", ".join(map(str, ids))
         self._place = f"{_batch_name(trainer, batch_idx, dataloader_idx)} ({named})"
+        self.stage = trainer.state.stage.value if trainer.state.stage else None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *batch: Any) -> None:
         """Forget what it holds."""
@@ -69,8 +78,8 @@ class FailureLog(Callback):
         """Write the line."""
         rank = f"rank {trainer.global_rank} of {trainer.world_size}"
         where = f"global step {trainer.global_step}, epoch {trainer.current_epoch}, {self._place}"
-        # A command with one process says it in its own words.
-        is_said = _IS_REPORTED.get() and trainer.world_size == 1 and is_mistake(exception)
+        # The command says it in its own words.
+        is_said = _IS_REPORTED.get() and is_mistake(exception)
         line = report_failure(exception, rank, where, quiet=is_said)
         write_failure(exception, line, self.folder, trainer.global_rank)
 
@@ -96,7 +105,7 @@ def report_failure(exception: BaseException, rank: str, where: str, *, quiet: bo
     cause = " ".join(f"{type(exception).__name__}: {exception}".split())
     place = f"{rank} on {socket.gethostname()} (process {os.getpid()}), {where}"
     line = f"FAILED {time} {place}: {cause}\n"
-    exception.add_note(_NOTE + place)
+    exception.add_note(PLACE_NOTE + place)
     if not quiet:
         sys.stderr.write(line)
         sys.stderr.flush()
@@ -156,7 +165,7 @@ def log_failure(exception: BaseException, folder: Path | None) -> None:
 
 
 def _is_noted(exception: BaseException) -> bool:
-    return any(note.startswith(_NOTE) for note in getattr(exception, "__notes__", []))
+    return any(note.startswith(PLACE_NOTE) for note in getattr(exception, "__notes__", []))
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Hyperparameters(Callback):
         from torch.utils.tensorboard.summary import hparams
 
         for logger in self._loggers(trainer):
-            experiment, start, self._end = hparams(_flat(logger.hparams), found)
+            experiment, start, self._end = hparams(_flat(dict(logger.hparams)), found)
             logger.experiment.file_writer.add_summary(experiment)
             logger.experiment.file_writer.add_summary(start)
 

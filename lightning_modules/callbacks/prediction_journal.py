@@ -11,36 +11,28 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from datamodules.batching.shards import Shard
 from datamodules.storage.fields import first_of
-from datamodules.storage.files import atomic_write_text
-from lightning_modules.callbacks.prediction_record import Record, differences, digest_of
+from datamodules.storage.files import atomic_file, atomic_write_text
+from lightning_modules.callbacks.growing_output import as_lines, growing, has_grown, rows_before, summed
+from lightning_modules.callbacks.journal_files import (
+    Entry,
+    OpenedJournals,
+    has_a_line,
+    located_entries,
+    without_torn_line,
+)
+from lightning_modules.callbacks.prediction_record import Base, Record, differences, digest_of
 from lightning_modules.checkpointing.run_lock import RunLock
 
 logger = logging.getLogger(__name__)
 
 _FOREVER = -1.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a journal says about a prompt.
-
-    Attributes:
-        prompt_id: Of the prompt.
-        rows: Rows of the output.
-        digest: Of the prompt's content; None in journals of earlier versions.
-        problem: Why the prompt was left out; such an entry has no rows, and the next run tries the prompt again.
-    """
-
-    prompt_id: str
-    rows: list[Any]
-    digest: str | None = None
-    problem: str | None = None
 
 
 class PredictionJournal:
@@ -60,13 +52,22 @@ class PredictionJournal:
 
     # ------------------------------------------------------------------- begin
 
-    def begin(self, settings: Mapping[str, Any], digests: Mapping[str, str], *, overwrite: bool) -> set[str] | None:
+    def begin(
+        self,
+        settings: Mapping[str, Any],
+        digests: Mapping[str, str],
+        *,
+        overwrite: bool,
+        growing_setting: str | None = None,
+    ) -> set[str] | None:
         """Keep other runs out, and find what is done; one process of a run calls it.
 
         Args:
             settings: All that predictions depend on beside the prompts.
             digests: Digest of the content of each prompt by id, in order.
             overwrite: Begin anew, whatever is there.
+            growing_setting: Name of a setting, the number of samples of a prompt, that may be larger than that of a
+                finished output; then :attr:`samples_done` samples are kept, and the others are added.
 
         Returns:
             Ids of the prompts that are done; None if the output is complete.
@@ -82,12 +83,19 @@ class PredictionJournal:
         self._run_lock.take()
         try:
             with self._lock.held(_FOREVER):
-                return self._begin(now, digests, overwrite)
+                return self._begin(now, digests, overwrite, growing_setting)
         except BaseException:
             self._run_lock.release()
             raise
 
-    def _begin(self, now: Record, digests: Mapping[str, str], overwrite: bool) -> set[str] | None:
+    @property
+    def samples_done(self) -> int:
+        """How many rows of each prompt are kept from an output that this run adds to."""
+        return self._now.base.samples if self._now is not None and self._now.base is not None else 0
+
+    def _begin(
+        self, now: Record, digests: Mapping[str, str], overwrite: bool, growing_setting: str | None
+    ) -> set[str] | None:
         self._refuse_other_runs(same_count=False)
         if overwrite:
             self._clear(now)
@@ -97,6 +105,11 @@ class PredictionJournal:
                 f"{unknown} is there, and nothing beside it says which settings and prompts it is of; give another "
                 f"output, move it away, or replace it with --overwrite"
             )
+        if before is not None and (grown := growing(before, now, growing_setting, self.output)):
+            self.remove_journals()  # the run that joined them may have been killed before it had removed all
+            self._now = grown
+            self._write(grown)
+            return set(before.left_out)
         if before is not None and (found := differences(before.settings, now.settings)):
             raise ValueError(
                 f"{self.output}: {before.kind} run with other settings is there: {found}; give the same settings or "
@@ -106,6 +119,14 @@ class PredictionJournal:
             self._check_finished(before, now)
             return None
         done = self._done(before, now, digests)
+        if before is not None and before.base is not None:
+            if not self.output.exists():
+                raise FileNotFoundError(
+                    f"{self.output}: the rows of the first {before.base.samples} samples of each prompt were there and "
+                    f"are gone; put the file back, or begin anew with --overwrite"
+                )
+            now = self._now = replace(now, base=before.base)
+            done |= set(before.base.left_out)
         self._write(now)
         return done
 
@@ -124,7 +145,7 @@ class PredictionJournal:
         """The output, or a journal with answers."""
         if self.output.exists():
             return self.output
-        return next((path for path in self.journals() if b"\n" in path.read_bytes()), None)
+        return next((path for path in self.journals() if has_a_line(path)), None)
 
     def _done(self, before: Record | None, now: Record, digests: Mapping[str, str]) -> set[str]:
         """Ids of the prompts that the journals answer; raises ValueError if they answer others."""
@@ -204,41 +225,22 @@ class PredictionJournal:
     def journal_of(self, rank: int) -> Path:
         """The journal of a rank, without a last line that a kill cut short."""
         path = self.output.with_name(f"{self.output.name}.journal-{self.shard.label}{rank:05d}")
-        if path.exists():
-            text = path.read_bytes()
-            if not text.endswith(b"\n"):
-                with path.open("r+b") as file:
-                    file.truncate(text.rfind(b"\n") + 1)
+        without_torn_line(path)
         return path
 
     def entries(self) -> Iterator[Entry]:
-        """Entries of all journals; a last line without a newline, cut short by a kill, is left out."""
-        for path in self.journals():
-            with path.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if not line.endswith(b"\n"):
-                        break
-                    try:
-                        found = json.loads(line)
-                        # A list of two is an entry of an earlier version.
-                        yield Entry(*found) if isinstance(found, list) else Entry(**found)
-                    except (ValueError, TypeError) as error:
-                        raise ValueError(f"{path}:{number}: not a journal entry ({error}); delete the line") from error
-
-    @staticmethod
-    def line(entry: Entry) -> str:
-        """A line of a journal; raises ValueError for NaN and infinities, which JSON cannot hold."""
-        fields: dict[str, Any] = {"prompt_id": entry.prompt_id, "rows": entry.rows, "digest": entry.digest}
-        return json.dumps(fields | ({"problem": entry.problem} if entry.problem else {}), allow_nan=False) + "\n"
+        """Entries of all journals, one after the other; see :func:`.journal_files.located_entries`."""
+        return (entry for _, _, entry in located_entries(self.journals()))
 
     # --------------------------------------------------------------------- join
 
-    def join(self, prompt_ids: Sequence[str], *, is_whole: bool) -> None:
+    def join(self, prompt_ids: Sequence[str], *, is_whole: bool, own_ids: Sequence[str] | None = None) -> None:
         """Write the output from the journals, if all prompts are done; one process of a run calls it.
 
         Args:
             prompt_ids: Of all prompts, in order.
             is_whole: Whether this run was to answer all prompts of its shard.
+            own_ids: Of the prompts of its shard; every ``shard.count``-th of all by default.
 
         Raises:
             RuntimeError: If it was and has not, or another run has begun with other prompts.
@@ -246,9 +248,9 @@ class PredictionJournal:
         with ExitStack() as stack:
             if self.shard.count > 1:
                 stack.enter_context(self._lock.held(_FOREVER))
-            self._join(prompt_ids, is_whole)
+            self._join(prompt_ids, is_whole, self.shard.of(prompt_ids) if own_ids is None else own_ids)
 
-    def _join(self, prompt_ids: Sequence[str], is_whole: bool) -> None:
+    def _join(self, prompt_ids: Sequence[str], is_whole: bool, own_ids: Sequence[str]) -> None:
         record, now = self._stored(), self._now
         if record is None or now is None or (record.settings, record.prompts) != (now.settings, now.prompts):
             raise RuntimeError(
@@ -259,23 +261,40 @@ class PredictionJournal:
             # Joined by another shard, which may have been killed before it had removed everything.
             self.remove_journals()
             return
-        rows_of: dict[str, list[Any]] = {}
+        # Rows stay on disk until they are written: a job may have more of them than the memory holds.
+        places: dict[str, tuple[Path, int]] = {}
         problems: dict[str, str] = {}
-        for entry in self.entries():
-            if entry.problem is None:
-                rows_of[entry.prompt_id] = entry.rows
-            else:
+        numbers: dict[str, int] = {}
+        costs = {} if record.base is None else dict(record.base.costs)
+        for path, offset, entry in located_entries(self.journals()):
+            if entry.problem is not None:
                 problems[entry.prompt_id] = entry.problem
-        left_out = {name: problems[name] for name in prompt_ids if name in problems and name not in rows_of}
-        answered = {*rows_of, *left_out}
+                continue
+            if entry.prompt_id not in places:
+                costs = summed(costs, entry.costs or {})
+            places[entry.prompt_id] = path, offset
+            numbers[entry.prompt_id] = len(entry.rows)
+        base = record.base
+        problems |= {} if base is None else base.left_out
+        left_out = {name: problems[name] for name in prompt_ids if name in problems and name not in places}
+        answered = {*places, *left_out}
         missing = [name for name in prompt_ids if name not in answered]
-        own = [name for name in self.shard.of(prompt_ids) if name not in answered]
+        own = [name for name in own_ids if name not in answered]
         if not missing:
-            lines = [json.dumps(row) for name in prompt_ids for row in rows_of.get(name, [])]
             if len(left_out) == len(prompt_ids):
                 raise RuntimeError(f"{self.output}: no prompt could be answered: {_left_out(left_out)}")
-            atomic_write_text(self.output, "".join(f"{line}\n" for line in lines))
-            self._write(Record(record.settings, record.prompts, record.count, is_finished=True, left_out=left_out))
+            added = sum(numbers.values())
+            self._write_rows(prompt_ids, places, base, added)
+            finished = replace(
+                record,
+                is_finished=True,
+                left_out=left_out,
+                rows=added + (0 if base is None else base.rows),
+                costs=costs,
+                when=datetime.now(UTC).isoformat(timespec="seconds"),
+                base=None,
+            )
+            self._write(finished)
             self.remove_journals()
             if left_out:
                 logger.warning("%s: %s", self.output, _left_out(left_out))
@@ -289,10 +308,30 @@ class PredictionJournal:
         elif is_whole:
             raise RuntimeError(f"{self.output}: no prediction for {len(own)} prompts, the first is {own[0]!r}")
 
+    def _write_rows(
+        self, prompt_ids: Sequence[str], places: Mapping[str, tuple[Path, int]], base: Base | None, added: int
+    ) -> None:
+        if has_grown(self.output, base, added):
+            return
+        with (
+            OpenedJournals() as opened,
+            rows_before(self.output, base, prompt_ids) as before,
+            atomic_file(self.output) as file,
+        ):
+            for name, kept in zip(prompt_ids, before, strict=True):
+                file.writelines(kept)
+                if name in places:
+                    file.writelines(as_lines(opened.entry(*places[name]).rows))
+
     def remove_journals(self) -> None:
         """Remove the journals of all ranks and shards."""
         for path in self.journals():
             path.unlink(missing_ok=True)
+
+    def finished(self) -> Record | None:
+        """The record of a complete output; None where there is none."""
+        found = self._record()
+        return found if found is not None and found.is_finished and self.output.exists() else None
 
     def release(self) -> None:
         """Let other runs have the output."""

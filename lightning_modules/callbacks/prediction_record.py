@@ -12,6 +12,25 @@ from typing import Any
 _FORMAT = 2
 ADDED = ("weights", "checkpoint")
 """Settings that earlier versions did not name; runs that they have begun go on without."""
+_UNNAMED = {"question_text": "bare"}
+"""What it means that a setting is not named, for those whose default has changed since."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What an output that is growing held before, and holds until it is complete again.
+
+    Attributes:
+        samples: Rows of each prompt.
+        rows: All rows.
+        left_out: Prompts without rows, and why; they get none now.
+        costs: What the rows have cost.
+    """
+
+    samples: int
+    rows: int
+    left_out: Mapping[str, str]
+    costs: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,10 @@ class Record:
         count: Number of prompts; None likewise.
         is_finished: Whether the output is complete.
         left_out: Prompts without rows in the output, and why.
+        rows: Number of rows of the output; None before it is complete, and in records of earlier versions.
+        when: When the output was completed, in UTC; None likewise.
+        costs: Sums of what the rows have cost, as far as the module says.
+        base: Of an output that is growing: see :class:`Base`.
     """
 
     settings: Mapping[str, Any]
@@ -31,9 +54,15 @@ class Record:
     count: int | None = None
     is_finished: bool = False
     left_out: Mapping[str, str] = field(default_factory=dict)
+    rows: int | None = None
+    when: str | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
+    base: Base | None = None
 
     def text(self) -> str:
         """For the file."""
+        base = None if self.base is None else vars(self.base)
+        added = {"rows": self.rows, "when": self.when, "costs": self.costs, "base": base}
         return json.dumps(
             {
                 "format": _FORMAT,
@@ -41,6 +70,7 @@ class Record:
                 "prompts": {"digest": self.prompts, "count": self.count},
                 "finished": self.is_finished,
                 "left_out": self.left_out,
+                **{name: value for name, value in added.items() if value},
             },
             sort_keys=True,
         )
@@ -77,7 +107,12 @@ class Record:
         if found["format"] > _FORMAT:
             raise ValueError(f"{path}: of a later version of this package (format {found['format']})")
         prompts = found["prompts"]
-        return cls(found["settings"], prompts["digest"], prompts["count"], found["finished"], found["left_out"])
+        added = {name: found[name] for name in ("rows", "when", "costs") if name in found}
+        if "base" in found:
+            added["base"] = Base(**found["base"])
+        return cls(
+            found["settings"], prompts["digest"], prompts["count"], found["finished"], found["left_out"], **added
+        )
 
 
 def digest_of(digests: Mapping[str, str]) -> str:
@@ -96,7 +131,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
     """
     parts = []
     for name in dict.fromkeys([*before, *now]):
-        old, new = before.get(name), now.get(name)
+        old, new = (settings.get(name, _UNNAMED.get(name)) for settings in (before, now))
         if name not in before and name in ADDED:
             continue
         if isinstance(old, dict) and isinstance(new, dict):

@@ -36,7 +36,7 @@ class RunProgress(ProgressBar):
             terminal.
 
     Raises:
-        ValueError: If ``seconds_between_lines`` is negative.
+        ValueError: If ``seconds_between_lines`` or ``refresh_rate`` is negative.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class RunProgress(ProgressBar):
         super().__init__()
         if not seconds_between_lines >= 0:
             raise ValueError(f"seconds_between_lines must be at least 0, got {seconds_between_lines}")
+        if refresh_rate < 0:
+            raise ValueError(f"refresh_rate must be at least 0, got {refresh_rate}")
         self.seconds_between_lines = seconds_between_lines
         self.refresh_rate = refresh_rate
         self.as_lines = not sys.stdout.isatty() if as_lines is None else as_lines

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.storage.fields import first_of
+from datamodules.storage.files import given_path
 from lightning_modules.checkpointing.folder import (
     force_to_disk,
     is_checkpoint_folder,
@@ -84,7 +85,7 @@ class RunCheckpoints(Checkpoint):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
-        self.folder = Path(folder)
+        self.folder = given_path(folder, "folder")
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self.keep_last = keep_last

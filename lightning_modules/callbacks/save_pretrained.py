@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.storage.files import atomic_folder, require_writable_folder
+from datamodules.storage.files import atomic_folder, given_path, require_writable_folder
 from lightning_modules.callbacks.reporting import output_folder
 from lightning_modules.distributed.sharding import is_sharded
+from lightning_modules.export.pretrained_folder import require_replaceable
+
+logger = logging.getLogger(__name__)
 
 EMERGENCY = "emergency_model"
 """Folder beside the logs for a model that cannot be written where it should be."""
@@ -25,23 +29,32 @@ class SavePretrained(Callback):
     of the system for temporary files. `fit` then ends with the error, which says where the model is.
 
     Args:
-        folder: Folder to write; it appears when it is complete.
+        folder: Folder to write; it appears when it is complete. A model that is there is replaced then; a folder that
+            holds something else, or the model to begin with, is refused.
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+        self.folder = given_path(folder, "folder")
         self._logs: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Try the folder, on rank zero.
+        """Try the folder, on rank zero, and say if a model there is to be replaced.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If it cannot be written, or holds something else than a model, or the model to begin with.
         """
         logs = output_folder(trainer, None)  # all ranks ask for it together
         if stage == "fit" and trainer.is_global_zero and logs is not None:
-            require_writable_folder(self.folder)
+            self._require_folder(pl_module)
             self._logs = logs
+
+    def _require_folder(self, module: LightningModule) -> None:
+        require_writable_folder(self.folder)
+        base = module.hparams.get("model_name_or_path")
+        if base and Path(base).resolve() == self.folder.resolve():
+            raise FileExistsError(f"{self.folder}: is the model that the training begins with; give another folder")
+        if require_replaceable(self.folder):
+            logger.warning("%s: holds a model, which the one of this run replaces at its end", self.folder)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder on rank zero; all ranks take part if weights are sharded.

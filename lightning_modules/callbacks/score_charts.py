@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from lightning_modules.callbacks.reporting import tensorboards
 from lightning_modules.metrics.bootstrap import Array
 from lightning_modules.metrics.response_score import Aggregation
-from lightning_modules.metrics.selection import QuestionCandidates
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
 from lightning_modules.metrics.step_report import ScoredSolution
 
 _BINS = 40

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import lightning_modules.callbacks.save_pretrained
 import lightning_modules.callbacks.throughput
 import lightning_modules.distributed.fully_sharded
 import lightning_modules.policy
-import lightning_modules.process_reward  # noqa: F401
+import lightning_modules.process_reward
+import lightning_modules.step_judge  # noqa: F401
 from datamodules.storage.checkpoint_names import require_checkpoint
 from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
 from lightning_modules.callbacks.failure_log import FailureLog, log_failure, run_folder
@@ -34,7 +35,9 @@ from lightning_modules.callbacks.requeue import Requeue
 from lightning_modules.callbacks.required import require_batches, require_reporters
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.configuration.mistakes import cause_in_constructor
+from lightning_modules.configuration.out_of_memory import advice, is_out_of_memory
 from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
+from lightning_modules.configuration.places import leaves
 from lightning_modules.distributed.meta_loading import structure_only
 from lightning_modules.distributed.rank_logging import configure_logging
 from lightning_modules.distributed.time_limits import register_seconds
@@ -68,6 +71,7 @@ class VisualPRMCLI(LightningCLI):
         """
         failed: BaseException | None = None
         try:
+            require_64_bits(self._settings)
             with structure_only():
                 super().instantiate_classes()
         except Exception as error:  # noqa: BLE001 - it is raised again, without what jsonargparse has put around it
@@ -81,6 +85,10 @@ class VisualPRMCLI(LightningCLI):
             require_reporters(subcommand, self.trainer.callbacks, self.datamodule, self.model)  # type: ignore[attr-defined]
             super()._run_subcommand(subcommand)
             require_batches(subcommand, self.trainer)
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # for which Lightning exits with status 1
+                raise KeyboardInterrupt from end
+            raise
         except SIGTERMException:
             if any(isinstance(each, Interrupt) and each.was_asked for each in self.trainer.callbacks):  # type: ignore[attr-defined]
                 sys.exit(130)  # as of a shell's command that Ctrl-C has ended
@@ -101,11 +109,23 @@ class VisualPRMCLI(LightningCLI):
         trainer = self._settings.get("trainer") or {}
         return None if trainer.get("fast_dev_run") else run_folder(trainer)
 
+    @property
+    def _stage(self) -> str:
+        """What the command is at, see :data:`lightning_modules.configuration.out_of_memory.STAGES`."""
+        trainer = getattr(self, "trainer", None)
+        logs = [each for each in trainer.callbacks if isinstance(each, FailureLog)] if trainer is not None else []
+        of_batch = logs[0].stage if logs else None
+        if of_batch is None:
+            return "loading"
+        return {"train": "training", "predict": "prediction"}.get(of_batch, "evaluation")
+
     def _add_place(self, error: BaseException) -> None:
         """Note where the setting stands that an error is about, and write the failure to the folder of the run."""
         log_failure(error, self._run_folder)
         parser: Any = self.parser
-        if place := parser.places.mentioned(str(error), self._settings):
+        if is_out_of_memory(error):
+            error.__notes__.insert(0, advice(self._settings, self._stage, error))
+        elif place := parser.places.mentioned(str(error), self._settings):
             error.__notes__.insert(0, f"at {place}")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -160,6 +180,17 @@ class VisualPRMCLI(LightningCLI):
         return kwargs
 
 
+def require_64_bits(settings: Mapping[str, Any]) -> None:
+    """Refuse whole numbers that nothing can count to.
+
+    Raises:
+        ValueError: That names the first one.
+    """
+    for key, value in leaves(settings):
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError(f"{key} must be a number of at most 64 bits, got {value}")
+
+
 def run_command(args: Sequence[str] | None, kind: type[VisualPRMCLI]) -> VisualPRMCLI:
     """Read a command line and run it, see :func:`lightning_modules.cli.run`."""
     configure_logging()
@@ -170,7 +201,7 @@ def run_command(args: Sequence[str] | None, kind: type[VisualPRMCLI]) -> VisualP
         subclass_mode_data=True,
         seed_everything_default=0,
         parser_class=ConfigurationParser,
-        parser_kwargs=PARSER_OPTIONS,
+        parser_kwargs={"prog": "visualprm", **PARSER_OPTIONS},
         save_config_kwargs={"overwrite": True},
         args=list(args) if args is not None else None,
     )

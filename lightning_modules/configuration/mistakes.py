@@ -22,11 +22,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from lightning_modules.configuration.first_report import has_several_processes, is_first_to_report
+from lightning_modules.configuration.out_of_memory import is_out_of_memory, what_is_short
+
 DEBUG = "VISUALPRM_DEBUG"
 """The environment variable that shows tracebacks."""
 
 TRACEBACK_NOTE = "traceback: "
 """How the note of an exception begins that names the file with its traceback."""
+
+PLACE_NOTE = "failed in this process: "
+"""How the note of an exception begins that names rank and batch; only a run of several processes shows it."""
 
 MAX_LINES = 6
 """Most lines of a report."""
@@ -43,7 +49,6 @@ _IN_A_WORKER = re.compile(
     r"\n(?P<name>[\w.]+Error): (?P<message>.*)",
     re.DOTALL,
 )
-_IS_NO_MEMORY = re.compile(r"DefaultCPUAllocator: (not enough|can't allocate) memory", re.IGNORECASE)
 
 
 def is_debugging() -> bool:
@@ -60,8 +65,7 @@ def is_mistake(error: BaseException) -> bool:
     - too little memory, of a GPU or of the machine;
     - errors of type ``ValueError``, ``TypeError``, ``RuntimeError`` or a subclass that a ``raise`` of this project has
       raised, also in a worker of a dataloader;
-    - what Lightning raises about arguments: ``MisconfigurationException``, and by a ``raise`` ``ValueError`` or
-      ``TypeError``.
+    - what Lightning raises about arguments: ``MisconfigurationException``, and by a ``raise`` an error of these types.
     """
     if isinstance(error, OSError):
         return not isinstance(error, _OF_PROCESSES)
@@ -70,20 +74,8 @@ def is_mistake(error: BaseException) -> bool:
     if not isinstance(error, _DELIBERATE):
         return False
     file = _raising_file(error.__traceback__)
-    is_of_lightning = os.sep + os.path.join("lightning", "") in file and isinstance(error, ValueError | TypeError)
+    is_of_lightning = os.sep + os.path.join("lightning", "") in file
     return file.startswith(_PACKAGES) or is_of_lightning or _of_worker(error) is not None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is short, of a GPU or of the machine."""
-    torch = sys.modules.get("torch")
-    # PyTorch has no type for main memory, only a text.
-    on_the_cpu = isinstance(error, RuntimeError) and bool(_IS_NO_MEMORY.search(str(error)))
-    return (
-        isinstance(error, MemoryError)
-        or on_the_cpu
-        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
-    )
 
 
 def report(program: str, error: BaseException) -> str:
@@ -109,12 +101,7 @@ def report(program: str, error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """What a mistake is about, in one sentence or a few."""
     if is_out_of_memory(error):
-        first = str(error).strip().partition("\n")[0]
-        return (
-            f"out of memory: {first}\n"
-            f"  take smaller batches (data.batch_size, data.packed_tokens, data.questions_per_batch) with more of "
-            f"trainer.accumulate_grad_batches, or a smaller model.backbone.dtype"
-        )
+        return what_is_short(error)
     if isinstance(error, OSError) and error.errno is not None:
         return _of_the_system(error)
     text = _of_worker(error) or str(error) or type(error).__name__
@@ -125,8 +112,13 @@ def _broken_links(text: str) -> list[str]:
     """What is to be said about paths in a message that are links to nothing."""
     words = dict.fromkeys(re.findall(r"[^\s'\",;:]*[^\s'\",;:.]", text))
     paths = [Path(word) for word in words if "/" in word and len(word) < _MAX_WIDTH]
-    links = [path for path in paths if path.is_symlink() and not path.exists()]
+    links = [path for path in paths if _is_broken_link(path)]
     return [f"{path} is a link to {os.readlink(path)}, which is not there" for path in links]
+
+
+def _is_broken_link(path: Path) -> bool:
+    # Unlike the methods of `Path`, these take names that are too long for any file.
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def _of_the_system(error: OSError) -> str:
@@ -143,17 +135,19 @@ def _of_the_system(error: OSError) -> str:
     path = Path(os.fsdecode(place)) if isinstance(place, str | bytes) else None
     if path is None:
         return f"{place}: {reason}{advice}"
-    link = next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
+    link = next((each for each in (path, *path.parents) if _is_broken_link(each)), None)
     if error.errno in (errno.ENOENT, errno.EEXIST) and link is not None:
         return f"{path}: {link} is a link to {os.readlink(link)}, which is not there"
-    above = next((each for each in path.parents if each.exists()), None)
+    above = next((each for each in path.parents if os.path.exists(each)), None)
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and above is not None and not above.is_dir():
         return f"{path}: {above} is a file, no folder"
     return f"{path}: {reason}{advice}"
 
 
 def _notes(error: BaseException) -> list[str]:
-    notes = [" ".join(note.split()) for note in getattr(error, "__notes__", []) if not note.startswith("failed in")]
+    notes = [" ".join(note.split()) for note in getattr(error, "__notes__", [])]
+    if not has_several_processes():
+        notes = [note for note in notes if not note.startswith(PLACE_NOTE)]
     return [f"{note} (here with {DEBUG}=1)" if note.startswith(TRACEBACK_NOTE) else note for note in notes]
 
 
@@ -192,6 +186,9 @@ def cause_in_constructor(error: BaseException) -> BaseException:
 def ended(program: str, error: BaseException, status: int = 1, also: tuple[type[Exception], ...] = ()) -> int:
     """Write the lines about a mistake, or about Ctrl-C, to stderr.
 
+    In a run of several processes the first one of a machine does so. The others write nothing if their failure is in a
+    log, else one line.
+
     Args:
         program: Name of the command.
         error: That ends it.
@@ -209,10 +206,16 @@ def ended(program: str, error: BaseException, status: int = 1, also: tuple[type[
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status
     is_stopped = isinstance(error, KeyboardInterrupt)
-    if is_debugging() or not (is_stopped or isinstance(error, also) or is_mistake(error)):
+    is_logged = any(note.startswith(TRACEBACK_NOTE) for note in getattr(error, "__notes__", []))
+    is_first = is_first_to_report()
+    is_one_line = is_stopped or isinstance(error, also) or is_mistake(error)
+    if is_debugging() or not (is_one_line or (is_logged and not is_first)):
         raise error
     sys.stdout.flush()
-    sys.stderr.write(f"{program}: stopped (Ctrl-C)\n" if is_stopped else report(program, error))
+    if is_first:
+        sys.stderr.write(f"{program}: stopped (Ctrl-C)\n" if is_stopped else report(program, error))
+    elif not (is_logged or is_stopped):
+        sys.stderr.write(report(program, error).partition("\n")[0] + "\n")
     return 130 if is_stopped else status
 
 

@@ -68,8 +68,11 @@ class ConfigurationParser(LightningArgumentParser):
             if ex is not None and not hasattr(ex, "refusing_parser"):
                 ex.refusing_parser = self  # type: ignore[attr-defined]
             super().error(message, ex)
-        if ex is not None and is_debugging():
-            traceback.print_exception(ex)
+        if is_debugging():
+            if ex is not None:
+                traceback.print_exception(ex)
+            else:
+                traceback.print_stack()
         parser = getattr(ex, "subcommand_parser", None) or self
         first, *more = explain(parser, message, ex, self.places)
         self.exit(2, "\n".join([f"visualprm: error: {first}", *more]) + "\n")

@@ -33,6 +33,7 @@ _VARIABLE = re.compile(r"Environment variable '(?P<name>[^']+)' not found")
 _MISSING_KEY = re.compile(r"Interpolation key '(?P<name>[^']+)' not found")
 _EXPECTED = re.compile(r"^Expected an? (?P<type>.*?)(?:\. Got value: (?P<value>.*))?$", re.DOTALL)
 _SUBTYPES = re.compile(r"^Subtypes: \[(?P<types>.*)\]$", re.MULTILINE)
+_LITERAL = re.compile(r"typing\.Literal\[([^\]]*)\]")
 _BASES = (LightningModule, LightningDataModule, Callback, Logger, Strategy)
 
 
@@ -70,7 +71,8 @@ def explain(parser: argparse.ArgumentParser, message: str, error: BaseException 
     if found := _NO_CLASS.search(text):
         near = difflib.get_close_matches(found["name"], sorted(_known_classes()))
         return _lines(
-            f"{key}: there is no class {found['name']!r}{_perhaps(near)}", places.of(f"{key}.class_path") or place
+            f"{key + ': ' if key else ''}there is no class {found['name']!r}{_perhaps(near)}",
+            places.of(f"{key}.class_path") or place,
         )
     return _lines(f"{key}: {_of_value(text, chain)}" if key else _one_line(text), place)
 
@@ -161,7 +163,8 @@ def _of_value(text: str, chain: list[BaseException]) -> str:
         return _one_line(text)
     value = expected["value"] if expected["value"] is not None else _value(chain)
     # The union around it also holds the types that were tried after this one.
-    types = _plain_types(unions[-1] if unions and expected["type"] in unions[-1] else expected["type"])
+    is_of_union = bool(unions) and (expected["type"] in unions[-1] or "typing.Literal[" in unions[-1])
+    types = _plain_types(unions[-1] if is_of_union else expected["type"])
     near = difflib.get_close_matches(str(value), re.findall(r"'([^']+)'", types))
     return f"must be {types}, got {value!r}{_perhaps(near)}"
 
@@ -175,9 +178,14 @@ def _value(chain: list[BaseException]) -> str | None:
 
 def _plain_types(types: str) -> str:
     text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", types)
-    text = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", text)
-    parts = [part.strip() for part in re.split(r", (?=\w+(?:$|,|\[))", text)]
-    return " or ".join("null" if part == "NoneType" else part for part in parts)
+    text = re.sub(r"(?:collections\.abc\.|typing\.)?\bSequence\b(?:\[\])?", "list", text)
+    values = [value for found in _LITERAL.findall(text) for value in found.split(", ")]
+    text = _LITERAL.sub("", text)
+    parts = [part.strip(", ") for part in re.split(r", (?=\w+(?:$|,|\[))", text)]
+    named = ["null" if part == "NoneType" else part for part in parts if part]
+    # Numbers are written with quotes, too.
+    distinct = dict.fromkeys(value for value in values if value.strip("'") == value or value.strip("'") not in values)
+    return " or ".join([f"one of {', '.join(distinct)}", *named] if values else named)
 
 
 def _plain(text: str) -> str:

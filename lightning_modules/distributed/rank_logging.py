@@ -21,6 +21,14 @@ _NO_NEWS = (
 )
 """Beginnings of warnings that say nothing to a user of this package."""
 
+_NO_NEWS_OF_LIGHTNING = (
+    "\N{ELECTRIC LIGHT BULB} Tip: For seamless cloud",
+    # What is not there and was not asked for.
+    "GPU available: False, used: False",
+    "TPU available: False, using: 0 TPU cores",
+)
+"""Beginnings of lines of every command."""
+
 
 def configure_logging() -> None:
     """Let rank zero log our own packages from level INFO, and silence what other ranks would repeat.
@@ -30,10 +38,11 @@ def configure_logging() -> None:
     set it. If Lightning starts the processes of every node, ``NODE_RANK`` tells the nodes apart.
 
     If the output goes to a file, rank zero shows no such bars either, since all states of one would be one long line.
-    Advertisements of Lightning, and warnings about what a user of this package cannot change, are never shown.
+    Advertisements of Lightning, its lines about processors that are not there, and warnings about what a user of this
+    package cannot change, are never shown.
     """
     node = int(os.environ.get("NODE_RANK", "0"))
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
     if rank_of_process() == 0 and node == 0:
         # This does nothing if the root logger is configured already.
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -51,8 +60,8 @@ def configure_logging() -> None:
     _disable_bars()
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("\N{ELECTRIC LIGHT BULB} Tip: For seamless cloud")
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NO_NEWS_OF_LIGHTNING)
 
 
 def _disable_bars() -> None:

@@ -38,6 +38,25 @@ def write_pretrained(
         processor.save_pretrained(folder)
 
 
+def require_replaceable(folder: Path) -> bool:
+    """Make sure that a folder which is to be replaced by a model's holds nothing else.
+
+    Args:
+        folder: That the model is to be in; it may not be there.
+
+    Returns:
+        Whether a model is there.
+
+    Raises:
+        FileExistsError: If something else is.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    if not (folder / "config.json").is_file():
+        raise FileExistsError(f"{folder} holds no exported model and is not replaced; give another folder")
+    return True
+
+
 @contextmanager
 def _sampling_left_out(backbone: PreTrainedModel) -> Iterator[None]:
     """Within this context the model's generation configuration has only its token ids."""

@@ -68,20 +68,22 @@ def uniform_draws(seed: int, keys: list[str], count: int) -> Tensor:
 
 
 def pick_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: float, top_k: int | None = None) -> Tensor:
-    """Sample one token a row by inverting the cumulative distribution.
+    """Sample tokens of each row by inverting the cumulative distribution.
 
     Args:
         logits: (B, V) next-token logits; tokens at -inf are never picked.
-        uniform: (B,) numbers in [0, 1).
+        uniform: (B,) numbers in [0, 1), or (B, M) for M tokens of each row.
         temperature: 0 picks the most likely token.
         top_p: The smallest set of most likely tokens whose probability reaches ``top_p`` is kept.
         top_k: Before that, only tokens at least as likely as the k-th most likely one are kept.
 
     Returns:
-        (B,) token ids.
+        Token ids, of the shape of ``uniform``.
     """
+    if uniform.ndim == 1:
+        return pick_tokens(logits, uniform[:, None], temperature, top_p, top_k).squeeze(-1)
     if temperature == 0:
-        return logits.argmax(-1)
+        return logits.argmax(-1, keepdim=True).expand_as(uniform)
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
@@ -93,6 +95,6 @@ def pick_tokens(logits: Tensor, uniform: Tensor, temperature: float, top_p: floa
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1:]
     # A draw just below 1 is rounded to 1, where no entry is above the target.
-    target = (uniform.to(cumulative)[:, None] * total).minimum(total.nextafter(torch.zeros_like(total)))
+    target = (uniform.to(cumulative) * total).minimum(total.nextafter(torch.zeros_like(total)))
     # `right=True` finds the first entry above the target, which has a probability above zero.
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return torch.searchsorted(cumulative, target, right=True)

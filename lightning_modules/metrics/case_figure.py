@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -54,9 +55,9 @@ def case_figure(
     for solution in solutions:
         rows += [("", None, ""), ("title", None, solution.title[:_CHARACTERS])]
         marks = solution.marks or [""] * len(solution.steps)
-        for step, score, mark in zip(solution.steps, solution.scores, marks, strict=True):
+        for step, value, mark in zip(solution.steps, solution.scores, marks, strict=True):
             first, *others = _lines(step)
-            rows += [(mark, score, first), *(("", None, f"     {line}") for line in others)]
+            rows += [(mark, value, first), *(("", None, f"     {line}") for line in others)]
     height = max(len(rows) + 1, 8) * _LINE
     figure = Figure(figsize=(_WIDTH, height), facecolor="white")
     for place, picture in enumerate(pictures[:4]):
@@ -67,7 +68,7 @@ def case_figure(
     left = _TEXT_START if pictures else 0.02
     for number, (mark, score, text) in enumerate(rows):
         y = 1 - (number + 1) * _LINE / height
-        style = {"fontsize": 8, "va": "center", "parse_math": False}
+        style: dict[str, Any] = {"fontsize": 8, "va": "center", "parse_math": False}
         if mark == "title":
             figure.text(left, y, text, fontweight="bold", **style)
         elif score is None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lightning_modules.generation.row_attention import NAME as RUNNING_ROWS
 from lightning_modules.scoring.shared_prefix import NAME as SHARED_PREFIX
 
 _SIDE = 32
@@ -26,7 +27,7 @@ class DummyImage:
     """Makes a multimodal model encode a blank image in every forward without pictures; results do not change.
 
     It acts in forwards of the base model that begin a text. It does not act in forwards that continue a cache, nor in
-    forwards over candidates of a shared prefix: no rank has pictures in these.
+    forwards over candidates of a shared prefix or over running rows: no rank has pictures in these.
 
     Args:
         backbone: Gets two hooks, unless it reads no images.
@@ -46,7 +47,7 @@ class DummyImage:
         cache = kwargs.get("cache")
         continues = cache is not None and cache.get_seq_length() > 0
         config = self._backbone.get_decoder().config
-        self._is_due = not (has_pictures or continues or config._attn_implementation == SHARED_PREFIX)
+        self._is_due = not (has_pictures or continues or config._attn_implementation in (SHARED_PREFIX, RUNNING_ROWS))
 
     def _look(self, decoder: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         embeddings = kwargs.get("inputs_embeds")

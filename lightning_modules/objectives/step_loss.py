@@ -131,6 +131,23 @@ class StepLoss:
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
             raise ValueError(f"loss.class_weights must be finite, not negative and not all 0, got {weights}")
 
+    @property
+    def needs_all_continuations(self) -> str | None:
+        """Why steps that were continued only up to their first success are no targets; None if they are.
+
+        Then k of n is 1 of n. The label ``k > 0`` is right, and so is the likelihood of all n outcomes, which is what
+        ``binomial_weight`` sums up (see :mod:`lightning_modules.monte_carlo.stopping`). A single share is too large.
+        """
+        name, options = self.objective.name, self.options
+        if self.objective.learns_mc and not options.binomial_weight:
+            advice = "set loss.binomial_weight" if "binomial_weight" in self.objective.loss_options else "take soft"
+            return f"objective {name!r} learns the score itself; {advice}, or annotate with stopping: all"
+        if self.objective.compares_steps:
+            return f"objective {name!r} compares scores of steps; annotate with stopping: all"
+        if self.threshold > 0 and (not self.objective.learns_mc or options.early_stop):
+            return f"the threshold is {self.threshold:g}; take threshold 0, or annotate with stopping: all"
+        return None
+
     def targets(self, mc: Tensor, question_accuracy: Tensor | None = None) -> Tensor:
         """Targets of the class probabilities.
 

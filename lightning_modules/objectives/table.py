@@ -43,6 +43,7 @@ class Objective:
         class_values: K values; the score of a step is their mean under the class probabilities.
         response_as_one_step: Read the whole response as one step (an outcome reward model).
         learns_mc: Scores estimate the Monte Carlo score itself, so that their distance from it is a metric.
+        compares_steps: Targets tell whether the Monte Carlo score rose or fell from step to step.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Objective:
     class_values: tuple[float, ...] = (1.0, 0.0)
     response_as_one_step: bool = False
     learns_mc: bool = False
+    compares_steps: bool = False
 
 
 def one_hot_targets(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
@@ -102,6 +104,7 @@ _ENTRIES = (
         loss_options=_OPTIONS | {"early_stop", "focal_gamma"},
         class_tokens=("+", "=", "-"),
         class_values=(1.0, 0.0, -1.0),
+        compares_steps=True,
     ),
     Objective(
         name="outcome",

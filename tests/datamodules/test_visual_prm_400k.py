@@ -378,3 +378,19 @@ def test_questions_held_out_of_training_rows(make, tmp_path, evaluation, caplog)
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         fit(tmp_path, make(**away), [])
     assert evaluate(tmp_path, "validate", make(**{**away, "validation_fraction": 0.0})) == others
+
+
+def test_stopped_rows_are_refused_where_their_scores_are_targets(
+    make, annotations, write_lines, raw_row, tiny_processor
+):
+    write_lines(annotations / "stopped.jsonl", [raw_row(), raw_row(num_mc_stopping="first_success")])
+    encoder = ConversationEncoder(tiny_processor, "Judge.", ("+", "-"))
+    for reason in (None, "the score itself is learned"):
+        module = make()
+        module.setup("fit")
+        module.connect(RewardModelFacts(encoder, 12, False, needs_all_continuations=reason))
+        if reason is None:
+            module.train_dataloader()
+            continue
+        with pytest.raises(ValueError, match=r"stopped\.jsonl:2: 1 train rows .* first_success.*: the score itself"):
+            module.train_dataloader()

@@ -71,7 +71,7 @@ def recount(annotator, batch, max_steps, released=False, early_stop=False):
     engine = TransformersEngine.of(annotator.backbone, annotator.processor)
     counted = []
     for prompt, images, messages in zip(batch.prompts, batch.images, batch.messages, strict=True):
-        for solution in range(annotator.num_solutions):
+        for solution in range(annotator.plan.num_solutions):
             key = f"{prompt.prompt_id}/solution/{solution}"
             ((response,),) = engine.sample([GenerationRequest(messages, images, [key])], SAMPLING)
             pieces = re.split("\n\n", response.text)
@@ -86,11 +86,11 @@ def recount(annotator, batch, max_steps, released=False, early_stop=False):
                     continue
                 prefix = "\n\n".join(steps[:count]) if released else "".join(f"{step}\n\n" for step in steps[:count])
                 reached = 0
-                for k in range(annotator.num_continuations):
+                for k in range(annotator.plan.num_continuations):
                     request = GenerationRequest(messages, images, [f"{prompt.prompt_id}/{prefix}/{k}"], prefix)
                     ((continuation,),) = engine.sample([request], SAMPLING)
                     reached += grade(prefix + continuation.text).is_correct
-                counts.append((reached, annotator.num_continuations))
+                counts.append((reached, annotator.plan.num_continuations))
             if not released:
                 # The last step ends the solution: nothing is left to sample, so that it is one of one or none of one.
                 counts.append((int(grade("\n\n".join(steps)).is_correct), 1))
@@ -117,12 +117,14 @@ def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps, o
         assert [(step["num_mc_correct"], step["num_mc_total"]) for step in scored] == counts
         assert [step["score"] for step in scored] == [correct / max(total, 1) for correct, total in counts]
         assert row["response"] == "\n\n".join(steps)
-        assert row["num_mc_sequences"] == annotator.num_continuations
+        assert row["num_mc_sequences"] == annotator.plan.num_continuations
         of_question = [
             grade("\n\n".join(of_solution)).is_correct for other_id, of_solution, _ in expected if other_id == prompt_id
         ]
-        assert row["question_accuracy"] == sum(of_question) / annotator.num_solutions
-    seen = {correct for _, _, counts in expected for correct, total in counts if total == annotator.num_continuations}
+        assert row["question_accuracy"] == sum(of_question) / annotator.plan.num_solutions
+    seen = {
+        correct for _, _, counts in expected for correct, total in counts if total == annotator.plan.num_continuations
+    }
     assert len(seen) >= 2, "the counts should differ, or the comparison says little"
     if "early_stop" in options:
         assert any((0, 0) in counts for _, _, counts in expected), "no solution was stopped"
@@ -178,7 +180,7 @@ def test_rows_are_read_again(sharp_checkpoint, batch, picture, tmp_path):
     assert [row.get("image") for row in rows[::5]] == [None, "1.png", ["2.png", "3.png"]]
     for row in rows:
         assert row["answer"] == "2"
-        assert row["question"] == row["question_orig"]
+        assert row["question"] == f"{row['question_orig']}\nThink."
         assert row["source"] == "somewhere"
         assert row["num_mc_sequences"] == 4
     file = tmp_path / "rows.jsonl"
@@ -250,32 +252,41 @@ def test_another_engine_continues_the_prefixes(sharp_checkpoint, batch):
     assert max(len(row["steps_with_score"]) for _, rows in found for row in rows) > 1
 
 
-def test_rows_give_the_question_as_it_was_asked(sharp_checkpoint, batch):
-    annotator = make_annotator(sharp_checkpoint, question_text="as_asked", num_solutions=1, num_continuations=1)
+@pytest.mark.parametrize("bare", [False, True])
+def test_rows_give_the_question_as_it_was_asked_and_alone(sharp_checkpoint, batch, bare):
+    chosen = {"question_text": "bare"} if bare else {}
+    annotator = make_annotator(sharp_checkpoint, num_solutions=1, num_continuations=1, **chosen)
     asked = batch(annotator)
     rows = [row for _, of_prompt in annotator.predict_step(asked, 0) for row in of_prompt]
     assert [(row["question"], row["question_orig"]) for row in rows] == [
-        (f"{question}\nThink.", question)
+        (question if bare else f"{question}\nThink.", question)
         for question in ("How many?", "How many digits?", "Is <image> larger than <image> ?")
     ]
 
 
 def test_choices_are_named_only_where_they_are_not_ours(sharp_checkpoint):
     """Annotations that were begun before there was a choice go on."""
-    ours = MonteCarloAnnotator(str(sharp_checkpoint)).prediction_settings
+    ours = MonteCarloAnnotator(str(sharp_checkpoint), question_text="bare").prediction_settings
     numbers = {"num_solutions", "num_continuations", "max_steps"}
     assert set(ours) == {"model", "weights", "sampling", "solution_sampling"} | numbers
     released = MonteCarloAnnotator(str(sharp_checkpoint), **RELEASED).prediction_settings
-    assert released == ours | RELEASED
+    assert released == ours | RELEASED | {"question_text": "as_asked"}
 
 
 def test_max_tiles_of_a_prompt_reaches_its_solutions_and_continuations(sharp_checkpoint, batch):
     class Recorder(TransformersEngine):
         asked: list = []  # noqa: RUF012
 
-        def sample(self, requests, parameters):
-            self.asked += [(request.max_tiles, len(request.sample_keys)) for request in requests]
-            return super().sample(requests, parameters)
+        def serve(self, source, parameters):
+            take = source.take
+
+            def recorded(room):
+                taken = take(room)
+                self.asked += [(request.max_tiles, len(request.sample_keys)) for request in taken]
+                return taken
+
+            source.take = recorded
+            super().serve(source, parameters)
 
     annotator = make_annotator(sharp_checkpoint, engine=Recorder(), continue_last_step=True)
     asked = batch(annotator)
@@ -283,3 +294,31 @@ def test_max_tiles_of_a_prompt_reaches_its_solutions_and_continuations(sharp_che
     annotator.predict_step(asked, 0)
     # 5 solutions and 4 continuations.
     assert set(Recorder.asked) == {(None, 5), (2, 5), (3, 5), (None, 4), (2, 4), (3, 4)}
+
+
+def test_first_success_gives_the_labels_of_all_continuations(sharp_checkpoint, batch):
+    """With the same seed: each step is drawn up to the first success of the continuations that `all` draws."""
+    everything, stopped = (
+        make_annotator(sharp_checkpoint, stopping=stopping, num_continuations=8)
+        for stopping in ("all", "first_success")
+    )
+    asked = batch(everything)
+    asked.prompts = [
+        replace(prompt, grade=lambda response: Grade(len(response) % 5 == 0, "2", "test")) for prompt in asked.prompts
+    ]
+    rows, fewer = (
+        [row for _, of_prompt in annotator.predict_step(asked, 0) for row in of_prompt]
+        for annotator in (everything, stopped)
+    )
+    totals = []
+    for row, other in zip(rows, fewer, strict=True):
+        assert row["response"] == other["response"]
+        for step, found in zip(row["steps_with_score"], other["steps_with_score"], strict=True):
+            assert (step["score"] > 0) == (found["score"] > 0)
+            assert found["num_mc_correct"] == min(1, step["num_mc_correct"])
+            totals.append(found["num_mc_total"])
+    assert len(set(totals)) > 2
+    spent = [sum(c["continuations"] for c in each.prediction_costs.values()) for each in (everything, stopped)]
+    assert spent[1] < spent[0]
+    assert stopped.prediction_settings["stopping"] == "first_success"
+    assert "confidence" not in stopped.prediction_settings

@@ -118,3 +118,26 @@ def test_the_first_solution_is_greedy_and_the_others_are_those_of_a_policy_that_
     sampling = replace(sampling, temperature=0.6)
     (first, second) = rows_of(num_samples=1, first_greedy=True)
     assert [first["response"], second["response"]] == [row["response"] for row in greedy]
+
+
+@pytest.mark.parametrize("first_greedy", [False, True])
+def test_samples_that_are_there_are_not_sampled_again(sharp_checkpoint, picture, first_greedy):
+    """What a job adds to two and to none of two questions is what a job that samples all has there."""
+    sampling = SamplingParameters(temperature=0.8, max_new_tokens=8, seed=3)
+
+    def rows_of(num_samples, done):
+        policy = Policy(str(sharp_checkpoint), sampling=sampling, num_samples=num_samples, first_greedy=first_greedy)
+        policy.eval().samples_done = done
+        prompts = [
+            Prompt(f"MMMU/{number}", "How many?", (), "2", "MMMU", partial(list, [picture(number)]), grade)
+            for number in range(2)
+        ]
+        batch = PromptCollator(ChatRenderer(policy.processor))(prompts)
+        return [of_prompt for _, of_prompt in policy.predict_step(batch, 0)]
+
+    grade = grade_by_answer("2")
+    whole = rows_of(5, {})
+    assert rows_of(5, {"MMMU/0": 2}) == [whole[0][2:], whole[1]]
+    assert rows_of(5, {"MMMU/0": 5, "MMMU/1": 4}) == [[], whole[1][4:]]
+    assert rows_of(2, {}) == [of_prompt[:2] for of_prompt in whole]
+    assert len({row["response"] for row in whole[0]}) > 2

@@ -6,8 +6,20 @@ import sys
 
 import pytest
 
-from tools import build_world, convert_internvl, data, export, make_tiny_model, rollouts, seed_report
+from tools import (
+    build_process_bench,
+    build_world,
+    convert_internvl,
+    data,
+    export,
+    make_tiny_model,
+    quickstart,
+    rollouts,
+    seed_report,
+)
 from tools.view import command as view
+
+HUGE = "9" * 40
 
 MISTAKES = [
     (rollouts, "import --policy p --output {readable}/x rows.jsonl", 2, "required: --benchmark, --benchmarks"),
@@ -28,11 +40,49 @@ MISTAKES = [
     (export, "{file} --output {file}/out", 1, "{file}/out: {file} is a file, no folder"),
     (convert_internvl, "{folder}/none {folder}/out", 2, "{folder}/none: no such folder"),
     (convert_internvl, "{folder} {file}/out", 2, "{file}/out: {file} is a file, no folder"),
-    (convert_internvl, "{folder} {folder}/../out --max-tiles 0", 2, "max_tiles must be at least 1, got 0"),
+    (
+        convert_internvl,
+        "{folder} {folder}/../out --max-tiles 0",
+        2,
+        "--max-tiles: must be a whole number from 1 to 1024, got '0'",
+    ),
     (build_world, "--output {file}/x", 2, "{file}/x: {file} is a file, no folder"),
-    (build_world, "--output {folder}/x --prompts -4", 2, "prompts must be at least 1, got -4"),
-    (build_world, "--output {folder}/x --prompts four", 2, "invalid int value: 'four'"),
+    (build_world, "--output {folder}/x --prompts -4", 2, "--prompts: must be a whole number of at least 1, got '-4'"),
+    (
+        build_world,
+        "--output {folder}/x --prompts four",
+        2,
+        "--prompts: must be a whole number of at least 1, got 'four'",
+    ),
     (make_tiny_model, "--output {folder}/x --texts {folder}/none", 2, "{folder}/none: No such file or directory"),
+    # Numbers that would take forever, and files that no reader takes.
+    (data, "check {file} --processes 0", 2, "--processes: must be a whole number from 1 to 1024, got '0'"),
+    (data, "extract {file} --output {folder}/o --max-gibibytes inf", 2, "must be a number of at least 0, got 'inf'"),
+    (
+        rollouts,
+        f"check {{file}} --benchmarks {{folder}} --candidates {HUGE}",
+        2,
+        "a whole number from 1 to 100000, got",
+    ),
+    (rollouts, "import {import} --output {folder}/x --temperature=-1 f", 2, "a number of at least 0, got '-1'"),
+    (rollouts, "import {import} --output {folder}/x --top-p nan f", 2, "of at least 0 and at most 1, got 'nan'"),
+    (export, "{file} --output {folder}/x --max-shard-size 5", 2, "must be a size such as 5GB"),
+    (quickstart, "--seed -1", 2, "--seed: must be a whole number from 0 to 4294967295, got '-1'"),
+    # An empty word is a variable of the shell that is not set, not the present folder.
+    (data, "check {file} --image-root=", 2, "--image-root: is empty; is a variable of the shell not set?"),
+    (rollouts, "import {import} --output= f", 2, "--output: is empty"),
+    (rollouts, "import {import} --policy= --output {folder}/x f", 2, "--policy: is empty"),
+    (export, "{file} --output {folder}/x --config=", 2, "--config: is empty"),
+    # What is there is not replaced.
+    (rollouts, "import {import} --output {file} f", 2, "{file} is there already; give another file or --overwrite"),
+    (rollouts, "check {file} --benchmarks {folder} --write {file}", 2, "{file} is there already; give another file or"),
+    (make_tiny_model, "--output {folder} --texts {file}", 2, "{folder} holds no exported model and is not replaced"),
+    (build_world, "--output {folder}", 2, "{folder} holds a world already; give another folder or --overwrite"),
+    (build_process_bench, "--world {folder} --rollouts {file} --output {folder}", 2, "{folder} holds samples already"),
+    # Places that cannot be written.
+    (data, "check {file} --json {folder}/" + "n" * 300, 2, "File name too long"),
+    (build_process_bench, "--world {folder} --rollouts {file} --output {file}/x", 2, "{file} is a file, no folder"),
+    (quickstart, "--output {file}/x", 2, "{file} is a file, no folder"),
     (view, "{folder}/none --output {folder}/page.html", 2, "{folder}/none: no such file or folder"),
     (view, "{file} --output {folder}/page.html", 2, "neither a row of candidate scores"),
     (view, "{file} --output {file}/page.html", 2, "{file} is a file, no folder"),
@@ -50,6 +100,8 @@ def test_one_line(program, words, status, says, tmp_path, monkeypatch, capsys):
     places |= {"nowhere": tmp_path / "nowhere", "readable": tmp_path}
     places["import"] = f"--benchmark MathVision --policy p --benchmarks {tmp_path}"
     (tmp_path / "rows.jsonl").write_text(json.dumps({"a": 1}) + "\n")
+    for name in ("truth.jsonl", "test.jsonl"):
+        (tmp_path / name).touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = sorted(os.listdir(tmp_path))
     monkeypatch.setattr(sys, "argv", ["program", *words.format(**places).split()])

@@ -148,7 +148,21 @@ def test_plain_rows(tables, tmp_path, write_lines, capsys):
         ("30", 0, True),
         ("30", 1, False),
     ]
-    assert run("import", path, "--policy", "p", "--output", output, "--first-sample-index", "4", tables=tables) == 0
+    assert (
+        run(
+            "import",
+            path,
+            "--policy",
+            "p",
+            "--output",
+            output,
+            "--first-sample-index",
+            "4",
+            "--overwrite",
+            tables=tables,
+        )
+        == 0
+    )
     assert {r.sample_index for r in read_rollouts(output) if r.question_id == "1"} == {4, 5}
 
 

@@ -25,7 +25,7 @@ from tools.view.best_of_n import candidate_questions
 from tools.view.contents import Question
 from tools.view.inputs import Inputs, find_inputs
 from tools.view.judged import judged_questions
-from tools.view.page import page_html
+from tools.view.page_file import page_html
 from tools.view.pictures import PictureStore
 
 DEFAULT_LIMIT = 2000

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.metrics.selection import majority_index
+from lightning_modules.metrics.selection.votes import majority_index
 
 Picture = bytes | str | Path
 """Bytes of a file, its path, or the reference of a member of an archive."""

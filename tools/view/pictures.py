@@ -73,11 +73,10 @@ class PictureStore:
         kind = next((name for start, name in _SHOWN_BY_BROWSERS.items() if data.startswith(start)), "")
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             kind = "webp"
-        is_large = self.max_side is not None and max(opened.size) > self.max_side
-        if kind and not is_large:
+        side = self.max_side or max(opened.size)
+        if kind and max(opened.size) <= side:
             return data, kind
-        if is_large:
-            opened.thumbnail((self.max_side, self.max_side), Image.Resampling.LANCZOS)
+        opened.thumbnail((side, side), Image.Resampling.LANCZOS)
         kind = "jpeg" if kind == "jpeg" else "png"
         file = io.BytesIO()
         opened.save(file, format=kind.upper(), **({"quality": _JPEG_QUALITY} if kind == "jpeg" else {}))

@@ -18,6 +18,7 @@ def test_rows_with_text():
             "image_bytes": [],
             "question_accuracy": None,
             "blank_steps": 0,
+            "num_mc_stopping": "",
             "system_prompt": None,
             "problem": "",
         }

@@ -1,7 +1,9 @@
 import json
 import os
 import resource
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,15 @@ def test_written_files_come_back_and_leave_nothing_beside_them(tmp_path):
     atomic_write_bytes(path, b"second")
     assert path.read_bytes() == b"second"
     assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_link_to_a_file_stays_one(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.txt").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "a.txt")
+    atomic_write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "a.txt").read_text() == "new"
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
@@ -84,6 +95,38 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
             assert not (path / name).exists()
         assert [file.name for file in path.iterdir()] == [name]
     assert [file.name for file in path.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_kill_while_a_folder_is_replaced_leaves_a_whole_one(tmp_path, monkeypatch, calls):
+    """After each number of calls that move or remove something: one of the two contents is whole under a name."""
+    path = tmp_path / "folder"
+    with atomic_folder(path) as folder:
+        (folder / "a").write_text("a")
+        (folder / "b").write_text("b")
+    left = [calls]
+
+    def counted(function):
+        def replacement(*arguments, **options):
+            if not left[0]:
+                os._exit(9)  # as of kill -9: nothing is tidied up
+            left[0] -= 1
+            return function(*arguments, **options)
+
+        return replacement
+
+    if not (child := os.fork()):
+        monkeypatch.setattr(Path, "rename", counted(Path.rename))
+        monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        with atomic_folder(path) as folder:
+            (folder / "c").write_text("c")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    contents = [sorted(file.name for file in each.iterdir()) for each in tmp_path.iterdir()]
+    assert ["a", "b"] in contents
+    assert ["c"] in contents
+    if path.is_dir():
+        assert sorted(file.name for file in path.iterdir()) in (["a", "b"], ["c"])
 
 
 def test_a_folder_stays_as_it_was_when_writing_fails(tmp_path):

@@ -11,6 +11,8 @@ from PIL import Image
 from datamodules.batching.collate import StepCollator
 from datamodules.batching.lengths import TokenCounter
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.policy.prompt_rows import read_prompts
+from datamodules.rollouts.records import read_rollouts
 from datamodules.supervision.rows import read_rows
 
 GOOD = json.dumps({"question": "q", "steps_with_score": [{"step": "a", "score": 0.5}]})
@@ -59,6 +61,36 @@ def test_lines_that_take_no_other_with_them(tmp_path, content, message, caplog):
     assert "1 of 2 rows are left out" in caplog.text
     assert f"{tmp_path / NAME}:2: " in caplog.text
     assert message in caplog.text
+
+
+PROMPT = json.dumps({"question": "q", "answer": "1"})
+ROLLOUT = json.dumps(
+    {
+        **{"benchmark": "MMMU", "question_id": "1", "sample_index": 0, "response": "q", "policy": "p"},
+        **{"extracted_answer": None, "is_correct": True, "temperature": None, "top_p": None, "max_new_tokens": None},
+        "seed": None,
+    }
+)
+
+
+@pytest.mark.parametrize(("read", "good"), [(read_prompts, PROMPT), (read_rollouts, ROLLOUT)])
+@pytest.mark.parametrize(
+    ("whole", "odd"),
+    [
+        ("\ufeff{}\r\n{}\r\n", "{}"),
+        ("{}\n{}\n", '{{"seed": NaN}}'),
+        ("{}\n{}\n", '{{"question": Infinity, "seed": -Infinity}}'),
+        ("{}\n{}\n", "1" * 5000),
+        ("{}\n{}\n", "[" * 100_000),
+        ("{}\n{}\n", "surrogate"),
+    ],
+)
+def test_prompts_and_rollouts_are_read_alike(tmp_path, read, good, whole, odd, caplog):
+    """A line that nobody can read takes no other one with it, and is named."""
+    odd = good if odd == "{}" else good.replace('"q"', '"\\ud83d"') if odd == "surrogate" else odd.format()
+    (tmp_path / NAME).write_bytes(whole.format(good, odd).encode())
+    assert len(read(tmp_path / NAME)) == 1 + (odd == good)
+    assert (f"{tmp_path / NAME}:2: " in caplog.text) == (odd != good)
 
 
 def encoded(image, image_format="PNG", **options):

@@ -31,6 +31,7 @@ def test_a_raw_row(read, raw_row, tmp_path):
         "question": "How many digits are larger than 4?",
         "question_bare": "How many digits are larger than 4?",
         "system_prompt": None,
+        "num_mc_stopping": "",
         "blank_steps": 0,
         "steps": ["The digits are 3, 7 and 9.", "So the answer is \\boxed{2}."],
         "mc": [0.75, 1.0],

@@ -10,7 +10,7 @@ from datamodules.supervision.table import open_table, remembered_digest, table_p
 
 def row(number, data=()):
     names = {"sample_id": f"f:{number}", "source": "s", "question_key": "k", "question": "q", "problem": ""}
-    names["question_accuracy"] = None
+    names |= {"question_accuracy": None, "num_mc_stopping": ""}
     names |= {"blank_steps": 0, "question_bare": "q", "system_prompt": None}
     scores = {"mc": [0.5], "num_mc_correct": [1], "num_mc_total": [2]}
     return {**names, **scores, "images": [""] * len(data), "image_bytes": list(data), "steps": ["a"]}

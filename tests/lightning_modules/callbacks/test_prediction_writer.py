@@ -1,7 +1,12 @@
 import json
+import resource
+from contextlib import contextmanager
 
 import pytest
 from naming import NAMES, Killed, Predictor, expected, journals, predict, read, shard
+
+from lightning_modules.callbacks.journal_files import Entry
+from lightning_modules.callbacks.prediction_journal import PredictionJournal
 
 
 def test_rows_in_the_order_of_the_prompts(tmp_path):
@@ -205,3 +210,51 @@ def test_a_shard_answers_for_its_own_prompts_only(tmp_path):
     predict(output, Predictor(forgets=(NAMES[0],)), shard(1))
     with pytest.raises(RuntimeError, match="no prediction for 1 prompts, the first is 'prompt 0'"):
         predict(output, Predictor(forgets=(NAMES[0],)), shard(0))
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As on a full disk: a write beyond so many bytes of a file fails, and what fitted is written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [300, 1000])
+def test_a_disk_that_fills_up(tmp_path, size):
+    """The error names the file; after a restart there is no half row, and what was written is not predicted again."""
+    output = tmp_path / "rows.jsonl"
+    with files_of_at_most(size), pytest.raises(OSError, match=r"File too large: .*rows\.jsonl\.journal-00000"):
+        predict(output, Predictor("first"))
+    (journal,) = journals(output)
+    text = journal.read_bytes()
+    assert len(text) == size
+    assert not text.endswith(b"\n")
+    done = text.count(b"\n")
+    second = Predictor("second")
+    predict(output, second)
+    assert second.asked == NAMES[done:]
+    assert read(output) == expected(lambda name: "first" if name in NAMES[:done] else "second")
+
+
+def test_a_disk_that_is_full_at_the_join(tmp_path):
+    """The journal stays, and no part of the output is there."""
+    files = PredictionJournal(tmp_path / "rows.jsonl")
+    files.begin({}, dict.fromkeys(NAMES, ""), overwrite=False)
+    with files.journal_of(0).open("a") as journal:
+        for name in NAMES:
+            journal.write(Entry(name, [{"name": name, "text": "x" * 100}], "").line)
+    with files_of_at_most(500), pytest.raises(OSError, match=r"File too large: .*rows\.jsonl'"):
+        files.join(NAMES, is_whole=True)
+    assert not files.output.exists()
+    assert len(journals(files.output)) == 1
+    files.join(NAMES, is_whole=True)
+    files.release()
+    assert [row["name"] for row in read(files.output)] == NAMES
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock") == [
+        "rows.jsonl",
+        "rows.jsonl.settings",
+    ]

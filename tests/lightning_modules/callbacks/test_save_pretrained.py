@@ -27,6 +27,7 @@ class Exported(LightningModule):
 
     def save_pretrained(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text("{}")
         (folder / "weight.txt").write_text(str(self.weight.item()))
         if self.fails:
             raise OSError("no space left on device")
@@ -46,12 +47,32 @@ def test_the_folder_holds_the_last_weights(tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["export"]
 
 
-def test_an_older_folder_is_replaced_whole(tmp_path):
+def test_an_older_folder_is_replaced_whole(tmp_path, caplog):
     folder = tmp_path / "export"
     folder.mkdir()
     (folder / "stale.txt").write_text("old")
-    fit(Exported(), folder)
-    assert [path.name for path in folder.iterdir()] == ["weight.txt"]
+    (folder / "config.json").write_text("{}")
+    (tmp_path / "link").symlink_to(folder)
+    fit(Exported(), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "weight.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "link"]
+    assert "export: holds a model, which the one of this run replaces" in caplog.text.replace("link:", "export:")
+
+
+def test_what_is_no_model_of_a_run_is_never_replaced(tmp_path):
+    """Such as the folder that the checkpoints are in, and the model that the training begins with."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="run holds no exported model and is not replaced"):
+        fit(Exported(), tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+    base = tmp_path / "base"
+    fit(Exported(), base)
+    module = Exported()
+    module.save_hyperparameters({"model_name_or_path": str(base)})
+    with pytest.raises(FileExistsError, match="base: is the model that the training begins with"):
+        fit(module, base)
+    assert module.weight.item() == 0.0
 
 
 def test_a_failure_leaves_the_older_folder(tmp_path):

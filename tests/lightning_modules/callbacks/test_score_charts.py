@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 from lightning_modules.callbacks.score_charts import show_response_charts, show_step_charts
-from lightning_modules.metrics.selection import QuestionCandidates
+from lightning_modules.metrics.selection.candidates import QuestionCandidates
 from lightning_modules.metrics.step_report import ScoredSolution
 
 SOLUTIONS = [

@@ -5,9 +5,11 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 from dataclasses import dataclass, field
 
+import fork_server
 import pytest
 import torch
 import yaml
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader
 from datamodules.storage.files import parse_json_line
 from lightning_modules.cli import main
 from lightning_modules.configuration.mistakes import is_mistake, mistakes_reported, report
+from lightning_modules.process_reward import ProcessRewardModel
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ MISTAKES = {
         place=AT_LINE + r"model\.init_args\.objective: valu",
         status=2,
     ),
+    "choice of numbers and words": Mistake(
+        r"trainer\.precision: must be one of 64, 32, 16, 'transformer-engine', .* or null, got 'bf-16'; did you",
+        ("--trainer.precision=bf-16",),
+        place=r"at command line: --trainer\.precision=bf-16",
+        status=2,
+    ),
     "text for a number": Mistake(
         r"trainer\.max_steps: must be int, got 'two'",
         ("--trainer.max_steps", "two"),
@@ -124,6 +133,27 @@ MISTAKES = {
     "folder as configuration": Mistake("{folder}: path is not a file", ("--config={folder}",), status=2),
     "no YAML": Mistake(r"{folder}/broken\.yaml:3: .*not valid YAML", ("--config={folder}/broken.yaml",), status=2),
     # What constructors refuse.
+    "number that nothing counts to": Mistake(
+        r"trainer\.num_nodes must be a number of at most 64 bits, got 9{30}$",
+        (f"--trainer.num_nodes={'9' * 30}",),
+        place=rf"at command line: --trainer\.num_nodes={'9' * 30}",
+    ),
+    "seed": Mistake("seed must be at least 0, got -1", ("--data.seed=-1",), place=r"at command line: --data\.seed=-1"),
+    "workers": Mistake("num_workers must be at least 0, got -1", ("--data.num_workers=-1",)),
+    "prompts of a batch": Mistake(
+        "batch_size must be at least 1, got 0",
+        ("--data=PromptDataModule", "--data.prompts={folder}/prompts.jsonl", "--data.batch_size=0"),
+        change={"data": None},
+        command="predict",
+    ),
+    "empty variable as a folder": Mistake(
+        r"folder must be a path, got ''", ("--trainer.callbacks+=RunCheckpoints", "--trainer.callbacks.folder=")
+    ),
+    "callback given twice": Mistake(
+        "Found more than one stateful callback of type `RunCheckpoints`",
+        ("--trainer.callbacks+=RunCheckpoints", "--trainer.callbacks.folder=a") * 2,
+        change={T + "enable_checkpointing": True},
+    ),
     "batch size": Mistake(
         "batch_size must be at least 1, got 0",
         change={D + "batch_size": 0},
@@ -194,6 +224,19 @@ MISTAKES = {
     "nothing to test on": Mistake("nothing to test on; give the data module visual_process_bench", command="test"),
     "nothing to validate on": Mistake("nothing to validate on; give", command="validate"),
     "predictions for nobody": Mistake("no callback writes the predictions", command="predict"),
+    "link to nothing as output": Mistake(
+        "link: is a link to nowhere, which is not there",
+        (
+            "--model=Policy",
+            "--model.model_name_or_path={model}",
+            "--data=PromptDataModule",
+            "--data.prompts={folder}/prompts.jsonl",
+            "--trainer.callbacks+=PredictionWriter",
+            "--trainer.callbacks.output={folder}/link",
+        ),
+        change={"model": None, "data": None},
+        command="predict",
+    ),
     "link to nothing": Mistake("link: is a link to nowhere, which is not there", ("--ckpt_path={folder}/link",)),
 }
 
@@ -209,6 +252,7 @@ def folder(tmp_path_factory, tiny_checkpoint):
     (folder / "empty.jsonl").touch()
     (folder / "empty").mkdir()
     (folder / "link").symlink_to("nowhere")
+    (folder / "prompts.jsonl").write_text('{"question": "How many?", "answer": "2"}\n')
     (folder / "broken.yaml").write_text("model:\n  a: [1\n  b: 2\n")
     (folder / "cut").mkdir()
     for file in tiny_checkpoint.iterdir():
@@ -286,15 +330,16 @@ def reported(text, program="visualprm"):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes(mistake, folder, sound, command):
+def test_mistakes(mistake, folder, sound, command, tiny_checkpoint):
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(changed(sound, mistake.change, folder)))
-    options = [option.replace("{folder}", str(folder)) for option in mistake.options]
+    places = {"{folder}": str(folder), "{model}": str(tiny_checkpoint)}
+    options = [re.sub(r"{\w+}", lambda found: places[found[0]], option) for option in mistake.options]
     status, text = command(mistake.command, "--config", file, *options)
     first, *more = reported(text)
     assert status == mistake.status
     assert "Traceback" not in text
-    assert len(more) < 6
+    assert len(text.splitlines()) <= 6, text
     assert re.search(mistake.says.replace("{folder}", re.escape(str(folder))), first), first
     if mistake.place is not None:
         where = mistake.place.replace("{folder}", re.escape(str(folder)))
@@ -335,6 +380,71 @@ def test_debugging_shows_the_traceback(folder, sound, monkeypatch, capfd):
     with pytest.raises(ValueError, match=r"^batch_size must be at least 1, got 0\n"):
         main()
     assert "FAILED" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["key of the model", "abbreviation"])
+def test_debugging_shows_what_the_parser_refuses(key, folder, sound, command, monkeypatch):
+    """Where nothing has begun there is no log of failures."""
+    monkeypatch.setenv("VISUALPRM_DEBUG", "1")
+    mistake = MISTAKES[key]
+    file = folder / "run.yaml"
+    file.write_text(
+        yaml.safe_dump(changed(sound, {T + "default_root_dir": "{folder}/never", **mistake.change}, folder))
+    )
+    status, text = command("fit", "--config", file, *mistake.options)
+    assert status == 2
+    assert "jsonargparse" in text.partition("visualprm: error: ")[0]
+    assert not (folder / "never").exists()
+
+
+@pytest.fixture
+def begun(folder, sound, tmp_path):
+    """Starts `visualprm fit` in a process of its own; gives the process and the file of its output."""
+
+    def start(name, change, environment=None, mebibytes=None):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(changed(sound, {T + "default_root_dir": str(tmp_path), **change}, folder)))
+        output = tmp_path / f"{name}.txt"
+        given = [["fit", "--config", str(file)], mebibytes]
+        return fork_server.start("cli_runs:command", given, output, environment), output
+
+    return start
+
+
+def test_one_of_several_processes_reports(begun, tmp_path):
+    """Every rank meets the mistake; a later run of the same names says it again."""
+    for run in (1, 2):
+        ranks = []
+        for rank in range(3):
+            names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3", "TMPDIR": str(tmp_path)}
+            ranks.append(begun(f"{run}-{rank}", {D + "batch_size": 0}, names))
+        for process, _ in ranks:
+            process.join(60)
+            assert process.exitcode == 1
+        texts = [text for _, output in ranks if (text := output.read_text())]
+        (report,) = [text for text in texts if "error: batch_size must be at least 1" in text]
+        assert re.search(r"^  failed in this process: rank \d on ", report, re.MULTILINE)
+        assert all("rror" not in text for text in texts if text is not report), texts
+    logs = sorted((tmp_path / "failures").iterdir())
+    assert [log.name for log in logs] == ["rank0.log", "rank1.log", "rank2.log"]
+    assert all(log.read_text().count("ValueError: batch_size") >= 2 for log in logs)
+
+
+def test_too_little_memory(begun, folder):
+    """What PyTorch says about an allocation that fails, and which settings matter with their values."""
+    row = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])
+    row["question"] = "How many? " * 80
+    (folder / "long.jsonl").write_text((json.dumps(row) + "\n") * 256)
+    change = {D + "train_annotations": [str(folder / "long.jsonl")], D + "batch_size": 256, D + "check_images": False}
+    process, output = begun("memory", change, mebibytes=200)
+    process.join(120)
+    text = output.read_text()
+    first, second, last = reported(text)
+    assert process.exitcode == 1
+    assert re.search("error: out of memory: DefaultCPUAllocator: can't allocate memory: you tried to allocate", first)
+    assert "lower data.batch_size (now 256) and raise trainer.accumulate_grad_batches" in second
+    assert "Traceback" in (output.parent / "failures" / "rank0.log").read_text()
+    assert last == f"  traceback: {output.parent}/failures/rank0.log (here with VISUALPRM_DEBUG=1)"
 
 
 def raised(action):
@@ -412,6 +522,22 @@ def test_no_report_is_long():
     lines = report("command", error).splitlines()
     assert len(lines) <= 6
     assert max(map(len, lines)) <= 600
+
+
+def test_ctrl_c_in_an_evaluation(folder, sound, command, monkeypatch, request):
+    """Lightning would end the process with status 1."""
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)  # which Lightning changes
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    monkeypatch.setattr(ProcessRewardModel, "validation_step", stopped)
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(changed(sound, {D + "validation_annotations": "{folder}/rows.jsonl"}, folder)))
+    status, text = command("validate", "--config", file)
+    assert (status, text.splitlines()[-1]) == (130, "visualprm: stopped (Ctrl-C)")
+    assert "Traceback" not in text
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 1)])

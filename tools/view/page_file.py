@@ -46,7 +46,7 @@ def page_html(title: str, contents: Mapping[str, Any], pictures: Sequence[str], 
 
 
 def _part(name: str) -> str:
-    return (files("tools.view") / "page" / name).read_text("utf-8")
+    return (files("tools.view.page") / name).read_text("utf-8")
 
 
 def _data_block(name: str, values: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tools.view.page import PROGRAMS, page_html
+from tools.view.page_file import PROGRAMS, page_html
 
 HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(1)> \0 \u202e {{PROGRAM}} &amp;"
 

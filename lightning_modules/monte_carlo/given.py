@@ -1,0 +1,63 @@
+"""Solutions of an earlier annotation, or of any rows of its layout, to be scored by another policy."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules.storage import fields
+from datamodules.storage.files import parse_json_line
+
+
+class GivenSolutions:
+    """Finds the solutions of a prompt in a JSONL file, which stays on disk.
+
+    Args:
+        path: Rows have an ``id``, which is the prompt's id, a slash, and the number of the solution, and a
+            ``response``. What else they have is not looked at.
+
+    Attributes:
+        digest: Of the file's content.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a row is malformed, or its id is not of that form; names file and line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"solutions_from: {path} is no file; give the rows of an annotation")
+        self.path = path
+        self._offsets: dict[str, list[int]] = {}
+        content = hashlib.sha256()
+        offset = 0
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                content.update(line)
+                if line.strip():
+                    where = f"{path}:{number}"
+                    row_id = fields.text(parse_json_line(line, where), "id", where)
+                    prompt_id, _, index = row_id.rpartition("/")
+                    known = self._offsets.setdefault(prompt_id, [])
+                    if not prompt_id or index != str(len(known)):
+                        raise ValueError(
+                            f"{where}: field 'id' is {row_id!r}; expected the id of a prompt, a slash, and the number "
+                            f"of the solution, which is {len(known)} here"
+                        )
+                    known.append(offset)
+                offset += len(line)
+        self.digest = content.hexdigest()[:16]
+
+    def of(self, prompt_ids: Sequence[str]) -> dict[str, list[str]]:
+        """The solutions of some prompts, in order; none for prompts that have no row."""
+        found: dict[str, list[str]] = {}
+        with self.path.open("rb") as file:
+            for prompt_id in prompt_ids:
+                texts = []
+                for offset in self._offsets.get(prompt_id, []):
+                    file.seek(offset)
+                    where = f"{self.path}, byte {offset}"
+                    texts.append(fields.text(parse_json_line(file.readline(), where), "response", where, blank=True))
+                found[prompt_id] = texts
+        return found

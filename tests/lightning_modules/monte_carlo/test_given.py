@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from lightning_modules.monte_carlo.given import GivenSolutions
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def test_solutions_of_prompts(tmp_path):
+    rows = [{"id": f"a/b/{n}", "response": f"é {n}\n\nend"} for n in range(3)] + [{"id": "c/0", "response": ""}]
+    given = GivenSolutions(write(tmp_path / "rows.jsonl", rows))
+    assert given.of(["c", "a/b", "d"]) == {"c": [""], "a/b": [f"é {n}\n\nend" for n in range(3)], "d": []}
+    assert given.digest != GivenSolutions(write(tmp_path / "other.jsonl", rows[:3])).digest
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"id": "a/1", "response": "x"}], r"rows.jsonl:1: field 'id' is 'a/1'; .* which is 0 here"),
+        ([{"id": "a/0", "response": "x"}, {"id": "a/0", "response": "x"}], r":2: field 'id' is 'a/0'; .* is 1 here"),
+        ([{"id": "0", "response": "x"}], ":1: field 'id' is '0'"),
+        ([{"response": "x"}], ":1: field 'id' is missing"),
+    ],
+)
+def test_rows_of_another_form(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        GivenSolutions(write(tmp_path / "rows.jsonl", rows))
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"solutions_from: .*none\.jsonl is no file"):
+        GivenSolutions(tmp_path / "none.jsonl")

@@ -1,0 +1,1 @@
+"""Markup, styles and program of the page; :mod:`tools.view.page_file` puts them together."""
