@@ -247,7 +247,7 @@ def row_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     grouped = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
     keys, values = forward.own.append(layer, key, value)
-    _, mask = forward.masks(layer)
+    mask = forward.masks(layer)[1]
     mask = None if mask is None else mask[:, None, None]
     attended, log_sum = attend(grouped, keys, values, scale, mask, softcap)
     shared = _attend_to_prefixes(grouped, layer, forward, scale, softcap)

@@ -129,8 +129,8 @@ class Serving:
                 self._sample(vocabulary_logits(self.model, states), starts)
 
     def _nothing(self) -> Tensor:
-        weight = self.model.get_input_embeddings().weight
-        return torch.zeros(1, weight.shape[1], dtype=self.model.dtype, device=self.device)
+        width = self.model.config.get_text_config(decoder=True).hidden_size
+        return torch.zeros(1, width, dtype=self.model.dtype, device=self.device)
 
     def _on_any_rank(self, counts: list[int]) -> list[int]:
         """The largest of each count on any rank, if forwards need all ranks."""

@@ -91,7 +91,7 @@ class PrefixDraws:
     def receive(self, numbers: Sequence[int], outcomes: Sequence[Outcome]) -> None:
         """Take the outcomes of some continuations."""
         self.outcomes.update(zip(numbers, outcomes, strict=True))
-        known = []
+        known: list[bool] = []
         while len(known) in self.outcomes:
             known.append(self.outcomes[len(known)].is_right)
         self.counted = self.plan.stops_at(known)

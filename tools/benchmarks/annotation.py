@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
@@ -74,7 +75,7 @@ def generate(model: PreTrainedModel, processor: ProcessorMixin, work: Work) -> N
             return_tensors="pt",
         ).to(model.device, model.dtype)
         with torch.no_grad():
-            ids = model.generate(
+            ids = cast("Any", model).generate(
                 **inputs,
                 do_sample=True,
                 temperature=parameters.temperature,

@@ -126,8 +126,9 @@ def write_random_policy(folder: Path, size: Size) -> None:
     )
     config = size.config()
     config.image_token_id = tokenizer.vocab[SPECIAL_TOKENS["context_image_token"]]
-    config.text_config.pad_token_id = tokenizer.pad_token_id
-    config.text_config.eos_token_id = tokenizer.eos_token_id
+    text_config = config.get_text_config(decoder=True)
+    text_config.pad_token_id = tokenizer.pad_token_id
+    text_config.eos_token_id = tokenizer.eos_token_id
     torch.manual_seed(0)
     model = InternVLForConditionalGeneration(config)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
