@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_runs import REPOSITORY, parsed, visualprm
+from literal_server import literal_server
 from local_servers import counting, serving
 
 from lightning_modules.objectives.step_loss import LossOptions
@@ -212,8 +213,18 @@ def counting_server():
 
 
 @pytest.fixture
+def judging_server(quickstart_run):
+    """Holds the reward model of the quickstart."""
+    with literal_server(quickstart_run / "process_reward_model") as server:
+        yield server
+
+
+@pytest.fixture
 def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request):
     """Overrides with which an experiment made for large machines runs here: a tiny checkpoint, a few rows, the CPU."""
+    if path.parent.name == "servers" and command_of(path)[0] == "test":
+        monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("judging_server").url)
+        return []
     if path.parent.name == "servers":
         monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("counting_server").url)
     if path.parent.name in ("released", "servers") and command_of(path)[0] == "predict":

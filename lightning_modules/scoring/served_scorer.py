@@ -47,7 +47,7 @@ class RewardModelServer:
     """Servers that hold a reward model, and how they are asked.
 
     Attributes:
-        base_urls: Addresses as in ``http://host:8000/v1``, all of the same model.
+        base_urls: Addresses as in ``http://host:8000/v1``, all of the same model: a list, or a text with commas.
         model: Its name there; by default that of the only model which the first server holds.
         concurrency: Most requests that a server answers at once.
         api_key_variable: Name of the environment variable that holds the API key; none is sent by default.
@@ -56,7 +56,7 @@ class RewardModelServer:
         max_attempts: How often a request may fail on servers that answer others.
     """
 
-    base_urls: list[str]
+    base_urls: list[str] | str
     model: str | None = None
     concurrency: int = 64
     api_key_variable: str | None = None
@@ -71,6 +71,8 @@ class RewardModelServer:
             ValueError: If an address is none, or a number is out of range.
         """
         settings = {name: value for name, value in asdict(self).items() if name != "model"}
+        if isinstance(self.base_urls, str):
+            settings["base_urls"] = [url.strip() for url in self.base_urls.split(",") if url.strip()]
         return ServerClient(**settings)
 
 
@@ -126,6 +128,9 @@ class ServedScorer:
         check = self.check()
         classes = check.classes()
         requests: dict[_Step, tuple[str, dict[str, Any]]] = {}
+        # All about a question goes to one server, whose prefix cache then has the pictures; the next one to another.
+        questions: dict[tuple[Any, ...], int] = {}
+        preferred: list[int] = []
         keys: list[list[_Step]] = []
         for conversation in conversations:
             chats = step_chats(self.encoder, conversation, self._pictures)
@@ -133,6 +138,7 @@ class ServedScorer:
             with self._lock:
                 check.conversation(conversation, chats[-1])
             tiling = self.encoder.tiling(conversation.max_tiles)
+            number_of_question = questions.setdefault((pictures, conversation.question), len(questions))
             keys.append([])
             for number, chat in enumerate(chats):
                 steps = tuple(conversation.steps[: number + 1])
@@ -141,7 +147,8 @@ class ServedScorer:
                 if key not in requests:
                     name = f"{conversation.sample_id}: step {number}"
                     requests[key] = (name, step_body(check.model, chat, classes, tiling))
-        answers = self.client.complete(requests.values())
+                    preferred.append(number_of_question)
+        answers = self.client.complete(requests.values(), preferred=preferred)
         logits: dict[_Step, Tensor] = {}
         for (key, (name, _)), answer in zip(requests.items(), answers, strict=True):
             try:

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
+from lightning_modules.generation.server_check import mismatch
 from lightning_modules.model.text_processor import TextProcessor
 from lightning_modules.scoring.class_logprobs import ClassLogprobs, MissingClassError
 from lightning_modules.scoring.step_requests import layout_of, step_body, step_chats
@@ -23,7 +24,6 @@ from lightning_modules.servers.errors import RequestRefusedError
 from lightning_modules.servers.messages import PictureEncoder
 
 _logger = logging.get_logger(__name__)
-_CONTEXT = 6  # tokens shown on both sides of a difference
 
 
 class ServerCheck:
@@ -114,21 +114,21 @@ class ServerCheck:
 
     def _compare(self, client: ServerClient, url: str, conversation: Conversation, way: ClassLogprobs) -> None:
         answer = self._ask(client, conversation, way)
-        expected = self._ids(conversation)
-        found = answer.get("prompt_token_ids")
-        if found == expected:
+        told = mismatch(answer, self._ids(conversation), self._encoder.processor)
+        if told is None and answer.get("prompt_token_ids") is not None:
             return
         where = f"{url}: {conversation.sample_id}"
         advice = (
             "Its scores would not be those of the model. Serve the model's folder as it is, with its own chat template "
             "and settings of pictures"
         )
-        if found is not None:
-            told = self._difference(expected, found)
-            raise ValueError(f"{where}: the server reads other tokens than the model. {told}. {advice}")
-        count = (answer.get("usage") or {}).get("prompt_tokens")
-        if count != len(expected):
-            raise ValueError(f"{where}: the server reads {count} tokens, the model {len(expected)}. {advice}")
+        if told is not None:
+            raise ValueError(f"{where}: the server reads other tokens than the model: {told}. {advice}")
+        if (answer.get("usage") or {}).get("prompt_tokens") is None:
+            raise ValueError(
+                f"{where}: the server tells neither which tokens it has read (return_token_ids) nor how many "
+                f"(usage.prompt_tokens), so that nothing shows whether it reads conversations as the model does"
+            )
         _logger.warning_once(
             f"{url}: the server does not say which tokens it reads (return_token_ids); only their number was compared"
         )
@@ -140,18 +140,6 @@ class ServerCheck:
         inputs, positions = encoder.encode([conversation])
         ids: list[int] = inputs["input_ids"][0, : int(positions[0, -1]) + 1].tolist()
         return ids
-
-    def _difference(self, expected: list[int], found: list[int]) -> str:
-        """Where two lists of token ids part."""
-        pairs = enumerate(zip(expected, found, strict=False))
-        place = next((index for index, (ours, theirs) in pairs if ours != theirs), min(len(expected), len(found)))
-        around = slice(max(0, place - _CONTEXT), place + _CONTEXT)
-        tokenizer = self._encoder.processor.tokenizer
-        texts = [tokenizer.decode(ids[around]) for ids in (expected, found)]
-        return (
-            f"Of {len(expected)} tokens (of the server {len(found)}) number {place} is the first to differ: the model "
-            f"has {texts[0]!r} there, the server {texts[1]!r}"
-        )
 
 
 def _client_of(url: str, client: ServerClient) -> ServerClient:

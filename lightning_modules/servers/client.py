@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -125,6 +126,7 @@ class ServerClient:
         body: Mapping[str, Any],
         path: str = CHAT,
         fault_of: Callable[[Mapping[str, Any]], str | None] | None = None,
+        preferred: int | None = None,
     ) -> Future[dict[str, Any]]:
         """Send a request; returns at once.
 
@@ -134,6 +136,8 @@ class ServerClient:
             path: Below the base address.
             fault_of: Says what is wrong with an answer, if anything is; the request is then sent again. It is called by
                 another thread.
+            preferred: Number of the server that gets the request if it has room, counted round. Requests that begin
+                alike are better off at the same server, which has read their beginning already.
 
         Returns:
             The answer's JSON object. To cancel it gives the request up. It raises :class:`RequestRefusedError` if
@@ -145,14 +149,20 @@ class ServerClient:
         """
         payload = json.dumps(body).encode()
         worker = self._started()
-        return worker.run(worker.ask(request_id, path, payload, fault_of))
+        return worker.run(worker.ask(request_id, path, payload, fault_of, preferred))
 
-    def complete(self, requests: Iterable[tuple[str, Mapping[str, Any]]], path: str = CHAT) -> list[dict[str, Any]]:
+    def complete(
+        self,
+        requests: Iterable[tuple[str, Mapping[str, Any]]],
+        path: str = CHAT,
+        preferred: Iterable[int | None] | None = None,
+    ) -> list[dict[str, Any]]:
         """Send requests and wait for all answers.
 
         Args:
             requests: Id and body of each.
             path: Below the base address.
+            preferred: For each of them, see :meth:`submit`.
 
         Returns:
             The answers in the order of the requests.
@@ -160,7 +170,11 @@ class ServerClient:
         Raises:
             ServerError: As of the first one that fails; the others are given up. See :meth:`submit`.
         """
-        futures = [self.submit(request_id, body, path) for request_id, body in requests]
+        numbers = repeat(None) if preferred is None else preferred
+        futures = [
+            self.submit(request_id, body, path, preferred=number)
+            for (request_id, body), number in zip(requests, numbers, strict=False)
+        ]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
             for future in futures:
@@ -240,13 +254,18 @@ class _Worker:
         return self.session
 
     async def ask(
-        self, request_id: str, path: str, payload: bytes, fault_of: Callable[[Mapping[str, Any]], str | None] | None
+        self,
+        request_id: str,
+        path: str,
+        payload: bytes,
+        fault_of: Callable[[Mapping[str, Any]], str | None] | None,
+        preferred: int | None,
     ) -> dict[str, Any]:
         """Send a request until it is answered or may not be sent again."""
         failures, failing_since = 0, None
         while True:
             try:
-                server = await self.pool.take()
+                server = await self.pool.take(preferred)
             except AllServersDownError as error:
                 raise self._gone(request_id, path, str(error)) from error
             try:

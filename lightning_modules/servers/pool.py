@@ -55,21 +55,24 @@ class ServerPool:
         self.patience = patience
         self.last_answer = time.monotonic()
         self._is_alive = is_alive
-        self._waiting: deque[asyncio.Future[Server]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Server], int | None]] = deque()
         self._visits: set[asyncio.Task[None]] = set()
         self._all_down_since: float | None = None
         self._problem = ""
 
-    async def take(self) -> Server:
+    async def take(self, preferred: int | None = None) -> Server:
         """The server for a request, once there is room; give it back with :meth:`give_back`.
 
         Requests get their turn in the order of their calls.
+
+        Args:
+            preferred: Number of the server that gets the request if it has room; counted round.
 
         Raises:
             AllServersDownError: If all servers have been down for too long.
         """
         turn: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.append((turn, preferred))
         self._hand_out()
         try:
             return await turn
@@ -130,7 +133,7 @@ class ServerPool:
 
     def _give_up(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popleft()
             if not turn.done():
                 turn.set_exception(AllServersDownError(self._problem))
 
@@ -139,9 +142,14 @@ class ServerPool:
             free = [each for each in self.servers if not each.is_down and each.outstanding < self.concurrency]
             if not free:
                 return
-            turn = self._waiting.popleft()
+            turn, preferred = self._waiting.popleft()
             if not turn.done():
-                server = min(free, key=lambda each: each.outstanding)
+                favourite = None if preferred is None else self.servers[preferred % len(self.servers)]
+                server = (
+                    favourite
+                    if favourite is not None and favourite in free
+                    else min(free, key=lambda each: each.outstanding)
+                )
                 server.outstanding += 1
                 turn.set_result(server)
 

@@ -75,6 +75,26 @@ def test_many_are_in_flight(sharp_checkpoint, server, questions):
     assert server.most_at_once > 4
 
 
+def test_all_about_a_question_goes_to_one_server(sharp_checkpoint, questions):
+    with literal_server(sharp_checkpoint) as first, literal_server(sharp_checkpoint) as second:
+        addresses = f"{first.url}, {second.url}"
+        model = ProcessRewardModel.from_pretrained(sharp_checkpoint, server=RewardModelServer(addresses))
+        model.score_questions(questions)
+        before = [len(server.bodies) for server in (first, second)]
+        model.score_questions(questions)
+        asked = [server.bodies[start:] for server, start in zip((first, second), before, strict=True)]
+    pictures = [
+        {
+            str([part["image_url"] for part in body["messages"][1]["content"] if part["type"] == "image_url"])
+            for body in b
+        }
+        for b in [[body for body in bodies if isinstance(body["messages"][1]["content"], list)] for bodies in asked]
+    ]
+    # Questions 0, 2 and 4 are the first one's, 1 and 3 the second one's; 2 and 3 have the same pictures.
+    assert len(pictures[0]) == len(pictures[1]) == 2
+    assert len(pictures[0] & pictures[1]) == 1
+
+
 def test_this_process_holds_no_weights(sharp_checkpoint, server, tmp_path):
     model = served(sharp_checkpoint, server)
     assert not list(model.parameters())
@@ -130,7 +150,9 @@ def test_a_class_that_vllm_has_no_value_for_is_missing(sharp_checkpoint):
 def test_another_chat_template(sharp_checkpoint, questions):
     template = ProcessRewardModel.from_pretrained(sharp_checkpoint).processor.chat_template
     with literal_server(sharp_checkpoint, template=template.replace("<|end|>", "<|end|>7")) as server:
-        with pytest.raises(ValueError, match=r"reads other tokens than the model. Of \d+ tokens.*<\|end\|>7"):
+        with pytest.raises(
+            ValueError, match=r"reads other tokens than the model: \d+ tokens, and \d+ were expected; .* is '7<"
+        ):
             served(sharp_checkpoint, server).score_questions(questions)
 
 
@@ -155,10 +177,10 @@ def test_only_the_number_of_tokens_is_known(sharp_checkpoint, questions, caplog)
     assert steps_of(there[0]) == pytest.approx(steps_of(here[0]), abs=1e-5)
     template = ProcessRewardModel.from_pretrained(sharp_checkpoint).processor.chat_template
     with literal_server(sharp_checkpoint, tells_ids=False, template=template.replace("<|end|>", "<|end|>7")) as server:
-        with pytest.raises(ValueError, match=r"the server reads \d+ tokens, the model \d+"):
+        with pytest.raises(ValueError, match=r"reads other tokens than the model: \d+ tokens, and \d+"):
             served(sharp_checkpoint, server).score_questions(questions)
     with literal_server(sharp_checkpoint, tells_ids=False, tells_usage=False) as server:
-        with pytest.raises(ValueError, match=r"the server reads None tokens"):
+        with pytest.raises(ValueError, match=r"tells neither which tokens.*nor how many"):
             served(sharp_checkpoint, server).score_questions(questions)
 
 
