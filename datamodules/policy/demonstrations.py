@@ -56,6 +56,7 @@ class SupervisedCollator:
     def __call__(self, prompts: list[Prompt]) -> SupervisedBatch:
         """Build a batch; raises ValueError for a prompt without a response, ImageError for a picture."""
         processor = self.renderer.processor
+        assert processor is not None, "demonstrations are tokenized for a model of this process"
         left_out: dict[str, str] = {}
         images = [usable_images(prompt, processor, self.on_bad_row, left_out) for prompt in prompts]
         full, targets = [], []

@@ -46,8 +46,8 @@ def check_continuation(client: ServerClient, model: str, extra_body: Mapping[str
         answers = client.complete([(_PROBE, continuing), (_PROBE, in_a_new_turn)])
     except RequestRefusedError as error:
         raise PromptMismatchError(f"{where}: partial solutions cannot be continued: {error}") from error
-    lengths = [(answer.get("usage") or {}).get("prompt_tokens") for answer in answers]
-    if None in lengths:
+    lengths = [found for answer in answers if (found := (answer.get("usage") or {}).get("prompt_tokens")) is not None]
+    if len(lengths) < len(answers):
         raise PromptMismatchError(
             f"{where}: cannot tell whether partial solutions are continued, because the server does not count the "
             f"tokens of prompts (usage.prompt_tokens); check_prompts: off goes on without knowing"

@@ -164,7 +164,9 @@ class ServerEngine:
             # As in process: no text may hold the token of a picture that is not there.
             image_ids = {getattr(self.processor, "image_token_id", None)}
             image_ids |= set(getattr(self.processor, "image_token_ids", None) or ())
-            body["logit_bias"] = {str(token): -100 for token in sorted(image_ids - {None})}
+            body["logit_bias"] = {
+                str(token): -100 for token in sorted(token for token in image_ids if token is not None)
+            }
         if self._is_to_be_checked(request):
             body["return_token_ids"] = True
         return with_fields(body, self.extra_body)
@@ -284,12 +286,12 @@ class _Flight:
 
     def _send(self, found: _Open, piece: Piece, most: int | None = None) -> None:
         """Ask for a piece, or only for the first ``most`` samples of it; the rest follows when these are there."""
-        asked = piece if most is None else piece._replace(count=min(most, piece.count))
+        asked = piece if most is None else piece._replace(samples=min(most, piece.samples))
         body = self.engine.body(found.request, found.parameters, asked)
         name = found.request.sample_keys[piece.first]
         future = self.engine.client.submit(name, body, fault_of=fault_of)
         found.futures.add(future)
-        future.add_done_callback(lambda future: self.done.put(_Landed(found, piece, asked.count, future)))
+        future.add_done_callback(lambda future: self.done.put(_Landed(found, piece, asked.samples, future)))
 
     def _handle(self, landed: _Landed) -> None:
         found, piece = landed.found, landed.piece
@@ -307,7 +309,7 @@ class _Flight:
             return
         texts = self._texts(found, found.request.sample_keys[piece.first], answer)[: landed.asked]
         if piece.seed is None:
-            found.texts = texts[:1] * len(found.texts)
+            found.texts[:] = texts[:1] * len(found.texts)
         else:
             found.texts[piece.first : piece.first + len(texts)] = texts
             self._send_rest(found, piece, len(texts))
@@ -326,11 +328,11 @@ class _Flight:
 
     def _send_rest(self, found: _Open, piece: Piece, count: int) -> None:
         """Ask for what is missing of a piece of which a server gave ``count`` samples."""
-        if count >= piece.count or piece.seed is None:
+        if count >= piece.samples or piece.seed is None:
             return
-        self.engine.take_fewer(count, piece.count)
-        for place in range(count, piece.count, count):
-            rest = min(count, piece.count - place)
+        self.engine.take_fewer(count, piece.samples)
+        for place in range(count, piece.samples, count):
+            rest = min(count, piece.samples - place)
             self._send(found, Piece(piece.first + place, rest, piece.seed + place))
 
     def _refuse(self, found: _Open, error: RequestRefusedError) -> None:

@@ -27,12 +27,12 @@ class Piece(NamedTuple):
 
     Attributes:
         first: Number of its first sample key.
-        count: How many samples.
+        samples: How many.
         seed: Of the first sample; a server counts up from there. None for greedy decoding.
     """
 
     first: int
-    count: int
+    samples: int
     seed: int | None
 
 
@@ -64,8 +64,8 @@ def pieces_of(keys: Sequence[str], parameters: SamplingParameters, most: int) ->
     pieces: list[Piece] = []
     for number, key in enumerate(keys):
         seed, last = sample_seed(parameters.seed, key), pieces[-1] if pieces else None
-        if last is not None and last.seed is not None and last.count < most and seed == last.seed + last.count:
-            pieces[-1] = last._replace(count=last.count + 1)
+        if last is not None and last.seed is not None and last.samples < most and seed == last.seed + last.samples:
+            pieces[-1] = last._replace(samples=last.samples + 1)
         else:
             pieces.append(Piece(number, 1, seed))
     return pieces
@@ -88,7 +88,7 @@ def body_of(
     body: dict[str, Any] = {
         "model": model,
         "messages": list(messages),
-        "n": piece.count,
+        "n": piece.samples,
         "max_tokens": parameters.max_new_tokens,
         "temperature": parameters.temperature,
         "top_p": parameters.top_p,

@@ -123,8 +123,8 @@ class Serving:
 
     def _nothing(self) -> Tensor:
         """A hidden state of a rank that has nothing to sample, as the head needs all ranks, too."""
-        weight = self.model.get_input_embeddings().weight
-        return torch.zeros(1, weight.shape[1], dtype=self.model.dtype, device=self.device)
+        width = self.model.config.get_text_config(decoder=True).hidden_size
+        return torch.zeros(1, width, dtype=self.model.dtype, device=self.device)
 
     def _on_any_rank(self, counts: list[int]) -> list[int]:
         """The largest of each count on any rank, if forwards need all ranks."""

@@ -7,7 +7,7 @@ asked for the token ids that it has read, and these are compared with those of t
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -18,7 +18,7 @@ from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from lightning_modules.generation.server_check import mismatch
 from lightning_modules.model.text_processor import TextProcessor
 from lightning_modules.scoring.class_logprobs import ClassLogprobs, MissingClassError
-from lightning_modules.scoring.step_requests import layout_of, step_body, step_chats
+from lightning_modules.scoring.step_requests import Chat, layout_of, step_body, step_chats
 from lightning_modules.servers.client import ServerClient
 from lightning_modules.servers.errors import RequestRefusedError
 from lightning_modules.servers.messages import PictureEncoder
@@ -60,7 +60,7 @@ class ServerCheck:
             self._classes = ways[0]
         return self._classes
 
-    def conversation(self, conversation: Conversation, chat: Sequence[Mapping[str, Any]]) -> None:
+    def conversation(self, conversation: Conversation, chat: Chat) -> None:
         """Check a conversation if it is the first with its order of texts and pictures and its tiles.
 
         Raises:

@@ -37,14 +37,14 @@ def test_no_two_samples_of_a_prompt_have_the_same_seed():
     keys = [f"p/{number}" for number in (0, 1, 2, 3, 4, 7, 8, 20, 21, 22, 23)]
     for most in (1, 2, 3, 16):
         pieces = pieces_of(keys, WARM, most)
-        assert max(piece.count for piece in pieces) <= most
+        assert max(piece.samples for piece in pieces) <= most
         drawn = {}
         for piece in pieces:
-            for place in range(piece.count):
+            for place in range(piece.samples):
                 drawn[keys[piece.first + place]] = piece.seed + place
         assert drawn == {key: sample_seed(3, key) for key in keys}
         assert len(set(drawn.values())) == len(keys)
-    assert [(piece.first, piece.count) for piece in pieces_of(keys, WARM, 16)] == [(0, 5), (5, 2), (7, 4)]
+    assert [(piece.first, piece.samples) for piece in pieces_of(keys, WARM, 16)] == [(0, 5), (5, 2), (7, 4)]
 
 
 def test_a_greedy_text_is_asked_for_once():
