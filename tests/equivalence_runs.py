@@ -35,7 +35,7 @@ PICTURES = 4
 STEPS = ["The digits are 3 , 7", "So 9", "So the answer is \\boxed{2} .", "How many digits are larger than 4 ?", "7"]
 TRAINING_ROWS, VALIDATION_ROWS, JUDGED_ROWS, QUESTIONS, PROMPTS = 22, 7, 5, 7, 5
 CANDIDATES = 3
-TRAINED_STEPS = 8
+TRAINED_STEPS = 6
 
 
 def write_world(folder, checkpoint):
@@ -179,7 +179,10 @@ MODELS = {
 
 
 def fit(world, folder, strategy, name, accumulate):
-    """An epoch and more; the results are a trajectory, of rank zero, and the numbers of labels of all batches."""
+    """An epoch of padded batches, three of packed ones.
+
+    The results are a trajectory, of rank zero, and the numbers of labels of all batches.
+    """
     seed_everything(0, verbose=False)  # adapters begin at random
     model = ProcessRewardModel((world / "checkpoint.txt").read_text(), learning_rate=3e-3, **MODELS[name])
     data = VisualPRM400KDataModule(

@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from tools.make_tiny_model import make_tiny_model
 
-ROWS, EPOCHS, KILLS = 24, 2, 10
-STEPS_OF_EPOCH = 6
+ROWS, EPOCHS, KILLS = 16, 2, 10
+STEPS_OF_EPOCH = 4
 TIME_LIMIT = 300
 TEXTS = [
     "How many digits are larger than 4 ?",
@@ -100,7 +100,7 @@ def killed_before_the_name(name: str) -> Callable[[str, tuple], None]:
 
 def write_world(folder: Path) -> None:
     """A tiny model, and rows with two labelled steps each, so that means over batches are means over labels."""
-    size = {"vision_hidden_size": 16, "vision_layers": 1, "text_hidden_size": 32, "text_layers": 2, "heads": 2}
+    size = {"vision_hidden_size": 16, "vision_layers": 1, "text_hidden_size": 32, "text_layers": 1, "heads": 2}
     make_tiny_model(folder / "base", iter(TEXTS), **size)
     Image.effect_noise((32, 32), 50).convert("RGB").save(folder / "a.png")
     draw = random.Random(0)
@@ -255,10 +255,18 @@ def whole(world: Path, folder: Path, how: Run) -> None:
     wait(folder, start(world, folder, how))
 
 
-def killed_twice(world: Path, folder: Path, how: Run) -> None:
-    """Inside of an optimizer step, then while a checkpoint of the second epoch is written; then to the end."""
+KILLED_ON_ONE_PROCESS = (
+    {"KILLED_IN_STEP": "3"},
+    {"KILLED_IN_VALIDATION": str(STEPS_OF_EPOCH)},
+    {"KILLED_IN_SAVING": f"step_{STEPS_OF_EPOCH + 2:08d}"},
+)
+"""Inside of an optimizer step, in the evaluation of an epoch, and while a checkpoint of the next one is written."""
+
+
+def killed_on_one_process(world: Path, folder: Path, how: Run) -> None:
+    """Each of the moments above, one after the other; then to the end."""
     states = []
-    for moment in ({"KILLED_IN_STEP": "3"}, {"KILLED_IN_SAVING": f"step_{STEPS_OF_EPOCH + 2:08d}"}):
+    for moment in KILLED_ON_ONE_PROCESS:
         wait(folder, start(world, folder, how, **moment), killed=True)
         states.append({"happened": True, "saving": "KILLED_IN_SAVING" in moment} | state_of(folder))
     wait(folder, start(world, folder, how))
@@ -289,7 +297,7 @@ def killed_again_and_again(world: Path, folder: Path, how: Run) -> None:
     (folder / "states.json").write_text(json.dumps(states))
 
 
-IN_THE_FIRST_EPOCH, IN_THE_SECOND_EPOCH = ((steps + 3) * 2 + 1 for steps in (0, STEPS_OF_EPOCH))
+IN_THE_FIRST_EPOCH, IN_THE_SECOND_EPOCH = ((steps + 2) * 2 + 1 for steps in (0, STEPS_OF_EPOCH))
 """Batches, so many that it is inside of an optimizer step."""
 
 
@@ -319,51 +327,69 @@ def moved_to_slurm(world: Path, folder: Path, before: Run, after: Run) -> None:
     moved(world, folder, before, after, IN_THE_FIRST_EPOCH, PATH=str(folder), **SLURM)
 
 
-def told_to_end(world: Path, folder: Path, before: Run, after: Run) -> None:
-    """SIGTERM comes to rank 1 alone, in the second epoch, at whatever it does then; it goes on in another way."""
+def killed_and_told_to_end(world: Path, folder: Path, before: Run, after: Run) -> None:
+    """Killed in the first epoch; in the second one SIGTERM comes to rank 1 alone, at whatever it does then.
+
+    The first two runs are of the same processes, the last one is run in another way.
+    """
+    processes = start(world, folder, before)
+    if not kill_when(folder, processes, lambda: batches_done(folder) >= IN_THE_FIRST_EPOCH):
+        raise RuntimeError(f"{folder}: ended before it was killed")
+    states = [state_of(folder)]
     processes = start(world, folder, before)
     deadline = time.monotonic() + TIME_LIMIT
-    while batches_done(folder) < IN_THE_SECOND_EPOCH and not ended(folder, processes) and time.monotonic() < deadline:
+    while (
+        not is_in_the_second_epoch(folder / "batches_1_0.jsonl")
+        and not ended(folder, processes)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.0002)
     processes[1].terminate()
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
     kill(processes)
     statuses = [process.exitcode for process in processes]
-    state = state_of(folder) | {"statuses": statuses, "outputs": outputs(folder)}
-    (folder / "states.json").write_text(json.dumps([state]))
+    states.append(state_of(folder) | {"statuses": statuses, "outputs": outputs(folder)})
+    (folder / "states.json").write_text(json.dumps(states))
     wait(folder, start(world, folder, after))
 
 
+def is_in_the_second_epoch(log: Path) -> bool:
+    """Whether a batch of it is in the log of a rank, whose last line may be half written."""
+    return log.exists() and any(json.loads(line)[1] for line in log.read_text().split("\n")[:-1])
+
+
 ONE, DDP, SHARDED_2 = Run(), Run(2, "ddp"), Run(2, SHARDED)
+# Dropout would differ with the number of processes.
+ADAPTERS = ("--model.backbone.lora.rank=4", "--model.backbone.lora.dropout=0")
+ONE_ADAPTERS, SHARDED_ADAPTERS = replace(ONE, more=ADAPTERS), replace(SHARDED_2, more=ADAPTERS)
 # Two packed batches a step, as one process takes them.
 PACKED_DDP = replace(DDP, layout="packed", more=("--trainer.accumulate_grad_batches=1",))
-UNALIGNED = Run(more=("--trainer.val_check_interval=7",))
-SCENARIOS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
+UNALIGNED = Run(more=("--trainer.val_check_interval=5",))
+Scenarios = dict[str, tuple[Callable[..., None], tuple[Any, ...]]]
+SCENARIOS: Scenarios = {
     "one_lora": (whole, (replace(ONE, kind="lora"),)),
-    "killed_lora": (killed_twice, (replace(ONE, kind="lora"),)),
+    "killed_lora": (killed_on_one_process, (replace(ONE, kind="lora"),)),
     "one": (whole, (ONE,)),
-    "told_to_end": (told_to_end, (SHARDED_2, ONE)),
     "one_to_sharded": (moved_to_slurm, (ONE, SHARDED_2)),
+    "sharded_lora": (whole, (SHARDED_ADAPTERS,)),
+    "killed_sharded_lora": (killed_and_told_to_end, (SHARDED_ADAPTERS, ONE_ADAPTERS)),
+}
+THOROUGH: Scenarios = {
+    "often_killed_lora": (killed_again_and_again, (replace(ONE, kind="lora"),)),
     "lora_ddp_to_sharded": (moved, (replace(DDP, kind="lora"), replace(SHARDED_2, kind="lora"))),
     "packed": (whole, (replace(ONE, layout="packed"),)),
     "packed_one_to_ddp": (moved, (replace(ONE, layout="packed"), PACKED_DDP)),
-    "killed_in_validation": (killed_in_validation, (ONE, STEPS_OF_EPOCH)),
-    "killed_in_unaligned_validation": (killed_in_validation, (UNALIGNED, 3)),
-}
-THOROUGH: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
-    "one_lora": (whole, (replace(ONE, kind="lora"),)),
-    "killed_lora": (killed_again_and_again, (replace(ONE, kind="lora"),)),
+    "killed_in_unaligned_validation": (killed_in_validation, (UNALIGNED, 2)),
 }
 
 
-def run_all(folder: Path, scenarios: dict[str, tuple[Callable[..., None], tuple[Any, ...]]]) -> Path:
-    """Run scenarios, each in a folder of its own."""
-    write_world(folder)
+def run_all(folder: Path, scenarios: Scenarios) -> Path:
+    """Run scenarios, each in a folder of its own, in a folder that :func:`write_world` has filled."""
     timings = {}
     for name, (action, options) in scenarios.items():
         began = time.monotonic()
         action(folder, folder / name, *options)
         timings[name] = round(time.monotonic() - began, 1)
-    (folder / "timings.json").write_text(json.dumps(timings))
+    (folder / f"timings-{len(scenarios)}.json").write_text(json.dumps(timings))
     return folder

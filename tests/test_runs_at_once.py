@@ -162,6 +162,7 @@ def test_started_again_with_something_else(predict, whole, tmp_path, caplog):
     assert output.read_bytes() == whole
 
 
+@pytest.mark.thorough  # of the callback: `test_begin_anew` of test_prediction_journal.py
 def test_overwrite(predict, prompt_lines, whole, tmp_path):
     """Begins anew: of other prompts here, each of which has the answers that it had among the others."""
     visualprm(tmp_path, *predict())
@@ -172,6 +173,7 @@ def test_overwrite(predict, prompt_lines, whole, tmp_path):
     assert (tmp_path / "rows.jsonl").read_bytes().splitlines() == whole.splitlines()[2:6]
 
 
+@pytest.mark.thorough  # of the callback: `test_a_prompt_that_is_gone_or_has_changed` of test_prediction_journal.py
 def test_a_line_of_the_prompts_is_deleted(predict, prompt_lines, whole, tmp_path):
     """Rows have no ids here: a restart must not take the answers of one prompt for those of another."""
     visualprm(tmp_path, *predict("--trainer.limit_predict_batches=4"))

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -221,8 +223,13 @@ def fit(folder, module, callbacks, resume_from=None, **options):
     return model
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("crash_after", [2, 3, 4, 5, 8])
+def crashes(batches, usual):
+    """Numbers of workers and of batches before a crash; `make test` takes the usual pairs."""
+    pairs = itertools.product((0, 1), batches)
+    return [pytest.param(*pair, marks=[] if pair in usual else [pytest.mark.thorough]) for pair in pairs]
+
+
+@pytest.mark.parametrize(("num_workers", "crash_after"), crashes((2, 3, 4, 5, 8), {(1, 2), (0, 3), (1, 4)}))
 def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path, num_workers, crash_after):
     """Three batches an epoch: crashes inside of the first, second and third epoch and at the end of one."""
     options = {"num_workers": num_workers, "validation_fraction": 0.0}
@@ -236,8 +243,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path, num_workers, 
     assert torch.equal(resumed.weight, whole.weight)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("crash_after", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize(("num_workers", "crash_after"), crashes((1, 2, 3, 4, 6), {(0, 1), (0, 3), (1, 6)}))
 def test_resuming_from_a_checkpoint_of_a_validation(make, tmp_path, num_workers, crash_after):
     """Four batches an epoch, a validation and a checkpoint after every second one."""
     options = {"batch_size": 2, "validation_fraction": 0.34}
@@ -316,27 +322,28 @@ def test_conversations_that_are_too_long(make, uneven, caplog):
         module.train_dataloader()
 
 
+@pytest.mark.parametrize("epoch", [pytest.param(0, marks=pytest.mark.thorough), 1])
 @pytest.mark.parametrize(
     ("num_workers", "layout"),
     [pytest.param(0, "packed", marks=pytest.mark.thorough), (1, "packed"), (0, "grouped")],
 )
-def test_resuming_inside_of_an_epoch_of_another_layout(make, uneven, tmp_path, num_workers, layout):
+def test_resuming_inside_of_an_epoch_of_another_layout(make, uneven, tmp_path, num_workers, layout, epoch):
     packed = {"packed_tokens": 2 * longest_conversation(make)}
     options = {"num_workers": num_workers, **(packed if layout == "packed" else {"group_by_length": True})}
     whole = fit(tmp_path, make(**options), [])
     per_epoch = len(whole.seen) // 3
     assert per_epoch >= 3
     assert len({ids for _, _, ids in whole.seen}) > per_epoch
-    for crash_after in (2, per_epoch + 1):
-        keep = ModelCheckpoint(tmp_path / f"kept{crash_after}", save_last=True, every_n_train_steps=1, save_top_k=0)
-        with pytest.raises(InterruptedError):
-            fit(tmp_path, make(**options), [keep, Crash(crash_after)])
-        last = tmp_path / f"kept{crash_after}" / "last.ckpt"
-        resumed = fit(tmp_path, make(**options), [], last)
-        assert resumed.seen == whole.seen[crash_after:]
-        assert torch.equal(resumed.weight, whole.weight)
-        with pytest.raises(ValueError, match="the checkpoint stands inside of an epoch of"):
-            fit(tmp_path, make(num_workers=num_workers), [], last)
+    crash_after = per_epoch + 1 if epoch else 2
+    keep = ModelCheckpoint(tmp_path / "kept", save_last=True, every_n_train_steps=1, save_top_k=0)
+    with pytest.raises(InterruptedError):
+        fit(tmp_path, make(**options), [keep, Crash(crash_after)])
+    last = tmp_path / "kept" / "last.ckpt"
+    resumed = fit(tmp_path, make(**options), [], last)
+    assert resumed.seen == whole.seen[crash_after:]
+    assert torch.equal(resumed.weight, whole.weight)
+    with pytest.raises(ValueError, match="the checkpoint stands inside of an epoch of"):
+        fit(tmp_path, make(num_workers=num_workers), [], last)
 
 
 class Evaluated(Recorder):

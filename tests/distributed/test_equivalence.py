@@ -10,7 +10,7 @@ from equivalence_runs import CANDIDATES, JUDGED_ROWS, MODELS, PROMPTS, QUESTIONS
 
 STRATEGIES = ("ddp", "fsdp2")
 LOSS_TOLERANCE = 5e-6
-"""On losses of about 0.7, in float32, after up to eight steps of AdamW."""
+"""On losses of about 0.7, in float32, after up to six steps of AdamW."""
 NORM_TOLERANCE = 5e-5
 """On norms of gradients, of 0.1 to 5; they grow apart sooner than losses do."""
 

@@ -153,7 +153,7 @@ def outcome(hosts_are_possible, quickstart_run, tmp_path_factory):
     with TwoHosts() as one, TwoHosts() as other:
         killed = Run(quickstart_run, tmp_path_factory.mktemp("killed"), one)
         cut = Run(quickstart_run, tmp_path_factory.mktemp("cut"), other)
-        killed.start(killed.overlay("first.yaml", {"batch": 3, "ranks": [1]}), forked=False)
+        killed.start(killed.overlay("first.yaml", {"batch": 3, "ranks": [1]}))
         cut.start(
             cut.overlay("first.yaml", {"batch": 1, "ranks": [0, 1]}),
             "--trainer.strategy.timeout=600",
@@ -186,6 +186,16 @@ def test_the_node_that_is_left_names_the_one_that_was_killed(outcome, record_pro
     assert "Lost rank 1 on node node-b (10.77.0.2" in line
     assert "--ckpt_path" in line
     assert "checkpoints/latest" in line
+
+
+@pytest.mark.thorough
+def test_the_command_of_the_tool(hosts_are_possible, quickstart_run, tmp_path):
+    """The same torchrun, whose agents and workers import everything themselves."""
+    with TwoHosts() as hosts:
+        run = Run(quickstart_run, tmp_path, hosts)
+        run.start(run.overlay("trial.yaml"), "--trainer.fast_dev_run=true", forked=False)
+        statuses = [node.process.wait(PATIENCE) for node in run.nodes]
+    assert statuses == [0, 0], run.outputs()
 
 
 def test_a_link_that_is_lost_silently(outcome, record_property):

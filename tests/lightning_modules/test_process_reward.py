@@ -43,6 +43,19 @@ ROWS = {
 }
 
 
+def trainer_in(folder, *callbacks):
+    """A Trainer of one epoch that shows nothing."""
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+    )
+
+
 @pytest.fixture
 def folder_of_pictures(tmp_path, picture):
     for number in range(1, 4):
@@ -253,9 +266,7 @@ def test_validation_through_a_trainer(sharp_checkpoint, picture, folder_of_pictu
         cache_dir=str(tmp_path / "cache"),
     )
     outputs = Outputs()
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", callbacks=[outputs], **quiet)
-    (logged,) = trainer.validate(model, datamodule=data, verbose=False)
+    (logged,) = trainer_in(tmp_path, outputs).validate(model, datamodule=data, verbose=False)
     model.eval()
     assert list(outputs.scores) == [f"{folder_of_pictures / 'rows.jsonl'}:{number}" for number in (1, 2, 3)]
     for name, (scores,) in zip(ROWS, outputs.scores.values(), strict=True):
@@ -481,18 +492,8 @@ def test_fit_chooses_a_step_threshold_that_test_takes_from_the_checkpoint(
     write_lines(folder_of_pictures / "test.jsonl", [judged])
 
     def run(function, checkpoint=None):
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-            callbacks=[
-                ProcessBench("validation", output_dir=str(tmp_path / function)),
-                ModelCheckpoint(tmp_path, "last"),
-            ],
-        )
+        judge = ProcessBench("validation", output_dir=str(tmp_path / function))
+        trainer = trainer_in(tmp_path, judge, ModelCheckpoint(tmp_path, "last"))
         model = ProcessRewardModel(str(sharp_checkpoint), system_prompt="", learning_rate=1e-3)
         data = VisualPRM400KDataModule(
             train_annotations=[str(train)],
@@ -532,15 +533,7 @@ def test_the_system_prompt_of_the_data(sharp_checkpoint, tmp_path, write_lines):
         return ProcessRewardModel(str(sharp_checkpoint), **{"preset": "visualprm_400k_v1_1"} | options)
 
     def trainer():
-        return Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-            callbacks=[ModelCheckpoint(tmp_path, "last")],
-        )
+        return trainer_in(tmp_path, ModelCheckpoint(tmp_path, "last"))
 
     untrained = model()
     assert untrained.protocol.max_steps == 16

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from itertools import pairwise
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from sklearn.metrics import f1_score, roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_evaluation import (
@@ -22,9 +22,13 @@ from lightning_modules.protocol import Protocol
 from lightning_modules.scoring.scored_batch import ScoredBatch
 
 
-def validate(folder, threshold=0.5, module=None):
-    logger = TensorBoardLogger(folder, name="", version="run")
-    trainer = make_trainer(folder, logger=logger, callbacks=[ProcessBench(threshold)])
+def trainer_of(folder, threshold, logger):
+    return make_trainer(folder, logger=logger(folder, name="", version="run"), callbacks=[ProcessBench(threshold)])
+
+
+# TensorBoard draws figures, which take longer than all else here.
+def validate(folder, threshold=0.5, module=None, logger=CSVLogger):
+    trainer = trainer_of(folder, threshold, logger)
     loader = DataLoader(judged_solutions(), batch_size=2, collate_fn=collate_judged)
     (metrics,) = trainer.validate(module or Reader(), loader, verbose=False)
     return metrics, json.loads((folder / "run" / "process_bench_validate.json").read_text())
@@ -46,7 +50,7 @@ def macro_f1(steps, threshold=0.5):
 
 
 def test_metrics_against_scikit_learn(tmp_path):
-    metrics, stored = validate(tmp_path)
+    metrics, stored = validate(tmp_path, logger=TensorBoardLogger)
     steps = decided_steps()
     assert metrics["process_bench/macro_f1"] == pytest.approx(macro_f1(steps))
     assert metrics["process_bench/auroc"] == pytest.approx(
@@ -68,7 +72,7 @@ def test_metrics_against_scikit_learn(tmp_path):
 
 
 def test_errors_by_place_against_the_solutions(tmp_path):
-    _, stored = validate(tmp_path)
+    _, stored = validate(tmp_path, logger=TensorBoardLogger)
     places = {}
     for solution in judged_solutions():
         for place, label in enumerate(solution.correctness):
@@ -115,10 +119,8 @@ def labelled_steps():
     ]
 
 
-def run(folder, function, threshold, module=None, with_process=True):
-    trainer = make_trainer(
-        folder, logger=TensorBoardLogger(folder, name="", version="run"), callbacks=[ProcessBench(threshold)]
-    )
+def run(folder, function, threshold, module=None, with_process=True, logger=CSVLogger):
+    trainer = trainer_of(folder, threshold, logger)
     loaders = [DataLoader(judged_solutions(), batch_size=2, collate_fn=collate_judged)]
     if with_process:
         loaders.insert(0, DataLoader(process_rows(), batch_size=2, collate_fn=collate_process))
@@ -240,7 +242,7 @@ def test_a_threshold_below_all_scores_is_refused(tmp_path):
 
 
 def test_the_oracle_is_marked_wherever_it_is_shown(tmp_path, capsys):
-    metrics, module = run(tmp_path, "test", "oracle")
+    metrics, module = run(tmp_path, "test", "oracle", logger=TensorBoardLogger)
     assert metrics
     assert all(name.startswith("process_bench_oracle") for name in metrics)
     names = {path.name for path in (tmp_path / "run").iterdir() if "process_bench" in path.name}
