@@ -61,8 +61,8 @@ def test_older_files_do_not_have_the_optional_fields(tmp_path, write_lines):
     [
         ({"benchmark": 1}, "field 'benchmark' must be a string, got 1"),
         ({"question_id": 17}, "field 'question_id' must be a string, got 17"),
-        ({"sample_index": -1}, "field 'sample_index' must be an integer of at least 0, got -1"),
-        ({"sample_index": "0"}, "field 'sample_index' must be an integer of at least 0, got '0'"),
+        ({"sample_index": -1}, r"field 'sample_index' must be an integer in \[0, 99999\], got -1"),
+        ({"sample_index": "0"}, r"field 'sample_index' must be an integer in \[0, 99999\], got '0'"),
         ({"response": None}, "field 'response' must be a string, got None"),
         ({"extracted_answer": 2}, "field 'extracted_answer' must be a string, got 2"),
         ({"is_correct": 1}, "field 'is_correct' must be true or false, got 1"),

@@ -91,7 +91,7 @@ def test_extractions_are_kept_and_judged(tmp_path, write_lines):
     (rollout,) = read_rollouts(output)
     assert (rollout.is_correct, rollout.extraction, rollout.extracted_answer) == (True, "3", "3")
     assert main(["check", str(output), *options]) == 0
-    assert main([*command, "--benchmarks", str(tmp_path)]) == 0
+    assert main([*command, "--benchmarks", str(tmp_path), "--overwrite"]) == 0
     assert read_rollouts(output)[0].rules == "ours"
 
 
