@@ -36,7 +36,8 @@ def test_kill(runs, module, tmp_path):
     server_runs.check_kill(runs, tmp_path, module)
 
 
-def test_a_refused_prompt_is_left_out_and_named(tiny_world, tmp_path):
+@pytest.mark.parametrize("module", [POLICY, ANNOTATOR], ids=["policy", "annotator"])
+def test_a_refused_prompt_is_left_out_and_named(tiny_world, tmp_path, module):
     """The other prompts have their rows; with on_bad_row: error it is an error."""
     seen = []
 
@@ -49,11 +50,12 @@ def test_a_refused_prompt_is_left_out_and_named(tiny_world, tmp_path):
 
     with serving(refusing) as (server,):
         runs = ServedRuns(server.url, "some-policy", tiny_world, needs_processor=False)
-        rows = runs.rows(tmp_path / "skip", POLICY)
-        assert len({row["question_id"] for row in rows}) == server_runs.PROMPTS - 1
+        rows = runs.rows(tmp_path / "skip", module)
+        names = {row["question_id"] if module is POLICY else row["id"].rpartition("/")[0] for row in rows}
+        assert len(names) == server_runs.PROMPTS - 1
         assert "longer than the maximum model length" in (tmp_path / "skip" / "rows.jsonl.settings").read_text()
         seen.clear()
-        arguments = runs.config(tmp_path / "error", POLICY, server.url)
+        arguments = runs.config(tmp_path / "error", module, server.url)
         with pytest.raises(ValueError, match=r"answered 400: The decoder prompt is longer"):
             visualprm(tmp_path / "error", *arguments, "--data.on_bad_row=error")
 
