@@ -22,6 +22,8 @@ _NAMES_OF_A_RUN = (
     "SLURM_STEP_ID",
 )
 
+_SINCE_START = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 
 def has_several_processes() -> bool:
     """Whether this process belongs to a run of several, by the environment."""
@@ -49,12 +51,13 @@ def is_first_to_report() -> bool:
     with os.fdopen(handle, "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         reported = file.read()
-        # A run of before may have had the same names.
-        if _is_time(reported) and float(reported) >= psutil.Process().create_time():
+        # A run of before may have had the same names. Both times count from the start of the machine, since the clock's
+        # time of a start is known to a second only.
+        if _is_time(reported) and float(reported) >= psutil.Process().create_time() - psutil.boot_time():
             return False
         file.seek(0)
         file.truncate()
-        file.write(f"{time.time()}")
+        file.write(f"{time.clock_gettime(_SINCE_START)}")
     return True
 
 

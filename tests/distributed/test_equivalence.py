@@ -72,6 +72,7 @@ def test_tables_are_equal_to_the_last_digit(results, strategy):
         "best_of_n_validate.json",
         "best_of_n_validate.md",
         "candidate_scores.jsonl",
+        "process_bench_scores.jsonl",
         "process_bench_test.json",
         "process_bench_test.md",
         "process_bench_validate.json",
