@@ -10,6 +10,8 @@ Examples::
         --output rollouts/qwen.jsonl MATH-V/outputs/closed-source/Qwen/Qwen-VL-Max.jsonl
     # Is every question there with 8 candidates, nothing twice, every verdict that of the present rules?
     python -m tools.rollouts check rollouts/mathvista.jsonl --benchmarks data/benchmarks --candidates 8
+    # What a judge said about the steps becomes a critic's scores, for `BestOfN` to compare with.
+    python -m tools.rollouts scores judged.jsonl --rollouts rollouts/mathvista.jsonl --output judge_scores.jsonl
     # What the reward model picked, for VLMEvalKit to score.
     python -m tools.rollouts export rollouts/mathvista.jsonl --benchmarks data/benchmarks --benchmark MathVista \
         --candidate-scores runs/test/candidate_scores.jsonl --output InternVL2_5-8B_MathVista_MINI.xlsx
@@ -46,9 +48,10 @@ from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
 from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.fields import first_of
 from datamodules.storage.files import require_writable_file
-from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest
+from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest, write_candidate_scores
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import nonempty_path, nonempty_text, number, whole_number
+from tools.judge_scores import judge_scores, judged_steps
 from tools.reading_facts import reading_facts
 
 
@@ -171,6 +174,17 @@ def _summary(found: RolloutCheck) -> str:
     )
 
 
+def scores(arguments: argparse.Namespace) -> int:
+    """The command ``scores``; 0 if it went well."""
+    judged = judged_steps(arguments.judged)
+    rows = judge_scores(judged, read_rollouts(arguments.rollouts))
+    write_candidate_scores(arguments.output, rows)
+    unjudged = sum(steps.unjudged for steps in judged.values())
+    total = unjudged + sum(len(steps.scores) for steps in judged.values())
+    print(f"{arguments.output}: scores of {len(rows)} rollouts; {unjudged} of {total} steps have no verdict")
+    return 0
+
+
 @tool("visualprm-rollouts")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns its exit status."""
@@ -233,6 +247,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=nonempty_path, required=True, help="prediction file to write (.tsv or .xlsx)"
     )
     exporter.set_defaults(run=export)
+
+    scorer = commands.add_parser("scores", help="verdicts of a judge on rollouts as a critic's scores for Best-of-N")
+    scorer.add_argument("judged", type=nonempty_path, help="rows that a judge wrote with solutions_from=ROLLOUTS")
+    scorer.add_argument("--rollouts", type=nonempty_path, required=True, help="the rollouts that were judged")
+    scorer.add_argument("--output", type=nonempty_path, required=True, help="file of candidate scores to write")
+    scorer.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    scorer.set_defaults(run=scores)
 
     for command in (adder, checker, exporter):
         command.add_argument(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datamodules.storage import fields
 from datamodules.storage.files import parse_json_line
@@ -15,7 +16,8 @@ class GivenSolutions:
 
     Args:
         path: Rows have an ``id``, which is the prompt's id, a slash, and the number of the solution, and a
-            ``response``. What else they have is not looked at.
+            ``response``. What else they have is not looked at. Rollout rows of benchmarks are taken as they are; those
+            of a question must stand in the order of their samples.
 
     Attributes:
         digest: Of the file's content.
@@ -37,7 +39,7 @@ class GivenSolutions:
                 content.update(line)
                 if line.strip():
                     where = f"{path}:{number}"
-                    row_id = fields.text(parse_json_line(line, where), "id", where)
+                    row_id = _id_of(parse_json_line(line, where), where)
                     prompt_id, _, index = row_id.rpartition("/")
                     known = self._offsets.setdefault(prompt_id, [])
                     if not prompt_id or index != str(len(known)):
@@ -61,3 +63,10 @@ class GivenSolutions:
                     texts.append(fields.text(parse_json_line(file.readline(), where), "response", where, blank=True))
                 found[prompt_id] = texts
         return found
+
+
+def _id_of(row: Mapping[str, Any], where: str) -> str:
+    if "id" in row or "sample_index" not in row:
+        return fields.text(row, "id", where)
+    names = (fields.text(row, "benchmark", where), fields.text(row, "question_id", where))
+    return "/".join((*names, str(fields.integer(row, "sample_index", where))))

@@ -17,6 +17,14 @@ def test_solutions_of_prompts(tmp_path):
     assert given.digest != GivenSolutions(write(tmp_path / "other.jsonl", rows[:3])).digest
 
 
+def test_rollouts_as_they_are(tmp_path):
+    rows = [{"benchmark": "MMMU", "question_id": "q/1", "sample_index": n, "response": f"{n}"} for n in range(2)]
+    given = GivenSolutions(write(tmp_path / "rollouts.jsonl", rows))
+    assert given.of(["MMMU/q/1"]) == {"MMMU/q/1": ["0", "1"]}
+    with pytest.raises(ValueError, match="which is 0 here"):
+        GivenSolutions(write(tmp_path / "turned.jsonl", rows[::-1]))
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -1,0 +1,61 @@
+"""Worked by hand: two questions, verdicts of a judge that now and then says nothing."""
+
+import json
+
+import pytest
+
+from datamodules.rollouts.records import Rollout, write_rollouts
+from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest
+from tools.rollouts import main
+
+RESPONSES = {("MMMU", "a"): ["one\n\ntwo", "three"], ("WeMath", "b/1"): ["four"]}
+# Scores of the steps; None has no verdict.
+VERDICTS = {"MMMU/a/0": [1, 0], "MMMU/a/1": [None], "WeMath/b/1/0": [1, None, 1]}
+
+
+def lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def rollouts(tmp_path):
+    path = tmp_path / "rollouts.jsonl"
+    write_rollouts(
+        path,
+        [
+            Rollout(name, number, n, text, None, False, "p", 1.0, 1.0, 64, 0)
+            for (name, number), texts in RESPONSES.items()
+            for n, text in enumerate(texts)
+        ],
+    )
+    return str(path)
+
+
+def judged(path, verdicts):
+    def step(score):
+        counts = {"num_mc_correct": 0, "num_mc_total": 0} if score is None else {}
+        return {"step": "s", "score": float(score or 0), **counts}
+
+    rows = [{"id": row_id, "response": "", "steps_with_score": [*map(step, scores)]} for row_id, scores in verdicts]
+    return lines(path, rows)
+
+
+def test_scores_of_a_judge(rollouts, tmp_path, capsys):
+    output = tmp_path / "scores.jsonl"
+    rows = judged(tmp_path / "judged.jsonl", VERDICTS.items())
+    assert main(["scores", rows, "--rollouts", rollouts, "--output", str(output)]) == 0
+    assert "scores of 3 rollouts; 2 of 6 steps have no verdict" in capsys.readouterr().out
+    found = OutcomeScores(output)
+    # The mean of 1 and 0; no opinion; the mean of two verdicts.
+    assert found.of("MMMU", "a", [response_digest(text) for text in RESPONSES["MMMU", "a"]]) == [0.5, 0.5]
+    assert found.of("WeMath", "b/1", [response_digest("four")]) == [1.0]
+    with pytest.raises(ValueError, match="another response"):
+        found.of("WeMath", "b/1", [response_digest("five")])
+
+
+def test_a_rollout_without_verdicts_is_an_error(rollouts, tmp_path, capsys):
+    rows = judged(tmp_path / "judged.jsonl", list(VERDICTS.items())[:1])
+    assert main(["scores", rows, "--rollouts", rollouts, "--output", str(tmp_path / "scores.jsonl")]) == 2
+    assert "2 of 3 rollouts were not judged, the first is 'MMMU/a/1'" in capsys.readouterr().err
+    assert not (tmp_path / "scores.jsonl").exists()
