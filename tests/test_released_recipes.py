@@ -8,7 +8,7 @@ from cli_runs import parsed, visualprm
 from PIL import Image
 from released_benchmarks import mmmu_table
 
-from lightning_modules.generation.engine import GeneratedText, GenerationRequest
+from lightning_modules.generation.engine import GeneratedText, GenerationRequest, RequestSource
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.transformers_engine import TransformersEngine
 
@@ -27,15 +27,21 @@ INSTRUCTION = (
 class ManySteps(TransformersEngine):
     """Samples from the tiny policy, whose texts hold hardly any blank line, and makes 40 steps of each."""
 
-    def sample(
-        self, requests: Sequence[GenerationRequest], parameters: SamplingParameters
-    ) -> list[list[GeneratedText]]:
+    def serve(self, source: RequestSource, parameters: SamplingParameters) -> None:
         """As the base class; a step is a space and one of the first letters, dots where there are too few."""
-        sampled = super().sample(requests, parameters)
-        return [
-            [found._replace(text="\n\n".join(f" {letter}" for letter in f"{found.text:.<40}"[:40])) for found in texts]
-            for texts in sampled
-        ]
+        super().serve(_InManySteps(source), parameters)
+
+
+class _InManySteps:
+    def __init__(self, source: RequestSource) -> None:
+        self.take = source.take
+        self.source = source
+
+    def receive(self, request: GenerationRequest, texts: Sequence[GeneratedText]) -> None:
+        self.source.receive(
+            request,
+            [found._replace(text="\n\n".join(f" {letter}" for letter in f"{found.text:.<40}"[:40])) for found in texts],
+        )
 
 
 MANY_STEPS = "--model.engine=test_released_recipes.ManySteps"
@@ -114,13 +120,13 @@ def test_both_presets_follow_the_released_numbers(tmp_path):
     """`visualprm_mmpr_8b.sh` and the defaults of `visualprm_data_pieline.py`; `InternVLChat.generate_v2`."""
     config = parsed(tmp_path, "predict", V1_1)
     sampling = config["model"]["init_args"]["sampling"]
-    assert sampling == {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "max_new_tokens": 4096, "seed": 0}
+    assert sampling == {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "max_new_tokens": 4096, "seed": 0, "stop": ()}
     assert {name: config["model"]["init_args"][name] for name in ("num_solutions", "num_continuations")} == {
         "num_solutions": 4,
         "num_continuations": 16,
     }
     sampling = parsed(tmp_path, "predict", BEST_OF_N)["model"]["init_args"]["sampling"]
-    assert sampling == {"temperature": 0.6, "top_k": 50, "top_p": 0.95, "max_new_tokens": 4096, "seed": 0}
+    assert sampling == {"temperature": 0.6, "top_k": 50, "top_p": 0.95, "max_new_tokens": 4096, "seed": 0, "stop": ()}
 
 
 def test_best_of_n_as_vlmevalkit_asks(rows_of):

@@ -22,7 +22,7 @@ _NAMES_OF_A_RUN = (
     "SLURM_STEP_ID",
 )
 
-_SINCE_START = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def has_several_processes() -> bool:
@@ -39,8 +39,6 @@ def is_first_to_report() -> bool:
         return True
     import fcntl
 
-    import psutil
-
     names = [f"{name}={os.environ.get(name, '')}" for name in _NAMES_OF_A_RUN]
     name = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"visualprm-{os.getuid()}-{name}.failure"
@@ -51,14 +49,21 @@ def is_first_to_report() -> bool:
     with os.fdopen(handle, "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         reported = file.read()
-        # A run of before may have had the same names. Both times count from the start of the machine, since the clock's
-        # time of a start is known to a second only.
-        if _is_time(reported) and float(reported) >= psutil.Process().create_time() - psutil.boot_time():
+        # A run of before may have had the same names.
+        if _is_time(reported) and float(reported) >= _start_of_process():
             return False
         file.seek(0)
         file.truncate()
-        file.write(f"{time.clock_gettime(_SINCE_START)}")
+        file.write(f"{time.time()}")
     return True
+
+
+def _start_of_process() -> float:
+    """When this process began, as :func:`time.time`; psutil's own figure is off by up to a second."""
+    import psutil
+
+    begin = psutil.Process().create_time() - psutil.boot_time()
+    return time.time() - (time.clock_gettime(_SINCE_BOOT) - begin)
 
 
 def _number(name: str) -> int:

@@ -133,7 +133,9 @@ def test_the_system_message_of_the_configuration(copy_of, tmp_path, capsys):
 def test_fewer_tiles(released, tmp_path, capsys):
     assert run(capsys, released[0], tmp_path / "out", "--max-tiles", "6")[0] == 0
     assert AutoProcessor.from_pretrained(tmp_path / "out").image_processor.max_patches == 6
-    assert run(capsys, released[0], tmp_path / "other", "--max-tiles", "0")[0] == 2
+    with pytest.raises(SystemExit) as refused:
+        run(capsys, released[0], tmp_path / "other", "--max-tiles", "0")
+    assert refused.value.code == 2
 
 
 def test_an_output_that_exists(released, tmp_path, capsys):

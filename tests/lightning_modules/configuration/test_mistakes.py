@@ -416,7 +416,8 @@ def test_one_of_several_processes_reports(begun, tmp_path):
     for run in (1, 2):
         ranks = []
         for rank in range(3):
-            names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3", "TMPDIR": str(tmp_path)}
+            names = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3"}
+            names["TORCHELASTIC_RUN_ID"] = str(tmp_path)
             ranks.append(begun(f"{run}-{rank}", {D + "batch_size": 0}, names))
         for process, _ in ranks:
             process.join(60)
