@@ -34,6 +34,7 @@ class RewardModelFacts:
         max_tokens: Positions that the model was made for, which no conversation should exceed; None if it has no bound.
         needs_all_continuations: Why the shares of steps that were continued up to their first success are no targets of
             this model; None if their labels are all that it needs.
+        needs_measured_scores: Likewise, of steps whose scores a binary search has inferred.
     """
 
     encoder: ConversationEncoder
@@ -44,6 +45,7 @@ class RewardModelFacts:
     training_verdicts: Verdicts | None = None
     max_tokens: int | None = None
     needs_all_continuations: str | None = None
+    needs_measured_scores: str | None = None
 
 
 @dataclass(frozen=True)

@@ -282,6 +282,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
         settings = {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
         # Ours is not named, so that runs from before there was a choice go on.
         chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", "pictures", *_CHOICES)}
+        sources = self.sources or []
+        tiles = [source.max_tiles for source in (sources.values() if isinstance(sources, dict) else sources)]
+        if any(tiles):
+            settings["tiles_of_sources"] = tiles
         return settings | {name: value for name, value in chosen.items() if value not in ("ours", None, (), [])}
 
     @property

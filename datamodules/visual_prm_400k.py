@@ -212,7 +212,9 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         if split not in self._measured:
             options, model = self.hparams, self.model_facts
             self.supervision.check_texts(split, model.encoder)
-            self.supervision.check_counts(split, model.needs_all_continuations)
+            self.supervision.check_counts(
+                split, {"first_success": model.needs_all_continuations, "binary": model.needs_measured_scores}
+            )
             # Where lengths only bound a conversation, pictures on slow file systems need not be opened.
             look = options["check_images"] or chosen != "padded"
             self._measured[split] = measured_rows(

@@ -46,7 +46,7 @@ _OURS = {
     "stopping": "all",
     "search": "linear",
 }
-_PROMPT_CHOICES = ("grading", "system_prompt", "max_tiles", "pictures")
+_PROMPT_CHOICES = ("grading", "system_prompt", "max_tiles", "pictures", "other_images", "tiles_of_sources")
 
 
 class MonteCarloAnnotator(SamplingModule):

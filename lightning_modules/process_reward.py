@@ -194,6 +194,7 @@ class ProcessRewardModel(BackboneModule):
             training_verdicts=self._training_verdicts(),
             max_tokens=getattr(text, "max_position_embeddings", None),
             needs_all_continuations=self.step_loss.needs_all_continuations,
+            needs_measured_scores=self.step_loss.needs_measured_scores,
         )
 
     def _use_system_prompt(self, text: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from datamodules.conversation.messages import question_content
 from datamodules.conversation.reading_rules import WhiteSpace
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS, STEP_SEPARATOR, response_steps
+from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.prompts import Prompt, PromptBatch
 from lightning_modules.generation.answers import answers_to
 from lightning_modules.generation.engine import GenerationEngine, GenerationRequest, PromptRefusedError
@@ -36,6 +37,7 @@ REQUEST = (
 )
 """What a judge is asked behind the question; ``{before}`` and ``{step}`` stand for the steps."""
 _NOTHING = "(nothing yet)"
+_PROMPT_CHOICES = ("system_prompt", "max_tiles", "pictures", "other_images", "tiles_of_sources")
 _VERDICT = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _GREEDY = SamplingParameters(temperature=0.0, max_new_tokens=256)
 
@@ -101,6 +103,8 @@ class StepJudge(SamplingModule):
     @property
     def prediction_settings(self) -> dict[str, Any]:
         """What the verdicts depend on besides the prompts."""
+        data = data_module_of(self._trainer) if self._trainer else None
+        asked = data.prediction_settings if isinstance(data, PredictionSettings) else {}
         return {
             "model": self.model_name_or_path,
             "weights": weights_digest(self.model_name_or_path),
@@ -110,6 +114,7 @@ class StepJudge(SamplingModule):
             "num_votes": self.num_votes,
             "sampling": sampling_settings(self.sampling),
             "request": self.request,
+            **{name: asked[name] for name in _PROMPT_CHOICES if asked.get(name)},
             **engine_settings(self.engine),
         }
 
@@ -144,7 +149,8 @@ class StepJudge(SamplingModule):
         }
         costs = [Costs(seconds=(time.perf_counter() - begin) / len(batch.prompts)) for _ in batch.prompts]
         for (index, _), texts in zip(asked, answers, strict=True):
-            costs[index].add(texts, is_solution=False)
+            if texts:  # a server that refuses a prompt gives none
+                costs[index].add(texts, is_solution=False)
         self.prediction_costs = {
             prompt.prompt_id: asdict(replace(each)) for prompt, each in zip(batch.prompts, costs, strict=True)
         }

@@ -53,7 +53,7 @@ class Estimate:
 
 
 def measured_rates(rows: Path) -> tuple[Rates, float]:
-    """The rates of a finished annotation, and its mean number of steps.
+    """The rates of a finished annotation, and the mean number of continued steps of its solutions.
 
     Args:
         rows: Its JSONL file; the record beside it holds its costs.
@@ -71,8 +71,8 @@ def measured_rates(rows: Path) -> tuple[Rates, float]:
         raise ValueError(f"{record}: holds no costs; measure with an annotation that this version of the package makes")
     total = sum(statistics_of(rows).values(), Statistics())
     settings = found["settings"]
-    steps = total.steps / total.rows
     continued = total.steps - (0 if settings.get("continue_last_step") else total.rows)
+    steps = continued / total.rows
     texts = costs["solutions"] + costs["continuations"]
     return (
         Rates(

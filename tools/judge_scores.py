@@ -22,10 +22,12 @@ class JudgedSteps(NamedTuple):
     Attributes:
         scores: Of the steps that have a verdict, in [0, 1].
         unjudged: How many steps have none.
+        response: The steps as one text.
     """
 
     scores: list[float]
     unjudged: int
+    response: str
 
 
 def judged_steps(path: Path) -> dict[str, JudgedSteps]:
@@ -48,7 +50,7 @@ def judged_steps(path: Path) -> dict[str, JudgedSteps]:
             raise ValueError(f"{where}: field 'steps_with_score' must be a list of objects")
         has_verdict = [step.get("num_mc_total") != 0 for step in steps]
         scores = [fields.number(step, "score", where) for step, has in zip(steps, has_verdict, strict=True) if has]
-        found[row_id] = JudgedSteps(scores, has_verdict.count(False))
+        found[row_id] = JudgedSteps(scores, has_verdict.count(False), fields.text(row, "response", where, blank=True))
     return found
 
 
@@ -60,12 +62,19 @@ def judge_scores(judged: Mapping[str, JudgedSteps], rollouts: Iterable[Rollout])
         rollouts: The candidates.
 
     Raises:
-        ValueError: If a rollout has no row; names the first and says how many there are.
+        ValueError: If a rollout has no row, or one of another response; names the first and says how many there are.
     """
     rollouts = list(rollouts)
     missing = [key for key in map(_key, rollouts) if key not in judged]
     if missing:
         raise ValueError(f"{len(missing)} of {len(rollouts)} rollouts were not judged, the first is {missing[0]!r}")
+    # Steps may have been merged, and their white space cut.
+    others = [_key(each) for each in rollouts if judged[_key(each)].response.split() != each.response.split()]
+    if others:
+        raise ValueError(
+            f"{len(others)} of {len(rollouts)} rollouts have another response than was judged, the first is "
+            f"{others[0]!r}; judge the present rollouts"
+        )
     return [_score(rollout, judged[_key(rollout)].scores) for rollout in rollouts]
 
 

@@ -70,6 +70,8 @@ def parse_row(
 
 
 def _stopping(row: Mapping[str, Any], where: str) -> str:
+    if row.get("num_mc_search") == "binary":
+        return "binary"  # also where continuations were stopped: it is the stronger of both
     return "" if row.get("num_mc_stopping") is None else fields.text(row, "num_mc_stopping", where)
 
 

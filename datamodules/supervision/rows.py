@@ -55,7 +55,8 @@ about the same images; images are paths or references of :mod:`datamodules.stora
 ``question`` is the row's field, ``question_bare`` the question without the policy's instruction;
 ``system_prompt`` is that of a conversation row, None without one;
 ``mc`` is NaN for a step without a score; the counts -1 where unknown;
-``num_mc_stopping`` is the rule by which the continuations of a step were stopped, empty where all were drawn;
+``num_mc_stopping`` is the rule by which the continuations of a step were stopped, empty where all were drawn, and
+``binary`` where scores of steps were inferred by a binary search;
 ``question_accuracy`` is how often the policy solves the question from scratch, None where the row does not say;
 ``blank_steps`` is how many of the steps are without text;
 ``problem`` is empty for a good row. :func:`read_rows` adds ``weight``, ``max_tiles`` and ``limit`` of the row's source,

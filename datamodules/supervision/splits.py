@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -139,26 +139,28 @@ class ProcessSupervision:
         self.keep(name, drop_bad_rows(table, bad, self.on_bad_row, f"{name} rows"))
         self._unchecked.discard(name)
 
-    def check_counts(self, name: str, reason: str | None) -> None:
-        """Refuse rows whose shares of right continuations are biased, where a model learns more than their labels.
+    def check_counts(self, name: str, reasons: Mapping[str, str | None]) -> None:
+        """Refuse rows whose scores are biased or inferred, where a model learns more than their labels.
 
         Args:
             name: Of the split.
-            reason: Why the model cannot use them; None if it can.
+            reasons: For values of the column ``num_mc_stopping`` why the model cannot use such rows; None if it can.
 
         Raises:
             ValueError: If there are such rows; names the first.
         """
-        if reason is None:
+        if not any(reasons.values()):
             return
         stopping = self.tables[name].with_format("arrow")["num_mc_stopping"][:]
-        rows = np.flatnonzero(pc.equal(stopping, "first_success").to_numpy())
-        if len(rows):
-            first = self.tables[name][int(rows[0])]["sample_id"]
-            raise ValueError(
-                f"{first}: {len(rows)} {name} rows were annotated with stopping: "
-                f"first_success, whose scores say only whether a step is above 0: {reason}"
-            )
+        for rule, reason in reasons.items():
+            rows = np.flatnonzero(pc.equal(stopping, rule).to_numpy())
+            if reason and len(rows):
+                first = self.tables[name][int(rows[0])]["sample_id"]
+                option = f"search: {rule}" if rule == "binary" else f"stopping: {rule}"
+                raise ValueError(
+                    f"{first}: {len(rows)} {name} rows were annotated with {option}, whose scores say only whether a "
+                    f"step is above 0: {reason}"
+                )
 
     def system_prompt(self) -> str:
         """The system turn that all training rows have.

@@ -20,6 +20,9 @@ def growing(before: Record, now: Record, setting: str | None, output: Path) -> R
         now: Of the run.
         setting: Name of the number of samples of a prompt; None where a module cannot add any.
         output: What is there.
+
+    Raises:
+        ValueError: If the output holds other rows than the record says.
     """
     if setting is None or not before.is_finished or before.prompts != now.prompts:
         return None
@@ -28,7 +31,13 @@ def growing(before: Record, now: Record, setting: str | None, output: Path) -> R
         return None
     if differences({**before.settings, setting: wanted}, now.settings):
         return None
-    return replace(now, base=Base(samples, number_of_lines(output), before.left_out, before.costs))
+    lines = number_of_lines(output)
+    if lines % samples or before.rows not in (None, lines):
+        raise ValueError(
+            f"{output}: holds {lines} rows, which are not {samples} of each of its prompts, so it cannot grow; move it "
+            f"away, or begin anew with --overwrite"
+        )
+    return replace(now, base=Base(samples, lines, before.left_out, before.costs))
 
 
 def number_of_lines(path: Path) -> int:

@@ -281,6 +281,7 @@ class PredictionJournal:
         missing = [name for name in prompt_ids if name not in answered]
         own = [name for name in own_ids if name not in answered]
         if not missing:
+            self._check_growth(base, left_out)
             if len(left_out) == len(prompt_ids):
                 raise RuntimeError(f"{self.output}: no prompt could be answered: {_left_out(left_out)}")
             added = sum(numbers.values())
@@ -307,6 +308,15 @@ class PredictionJournal:
             )
         elif is_whole:
             raise RuntimeError(f"{self.output}: no prediction for {len(own)} prompts, the first is {own[0]!r}")
+
+    def _check_growth(self, base: Base | None, left_out: Mapping[str, str]) -> None:
+        """Keep an output as it is where some of its prompts got no further rows: all must have equally many."""
+        short = {} if base is None else {name: why for name, why in left_out.items() if name not in base.left_out}
+        if short:
+            raise RuntimeError(
+                f"{self.output}: prompts that have rows got no further ones, so the output stays as it is; start again "
+                f"to try them once more: {_left_out(short)}"
+            )
 
     def _write_rows(
         self, prompt_ids: Sequence[str], places: Mapping[str, tuple[Path, int]], base: Base | None, added: int

@@ -150,7 +150,13 @@ class QuestionPrefixes:
             if prefix.base is not None:
                 behind.setdefault(prefix.base[1], []).append(prefix)
         batches = [questions[n : n + _QUESTIONS_AT_ONCE] for n in range(0, len(questions), _QUESTIONS_AT_ONCE)]
-        return batches, list(behind.values())
+        # As many at once as questions, to bound memory.
+        pieces = [
+            each[start : start + _QUESTIONS_AT_ONCE]
+            for each in behind.values()
+            for start in range(0, len(each), _QUESTIONS_AT_ONCE)
+        ]
+        return batches, pieces
 
     # ------------------------------------------------------------ encoding
 

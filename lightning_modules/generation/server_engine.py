@@ -274,6 +274,9 @@ class _Flight:
             room = 2 * self.engine.client.most_at_once * self.engine.samples_per_request - self.samples
             requests = self.source.take(room) if room > 0 else []
             for request in requests:
+                if not request.sample_keys:
+                    self.source.receive(request, [])
+                    continue
                 found = _Open(request, request.parameters or self.parameters)
                 self.open.append(found)
                 self.samples += len(found.texts)

@@ -16,7 +16,7 @@ _COLUMNS: dict[str, Callable[[Statistics], str]] = {
     "wrong steps %": lambda s: _percent(s.wrong, s.scored),
     "words a step": lambda s: f"{s.words / s.steps:.1f}" if s.steps else "-",
     "right solutions %": lambda s: _percent(s.right_solutions, s.known_solutions),
-    "continuations a step": lambda s: _ratio(s.continuations, s.scored - s.inferred - s.known_solutions),
+    "continuations a step": lambda s: _ratio(s.continuations, s.scored - s.inferred - s.finished),
     "right %": lambda s: _percent(s.right, s.continuations),
     "cut %": lambda s: _percent(s.cut, s.continuations),
     "unparsed %": lambda s: _percent(s.unparsed, s.continuations),

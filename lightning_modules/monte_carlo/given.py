@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.storage import fields
 from datamodules.storage.files import parse_json_line
+
+logger = logging.getLogger(__name__)
 
 
 class GivenSolutions:
@@ -31,6 +34,7 @@ class GivenSolutions:
         if not path.is_file():
             raise FileNotFoundError(f"solutions_from: {path} is no file; give the rows of an annotation")
         self.path = path
+        self._has_warned = False
         self._offsets: dict[str, list[int]] = {}
         content = hashlib.sha256()
         offset = 0
@@ -62,6 +66,10 @@ class GivenSolutions:
                     where = f"{self.path}, byte {offset}"
                     texts.append(fields.text(parse_json_line(file.readline(), where), "response", where, blank=True))
                 found[prompt_id] = texts
+        missing = [name for name, texts in found.items() if not texts]
+        if missing and not self._has_warned:
+            self._has_warned = True
+            logger.warning("%s holds no solutions of %s, so it gets no rows; nor may others", self.path, missing[0])
         return found
 
 

@@ -32,6 +32,7 @@ class Statistics:
         known_solutions: Solutions of which that is known.
         cut_solutions: Solutions that were cut.
         not_monotone: Solutions with a right step behind a wrong one.
+        finished: Solutions whose last step is the one continuation that it has.
     """
 
     rows: int = 0
@@ -49,6 +50,7 @@ class Statistics:
     known_solutions: int = 0
     cut_solutions: int = 0
     not_monotone: int = 0
+    finished: int = 0
 
     def add(self, row: Mapping[str, Any], *, is_new_question: bool) -> None:
         """Count a row."""
@@ -64,6 +66,7 @@ class Statistics:
         self.not_monotone += violations(is_right) > 0
         self.cut_solutions += bool(row.get("response_cut"))
         last = steps[-1].get("num_mc_total") if steps else None
+        self.finished += last == 1
         verdict = steps[-1]["score"] if last == 1 else row.get("question_accuracy")
         if verdict is not None:
             self.known_solutions += 1

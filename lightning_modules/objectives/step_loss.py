@@ -148,6 +148,15 @@ class StepLoss:
             return f"the threshold is {self.threshold:g}; take threshold 0, or annotate with stopping: all"
         return None
 
+    @property
+    def needs_measured_scores(self) -> str | None:
+        """Why steps whose scores a binary search has inferred are no targets; None if labels suffice."""
+        if self.objective.learns_mc or self.objective.compares_steps:
+            return f"objective {self.objective.name!r} learns more than labels; annotate with search: linear"
+        if self.threshold > 0:
+            return f"the threshold is {self.threshold:g}; take threshold 0, or annotate with search: linear"
+        return None
+
     def targets(self, mc: Tensor, question_accuracy: Tensor | None = None) -> Tensor:
         """Targets of the class probabilities.
 

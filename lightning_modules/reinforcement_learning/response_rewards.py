@@ -17,6 +17,7 @@ from datamodules.storage.images import decoded
 from lightning_modules.metrics.response_score import Aggregation
 from lightning_modules.process_reward import ProcessRewardModel, QuestionWithResponses, RewardModelServer
 from lightning_modules.scoring.responses import read_responses
+from lightning_modules.servers.errors import RequestRefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +99,36 @@ class ResponseRewards:
 
     def _scores(self, asked: Sequence[QuestionWithResponses]) -> list[list[float]]:
         if self.model.served is not None:
-            return [scored.response_scores for scored in self.model.score_questions(asked)]
+            try:
+                return [scored.response_scores for scored in self.model.score_questions(asked)]
+            except RequestRefusedError as error:
+                return self._one_by_one(asked, error)
         with self._lock:
             # Trainers choose the GPU of a process only after the reward function was made.
             self.model.to(self._device or ("cuda" if torch.cuda.is_available() else "cpu"))
             return [scored.response_scores for scored in self.model.score_questions(asked)]
+
+    def _one_by_one(self, asked: Sequence[QuestionWithResponses], error: RequestRefusedError) -> list[list[float]]:
+        """Scores where a server refuses some responses, for instance too long ones: these have the lowest score.
+
+        Raises:
+            RequestRefusedError: If it refuses all of them.
+        """
+        scores: list[list[float]] = []
+        num_scored = 0
+        for each in asked:
+            scores.append([])
+            for response in each.responses:
+                try:
+                    (scored,) = self.model.score_questions([each._replace(responses=[response])])
+                    scores[-1] += scored.response_scores
+                    num_scored += 1
+                except RequestRefusedError as refusal:
+                    logger.warning("%s: a response has the lowest score, as it is refused: %s", each.name, refusal)
+                    scores[-1].append(self.model.protocol.score_range[0])
+        if not num_scored:
+            raise error
+        return scores
 
     def _check_question(self, asked: QuestionWithResponses) -> None:
         """Refuse what is wrong with a question, whatever the responses."""

@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import random
+import re
 import threading
 import time
+import urllib.request
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
@@ -28,7 +30,7 @@ CHAT = "chat/completions"
 _MODELS = "models"
 _REFUSED = {400, 413, 415, 422}
 """Something is wrong with the request itself; to send it again would not help."""
-_UNAVAILABLE = {502, 503, 504}
+_UNAVAILABLE = {502, 503}  # of 504 the request may be the cause, which takes too long for a gateway
 """The server behind the address is gone, or not there yet."""
 _BUSY = {408, 425, 429}
 _LONGEST_RETRY_PAUSE = 30.0
@@ -98,6 +100,8 @@ class ServerClient:
         self.base_urls = [_checked(url) for url in ([base_urls] if isinstance(base_urls, str) else base_urls)]
         if not self.base_urls:
             raise ValueError("base_urls must name at least one address, such as http://localhost:8000/v1")
+        if api_key_variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", api_key_variable):
+            raise ValueError("api_key_variable must be the name of an environment variable, not the key itself")
         for name, value, least in (
             ("concurrency", concurrency, 1),
             ("timeout", timeout, 0),
@@ -132,7 +136,7 @@ class ServerClient:
 
         Args:
             request_id: Names the request in errors.
-            body: Of the request, as JSON.
+            body: Of the request, to be written as JSON; it must not be changed until there is an answer.
             path: Below the base address.
             fault_of: Says what is wrong with an answer, if anything is; the request is then sent again. It is called by
                 another thread.
@@ -147,9 +151,8 @@ class ServerClient:
         Raises:
             ValueError: If the environment variable of the API key is not set.
         """
-        payload = json.dumps(body).encode()
         worker = self._started()
-        return worker.run(worker.ask(request_id, path, payload, fault_of, preferred))
+        return worker.run(worker.ask(request_id, path, body, fault_of, preferred))
 
     def complete(
         self,
@@ -248,8 +251,10 @@ class _Worker:
                 headers["Authorization"] = f"Bearer {self.api_key}"
             # The pool bounds the number of connections.
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
+            # With trust_env aiohttp also takes logins from ~/.netrc, which are not meant for these servers.
+            has_proxy = bool(urllib.request.getproxies())
             self.session = aiohttp.ClientSession(
-                connector=connector, headers=headers, timeout=self.timeout, trust_env=True
+                connector=connector, headers=headers, timeout=self.timeout, trust_env=has_proxy
             )
         return self.session
 
@@ -257,7 +262,7 @@ class _Worker:
         self,
         request_id: str,
         path: str,
-        payload: bytes,
+        body: Mapping[str, Any],
         fault_of: Callable[[Mapping[str, Any]], str | None] | None,
         preferred: int | None,
     ) -> dict[str, Any]:
@@ -269,7 +274,8 @@ class _Worker:
             except AllServersDownError as error:
                 raise self._gone(request_id, path, str(error)) from error
             try:
-                answer = await self._attempt(server, request_id, path, payload)
+                # Only now, since thousands of requests may wait, each with its pictures.
+                answer = await self._attempt(server, request_id, path, json.dumps(body).encode())
                 if fault_of is not None and (fault := fault_of(answer)) is not None:
                     raise _Retry(f"answered with {fault}", counts=True)
             except _Retry as failure:
@@ -385,6 +391,10 @@ class _Worker:
 
 
 def _stop(worker: _Worker, thread: threading.Thread) -> None:
+    if threading.current_thread() is thread:
+        # The last reference went there, and the loop cannot wait for itself.
+        worker.loop.create_task(worker.shut()).add_done_callback(lambda _: worker.loop.stop())
+        return
     asyncio.run_coroutine_threadsafe(worker.shut(), worker.loop).result(timeout=10)
     worker.loop.call_soon_threadsafe(worker.loop.stop)
     thread.join(timeout=10)
@@ -393,10 +403,10 @@ def _stop(worker: _Worker, thread: threading.Thread) -> None:
 
 def _checked(url: str) -> str:
     parts = urlsplit(url)
-    if parts.username or parts.password:
+    if "@" in url:
         raise ValueError(
-            f"base_urls: an address for {parts.hostname} holds a user name or password; put the API key into an "
-            f"environment variable and name that: api_key_variable"
+            f"base_urls: an address for {url.rpartition('@')[2]} holds a user name or password; put the API key into "
+            f"an environment variable and name that: api_key_variable"
         )
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError(f"base_urls must be addresses such as http://localhost:8000/v1, got {url!r}")
@@ -408,5 +418,7 @@ def _api_key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ValueError(f"api_key_variable: the environment variable {variable} is not set; put the API key into it")
+        raise ValueError(
+            "api_key_variable: the environment variable that it names is not set; put the API key into that variable"
+        )
     return key

@@ -37,8 +37,14 @@ def judged(path, verdicts):
         counts = {"num_mc_correct": 0, "num_mc_total": 0} if score is None else {}
         return {"step": "s", "score": float(score or 0), **counts}
 
-    rows = [{"id": row_id, "response": "", "steps_with_score": [*map(step, scores)]} for row_id, scores in verdicts]
-    return lines(path, rows)
+    texts = {f"{name}/{number}/{n}": t for (name, number), each in RESPONSES.items() for n, t in enumerate(each)}
+    return lines(
+        path,
+        [
+            {"id": row_id, "response": texts[row_id].replace("\n\n", "\n"), "steps_with_score": [*map(step, scores)]}
+            for row_id, scores in verdicts
+        ],
+    )
 
 
 def test_scores_of_a_judge(rollouts, tmp_path, capsys):
@@ -59,3 +65,13 @@ def test_a_rollout_without_verdicts_is_an_error(rollouts, tmp_path, capsys):
     assert main(["scores", rows, "--rollouts", rollouts, "--output", str(tmp_path / "scores.jsonl")]) == 2
     assert "2 of 3 rollouts were not judged, the first is 'MMMU/a/1'" in capsys.readouterr().err
     assert not (tmp_path / "scores.jsonl").exists()
+
+
+def test_other_rollouts_than_were_judged(rollouts, tmp_path, capsys):
+    rows = judged(tmp_path / "judged.jsonl", VERDICTS.items())
+    file = tmp_path / "rollouts.jsonl"
+    file.write_text(file.read_text().replace("four", "fourteen"))
+    assert main(["scores", rows, "--rollouts", rollouts, "--output", str(tmp_path / "scores.jsonl")]) == 2
+    assert (
+        "1 of 3 rollouts have another response than was judged, the first is 'WeMath/b/1/0'" in capsys.readouterr().err
+    )

@@ -28,6 +28,17 @@ def test_what_needs_all_continuations(objective, threshold, options, problem):
     assert found is None if problem is None else problem in found
 
 
+@pytest.mark.parametrize(
+    ("objective", "threshold", "problem"),
+    [("value", 0.0, ""), ("outcome", 0.0, ""), ("value", 0.5, "threshold is 0.5")]
+    + [(name, 0.0, "learns more than labels") for name in ("soft", "regression", "advantage")],
+)
+def test_what_needs_measured_scores(objective, threshold, problem):
+    found = StepLoss(objective, threshold, LossOptions(binomial_weight=objective == "soft")).needs_measured_scores
+    assert (found is None) == (not problem)
+    assert problem in (found or "")
+
+
 @pytest.mark.parametrize("rate", [0.2, 0.6])
 def test_the_binomial_weight_learns_the_rate_from_stopped_counts(rate):
     """Over all ways that 6 draws can fall: with counts up to the first success, the loss is least at the true rate.
