@@ -404,9 +404,10 @@ def _stop(worker: _Worker, thread: threading.Thread) -> None:
 def _checked(url: str) -> str:
     parts = urlsplit(url)
     if "@" in url:
+        host = url.rpartition("@")[2].partition("/")[0]
         raise ValueError(
-            f"base_urls: an address for {url.rpartition('@')[2]} holds a user name or password; put the API key into "
-            f"an environment variable and name that: api_key_variable"
+            f"base_urls: an address for {host} holds a user name or password; put the API key into an environment "
+            f"variable and name that: api_key_variable"
         )
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError(f"base_urls must be addresses such as http://localhost:8000/v1, got {url!r}")

@@ -107,7 +107,7 @@ def test_rows_that_were_removed_by_hand(tmp_path):
     output = tmp_path / "rows.jsonl"
     predict(output, Sampler(2))
     output.write_text("".join(line for line in output.open().readlines()[1:]))
-    with pytest.raises(RuntimeError, match="2 rows of each of 7 prompts should be kept, but there are 13 rows"):
+    with pytest.raises(ValueError, match="holds 13 rows, which are not 2 of each of its prompts, so it cannot grow"):
         predict(output, Sampler(3))
 
 

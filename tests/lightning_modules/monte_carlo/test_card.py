@@ -57,6 +57,7 @@ def test_statistics(rows):
         known_solutions=2,
         cut_solutions=1,
         not_monotone=1,
+        finished=2,
     )
     # Of three steps one was not sampled, and one was inferred.
     charts = found["charts"]
