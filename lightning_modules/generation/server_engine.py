@@ -165,13 +165,8 @@ class ServerEngine:
             if self.processor is None:
                 raise ValueError("max_tiles needs the processor of the served model: set needs_processor to true")
             body["mm_processor_kwargs"] = tiling(self.processor, request.max_tiles)
-        if self.processor is not None:
-            # As in process: no text may hold the token of a picture that is not there.
-            image_ids = {getattr(self.processor, "image_token_id", None)}
-            image_ids |= set(getattr(self.processor, "image_token_ids", None) or ())
-            body["logit_bias"] = {
-                str(token): -100 for token in sorted(token for token in image_ids if token is not None)
-            }
+        if self._banned_ids:
+            body["logit_bias"] = {str(token): -100 for token in self._banned_ids}
         if self._is_to_be_checked(request):
             body["return_token_ids"] = True
         return with_fields(body, self.extra_body)
@@ -231,7 +226,7 @@ def banned_ids(processor: ProcessorMixin) -> list[int]:
         ends |= set(end if isinstance(end, list) else [end])
     banned = {getattr(processor, "image_token_id", None), tokenizer.pad_token_id}
     banned |= set(getattr(processor, "image_token_ids", None) or ())
-    return sorted(banned - ends - {None})
+    return sorted(token for token in banned - ends if token is not None)
 
 
 def _kind(request: GenerationRequest) -> tuple[Any, ...]:
