@@ -72,7 +72,8 @@ class VllmServer:
         command += ["--port", str(self.port), "--limit-mm-per-prompt", '{"image":4}', *_OPTIONS, *self.options]
         of_ours = ("PYTHONPATH", "PL_GLOBAL_SEED")
         environment = {name: value for name, value in os.environ.items() if name not in of_ours}
-        environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        # It would bind its worker to one core, whatever else runs there.
+        environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "CUDA_VISIBLE_DEVICES": ""}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(

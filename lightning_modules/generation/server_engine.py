@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from datamodules.conversation.tiles import tiling
 from lightning_modules.generation.engine import GeneratedText, GenerationRequest, PromptRefusedError, RequestSource
@@ -92,6 +94,7 @@ class ServerEngine:
         self.check_prompts = check_prompts
         self.extra_body = dict(extra_body or {})
         self.processor: ProcessorMixin | None = None
+        self._banned_ids: list[int] = []
         self.pictures = PictureEncoder()
         self.has_answered = False
         self._num_refused = 0
@@ -118,7 +121,9 @@ class ServerEngine:
         given: ProcessorMixin | None = processor
         if given is None and self.needs_processor:
             raise ValueError("ServerEngine got no processor; give one, or set needs_processor to false")
-        self.processor = given if self.needs_processor else None
+        if given is not self.processor:
+            self.processor = given if self.needs_processor else None
+            self._banned_ids = banned_ids(given) if given is not None else []
 
     def sample(
         self, requests: Sequence[GenerationRequest], parameters: SamplingParameters
@@ -160,13 +165,8 @@ class ServerEngine:
             if self.processor is None:
                 raise ValueError("max_tiles needs the processor of the served model: set needs_processor to true")
             body["mm_processor_kwargs"] = tiling(self.processor, request.max_tiles)
-        if self.processor is not None:
-            # As in process: no text may hold the token of a picture that is not there.
-            image_ids = {getattr(self.processor, "image_token_id", None)}
-            image_ids |= set(getattr(self.processor, "image_token_ids", None) or ())
-            body["logit_bias"] = {
-                str(token): -100 for token in sorted(token for token in image_ids if token is not None)
-            }
+        if self._banned_ids:
+            body["logit_bias"] = {str(token): -100 for token in self._banned_ids}
         if self._is_to_be_checked(request):
             body["return_token_ids"] = True
         return with_fields(body, self.extra_body)
@@ -214,6 +214,19 @@ class ServerEngine:
                 instead_of,
             )
             self.samples_per_request = count
+
+
+def banned_ids(processor: ProcessorMixin) -> list[int]:
+    """Tokens that no text may hold, as in process: of pictures, which are not there, and padding that ends no text."""
+    tokenizer = processor.tokenizer
+    ends = {tokenizer.eos_token_id}
+    file = Path(tokenizer.name_or_path) / GENERATION_CONFIG_NAME
+    if file.is_file():
+        end = GenerationConfig.from_pretrained(file.parent).eos_token_id
+        ends |= set(end if isinstance(end, list) else [end])
+    banned = {getattr(processor, "image_token_id", None), tokenizer.pad_token_id}
+    banned |= set(getattr(processor, "image_token_ids", None) or ())
+    return sorted(token for token in banned - ends if token is not None)
 
 
 def _kind(request: GenerationRequest) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ def checkpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_family(request.param, folder, head_size=32)
     config = GenerationConfig.from_pretrained(folder)
-    config.update(do_sample=True, temperature=3.0, top_k=1, top_p=0.1, repetition_penalty=5.0)
+    config.update(do_sample=True, temperature=1.9, top_k=1, top_p=0.1, repetition_penalty=5.0)
     config.save_pretrained(folder)
     return folder
 
@@ -85,6 +85,11 @@ def asked(question, pictures=0, partial="", samples=1, **more):
     return GenerationRequest(messages, images, keys, partial, **more)
 
 
+def whole_characters(answers):
+    """Without a character that is cut at the end: vLLM leaves it out, and `transformers` writes a sign for it."""
+    return [[text._replace(text=text.text.rstrip("\ufffd")) for text in each] for each in answers]
+
+
 QUESTIONS = ["How many digits are larger than 4?", "So 3 + 4 = 7?"]
 ALL_KINDS = [
     asked(question, pictures, partial) for question in QUESTIONS for pictures in (0, 1, 2) for partial in PARTIAL
@@ -93,8 +98,8 @@ ALL_KINDS = [
 
 def test_greedy_texts_are_those_of_the_engine_in_process(in_process, through):
     """The server's engine compares the token ids of the first prompt of each kind by itself, too."""
-    found = through().sample(ALL_KINDS, GREEDY)
-    assert found == in_process.sample(ALL_KINDS, GREEDY)
+    found = whole_characters(through().sample(ALL_KINDS, GREEDY))
+    assert found == whole_characters(in_process.sample(ALL_KINDS, GREEDY))
     assert len({texts[0].text for texts in found}) > 6
 
 
@@ -104,7 +109,14 @@ def test_prompts_are_the_same_tokens(server, checkpoint):
     for request in ALL_KINDS:
         messages = PictureEncoder().chat(request.messages, request.images, request.partial_response)
         flags = {"continue_final_message": True, "add_generation_prompt": False} if request.partial_response else {}
-        body = {"model": MODEL, "messages": messages, "max_tokens": 1, "return_token_ids": True, **flags}
+        body = {
+            "model": MODEL,
+            "messages": messages,
+            "max_tokens": 1,
+            "temperature": 0,
+            "return_token_ids": True,
+            **flags,
+        }
         (answer,) = client.complete([("ids", body)])
         chat = processor.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
         text, images = chat + request.partial_response, [list(request.images)] if request.images else None
@@ -181,8 +193,8 @@ def test_top_k_is_sent(through):
 def test_stop_strings_are_those_of_the_engine_in_process(in_process, through):
     plain = in_process.sample(ALL_KINDS[1:2], GREEDY)[0][0].text
     stopping = SamplingParameters(temperature=0, max_new_tokens=16, stop=(plain[5:7],))
-    found = through().sample(ALL_KINDS, stopping)
-    expected = in_process.sample(ALL_KINDS, stopping)
+    found = whole_characters(through().sample(ALL_KINDS, stopping))
+    expected = whole_characters(in_process.sample(ALL_KINDS, stopping))
     assert [texts[0][:2] for texts in found] == [texts[0][:2] for texts in expected]
     assert found[1][0].text == plain[: plain.index(plain[5:7])]
     assert found[1][0].finish_reason == "stop"
@@ -193,8 +205,8 @@ def test_tiles(checkpoint, in_process, through):
     if "qwen2_5_vl" in checkpoint.name:
         pytest.skip("pictures of this family are not cut into tiles")
     requests = [asked(QUESTIONS[0], 2, max_tiles=most) for most in (1, 2, 3)]
-    found = through().sample(requests, GREEDY)
-    assert found == in_process.sample(requests, GREEDY)
+    found = whole_characters(through().sample(requests, GREEDY))
+    assert found == whole_characters(in_process.sample(requests, GREEDY))
     assert len({texts[0].prompt_tokens for texts in found}) > 1
 
 

@@ -10,7 +10,7 @@ from lightning_modules.generation.listed_requests import ListedRequests
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.server_check import PromptMismatchError
 from lightning_modules.generation.server_engine import ServerEngine
-from lightning_modules.generation.server_requests import sample_seed
+from lightning_modules.generation.server_requests import Piece, sample_seed
 from lightning_modules.generation.transformers_engine import engine_settings
 from lightning_modules.servers.errors import ServerError
 
@@ -207,3 +207,13 @@ def test_what_predictions_depend_on():
     assert engine_settings(one) == engine_settings(other)
     assert engine_settings(one) != engine_settings(ServerEngine(["http://a:1/v1"], "large"))
     assert engine_settings(one)["engine"] == "lightning_modules.generation.server_engine.ServerEngine"
+
+
+def test_tokens_that_no_text_may_hold_are_ruled_out(tiny_processor, tiny_checkpoint):
+    """Of pictures, and padding unless it ends texts: what the in-process engine never samples."""
+    tokenizer = tiny_processor.tokenizer
+    engine = ServerEngine(["http://127.0.0.1:9/v1"], "tiny")
+    engine.attach(None, tiny_processor)
+    body = engine.body(request("a", 1), WARM, Piece(0, 1, 3))
+    expected = tokenizer.convert_tokens_to_ids(["<|pad|>", "<IMG_CONTEXT>"])
+    assert body["logit_bias"] == {str(token): -100 for token in expected}
