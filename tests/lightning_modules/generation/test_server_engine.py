@@ -215,5 +215,5 @@ def test_tokens_that_no_text_may_hold_are_ruled_out(tiny_processor, tiny_checkpo
     engine = ServerEngine(["http://127.0.0.1:9/v1"], "tiny")
     engine.attach(None, tiny_processor)
     body = engine.body(request("a", 1), WARM, Piece(0, 1, 3))
-    expected = tokenizer.convert_tokens_to_ids(["<|pad|>", "<IMG_CONTEXT>"])
+    expected = tokenizer.convert_tokens_to_ids(["<|pad|>", "<img>", "</img>", "<IMG_CONTEXT>"])
     assert body["logit_bias"] == {str(token): -100 for token in expected}
