@@ -387,17 +387,25 @@ def test_questions_held_out_of_training_rows(make, tmp_path, evaluation, caplog)
     assert evaluate(tmp_path, "validate", make(**{**away, "validation_fraction": 0.0})) == others
 
 
+@pytest.mark.parametrize(
+    ("fact", "rule", "said"),
+    [
+        ("needs_all_continuations", {"num_mc_stopping": "first_success"}, "stopping: first_success"),
+        # A binary search says less, so it counts where both are there.
+        ("needs_measured_scores", {"num_mc_stopping": "first_success", "num_mc_search": "binary"}, "search: binary"),
+    ],
+)
 def test_stopped_rows_are_refused_where_their_scores_are_targets(
-    make, annotations, write_lines, raw_row, tiny_processor
+    make, annotations, write_lines, raw_row, tiny_processor, fact, rule, said
 ):
-    write_lines(annotations / "stopped.jsonl", [raw_row(), raw_row(num_mc_stopping="first_success")])
+    write_lines(annotations / "stopped.jsonl", [raw_row(), raw_row(**rule)])
     encoder = ConversationEncoder(tiny_processor, "Judge.", ("+", "-"))
     for reason in (None, "the score itself is learned"):
         module = make()
         module.setup("fit")
-        module.connect(RewardModelFacts(encoder, 12, False, needs_all_continuations=reason))
+        module.connect(RewardModelFacts(encoder, 12, False, **{fact: reason}))
         if reason is None:
             module.train_dataloader()
             continue
-        with pytest.raises(ValueError, match=r"stopped\.jsonl:2: 1 train rows .* first_success.*: the score itself"):
+        with pytest.raises(ValueError, match=rf"stopped\.jsonl:2: 1 train rows .* {said}.*: the score itself"):
             module.train_dataloader()
