@@ -196,7 +196,7 @@ def test_stop_strings_are_those_of_the_engine_in_process(in_process, through):
     found = whole_characters(through().sample(ALL_KINDS, stopping))
     expected = whole_characters(in_process.sample(ALL_KINDS, stopping))
     assert [texts[0][:2] for texts in found] == [texts[0][:2] for texts in expected]
-    assert found[1][0].text == plain[: plain.index(plain[5:7])]
+    assert found[1][0].text == plain[: plain.index(plain[5:7])].rstrip("\ufffd")
     assert found[1][0].finish_reason == "stop"
 
 
