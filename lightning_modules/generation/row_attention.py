@@ -23,6 +23,7 @@ from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from lightning_modules.generation.own_tokens import OwnTokens
+from lightning_modules.model.attention_function import attending_by
 from lightning_modules.model.families import attention_layers
 
 NAME = "running_rows"
@@ -132,16 +133,11 @@ _FORWARD: ContextVar[Forward] = ContextVar(NAME)
 @contextmanager
 def attending_as_rows(model: PreTrainedModel, forward: Forward) -> Iterator[None]:
     """Within this context a forward over (R, 1) tokens, without cache or mask, reads running rows."""
-    configs = {id(layer.config): layer.config for layer in attention_layers(model)}.values()
-    before = [config._attn_implementation for config in configs]
     token = _FORWARD.set(forward)
     try:
-        for config in configs:
-            config._attn_implementation_internal = NAME
-        yield
+        with attending_by(NAME, model):
+            yield
     finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
         _FORWARD.reset(token)
 
 

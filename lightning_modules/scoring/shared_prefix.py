@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from lightning_modules.model.attention_function import attending_by
 from lightning_modules.model.families import attention_layers
 
 NAME = "shared_prefix"
@@ -97,16 +98,11 @@ def shared_prefix_obstacle(backbone: PreTrainedModel) -> str | None:
 @contextmanager
 def attending_to_prefix(backbone: PreTrainedModel, packed: PackedCandidates) -> Iterator[None]:
     """Within this context a forward over a (1, T) row, without cache or mask, reads ``packed`` candidates."""
-    configs = {id(layer.config): layer.config for layer in attention_layers(backbone)}.values()
-    before = [config._attn_implementation for config in configs]
     token = _PACKED.set(packed)
     try:
-        for config in configs:
-            config._attn_implementation_internal = NAME
-        yield
+        with attending_by(NAME, backbone):
+            yield
     finally:
-        for config, implementation in zip(configs, before, strict=True):
-            config._attn_implementation_internal = implementation
         _PACKED.reset(token)
 
 
