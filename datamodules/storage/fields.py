@@ -126,6 +126,11 @@ def items(row: Mapping[str, Any], name: str, where: str, parent: str = "") -> li
     return value
 
 
+def numbers(row: Mapping[str, Any], name: str, where: str) -> list[float]:
+    """A list with at least one item, all of them finite numbers."""
+    return [number({name: value}, name, where) for value in items(row, name, where)]
+
+
 def image_names(row: Mapping[str, Any], where: str) -> list[str]:
     """The ``image`` of a row, a path or a list of paths, as a list; absent, null and ``""`` mean text only."""
     value = row.get("image")

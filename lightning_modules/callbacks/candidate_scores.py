@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.storage.fields import integer, items, number, text
+from datamodules.storage.fields import integer, number, numbers, text
 from datamodules.storage.files import atomic_write_jsonl, read_jsonl
 
 CANDIDATE_SCORES = "candidate_scores.jsonl"
@@ -54,13 +54,12 @@ def read_candidate_scores(path: Path) -> list[CandidateScore]:
     scores = []
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
-        steps = items(row, "step_scores", where)
         scores.append(
             CandidateScore(
                 text(row, "benchmark", where),
                 text(row, "question_id", where),
                 integer(row, "sample_index", where, minimum=0),
-                [number({"step_scores": step}, "step_scores", where) for step in steps],
+                numbers(row, "step_scores", where),
                 number(row, "response_score", where),
                 text(row, "response_digest", where) if "response_digest" in row else "",
             )

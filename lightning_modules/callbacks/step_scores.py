@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.storage.fields import integer, items, number, text
+from datamodules.storage.fields import integer, items, numbers, text
 from datamodules.storage.files import atomic_write_jsonl, read_jsonl
 from lightning_modules.metrics.step_report import ScoredSolution
 
@@ -54,14 +54,14 @@ def read_step_scores(path: Path) -> list[StepScores]:
         sample_id = text(row, "sample_id", where)
         if not sample_id.rpartition(":")[2].isdecimal():
             raise ValueError(f"{where}: field 'sample_id' must end with the line of the solution, got {sample_id!r}")
-        scores, labels = items(row, "step_scores", where), items(row, "correctness", where)
+        scores, labels = numbers(row, "step_scores", where), items(row, "correctness", where)
         if len(scores) != len(labels):
             raise ValueError(f"{where}: {len(scores)} step_scores for {len(labels)} values of correctness")
         found.append(
             StepScores(
                 sample_id,
                 text(row, "source", where),
-                [number({"step_scores": score}, "step_scores", where) for score in scores],
+                scores,
                 [integer({"correctness": label}, "correctness", where, minimum=-1) for label in labels],
             )
         )

@@ -4,8 +4,10 @@ import json
 
 import pytest
 from naming import NAMES, Killed, Names, Predictor, everything, predict, read
+from torch.utils.data import DataLoader
 
 from datamodules.batching.shards import Shard
+from datamodules.policy.prompts import Prompt, PromptBatch
 
 
 class Sampler(Predictor):
@@ -109,6 +111,45 @@ def test_rows_that_were_removed_by_hand(tmp_path):
     output.write_text("".join(line for line in output.open().readlines()[1:]))
     with pytest.raises(ValueError, match="holds 13 rows, which are not 2 of each of its prompts, so it cannot grow"):
         predict(output, Sampler(3))
+
+
+class Pictures(Names):
+    """Prompts of which one has no usable picture at times."""
+
+    def __init__(self, broken=None):
+        super().__init__()
+        self.broken = broken
+
+    def predict_dataloader(self):
+        def collate(names):
+            left_out = {name: "the picture is broken" for name in names if name == self.broken}
+            prompts = [Prompt(name, "How many?", (), "2", "s", list, None) for name in names]
+            return PromptBatch(prompts, [[] for _ in names], [[] for _ in names], left_out)
+
+        left = [name for name in self.names if name not in self.completed_ids]
+        return DataLoader(left, batch_size=2, collate_fn=collate)
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return batch
+
+
+class OfPictures(Sampler):
+    def predict_step(self, batch, batch_idx):
+        return super().predict_step(batch.sample_ids, batch_idx)
+
+
+def test_a_prompt_that_fails_while_the_output_grows(tmp_path):
+    """All prompts keep equally many rows: the output stays as it is, and the prompt is tried once more."""
+    output = tmp_path / "rows.jsonl"
+    predict(output, OfPictures(2), Pictures())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"got no further ones.*start again.*1 prompts.*picture is broken"):
+            predict(output, OfPictures(3, "second"), Pictures(NAMES[1]))
+        assert read(output) == rows(["first"] * 2)
+    last = OfPictures(3, "third")
+    predict(output, last, Pictures())
+    assert last.drawn == [(NAMES[1], 2)]
+    assert [row["number"] for row in read(output)] == [0, 1, 2] * len(NAMES)
 
 
 # ------------------------------------------------------------ by source
