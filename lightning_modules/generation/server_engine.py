@@ -25,9 +25,10 @@ from lightning_modules.generation.server_check import (
 )
 from lightning_modules.generation.server_requests import Piece, body_of, fault_of, pieces_of, texts_of
 from lightning_modules.generation.stop_strings import cut_at_stop
-from lightning_modules.servers.client import ServerClient, Usage
+from lightning_modules.servers.client import ServerClient
 from lightning_modules.servers.errors import RequestRefusedError, ServerError
 from lightning_modules.servers.messages import PictureEncoder
+from lightning_modules.servers.worker import Usage
 
 logger = logging.getLogger(__name__)
 
