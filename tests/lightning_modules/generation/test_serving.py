@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_families import write_family
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
@@ -41,19 +41,6 @@ class Watch:
     @property
     def of_rows(self):
         return [shape[0] for shape in self.forwards if shape[1] == 1]
-
-
-@pytest.fixture
-def processor(sharp_checkpoint):
-    return AutoProcessor.from_pretrained(sharp_checkpoint)
-
-
-@pytest.fixture
-def engine(sharp_model, processor):
-    """Every fourth token ends a text, so that samples end at different lengths."""
-    vocabulary = sharp_model.get_output_embeddings().out_features
-    sharp_model.generation_config.eos_token_id = list(range(1, vocabulary, 4))
-    return TransformersEngine.of(sharp_model, processor)
 
 
 @pytest.fixture

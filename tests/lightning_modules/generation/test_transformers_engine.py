@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_modules.generation.engine import GeneratedText, GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters, uniform_draws
@@ -34,19 +34,6 @@ def make_request(name, images, keys):
     """What renders to the text of that name."""
     messages = [{"role": "user", "content": CONTENT[name]}]
     return GenerationRequest(messages, images, keys, PARTIAL.get(name, ""))
-
-
-@pytest.fixture
-def processor(sharp_checkpoint):
-    return AutoProcessor.from_pretrained(sharp_checkpoint)
-
-
-@pytest.fixture
-def engine(sharp_model, processor):
-    """Every fourth token ends a text, so that samples end at different lengths."""
-    vocabulary = sharp_model.get_output_embeddings().out_features
-    sharp_model.generation_config.eos_token_id = list(range(1, vocabulary, 4))
-    return TransformersEngine.of(sharp_model, processor)
 
 
 @pytest.fixture
