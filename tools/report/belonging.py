@@ -118,20 +118,25 @@ def check_belonging(entries: Sequence[Entry], allowed: Sequence[str] = ()) -> li
     Raises:
         ValueError: If there are differences that are not allowed; names the folders and what differs.
     """
-    pairs = [(entry.results[0], other, True) for entry in entries for other in entry.results[1:]]
-    for one, other in combinations(entries, 2):
-        pairs += [(*pair, False) for pair in zip(one.results, other.results, strict=True)]
     refused: list[str] = []
     notes: list[str] = []
-    for first, second, are_seeds in pairs:
-        found = list(differences(first, second, are_seeds))
+
+    def compare(one: RunResult, other: RunResult, names: str, are_seeds: bool) -> None:
+        found = list(differences(one, other, are_seeds))
         refusals = [(kind, text) for kind, text in found if kind not in allowed]
         if refusals:
             more = f"; and {len(refusals) - _MOST} more differences" if len(refusals) > _MOST else ""
             lines = "; ".join(text for _, text in refusals[:_MOST]) + more
             kinds = " ".join(dict.fromkeys(kind for kind, _ in refusals))
-            refused.append(f"{first.folder} and {second.folder} do not belong together: {lines} (--allow {kinds})")
-        notes += [f"{first.name} and {second.name}: {text}." for kind, text in found if kind in allowed]
+            refused.append(f"{one.folder} and {other.folder} do not belong together: {lines} (--allow {kinds})")
+        notes.extend(f"{names}: {text}." for kind, text in found if kind in allowed)
+
+    for entry in entries:
+        for seed in entry.results[1:]:
+            compare(entry.first, seed, f"{entry.first.folder} and {seed.folder}", are_seeds=True)
+    for first, second in combinations(entries, 2):
+        for one, other in zip(first.results, second.results, strict=True):
+            compare(one, other, f"{first.name} and {second.name}", are_seeds=False)
     if refused:
         hint = (
             ". If the runs are seeds of one recipe, give --seeds" if any("rollouts" in line for line in refused) else ""

@@ -86,12 +86,18 @@ def find_entries(runs: Sequence[str], are_seeds: bool) -> list[Entry]:
         raise ValueError(f"{twice[0]}: given twice")
     if are_seeds:
         return _seeds(runs, [results for _, results in found])
-    names = [result.name for _, results in found for result in results.values()]
-    return [
-        Entry(result.name if names.count(result.name) == 1 else f"{run}/{result.name}", [result])
-        for run, results in found
-        for result in results.values()
-    ]
+    results = [result for _, results in found for result in results.values()]
+    return [Entry(_name_among(result, results), [result]) for result in results]
+
+
+def _name_among(result: RunResult, results: Sequence[RunResult]) -> str:
+    """The name, behind as many folders as tell the result from others of the same name."""
+    own = result.folder.absolute().parts[:-1]
+    others = [each.folder.absolute().parts[:-1] for each in results if each.name == result.name and each is not result]
+    depth = 0
+    while depth < len(own) and any(other[len(other) - depth :] == own[len(own) - depth :] for other in others):
+        depth += 1
+    return "/".join([*own[len(own) - depth :], result.name])
 
 
 def _seeds(runs: Sequence[str], found: Sequence[dict[str, RunResult]]) -> list[Entry]:

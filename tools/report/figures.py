@@ -15,6 +15,7 @@ from lightning_modules.metrics.best_of_n_figure import figure_png
 from tools.report.best_of_n_tables import by_policy, curves
 from tools.report.numbers import Entry
 from tools.report.quoted import quoted_tables
+from tools.report.results import BEST_OF_N
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Colours that the colour-blind can tell apart (Okabe and Ito)."""
@@ -79,7 +80,7 @@ def curve_figure(entries: Sequence[Entry]) -> ReportFigure | None:
         axes.legend(fontsize="small", frameon=False)
     several = len(scored[0].results) > 1
     caption = "Bands: " + ("standard deviation over seeds." if several else "95 % intervals.")
-    files = tuple(str(result.folder / "best_of_n_test.json") for entry in scored for result in entry.results)
+    files = tuple(str(result.folder / BEST_OF_N) for entry in scored for result in entry.results)
     title = "Best-of-N (Figure 4)"
     return ReportFigure("best_of_n", title, f"{caption} Dashed: quoted from the paper.", figure_png(figure), files)
 

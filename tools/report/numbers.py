@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.callbacks.candidate_scores import CANDIDATE_SCORES
+from lightning_modules.callbacks.step_scores import STEP_SCORES
 from lightning_modules.metrics.table import Cell, Table
-from tools.report.results import RunResult
+from tools.report.results import BEST_OF_N, PROCESS_BENCH, RunResult
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class Number:
         return f"{self.text} {self.interval}".strip()
 
     def _shown(self, value: float) -> str:
+        digits = 2 if self.is_quoted and round(value, 1) != value else 1  # as it was printed
         # Adding 0.0 turns a negative zero into a positive one.
-        return f"{round(value, 1) + 0.0:{'+' if self.is_difference else ''}.1f}"
+        return f"{round(value, digits) + 0.0:{'+' if self.is_difference else ''}.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class ReportTable:
         """The text of a number where there is little room."""
         if number is None:
             return "-"
-        return number.whole_text if column in self.with_intervals or number.is_difference else number.text
+        return number.whole_text if column in self.with_intervals else number.text
 
     def to_table(self) -> Table:
         """The same for Markdown and terminals, a line for each group."""
@@ -141,14 +144,14 @@ class Entry:
 
     def best_of_n(self, *keys: str, is_difference: bool = False) -> Number | None:
         """The number at a place of the reports on benchmarks; None if one does not have it."""
-        rows = [_candidate_rows(result, keys[1]) for result in self.results]
-        files = [result.folder / "best_of_n_test.json" for result in self.results]
+        rows = [_candidate_rows(result, *keys[1:3]) for result in self.results]
+        files = [result.folder / BEST_OF_N for result in self.results]
         return _combined([result.best_of_n for result in self.results], files, keys, rows, is_difference)
 
     def process_bench(self, *keys: str) -> Number | None:
         """The number at a place of the reports on VisualProcessBench; None if one does not have it."""
         rows = [_step_rows(result) for result in self.results]
-        files = [result.folder / "process_bench_test.json" for result in self.results]
+        files = [result.folder / PROCESS_BENCH for result in self.results]
         return _combined([result.process_bench for result in self.results], files, keys, rows)
 
 
@@ -184,15 +187,17 @@ def _at(report: Any, keys: Sequence[str]) -> Any:
     return report
 
 
-def _candidate_rows(result: RunResult, column: str) -> str:
-    """The lines of a benchmark, or of all for a summary."""
+def _candidate_rows(result: RunResult, column: str, method: str) -> str:
+    """The lines of a benchmark, or of all for a summary; of another critic the file of its scores."""
+    if method == "outcome" or method.startswith("critic_"):
+        return str((result.best_of_n or {}).get("critic_files", {}).get(method, ""))
     ranges = [
         rows.lines for name, rows in result.candidates.items() if name == column or column not in result.benchmarks
     ]
     if not ranges:
         return ""
-    return f"candidate_scores.jsonl:{min(first for first, _ in ranges)}-{max(last for _, last in ranges)}"
+    return f"{CANDIDATE_SCORES}:{min(first for first, _ in ranges)}-{max(last for _, last in ranges)}"
 
 
 def _step_rows(result: RunResult) -> str:
-    return f"process_bench_scores.jsonl:1-{len(result.step_scores)}" if result.step_scores else ""
+    return f"{STEP_SCORES}:1-{len(result.step_scores)}" if result.step_scores else ""

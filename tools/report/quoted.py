@@ -41,13 +41,15 @@ class QuotedTable:
     def to_rows(self, columns: Sequence[str]) -> list[Row]:
         """Its rows with the given columns, marked as quoted."""
         origin = (Origin(self.source, f" {self.table}"),)
+        labels = {row["label"] for row in self.rows}
         rows = []
         for row in self.rows:
             by_column = dict(zip(self.columns, row["values"], strict=True))
             values = [by_column.get(column) for column in columns]
             numbers = [None if value is None else Number(value, origin, is_quoted=True) for value in values]
-            group = " · ".join(part for part in (f"quoted: {self.cited}", row["group"]) if part)
-            rows.append(Row(row["label"], numbers, group))
+            # A policy's group begins with the row of the policy itself, and needs no heading.
+            group = "" if row["group"] in labels else row["group"]
+            rows.append(Row(row["label"], numbers, " · ".join(filter(None, (f"quoted: {self.cited}", group)))))
         return rows
 
 

@@ -40,7 +40,9 @@ def seed_rows(entry: Entry, column: str = "all_questions") -> ReportTable:
     if len(rows) > 1:
         rows.append(Row("mean", numbers(entry)))
     title = f"Best-of-{largest} by seed, {column.replace('_', ' ')} (%)"
-    return ReportTable("seeds", title, "run", [*methods, *differences], rows)
+    columns = [*methods, *differences]
+    pairs = frozenset(range(len(methods), len(columns)))
+    return ReportTable("seeds", title, "run", columns, rows, with_intervals=pairs)
 
 
 def _shape(result: RunResult, column: str) -> tuple[list[str], list[str], str]:

@@ -56,10 +56,11 @@ def _places(result: RunResult) -> dict[str, list[StepIndexMetrics]]:
         return {"all sources": [StepIndexMetrics(**row) for row in (result.process_bench or {})["by_step_index"]]}
     solutions = [ScoredSolution(s.sample_id, s.source, s.step_scores, s.correctness) for s in result.step_scores]
     sources = dict.fromkeys(solution.source for solution in solutions)
-    nothing = StepThreshold(0.0)  # labels do not depend on it
+    by_source = {source: [each for each in solutions if each.source == source] for source in sources}
+    # Labels depend on no threshold, and no interval is shown.
     return {
-        source: step_report([each for each in solutions if each.source == source], nothing, resamples=1).by_step_index
-        for source in sources
+        source: step_report(members, StepThreshold(0.0), (-1.0, 1.0), resamples=1).by_step_index
+        for source, members in by_source.items()
     }
 
 
