@@ -310,8 +310,10 @@ class BestOfN(Callback):
         show_in_tensorboard(trainer, "best_of_n/tables", markdown)
         show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
         if folder is not None:
-            details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
-            write_report(trainer, folder, "best_of_n", report.to_dict() | details_by_name, markdown)
+            files = {critic_method(name): str(path) for name, path in self.critic_paths.items()}
+            files |= {OUTCOME: str(self.outcome_path)} if self.outcome_path else {}
+            more = {"details": {entry.name: entry.to_dict() for entry in self.details}, "critic_files": files}
+            write_report(trainer, folder, "best_of_n", report.to_dict() | more, markdown)
 
 
 def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> list[CandidateScore]:

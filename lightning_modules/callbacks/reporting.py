@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,14 +55,21 @@ def write_report(trainer: Trainer, folder: Path, name: str, report: Mapping[str,
     """Write ``NAME_LABEL.json`` and ``NAME_LABEL.md`` with the label of the run; rank zero only.
 
     Args:
-        trainer: Its epoch and step are added to the JSON file.
+        trainer: Its epoch and step, and the name and the protocol of its model, are added to the JSON file.
         folder: Folder of the files.
         name: Name of the report.
         report: Values of JSON.
         markdown: The same for readers.
     """
     label = run_label(trainer)
-    head = {"run": label, "epoch": trainer.current_epoch, "global_step": trainer.global_step}
+    module = trainer.lightning_module
+    head = {
+        "run": label,
+        "epoch": trainer.current_epoch,
+        "global_step": trainer.global_step,
+        "model": str(module.hparams.get("model_name_or_path", "")),
+        "protocol": asdict(protocol_of(module)),
+    }
     text = json.dumps(head | dict(report), indent=2, allow_nan=False)
     atomic_write_text(folder / f"{name}_{label}.json", text + "\n")
     atomic_write_text(folder / f"{name}_{label}.md", markdown)
