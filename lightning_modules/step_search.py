@@ -12,7 +12,6 @@ from typing import Any
 
 from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.prompts import PromptBatch
-from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.generation.engine import GenerationEngine
 from lightning_modules.generation.graded_rollouts import graded_rollout
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
@@ -22,7 +21,6 @@ from lightning_modules.metrics.response_score import Aggregation, aggregate_step
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.process_reward import ProcessRewardModel
-from lightning_modules.scoring.memory import most_on_any_rank
 from lightning_modules.scoring.responses import QuestionWithResponses
 from lightning_modules.scoring.served_scorer import RewardModelServer
 from lightning_modules.search.options import SearchOptions
@@ -154,17 +152,8 @@ class StepSearch(SamplingModule):
             return self._scores(batch, texts)
 
         aggregation = self.reward_model.protocol.aggregation
-        window = SearchWindow(
-            batch,
-            self.search,
-            self.sampling,
-            self.engine,
-            score,
-            aggregation,
-            self._on_any_rank,
-            self._is_readable,
-        )
-        window.run()
+        window = SearchWindow(batch, self.search, self.sampling, score, aggregation, self._is_readable)
+        window.run(self.engine)
         seconds = (time.perf_counter() - begin) / len(batch.prompts)
         self.prediction_costs = {}
         rows = []
@@ -173,11 +162,6 @@ class StepSearch(SamplingModule):
             if found is not None:
                 self.prediction_costs[prompt.prompt_id] = asdict(replace(found.costs, seconds=seconds))
         return rows
-
-    def _on_any_rank(self, has_work: bool) -> bool:
-        if not self.engine.needs_all_ranks:
-            return has_work
-        return most_on_any_rank(int(has_work), computing_device(self.backbone)) > 0
 
     def _is_readable(self, step: str) -> bool:
         return not any(token in step for token in self.reward_model.encoder.special_tokens)

@@ -63,10 +63,8 @@ def digits(texts):
 
 
 def searched(names, engine, score=digits, is_readable=lambda text: True, sampling=SAMPLING, **options):
-    window = SearchWindow(
-        batch_of(names), SearchOptions(**options), sampling, engine, score, "mean", is_readable=is_readable
-    )
-    window.run()
+    window = SearchWindow(batch_of(names), SearchOptions(**options), sampling, score, "mean", is_readable=is_readable)
+    window.run(engine)
     return window
 
 
@@ -128,7 +126,7 @@ def test_blank_and_unreadable_steps_are_dropped():
     # Of the first steps 0 cannot be read. Behind 1 all steps are blank, so that the rest is written in one go.
     assert (tree.samples, tree.dropped) == (2 + 2 + 1, 1 + 2)
     assert [request.sample_keys[0].split("/")[-2] for request, _ in engine.asked] == ["step", "step", "end"]
-    assert [node.text for node in tree.finished] == []  # the rest begins with "0", and "0\n\nx" can be read
+    assert [node.text for node in tree.finished] == ["1\n\n0\n\nx"]
 
 
 def test_a_deep_solution_is_written_to_its_end():
@@ -154,11 +152,11 @@ def test_a_prompt_that_is_refused_is_left_out():
                         source.receive(request, self.sample([request], request.parameters)[0])
 
     batch = batch_of(["a", "b"], on_bad_row="skip")
-    window = SearchWindow(batch, SearchOptions(width=1, expansion=2), SAMPLING, Refusing(), digits, "mean")
-    window.run()
+    window = SearchWindow(batch, SearchOptions(width=1, expansion=2), SAMPLING, digits, "mean")
+    window.run(Refusing())
     assert window.searches[1] is None
     assert list(batch.left_out) == ["b"]
     assert window.searches[0].tree.finished
     batch = batch_of(["b"])
     with pytest.raises(PromptRefusedError, match="too long"):
-        SearchWindow(batch, SearchOptions(), SAMPLING, Refusing(), digits, "mean").run()
+        SearchWindow(batch, SearchOptions(), SAMPLING, digits, "mean").run(Refusing())
