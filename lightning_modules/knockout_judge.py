@@ -53,7 +53,7 @@ class Bracket:
     Attributes:
         texts: All solutions.
         left: Numbers of those that have lost to none, in the order in which they meet.
-        rounds: Rounds that each solution has won.
+        rounds: Rounds that each solution has won, those without a rival included.
         outcomes: How the meetings have ended, by kind.
     """
 
@@ -78,8 +78,11 @@ class Bracket:
         """Take note of a round.
 
         Args:
-            choices: For each of :attr:`pairs` what the judge has named, 1 or 2, in this order and in the other one.
+            choices: For each of :attr:`pairs` what the judge has named, 1 or 2, in this order and in the other one. Nothing
+                changes where there are none, as other questions may have more rounds.
         """
+        if not self.pairs:
+            return
         winners = []
         for (one, other), (named, swapped) in zip(self.pairs, choices, strict=True):
             votes = [one if named == 1 else other] if named else []
