@@ -78,8 +78,8 @@ class Bracket:
         """Take note of a round.
 
         Args:
-            choices: For each of :attr:`pairs` what the judge has named, 1 or 2, in this order and in the other one. Nothing
-                changes where there are none, as other questions may have more rounds.
+            choices: For each of :attr:`pairs` what the judge has named, 1 or 2, in this order and in the other one.
+                Nothing changes where there are none, as other questions may have more rounds.
         """
         if not self.pairs:
             return
