@@ -181,7 +181,9 @@ def scores(arguments: argparse.Namespace) -> int:
     write_candidate_scores(arguments.output, rows)
     unjudged = sum(steps.unjudged for steps in judged.values())
     total = unjudged + sum(len(steps.scores) for steps in judged.values())
-    print(f"{arguments.output}: scores of {len(rows)} rollouts; {unjudged} of {total} steps have no verdict")
+    has_steps = unjudged or total > len(judged)
+    steps = f"; {unjudged} of {total} steps have no verdict" if has_steps else ""
+    print(f"{arguments.output}: scores of {len(rows)} rollouts{steps}")
     return 0
 
 
