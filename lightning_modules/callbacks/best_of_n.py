@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ class BestOfN(Callback):
     benchmarks too.
 
     Args:
-        ns: Numbers of candidates. Numbers larger than what the rollouts hold are left out with a warning.
+        ns: Numbers of candidates; by default 1, 2, 4, 8, ..., and as many as the questions have. Numbers larger than
+            that are left out with a warning.
         aggregations: Ways to aggregate step scores; the first one is the primary one. By default all that have a
             meaning for the model's scores: those of an advantage model may be negative and have no product, and an
             outcome model gives one score, which is the mean.
@@ -93,7 +95,7 @@ class BestOfN(Callback):
 
     def __init__(
         self,
-        ns: Sequence[int] = (1, 2, 4, 8),
+        ns: Sequence[int] | None = None,
         aggregations: Sequence[Aggregation] | None = None,
         bootstrap: int = 1000,
         seed: int = 0,
@@ -102,13 +104,13 @@ class BestOfN(Callback):
         critics: Mapping[str, str] | None = None,
         subsets: Subsets = "all",
     ) -> None:
-        if not ns or min(ns) < 1:
+        if ns is not None and (not ns or min(ns) < 1):
             raise ValueError(f"ns must be positive numbers of candidates, got {list(ns)}")
         if aggregations is not None and not set() < set(aggregations) <= set(AGGREGATIONS):
             raise ValueError(f"aggregations must be some of {', '.join(AGGREGATIONS)}, got {list(aggregations)}")
         if bootstrap < 1:
             raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
-        self.ns = sorted(set(ns))
+        self.ns = sorted(set(ns)) if ns else None
         self.given_aggregations = aggregations
         self.aggregations = list(dict.fromkeys(aggregations or AGGREGATIONS))
         self.bootstrap = bootstrap
@@ -280,8 +282,10 @@ class BestOfN(Callback):
         return report
 
     def _possible_ns(self, entries: Sequence[QuestionCandidates]) -> list[int]:
-        """``ns`` without numbers for which no question has enough candidates."""
+        """``ns`` without numbers for which no question has enough candidates, or the powers of two up to the most."""
         most = max(len(entry.is_correct) for entry in entries)
+        if self.ns is None:
+            return [*takewhile(lambda n: n < most, (2**power for power in count())), most]
         possible = [n for n in self.ns if n <= most]
         if not possible:
             raise ValueError(f"the rollouts hold {most} candidates a question; ns asks for {self.ns}")
