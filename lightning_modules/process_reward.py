@@ -296,11 +296,12 @@ class ProcessRewardModel(BackboneModule):
     # ---------------------------------------------------------------- score
 
     @torch.no_grad()
-    def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
+    def score_encoded(self, groups: Sequence[EncodedCandidates], with_all_ranks: bool = True) -> list[list[Tensor]]:
         """Step scores of encoded candidates. In a distributed run all ranks must call it together.
 
         Args:
             groups: Questions with their candidates.
+            with_all_ranks: False for a call that the other ranks do not make, see :func:`score_candidates`.
 
         Returns:
             For each question, for each candidate, (S,) scores on the CPU.
@@ -310,7 +311,10 @@ class ProcessRewardModel(BackboneModule):
             logits = [[next(rows) for _ in group.suffixes] for group in groups]
         else:
             pad_id = self.processor.tokenizer.pad_token_id
-            logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
+            memory_gib = self.hparams["scoring_memory_gib"]
+            logits = score_candidates(
+                self.backbone, self.head, groups, pad_id, memory_gib, with_all_ranks=with_all_ranks
+            )
         return [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
 
     def score(
@@ -333,13 +337,20 @@ class ProcessRewardModel(BackboneModule):
         (found,) = self.score_questions([QuestionWithResponses(images, question, responses)])
         return found
 
-    def score_questions(self, questions: Sequence[QuestionWithResponses]) -> list[ScoredResponses]:
-        """Score the responses to several questions together; raises what :meth:`score` raises."""
+    def score_questions(
+        self, questions: Sequence[QuestionWithResponses], with_all_ranks: bool = True
+    ) -> list[ScoredResponses]:
+        """Score the responses to several questions together; raises what :meth:`score` raises.
+
+        Args:
+            questions: With their responses.
+            with_all_ranks: See :meth:`score_encoded`.
+        """
         self._require_system_prompt()
         read = [read_responses(question, self.encoder, self.protocol) for question in questions]
         was_training = self.training
         self.eval()
-        scores = self.score_encoded([encoded for _, encoded in read])
+        scores = self.score_encoded([encoded for _, encoded in read], with_all_ranks)
         self.train(was_training)
         found = []
         for (steps, _), candidates in zip(read, scores, strict=True):

@@ -176,12 +176,14 @@ def _summary(found: RolloutCheck) -> str:
 
 def scores(arguments: argparse.Namespace) -> int:
     """The command ``scores``; 0 if it went well."""
-    judged = judged_steps(arguments.judged)
+    judged = judged_steps(arguments.judged, arguments.score)
     rows = judge_scores(judged, read_rollouts(arguments.rollouts))
     write_candidate_scores(arguments.output, rows)
     unjudged = sum(steps.unjudged for steps in judged.values())
     total = unjudged + sum(len(steps.scores) for steps in judged.values())
-    print(f"{arguments.output}: scores of {len(rows)} rollouts; {unjudged} of {total} steps have no verdict")
+    has_steps = unjudged or total > len(judged)
+    steps = f"; {unjudged} of {total} steps have no verdict" if has_steps else ""
+    print(f"{arguments.output}: scores of {len(rows)} rollouts{steps}")
     return 0
 
 
@@ -248,8 +250,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     exporter.set_defaults(run=export)
 
-    scorer = commands.add_parser("scores", help="verdicts of a judge on rollouts as a critic's scores for Best-of-N")
-    scorer.add_argument("judged", type=nonempty_path, help="rows that a judge wrote with solutions_from=ROLLOUTS")
+    scorer = commands.add_parser("scores", help="what a judge or another critic says as scores for Best-of-N")
+    scorer.add_argument("judged", type=nonempty_path, help="rows that it wrote with solutions_from=ROLLOUTS")
+    scorer.add_argument(
+        "--score", type=nonempty_text, help="which score, where rows have several; the first by default"
+    )
     scorer.add_argument("--rollouts", type=nonempty_path, required=True, help="the rollouts that were judged")
     scorer.add_argument("--output", type=nonempty_path, required=True, help="file of candidate scores to write")
     scorer.add_argument("--overwrite", action="store_true", help="replace a file that is there")
