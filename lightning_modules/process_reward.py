@@ -38,6 +38,7 @@ from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLos
 from lightning_modules.objectives.step_validation import StepValidation
 from lightning_modules.objectives.table import ObjectiveName
 from lightning_modules.protocol import FROM_DATA, PresetName, resolve_protocol
+from lightning_modules.scoring.calibration import Calibration
 from lightning_modules.scoring.candidates import score_candidates
 from lightning_modules.scoring.responses import QuestionWithResponses, ScoredResponses, read_responses
 from lightning_modules.scoring.scored_batch import ScoredBatch
@@ -170,8 +171,8 @@ class ProcessRewardModel(BackboneModule):
         """Tell the data module how this model reads conversations."""
         if stage == "fit":
             self._require_weights("fit")
-            # Training changes the scores; a resumed run gets the threshold of its checkpoint back.
-            self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None)
+            # Training changes the scores; a resumed run gets what its checkpoint holds back.
+            self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None, calibration=None)
         data = data_module_of(self.trainer)
         if stage == "fit" and self.protocol.system_prompt == FROM_DATA:
             if not isinstance(data, SystemPromptData):
@@ -231,8 +232,9 @@ class ProcessRewardModel(BackboneModule):
         return step_logits(self.head, hidden_states(self.backbone, batch), batch)
 
     def scores_from_logits(self, logits: Tensor) -> Tensor:
-        """Step scores: expected value of the class tokens, for instance P(+); (..., K) -> (...)."""
-        return step_scores(logits, self.protocol.class_values)
+        """Step scores: expected value of the class tokens, for instance P(+), calibrated; (..., K) -> (...)."""
+        calibration, values = self.protocol.calibration, self.protocol.class_values
+        return step_scores(logits, values) if calibration is None else calibration.of_logits(logits, values)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """The step loss, plus the language-model loss if it is switched on.
@@ -273,7 +275,9 @@ class ProcessRewardModel(BackboneModule):
         scores = self.scores_from_logits(logits)
         if evaluation_name(self.trainer, dataloader_idx) == PROCESS:
             self.step_validation.update(batch, scores, self._losses(batch, logits))
-        return ScoredBatch.of_conversations(scores, batch.step_positions)
+        is_calibrated = self.protocol.calibration is not None
+        before = step_scores(logits, self.protocol.class_values) if is_calibrated else None
+        return ScoredBatch.of_conversations(scores, batch.step_positions, before)
 
     test_step = validation_step  # type: ignore[assignment]
 
@@ -383,18 +387,24 @@ class ProcessRewardModel(BackboneModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the step threshold, the system prompt and the training record with the weights."""
+        """Store the step threshold, the calibration, the system prompt and the training record with the weights."""
         super().on_save_checkpoint(checkpoint)
+        calibration = self.protocol.calibration
+        checkpoint["calibration"] = None if calibration is None else asdict(calibration)
         checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
         checkpoint["system_prompt"] = self.protocol.system_prompt
         checkpoint["training_record"] = training_record(self) or self.training_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the step threshold, the system prompt and the training record from a checkpoint."""
+        """Take the step threshold, the calibration, the system prompt and the training record from a checkpoint."""
         self._require_weights("a checkpoint")
         super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
-        self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
+        stored = checkpoint.get("calibration")
+        calibration = None if stored is None else Calibration(**stored)
+        self.protocol = replace(
+            self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on, calibration=calibration
+        )
         if self.protocol.system_prompt == FROM_DATA:
             self._use_system_prompt(checkpoint.get("system_prompt", FROM_DATA))
         self.training_record = checkpoint.get("training_record")
