@@ -95,7 +95,7 @@ class EvaluationDataModule(LightningDataModule):
         if (benchmarks is None) != (rollouts is None):
             raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
         # The model logs its own, some under the same names. Checkpoints hold plain values only.
-        self.save_hyperparameters(logger=False, ignore=["benchmark_options"])
+        self.save_hyperparameters(logger=False, ignore=["benchmark_options", "selection"])
         self.benchmark_options = benchmark_options
         require_at_least(1, candidates_per_question=candidates_per_question, eval_batch_size=eval_batch_size)
         require_at_least(1, questions_per_batch=questions_per_batch, max_steps=max_steps)

@@ -36,7 +36,7 @@ from lightning_modules.objectives.language_model_loss import step_text_losses, v
 from lightning_modules.objectives.past_verdicts import LabelsAsVerdicts
 from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.objectives.step_validation import StepValidation
-from lightning_modules.objectives.table import ObjectiveName
+from lightning_modules.objectives.table import ObjectiveName, objective_named
 from lightning_modules.protocol import FROM_DATA, PresetName, resolve_protocol
 from lightning_modules.scoring.calibration import Calibration
 from lightning_modules.scoring.candidates import score_candidates
@@ -270,7 +270,8 @@ class ProcessRewardModel(BackboneModule):
     ) -> ScoredBatch:
         """Score the steps of a batch of conversations or of Best-of-N candidates."""
         if isinstance(batch, CandidateBatch):
-            return ScoredBatch(self.score_encoded([group.encoded for group in batch.groups]))
+            scored, uncertainties = self._score_encoded([group.encoded for group in batch.groups])
+            return ScoredBatch(scored, step_uncertainties=uncertainties)
         logits = self(batch)
         scores = self.scores_from_logits(logits)
         if evaluation_name(self.trainer, dataloader_idx) == PROCESS:
@@ -299,7 +300,6 @@ class ProcessRewardModel(BackboneModule):
 
     # ---------------------------------------------------------------- score
 
-    @torch.no_grad()
     def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
         """Step scores of encoded candidates. In a distributed run all ranks must call it together.
 
@@ -309,13 +309,24 @@ class ProcessRewardModel(BackboneModule):
         Returns:
             For each question, for each candidate, (S,) scores on the CPU.
         """
+        return self._score_encoded(groups)[0]
+
+    @torch.no_grad()
+    def _score_encoded(
+        self, groups: Sequence[EncodedCandidates]
+    ) -> tuple[list[list[Tensor]], list[list[Tensor]] | None]:
+        """Step scores, and their uncertainties if the model learns any; each (S,) for each candidate of a question."""
         if self.served is not None:
             rows = iter(self.served.class_logits([each for group in groups for each in group.conversations or []]))
             logits = [[next(rows) for _ in group.suffixes] for group in groups]
         else:
             pad_id = self.processor.tokenizer.pad_token_id
             logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
-        return [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
+        scores = [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
+        uncertainty = objective_named(self.protocol.objective).uncertainty
+        if uncertainty is None or self.served is not None:  # servers give logits up to a constant
+            return scores, None
+        return scores, [[uncertainty(candidate) for candidate in group] for group in logits]
 
     def score(
         self, images: Image.Image | Sequence[Image.Image] | None, question: str, responses: Sequence[str]
@@ -343,13 +354,14 @@ class ProcessRewardModel(BackboneModule):
         read = [read_responses(question, self.encoder, self.protocol) for question in questions]
         was_training = self.training
         self.eval()
-        scores = self.score_encoded([encoded for _, encoded in read])
+        scores, uncertainties = self._score_encoded([encoded for _, encoded in read])
         self.train(was_training)
         found = []
-        for (steps, _), candidates in zip(read, scores, strict=True):
+        for number, ((steps, _), candidates) in enumerate(zip(read, scores, strict=True)):
             step_scores = [candidate.tolist() for candidate in candidates]
             response_scores = [aggregate_step_scores(each, self.protocol.aggregation) for each in step_scores]
-            found.append(ScoredResponses(steps, step_scores, response_scores))
+            unsure = None if uncertainties is None else [each.tolist() for each in uncertainties[number]]
+            found.append(ScoredResponses(steps, step_scores, response_scores, unsure))
         return found
 
     # ----------------------------------------------------------- persistence

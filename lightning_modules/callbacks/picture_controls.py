@@ -126,7 +126,8 @@ class PictureControls(Callback):
         aggregation = protocol_of(pl_module).aggregation
         pictured: set[tuple[str, str]] = set()
         for control in SHOWN[1:]:
-            for number, (name, loader, kept) in enumerate(data.control_dataloaders(control)):
+            for name, loader, kept in data.control_dataloaders(control):
+                number = data.validation_names.index(name)
                 if kept:
                     rank_zero_info(f"{name}: {kept} questions keep their pictures, as there are no others")
                 pictured |= {(name, sample_id) for sample_id in data.pictured_ids(name)}
@@ -134,7 +135,7 @@ class PictureControls(Callback):
                     if is_partial_evaluation(trainer) and index >= trainer.num_test_batches[number]:
                         break
                     on_device = trainer.strategy.batch_to_device(batch)
-                    outputs = trainer.strategy.test_step(on_device, index, data.validation_names.index(name))
+                    outputs = trainer.strategy.test_step(on_device, index, number)
                     self._keep(control, outputs, on_device, aggregation)
         items = {item.key: item for item in gather_rows(self._items, key=lambda item: item.key)}
         self._items = []

@@ -14,11 +14,13 @@ class ScoredBatch:
     Attributes:
         step_scores: For each sample of the batch, for each of its responses, the scores of the steps, (S,) on the CPU.
             A conversation has one response, a Best-of-N question has its N candidates.
+        step_uncertainties: In the same order the uncertainties of the scores; None if the model learns none.
         before_calibration: The same before the model's calibration; None if it has none, or for candidates.
     """
 
     step_scores: list[list[Tensor]]
     before_calibration: list[list[Tensor]] | None = None
+    step_uncertainties: list[list[Tensor]] | None = None
 
     @property
     def uncalibrated_scores(self) -> list[list[Tensor]]:

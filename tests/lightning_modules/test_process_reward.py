@@ -469,6 +469,28 @@ def test_the_step_threshold_goes_with_the_weights_and_the_protocol(sharp_checkpo
     assert (other.step_threshold, other.step_threshold_chosen_on) == (None, None)
 
 
+def test_uncertainties_beside_the_scores(sharp_checkpoint, picture, tmp_path):
+    """They come from logits as the language-model head has them, so that an exported folder gives the same."""
+    question, pictures, steps, _ = ROWS["one image"]
+    model = ProcessRewardModel(str(sharp_checkpoint), objective="beta_binomial", system_prompt="")
+    images = [picture(number) for number in pictures]
+    scored = model.score(images, question, ["\n\n".join(steps)])
+    ids, positions = tokenize_turns(model.processor, write_turns(question, 1, steps, ""))
+    logits = vocabulary_logits(model.backbone, model.processor, images, ids)[positions][
+        :, model.encoder.class_token_ids
+    ]
+    for first, second, score, unsure in zip(
+        *logits.double().T.tolist(), scored.step_scores[0], scored.step_uncertainties[0], strict=True
+    ):
+        sure = math.log1p(math.exp(first) + math.exp(second))
+        assert score == pytest.approx(1 / (1 + math.exp(second - first)), abs=1e-5)
+        assert unsure == pytest.approx(math.sqrt(score * (1 - score) / (sure + 1)), abs=1e-5)
+    model.save_pretrained(tmp_path)
+    again = ProcessRewardModel.from_pretrained(tmp_path).score(images, question, ["\n\n".join(steps)])
+    assert again.step_uncertainties[0] == pytest.approx(scored.step_uncertainties[0], abs=1e-5)
+    assert ProcessRewardModel(str(sharp_checkpoint)).score(None, question, ["a"]).step_uncertainties is None
+
+
 @pytest.mark.parametrize(
     ("calibration", "expected"),
     [
