@@ -261,7 +261,12 @@ class ProcessRewardModel(BackboneModule):
         """(B,) losses of the conversations, not yet divided by the weight of their labels."""
         accuracy, totals = batch.question_accuracy, batch.num_mc_total
         return self.step_loss.of_solutions(
-            logits, batch.mc, question_accuracy=accuracy, num_mc_total=totals, added=added
+            logits,
+            batch.mc,
+            question_accuracy=accuracy,
+            num_mc_total=totals,
+            added=added,
+            step_weights=batch.step_weights,
         )
 
     # Lightning hands on whatever an evaluation step returns; its annotation is that of training.

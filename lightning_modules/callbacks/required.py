@@ -13,10 +13,11 @@ from lightning_modules.callbacks.picture_controls import PictureControls
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.callbacks.reporting import protocol_of
+from lightning_modules.callbacks.step_kinds import StepKinds
 
 _REPORTERS: dict[str, tuple[type[Callback], ...]] = {
     "benchmarks": (BestOfN, PictureControls),
-    "visual_process_bench": (ProcessBench, CalibrateScores, PictureControls),
+    "visual_process_bench": (ProcessBench, CalibrateScores, PictureControls, StepKinds),
 }
 """Which callbacks report on what an argument of the evaluation data module gives; the usual one first."""
 

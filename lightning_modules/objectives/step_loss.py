@@ -195,6 +195,7 @@ class StepLoss:
         question_accuracy: Tensor | None = None,
         num_mc_total: Tensor | None = None,
         added: Tensor | None = None,
+        step_weights: Tensor | None = None,
     ) -> LossSum:
         """The share of each solution in the loss of the batch.
 
@@ -204,6 +205,7 @@ class StepLoss:
             question_accuracy: (B,), see :meth:`targets`.
             num_mc_total: (B, S) numbers of continuations, -1 where unknown.
             added: (B, S) further losses, added to those of labelled steps with the same weights.
+            step_weights: (B, S) how often each step counts; once by default.
 
         Returns:
             (B,) totals and (B,) weights.
@@ -215,6 +217,8 @@ class StepLoss:
         targets = targets.masked_fill(~is_labelled[..., None], 0.0)
         class_weights = logits.new_tensor(self.options.class_weights or [1.0] * self.num_classes)
         repeats = self._repeats(num_mc_total, is_labelled)
+        if step_weights is not None:
+            repeats = repeats * step_weights
         weights = (targets * class_weights).sum(-1) * repeats
         counts = (self._counts(num_mc_total, mc),) if self.objective.reads_counts else ()
         losses = repeats * self.objective.loss(logits, targets, class_weights, *counts)
