@@ -252,8 +252,11 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request)
 
 
 def trial_run(path):
-    """A case of the test below; tests/test_ablations.py runs ablations by the same commands."""
-    is_run_elsewhere = path.parent.name == "ablations" or path.stem in RUN_FOR_REAL | LIKE_OTHERS
+    """A case of the test below; tests/test_ablations.py runs ablations by the same commands.
+
+    What is beyond the paper is a callback or an option of a training that is run, with tests of its own.
+    """
+    is_run_elsewhere = path.parent.name in ("ablations", "beyond") or path.stem in RUN_FOR_REAL | LIKE_OTHERS
     return pytest.param(path, marks=[pytest.mark.thorough] if is_run_elsewhere else [], id=name_of(path))
 
 

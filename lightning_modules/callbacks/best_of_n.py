@@ -48,10 +48,11 @@ from lightning_modules.objectives.table import objective_named
 
 @dataclass(frozen=True)
 class _Scored:
-    """A question with scored candidates, and the digests of its N responses."""
+    """A question with scored candidates, the digests of its N responses, and how unsure the scores of steps are."""
 
     candidates: QuestionCandidates
     digests: list[str]
+    uncertainties: list[list[float]] | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -170,7 +171,8 @@ class BestOfN(Callback):
         """Keep the scores of a batch of candidates."""
         if trainer.sanity_checking or not isinstance(batch, CandidateBatch):
             return
-        for group, scores in zip(batch.groups, outputs.step_scores, strict=True):
+        unsure = outputs.step_uncertainties or [None] * len(batch.groups)
+        for group, scores, of_group in zip(batch.groups, outputs.step_scores, unsure, strict=True):
             candidates = QuestionCandidates(
                 benchmark=group.benchmark,
                 question_id=group.question_id,
@@ -179,7 +181,9 @@ class BestOfN(Callback):
                 answer_classes=list(group.answer_classes),
                 lengths=[len(response.split()) for response in group.responses],
             )
-            self._scored.append(_Scored(candidates, [response_digest(response) for response in group.responses]))
+            digests = [response_digest(response) for response in group.responses]
+            uncertainties = None if of_group is None else [each.tolist() for each in of_group]
+            self._scored.append(_Scored(candidates, digests, uncertainties))
 
     on_test_batch_end = on_validation_batch_end
 
@@ -319,7 +323,7 @@ class BestOfN(Callback):
 def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> list[CandidateScore]:
     """Lines of the file of candidate scores."""
     return [
-        CandidateScore(*row.key, index, steps, score, digest)
+        CandidateScore(*row.key, index, steps, score, digest, row.uncertainties and row.uncertainties[index])
         for row in scored
         for index, (steps, score, digest) in enumerate(
             zip(row.candidates.step_scores, row.candidates.response_scores(aggregation), row.digests, strict=True)

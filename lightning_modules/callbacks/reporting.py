@@ -34,6 +34,13 @@ def run_label(trainer: Trainer) -> str:
     return f"{label}_step{trainer.global_step}" if is_within_epoch else label
 
 
+def is_partial_evaluation(trainer: Trainer) -> bool:
+    """Whether the evaluation is limited to some batches, so that labels may be missing by chance."""
+    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+    # A share of 1.0 means everything, the integer 1 a single batch.
+    return bool(trainer.fast_dev_run) or not (isinstance(limit, float) and limit == 1.0)  # type: ignore[attr-defined]
+
+
 def output_folder(trainer: Trainer, output_dir: str | None) -> Path | None:
     """Folder of reports: ``output_dir``, else the logger's, else the trainer's; None in a fast-dev-run.
 
