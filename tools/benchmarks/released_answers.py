@@ -145,7 +145,9 @@ def read_mathvista(folder: Path) -> Iterator[tuple[str, list[Released]]]:
             cells |= {"answer_option": letters[0]} if letters else {}
             question = _question("MathVista", cells, f"{file}: {pid}")
             question = replace(question, gold=tuple(letters) or question.gold)  # options of one text are one answer
-            is_named = not question.options or str(entry["prediction"]).strip() in _named_texts(entry["extraction"], question)
+            is_named = not question.options or str(entry["prediction"]).strip() in _named_texts(
+                entry["extraction"], question
+            )
             released.append(Released(question, entry["response"], entry["true_false"], is_named))
         yield file.name, released
 
