@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -37,14 +40,16 @@ from lightning_modules.objectives.past_verdicts import LabelsAsVerdicts
 from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.objectives.step_validation import StepValidation
 from lightning_modules.objectives.table import ObjectiveName, objective_named
-from lightning_modules.protocol import FROM_DATA, PresetName, resolve_protocol
+from lightning_modules.protocol import FROM_DATA, PROTOCOL_FILE, PresetName, resolve_protocol
 from lightning_modules.scoring.calibration import Calibration
 from lightning_modules.scoring.candidates import score_candidates
 from lightning_modules.scoring.responses import QuestionWithResponses, ScoredResponses, read_responses
 from lightning_modules.scoring.scored_batch import ScoredBatch
 from lightning_modules.scoring.served_scorer import RewardModelServer, ServedScorer
-from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory, require_optimization
 from lightning_modules.training.record import TrainingRecord, training_record
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["ProcessRewardModel", "QuestionWithResponses", "RewardModelServer", "ScoredResponses"]
 
@@ -123,6 +128,11 @@ class ProcessRewardModel(BackboneModule):
         self.save_hyperparameters(ignore=["optimizer", "backbone", "loss", "server"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
+        require_optimization(**self.optimization)
+        if not 0 <= language_model_weight < math.inf:
+            raise ValueError(f"language_model_weight must be at least 0, got {language_model_weight}")
+        if scoring_memory_gib is not None and not scoring_memory_gib > 0:
+            raise ValueError(f"scoring_memory_gib must be above 0, or absent, got {scoring_memory_gib}")
         given = {
             "objective": objective,
             "threshold": threshold,
@@ -288,8 +298,19 @@ class ProcessRewardModel(BackboneModule):
     test_step = validation_step  # type: ignore[assignment]
 
     def on_validation_epoch_start(self) -> None:
-        """Refuse to judge without a system prompt, or through servers that read conversations in another way."""
+        """Refuse to judge without a system prompt, or through servers that read conversations in another way.
+
+        A folder that no reward model was saved to is judged with as it is, since the language-model head of any model
+        gives scores; that is said.
+        """
         self._require_system_prompt()
+        name, is_fitting = self.hparams["model_name_or_path"], self.trainer.state.fn == TrainerFn.FITTING
+        if not (is_fitting or self.trainer.ckpt_path or (Path(name) / PROTOCOL_FILE).is_file()):
+            logger.warning(
+                "%s holds no %s: it was not saved as a reward model, and its scores are those of an untrained one",
+                name,
+                PROTOCOL_FILE,
+            )
         if self.served is not None:
             self.served.check()
 
