@@ -340,7 +340,7 @@ class ProcessRewardModel(BackboneModule):
 
     @torch.no_grad()
     def _score_encoded(
-        self, groups: Sequence[EncodedCandidates], with_all_ranks: bool
+        self, groups: Sequence[EncodedCandidates], with_all_ranks: bool = True
     ) -> tuple[list[list[Tensor]], list[list[Tensor]] | None]:
         """Step scores, and their uncertainties if the model learns any; each (S,) for each candidate of a question."""
         if self.served is not None:
