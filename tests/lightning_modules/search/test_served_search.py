@@ -10,7 +10,7 @@ from lightning_modules.search.window import SearchWindow
 
 
 def three_steps(number, body):
-    """Each sample is a digit of its seed; a blank line follows, which the request asked to stop at, but for the third."""
+    """Each sample is a digit of its seed; a blank line follows, at which the request stops, but for the third step."""
     last = body["messages"][-1]
     continues = bool(body.get("continue_final_message"))
     done = last["content"].count("\n\n") if continues else 0
