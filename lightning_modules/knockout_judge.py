@@ -191,7 +191,7 @@ class KnockoutJudge(SamplingModule):
                     "source": prompt.source,
                     "response": text,
                     "scores": {"rounds_won": score},
-                    "meetings": dict(bracket.outcomes),
+                    "meetings": {**bracket.outcomes},
                 }
                 for number, (text, score) in enumerate(zip(bracket.texts, bracket.scores(), strict=True))
             ]

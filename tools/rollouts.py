@@ -48,9 +48,15 @@ from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
 from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.fields import first_of
 from datamodules.storage.files import require_writable_file
-from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest, write_candidate_scores
+from lightning_modules.callbacks.candidate_scores import (
+    OutcomeScores,
+    read_candidate_scores,
+    response_digest,
+    write_candidate_scores,
+)
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import nonempty_path, nonempty_text, number, whole_number
+from tools.combined_scores import combined_scores
 from tools.judge_scores import judge_scores, judged_steps
 from tools.reading_facts import reading_facts
 
@@ -187,6 +193,15 @@ def scores(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def combine(arguments: argparse.Namespace) -> int:
+    """The command ``combine``; 0 if it went well."""
+    model, other = (read_candidate_scores(path) for path in (arguments.scores, arguments.other))
+    rows = combined_scores(model, other, arguments.weight)
+    write_candidate_scores(arguments.output, rows)
+    print(f"{arguments.output}: combined scores of {len(rows)} candidates")
+    return 0
+
+
 @tool("visualprm-rollouts")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the tool; returns its exit status."""
@@ -259,6 +274,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scorer.add_argument("--output", type=nonempty_path, required=True, help="file of candidate scores to write")
     scorer.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     scorer.set_defaults(run=scores)
+
+    combiner = commands.add_parser("combine", help="scores of a reward model and of another critic as one critic")
+    combiner.add_argument("scores", type=nonempty_path, help="candidate scores of the reward model, in [0, 1]")
+    combiner.add_argument("--with", dest="other", type=nonempty_path, required=True, help="those of the other critic")
+    combiner.add_argument("--weight", type=number(0), default=1.0, help="of the other critic; the model has 1")
+    combiner.add_argument("--output", type=nonempty_path, required=True, help="file of candidate scores to write")
+    combiner.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    combiner.set_defaults(run=combine)
 
     for command in (adder, checker, exporter):
         command.add_argument(

@@ -75,7 +75,8 @@ def accuracies_at(pool: CandidatePool, numbers: Array) -> Array:
     found = method_accuracies(pool, ns)[:, :, chosen]
     rows, share = np.arange(len(numbers))[:, None], (numbers - below)[..., None]
     low, high = (found[rows, np.searchsorted(ns, each)] for each in (below, above))
-    return low * (1 - share) + high * share
+    # Rounding may lead a little above 1.
+    return np.clip(low * (1 - share) + high * share, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

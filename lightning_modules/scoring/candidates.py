@@ -115,7 +115,7 @@ def _distinct_candidates(groups: Sequence[EncodedCandidates]) -> tuple[list[_Can
     places: list[list[int]] = []
     for question, group in enumerate(groups):
         places.append([])
-        of_candidates = group.targets or [None] * len(group.suffixes)
+        of_candidates: Sequence[Tensor | None] = group.targets or [None] * len(group.suffixes)
         for suffix, positions, targets in zip(group.suffixes, group.step_positions, of_candidates, strict=True):
             ids = suffix[: int(positions[-1]) + 1]
             asked = b"" if targets is None else targets.numpy().tobytes()

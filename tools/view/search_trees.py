@@ -42,14 +42,14 @@ def searched_questions(path: Path, benchmarks: Benchmarks | None = None) -> list
         ways = []
         for way in trees.get(key, []):
             text = STEP_SEPARATOR.join(way.steps)
-            row = chosen.get(text)
-            if row is not None:  # one of the solutions that were written as rows, which have verdicts
+            written = chosen.get(text)
+            if written is not None:  # as a row, which has a verdict
                 way = replace(
                     way,
                     score=scores[key].get(text),
-                    answer=row.answer,
-                    is_right=row.is_right,
-                    answer_class=row.answer_class,
+                    answer=written.answer,
+                    is_right=written.is_right,
+                    answer_class=written.answer_class,
                 )
             ways.append(way)
         found.append(replace(question, solutions=ways or question.solutions))

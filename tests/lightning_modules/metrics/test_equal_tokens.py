@@ -55,6 +55,15 @@ def test_between_whole_numbers(pool):
     assert found[1, 1, 1] == 0.0
 
 
+def test_accuracies_are_none_above_1():
+    question = QuestionCandidates("MMMU", "q", [[0.5]] * 7, [True] * 7, [0] * 7)
+    always = candidate_pool([question], 7, ["mean"])
+    numbers = np.linspace(1, 7, 97)[None]
+    found = accuracies_at(always, numbers)
+    assert found.max() <= 1
+    assert found == pytest.approx(np.ones((1, 97, 2)))
+
+
 def test_a_report(pool):
     benchmark = SearchedBenchmark(
         correct=np.array([[1.0, 0.0], [1.0, 0.0]]),
