@@ -127,7 +127,7 @@ def _of_the_system(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         advice = "; make room there or give another folder"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        advice = "; give a folder that this user may write to, or change its permissions"
+        advice = "; change its permissions, or give a path that this user may use"
     else:
         advice = ""
     if place is None:

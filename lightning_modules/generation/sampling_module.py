@@ -12,6 +12,7 @@ from lightning_modules.generation.engine import GenerationEngine, has_own_model,
 from lightning_modules.model.backbone import connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import packing_obstacle
+from lightning_modules.monte_carlo.given import GivenSolutions
 from lightning_modules.protocol import PROTOCOL_FILE
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class SamplingModule(BackboneModule):
     """
 
     engine: GenerationEngine
+    given: GivenSolutions | None = None
 
     def load_for(self, engine: GenerationEngine) -> None:
         """Take an engine, and load what of ``model_name_or_path`` it needs.
@@ -74,8 +76,14 @@ class SamplingModule(BackboneModule):
         super().on_load_checkpoint(checkpoint)
 
     def on_predict_end(self) -> None:
-        """Say what the engine has counted, where it counts."""
+        """Say what the engine has counted, where it counts.
+
+        Raises:
+            ValueError: If solutions were given, and not one of them belongs to a prompt.
+        """
         super().on_predict_end()
+        if self.given is not None and self.trainer.world_size == 1:  # prompts of other ranks may have some
+            self.given.require_some()
         usage = getattr(self.engine, "usage", None)
         if usage is not None:
             logger.info("%s: %s", type(self.engine).__name__, usage)

@@ -141,6 +141,26 @@ MISTAKES = {
     ),
     "seed": Mistake("seed must be at least 0, got -1", ("--data.seed=-1",), place=r"at command line: --data\.seed=-1"),
     "workers": Mistake("num_workers must be at least 0, got -1", ("--data.num_workers=-1",)),
+    "no samples": Mistake(
+        "num_samples must be at least 1, got 0",
+        ("--model=Policy", "--model.model_name_or_path={model}", "--model.num_samples=0"),
+        change={"model": None},
+        command="predict",
+    ),
+    "setting that sampling does not have": Mistake(
+        "`top_q` is not a setting of sampling; did you mean `top_k` or `top_p`",
+        ("--model=Policy", "--model.model_name_or_path={model}", "--model.sampling={top_q: 1}"),
+        change={"model": None},
+        status=2,
+        command="predict",
+    ),
+    "class of this project without its path": Mistake(
+        r"there is no class 'ServerEngine'; did you mean `lightning_modules\.generation\.server_engine\.ServerEngine`",
+        ("--model=Policy", "--model.model_name_or_path={model}", "--model.engine=ServerEngine"),
+        change={"model": None},
+        status=2,
+        command="predict",
+    ),
     "prompts of a batch": Mistake(
         "batch_size must be at least 1, got 0",
         ("--data=PromptDataModule", "--data.prompts={folder}/prompts.jsonl", "--data.batch_size=0"),
@@ -149,6 +169,9 @@ MISTAKES = {
     ),
     "empty variable as a folder": Mistake(
         r"folder must be a path, got ''", ("--trainer.callbacks+=RunCheckpoints", "--trainer.callbacks.folder=")
+    ),
+    "empty variable as data": Mistake(
+        r"data\.init_args\.train_annotations must be a path, got ''", ("--data.train_annotations=['']",)
     ),
     "callback given twice": Mistake(
         "Found more than one stateful callback of type `RunCheckpoints`",
@@ -227,7 +250,8 @@ MISTAKES = {
         ("--model.model_name_or_path={folder}/cut",),
     ),
     "model name of a variable that is not set": Mistake(
-        "model_name_or_path is empty; is a variable of the shell not set", ("--model.model_name_or_path=",)
+        r"model_name_or_path must be a path, got ''; is a variable of the shell not set",
+        ("--model.model_name_or_path=",),
     ),
     "model that writes no text": Mistake(
         "clip: models of the family 'clip' cannot be a backbone: `transformers` has no class for it that writes text",
