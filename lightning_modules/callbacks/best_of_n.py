@@ -28,6 +28,7 @@ from lightning_modules.callbacks.reporting import (
     output_folder,
     protocol_of,
     show_in_tensorboard,
+    tensorboards,
     write_report,
 )
 from lightning_modules.callbacks.score_charts import show_response_charts
@@ -194,7 +195,6 @@ class BestOfN(Callback):
         folder = output_folder(trainer, self.output_dir)
         if trainer.is_global_zero and folder is not None and self.report is not None:
             write_candidate_scores(folder / CANDIDATE_SCORES, _candidate_scores(scored, self.aggregations[0]))
-            atomic_write_bytes(folder / "best_of_n_test.png", figure_png(best_of_n_figure(self.report)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables of `validate` and `test` after the progress bar."""
@@ -304,7 +304,12 @@ class BestOfN(Callback):
         details = [table.to_markdown() for table in self._detail_tables(report)]
         markdown = "\n".join([report_markdown(report), *details])
         show_in_tensorboard(trainer, "best_of_n/tables", markdown)
-        show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
+        figure_folder = folder if trainer.testing else None
+        if figure_folder or tensorboards(trainer):
+            png = figure_png(best_of_n_figure(report))
+            show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", png)
+            if figure_folder:
+                atomic_write_bytes(figure_folder / "best_of_n_test.png", png)
         if folder is not None:
             details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
             write_report(trainer, folder, "best_of_n", report.to_dict() | details_by_name, markdown)
