@@ -29,6 +29,7 @@ from lightning_modules.callbacks.reporting import (
     output_folder,
     protocol_of,
     show_in_tensorboard,
+    tensorboards,
     write_report,
 )
 from lightning_modules.callbacks.score_charts import show_response_charts
@@ -200,7 +201,6 @@ class BestOfN(Callback):
         folder = output_folder(trainer, self.output_dir)
         if trainer.is_global_zero and folder is not None and self.report is not None:
             write_candidate_scores(folder / CANDIDATE_SCORES, _candidate_scores(scored, self.aggregations[0]))
-            atomic_write_bytes(folder / "best_of_n_test.png", figure_png(best_of_n_figure(self.report)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables of `validate` and `test` after the progress bar."""
@@ -312,7 +312,12 @@ class BestOfN(Callback):
         details = [table.to_markdown() for table in self._detail_tables(report)]
         markdown = "\n".join([report_markdown(report), *details])
         show_in_tensorboard(trainer, "best_of_n/tables", markdown)
-        show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
+        figure_folder = folder if trainer.testing else None
+        if figure_folder or tensorboards(trainer):
+            png = figure_png(best_of_n_figure(report))
+            show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", png)
+            if figure_folder:
+                atomic_write_bytes(figure_folder / "best_of_n_test.png", png)
         if folder is not None:
             files = {critic_method(name): str(path) for name, path in self.critic_paths.items()}
             files |= {OUTCOME: str(self.outcome_path)} if self.outcome_path else {}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from PIL import Image
 
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.protocol import Protocol
@@ -87,10 +90,13 @@ def tensorboards(trainer: Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def show_in_tensorboard(trainer: Trainer, tag: str, shown: str | Figure) -> None:
-    """Show markdown or a figure in TensorBoard, if that is a logger; rank zero only."""
+def show_in_tensorboard(trainer: Trainer, tag: str, shown: str | bytes | Figure) -> None:
+    """Show markdown, a PNG file or a figure in TensorBoard, if that is a logger; rank zero only."""
     for board in tensorboards(trainer):
         if isinstance(shown, str):
             board.add_text(tag, shown, trainer.global_step)
+        elif isinstance(shown, bytes):
+            picture = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB"))
+            board.add_image(tag, picture, trainer.global_step, dataformats="HWC")
         else:
             board.add_figure(tag, shown, trainer.global_step, close=False)
