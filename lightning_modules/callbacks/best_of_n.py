@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,11 @@ from lightning_modules.objectives.table import objective_named
 
 @dataclass(frozen=True)
 class _Scored:
-    """A question with scored candidates, and the digests of its N responses."""
+    """A question with scored candidates, the digests of its N responses, and how unsure the scores of steps are."""
 
     candidates: QuestionCandidates
     digests: list[str]
+    uncertainties: list[list[float]] | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -76,7 +78,8 @@ class BestOfN(Callback):
     benchmarks too.
 
     Args:
-        ns: Numbers of candidates. Numbers larger than what the rollouts hold are left out with a warning.
+        ns: Numbers of candidates; by default 1, 2, 4, 8, ..., and as many as the questions have. Numbers larger than
+            that are left out with a warning.
         aggregations: Ways to aggregate step scores; the first one is the primary one. By default all that have a
             meaning for the model's scores: those of an advantage model may be negative and have no product, and an
             outcome model gives one score, which is the mean.
@@ -94,7 +97,7 @@ class BestOfN(Callback):
 
     def __init__(
         self,
-        ns: Sequence[int] = (1, 2, 4, 8),
+        ns: Sequence[int] | None = None,
         aggregations: Sequence[Aggregation] | None = None,
         bootstrap: int = 1000,
         seed: int = 0,
@@ -103,13 +106,13 @@ class BestOfN(Callback):
         critics: Mapping[str, str] | None = None,
         subsets: Subsets = "all",
     ) -> None:
-        if not ns or min(ns) < 1:
+        if ns is not None and (not ns or min(ns) < 1):
             raise ValueError(f"ns must be positive numbers of candidates, got {list(ns)}")
         if aggregations is not None and not set() < set(aggregations) <= set(AGGREGATIONS):
             raise ValueError(f"aggregations must be some of {', '.join(AGGREGATIONS)}, got {list(aggregations)}")
         if bootstrap < 1:
             raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
-        self.ns = sorted(set(ns))
+        self.ns = sorted(set(ns)) if ns else None
         self.given_aggregations = aggregations
         self.aggregations = list(dict.fromkeys(aggregations or AGGREGATIONS))
         self.bootstrap = bootstrap
@@ -169,7 +172,8 @@ class BestOfN(Callback):
         """Keep the scores of a batch of candidates."""
         if trainer.sanity_checking or not isinstance(batch, CandidateBatch):
             return
-        for group, scores in zip(batch.groups, outputs.step_scores, strict=True):
+        unsure = outputs.step_uncertainties or [None] * len(batch.groups)
+        for group, scores, of_group in zip(batch.groups, outputs.step_scores, unsure, strict=True):
             candidates = QuestionCandidates(
                 benchmark=group.benchmark,
                 question_id=group.question_id,
@@ -178,7 +182,9 @@ class BestOfN(Callback):
                 answer_classes=list(group.answer_classes),
                 lengths=[len(response.split()) for response in group.responses],
             )
-            self._scored.append(_Scored(candidates, [response_digest(response) for response in group.responses]))
+            digests = [response_digest(response) for response in group.responses]
+            uncertainties = None if of_group is None else [each.tolist() for each in of_group]
+            self._scored.append(_Scored(candidates, digests, uncertainties))
 
     on_test_batch_end = on_validation_batch_end
 
@@ -280,8 +286,10 @@ class BestOfN(Callback):
         return report
 
     def _possible_ns(self, entries: Sequence[QuestionCandidates]) -> list[int]:
-        """``ns`` without numbers for which no question has enough candidates."""
+        """``ns`` without numbers for which no question has enough candidates, or the powers of two up to the most."""
         most = max(len(entry.is_correct) for entry in entries)
+        if self.ns is None:
+            return [*takewhile(lambda n: n < most, (2**power for power in count())), most]
         possible = [n for n in self.ns if n <= most]
         if not possible:
             raise ValueError(f"the rollouts hold {most} candidates a question; ns asks for {self.ns}")
@@ -311,14 +319,16 @@ class BestOfN(Callback):
             if figure_folder:
                 atomic_write_bytes(figure_folder / "best_of_n_test.png", png)
         if folder is not None:
-            details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
-            write_report(trainer, folder, "best_of_n", report.to_dict() | details_by_name, markdown)
+            files = {critic_method(name): str(path) for name, path in self.critic_paths.items()}
+            files |= {OUTCOME: str(self.outcome_path)} if self.outcome_path else {}
+            more = {"details": {entry.name: entry.to_dict() for entry in self.details}, "critic_files": files}
+            write_report(trainer, folder, "best_of_n", report.to_dict() | more, markdown)
 
 
 def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> list[CandidateScore]:
     """Lines of the file of candidate scores."""
     return [
-        CandidateScore(*row.key, index, steps, score, digest)
+        CandidateScore(*row.key, index, steps, score, digest, row.uncertainties and row.uncertainties[index])
         for row in scored
         for index, (steps, score, digest) in enumerate(
             zip(row.candidates.step_scores, row.candidates.response_scores(aggregation), row.digests, strict=True)

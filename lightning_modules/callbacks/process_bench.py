@@ -19,6 +19,7 @@ from datamodules.process_bench.totals import SourceTotals, coverage_sentence, di
 from datamodules.storage.files import atomic_write_bytes
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.callbacks.reporting import (
+    is_partial_evaluation,
     log_scalars,
     output_folder,
     protocol_of,
@@ -219,7 +220,7 @@ class ProcessBench(Callback):
                 self._others(pl_module),
             )
         except OneLabelError as error:
-            if not _is_partial(trainer):
+            if not is_partial_evaluation(trainer):
                 raise
             rank_zero_warn(f"ProcessBench has nothing to report on the few batches of this run: {error}")
             return
@@ -307,13 +308,6 @@ class ProcessBench(Callback):
         """Print the tables of `validate` and `test` after the progress bar."""
         if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
             print_tables(step_report_tables(self.report, self._coverage))
-
-
-def _is_partial(trainer: Trainer) -> bool:
-    """Whether the run is limited to some batches, so that labels may be missing by chance."""
-    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
-    # A share of 1.0 means everything, the integer 1 a single batch.
-    return bool(trainer.fast_dev_run) or not (isinstance(limit, float) and limit == 1.0)  # type: ignore[attr-defined]
 
 
 def _totals(sources: dict[str, StepMetrics]) -> dict[str, SourceTotals]:
