@@ -40,7 +40,7 @@ def test_kill(runs, module, tmp_path):
     server_runs.check_kill(runs, tmp_path, module)
 
 
-@pytest.mark.parametrize("module", [POLICY, ANNOTATOR], ids=["policy", "annotator"])
+@pytest.mark.parametrize("module", EACH)
 def test_a_refused_prompt_is_left_out_and_named(tiny_world, tmp_path, module):
     """The other prompts have their rows; with on_bad_row: error it is an error."""
     seen = []
