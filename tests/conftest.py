@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the server of tests/fork_server.py once for all processes of pytest-xdist, while they collect tests."""
     if getattr(config.option, "dist", "no") != "no" and "PYTEST_XDIST_WORKER" not in os.environ:
         fork_server.share()
+        gc.enable()  # this process collects no tests
 
 
 def pytest_collection_finish() -> None:
