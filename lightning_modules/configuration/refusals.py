@@ -11,7 +11,6 @@ import difflib
 import inspect
 import pkgutil
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,9 +251,13 @@ def _known_classes() -> set[str]:
 
 def _paths_of(name: str) -> list[str]:
     """Class paths of the classes of this project with a name, which a base class does not make known by it."""
-    modules = [each for path, each in sys.modules.items() if path.startswith(("lightning_modules.", "datamodules."))]
-    found = [getattr(module, name, None) for module in modules]
-    return sorted({f"{each.__module__}.{name}" for each in found if isinstance(each, type)})
+    root = Path(__file__).parents[2]
+    files = [
+        file for package in ("lightning_modules", "datamodules") for file in sorted((root / package).rglob("*.py"))
+    ]
+    defines = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
+    found = [file.relative_to(root).with_suffix("") for file in files if defines.search(file.read_text("utf-8"))]
+    return [".".join((*file.parts, name)) for file in found]
 
 
 def _below(kind: type) -> Iterator[type]:
