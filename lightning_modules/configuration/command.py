@@ -23,9 +23,12 @@ import lightning_modules.callbacks.run_checkpoints
 import lightning_modules.callbacks.save_pretrained
 import lightning_modules.callbacks.throughput
 import lightning_modules.distributed.fully_sharded
+import lightning_modules.knockout_judge
 import lightning_modules.policy
 import lightning_modules.process_reward
-import lightning_modules.step_judge  # noqa: F401
+import lightning_modules.response_likelihood
+import lightning_modules.step_judge
+import lightning_modules.step_search  # noqa: F401
 from datamodules.storage.checkpoint_names import require_checkpoint
 from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
 from lightning_modules.callbacks.failure_log import FailureLog, log_failure, run_folder
