@@ -154,6 +154,20 @@ def require_writable_file(path: Path) -> None:
     _try_beside(path)
 
 
+def require_another_file(path: Path, read: Iterable[Path]) -> None:
+    """Refuse to write over a file that is read.
+
+    Args:
+        path: Of the file to write.
+        read: Files and folders that are read.
+
+    Raises:
+        FileExistsError: If it is one of them.
+    """
+    if path.exists() and any(path.samefile(each) for each in read if each.exists()):
+        raise FileExistsError(f"{path} is read, and would be replaced; give another file")
+
+
 def _try_beside(path: Path) -> None:
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"{path}: is a link to {os.readlink(path)}, which is not there")

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.storage.files import atomic_write_text, require_writable_file
+from datamodules.storage.files import atomic_write_text, require_another_file, require_writable_file
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import nonempty_path, nonempty_text, whole_number
 from tools.view.annotations import annotated_questions
@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--title", help="of the page; by default the paths")
     given = parser.parse_args(arguments)
     require_writable_file(given.output)
+    require_another_file(given.output, [*given.paths, *filter(None, [given.rollouts])])
     inputs = find_inputs(given.paths, given.benchmarks, given.rollouts, given.visual_process_bench)
     questions = _questions(inputs, given.image_root, given.limit)
     shown = evenly(questions, given.limit)
