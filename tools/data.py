@@ -183,6 +183,8 @@ def _card(given: argparse.Namespace) -> int:
     if given.output:
         require_writable_file(given.output)
         require_another_file(given.output, [given.rows])
+    if not given.rows.stat().st_size:
+        raise ValueError(f"{given.rows}: holds no rows")
     path = given.rows.with_name(f"{given.rows.name}.settings")
     record = Record.of(path, is_finished=True) if path.is_file() else Record({})
     text = card_of(given.rows, record.settings, record.costs, record.when)

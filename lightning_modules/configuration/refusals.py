@@ -154,9 +154,11 @@ def _of_key(keys: list[str], owner: str | None, parser: argparse.ArgumentParser,
 
 
 def _takes(owner: str, argument: str) -> bool:
-    """Whether the constructor of a class, by its path, has an argument of this name."""
+    """Whether the constructor of a class, by its path or a known name, has an argument of this name."""
+    known = [each for base in _bases() for each in _below(base) if each.__name__ == owner]
     try:
-        return argument in inspect.signature(pkgutil.resolve_name(owner)).parameters
+        kind = known[0] if known else pkgutil.resolve_name(owner)
+        return argument in inspect.signature(kind).parameters
     except (ImportError, AttributeError, TypeError, ValueError):
         return False
 
@@ -245,8 +247,11 @@ def _parser_of(chain: list[BaseException]) -> argparse.ArgumentParser | None:
 
 
 def _known_classes() -> set[str]:
-    bases: tuple[type, ...] = _BASES
-    return {each.__name__ for base in bases for each in _below(base) if not each.__name__.startswith("_")}
+    return {each.__name__ for base in _bases() for each in _below(base) if not each.__name__.startswith("_")}
+
+
+def _bases() -> tuple[type, ...]:
+    return _BASES  # mypy takes the tuple for one of abstract classes
 
 
 def _paths_of(name: str) -> list[str]:
