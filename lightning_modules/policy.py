@@ -31,7 +31,7 @@ from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.packed_forward import hidden_states
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.model.weights_digest import weights_digest
-from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory, require_optimization
 
 
 class Policy(SamplingModule):
@@ -76,6 +76,9 @@ class Policy(SamplingModule):
         self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone", "engine"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
+        require_optimization(**self.optimization)
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         self.num_samples = num_samples
         self.sampling = sampling
         self.first_greedy = first_greedy

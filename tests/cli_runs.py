@@ -225,6 +225,28 @@ class BatchLog(Callback):
             file.write(json.dumps([*self.begin, batch.sample_ids, outputs["loss"].item()]) + "\n")
 
 
+class OutOfMemory(Callback):
+    """Raises what PyTorch raises when the memory of a GPU is used up.
+
+    Args:
+        hook: In which hook of a callback.
+        text: None raises the error of PyTorch's own allocator, else that of a library with this text.
+    """
+
+    def __init__(self, hook: str, text: str | None = None) -> None:
+        self.text = text
+        setattr(self, hook, self._fail)
+
+    def _fail(self, *arguments: Any, **options: Any) -> None:
+        if self.text is not None:
+            raise RuntimeError(self.text)
+        raise torch.cuda.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.10 GiB "
+            "is free. Including non-PyTorch memory, this process has 77.90 GiB memory in use. Of the allocated memory "
+            "70.00 GiB is allocated by PyTorch, and 1.00 GiB is reserved by PyTorch but unallocated."
+        )
+
+
 class Kill(Callback):
     """Ends this process by kill -9.
 

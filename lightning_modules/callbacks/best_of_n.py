@@ -29,6 +29,7 @@ from lightning_modules.callbacks.reporting import (
     output_folder,
     protocol_of,
     show_in_tensorboard,
+    tensorboards,
     write_report,
 )
 from lightning_modules.callbacks.score_charts import show_response_charts
@@ -48,10 +49,11 @@ from lightning_modules.objectives.table import objective_named
 
 @dataclass(frozen=True)
 class _Scored:
-    """A question with scored candidates, and the digests of its N responses."""
+    """A question with scored candidates, the digests of its N responses, and how unsure the scores of steps are."""
 
     candidates: QuestionCandidates
     digests: list[str]
+    uncertainties: list[list[float]] | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -170,7 +172,8 @@ class BestOfN(Callback):
         """Keep the scores of a batch of candidates."""
         if trainer.sanity_checking or not isinstance(batch, CandidateBatch):
             return
-        for group, scores in zip(batch.groups, outputs.step_scores, strict=True):
+        unsure = outputs.step_uncertainties or [None] * len(batch.groups)
+        for group, scores, of_group in zip(batch.groups, outputs.step_scores, unsure, strict=True):
             candidates = QuestionCandidates(
                 benchmark=group.benchmark,
                 question_id=group.question_id,
@@ -179,7 +182,9 @@ class BestOfN(Callback):
                 answer_classes=list(group.answer_classes),
                 lengths=[len(response.split()) for response in group.responses],
             )
-            self._scored.append(_Scored(candidates, [response_digest(response) for response in group.responses]))
+            digests = [response_digest(response) for response in group.responses]
+            uncertainties = None if of_group is None else [each.tolist() for each in of_group]
+            self._scored.append(_Scored(candidates, digests, uncertainties))
 
     on_test_batch_end = on_validation_batch_end
 
@@ -196,7 +201,6 @@ class BestOfN(Callback):
         folder = output_folder(trainer, self.output_dir)
         if trainer.is_global_zero and folder is not None and self.report is not None:
             write_candidate_scores(folder / CANDIDATE_SCORES, _candidate_scores(scored, self.aggregations[0]))
-            atomic_write_bytes(folder / "best_of_n_test.png", figure_png(best_of_n_figure(self.report)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables of `validate` and `test` after the progress bar."""
@@ -308,16 +312,23 @@ class BestOfN(Callback):
         details = [table.to_markdown() for table in self._detail_tables(report)]
         markdown = "\n".join([report_markdown(report), *details])
         show_in_tensorboard(trainer, "best_of_n/tables", markdown)
-        show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
+        figure_folder = folder if trainer.testing else None
+        if figure_folder or tensorboards(trainer):
+            png = figure_png(best_of_n_figure(report))
+            show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", png)
+            if figure_folder:
+                atomic_write_bytes(figure_folder / "best_of_n_test.png", png)
         if folder is not None:
-            details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
-            write_report(trainer, folder, "best_of_n", report.to_dict() | details_by_name, markdown)
+            files = {critic_method(name): str(path) for name, path in self.critic_paths.items()}
+            files |= {OUTCOME: str(self.outcome_path)} if self.outcome_path else {}
+            more = {"details": {entry.name: entry.to_dict() for entry in self.details}, "critic_files": files}
+            write_report(trainer, folder, "best_of_n", report.to_dict() | more, markdown)
 
 
 def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> list[CandidateScore]:
     """Lines of the file of candidate scores."""
     return [
-        CandidateScore(*row.key, index, steps, score, digest)
+        CandidateScore(*row.key, index, steps, score, digest, row.uncertainties and row.uncertainties[index])
         for row in scored
         for index, (steps, score, digest) in enumerate(
             zip(row.candidates.step_scores, row.candidates.response_scores(aggregation), row.digests, strict=True)
