@@ -21,6 +21,7 @@ from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.messages import DEFAULT_CLASS_TOKENS
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS
 from datamodules.interfaces import RewardModelFacts
+from datamodules.picture_controls import PictureControl, with_pictures
 from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProcessBenchDataset
 from datamodules.process_bench.totals import DATASET_NAME as VISUAL_PROCESS_BENCH
 from datamodules.process_bench.totals import TotalsCheck
@@ -94,7 +95,7 @@ class EvaluationDataModule(LightningDataModule):
         if (benchmarks is None) != (rollouts is None):
             raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
         # The model logs its own, some under the same names. Checkpoints hold plain values only.
-        self.save_hyperparameters(logger=False, ignore=["benchmark_options"])
+        self.save_hyperparameters(logger=False, ignore=["benchmark_options", "selection"])
         self.benchmark_options = benchmark_options
         require_at_least(1, candidates_per_question=candidates_per_question, eval_batch_size=eval_batch_size)
         require_at_least(1, questions_per_batch=questions_per_batch, max_steps=max_steps)
@@ -202,17 +203,47 @@ class EvaluationDataModule(LightningDataModule):
         """The dataloaders of :meth:`val_dataloader`."""
         return self.val_dataloader()
 
-    def _evaluation_loader(self, name: str) -> DataLoader[Any]:
-        model, options, workers = self.model_facts, self.hparams, self.hparams["num_workers"]
+    def control_dataloaders(self, control: PictureControl) -> list[tuple[str, DataLoader[Any], int]]:
+        """The evaluation data with the pictures of other questions, or without pictures.
+
+        Args:
+            control: Which pictures to show, see :func:`datamodules.picture_controls.with_pictures`.
+
+        Returns:
+            Of VisualProcessBench and of each benchmark, if it has pictures: name, dataloader, and how many of its
+            questions keep their own pictures because there are no others.
+        """
+        found = []
+        for name in self.validation_names:
+            if name in (VISUAL_PROCESS_BENCH, *self._benchmarks) and self.pictured_ids(name):
+                changed, kept = with_pictures(self._evaluation_set(name), control)
+                found.append((name, self._loader_of(changed), kept))
+        return found
+
+    def pictured_ids(self, name: str) -> list[str]:
+        """Ids of the solutions of VisualProcessBench, or questions of a benchmark, that have pictures."""
+        dataset = self._evaluation_set(name)
+        if isinstance(dataset, VisualProcessBenchDataset):
+            return [solution.sample_id for solution in dataset.solutions if solution.images]
+        return [question.question_id for question in dataset.questions if len(question.images)]
+
+    def _evaluation_set(self, name: str) -> VisualProcessBenchDataset | BestOfNDataset:
         if name == VISUAL_PROCESS_BENCH and self._process_bench is not None:
-            self._leave_out_unreadable(name, self._process_bench)
+            return self._process_bench
+        return self._benchmarks[name]
+
+    def _evaluation_loader(self, name: str) -> DataLoader[Any]:
+        dataset = self._evaluation_set(name)
+        self._leave_out_unreadable(name, dataset)
+        return self._loader_of(dataset)
+
+    def _loader_of(self, dataset: VisualProcessBenchDataset | BestOfNDataset) -> DataLoader[Any]:
+        model, options, workers = self.model_facts, self.hparams, self.hparams["num_workers"]
+        if isinstance(dataset, VisualProcessBenchDataset):
             solutions = ProcessBenchCollator(model.encoder)
-            return evaluation_loader(self._process_bench, options["eval_batch_size"], solutions, workers, self.trainer)
-        self._leave_out_unreadable(name, self._benchmarks[name])
+            return evaluation_loader(dataset, options["eval_batch_size"], solutions, workers, self.trainer)
         candidates = CandidateCollator(model.encoder, model.max_steps, model.response_as_one_step)
-        return evaluation_loader(
-            self._benchmarks[name], options["questions_per_batch"], candidates, workers, self.trainer
-        )
+        return evaluation_loader(dataset, options["questions_per_batch"], candidates, workers, self.trainer)
 
     def _leave_out_unreadable(self, name: str, dataset: VisualProcessBenchDataset | BestOfNDataset) -> None:
         """Find what the model cannot read, once, before a run has spent hours."""

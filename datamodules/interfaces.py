@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
 from transformers import ProcessorMixin
 
 from datamodules.batching.collate import Verdicts
 from datamodules.batching.shards import Shard
 from datamodules.conversation.encoder import ConversationEncoder
+
+if TYPE_CHECKING:
+    from datamodules.picture_controls import PictureControl
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,17 @@ class EvaluationData(Protocol):
     @property
     def validation_names(self) -> Sequence[str]:
         """Names of the dataloaders of `validate` and `test`, in their order."""
+
+
+@runtime_checkable
+class PictureControlData(Protocol):
+    """A data module that can show its evaluation data with other pictures."""
+
+    def control_dataloaders(self, control: PictureControl) -> Sequence[tuple[str, DataLoader[Any], int]]:
+        """Name, dataloader, and number of questions that keep their pictures, of each evaluation set with pictures."""
+
+    def pictured_ids(self, name: str) -> list[str]:
+        """Ids of the questions or solutions of an evaluation set that have pictures."""
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -19,6 +20,7 @@ from datamodules.interfaces import RewardModelFacts
 from datamodules.renamed_arguments import value_of_old_name
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.supervision.consensus import Consensus
+from datamodules.supervision.selection import RowSelection
 from datamodules.supervision.sources import ProcessSource, process_sources
 from datamodules.supervision.split import strata
 from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
@@ -74,6 +76,8 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             as the model has positions (``max_position_embeddings``).
         consensus: Whose verdict on a step counts where rows hold those of a judge beside Monte Carlo scores: that of
             "monte_carlo", of the "judge", or "agreement": steps where both differ have no label.
+        selection: Which of the training rows are trained on, see
+            :class:`datamodules.supervision.selection.RowSelection`; all by default.
         evaluation: Arguments of :class:`datamodules.evaluation.EvaluationDataModule`, given beside these.
 
     Attributes:
@@ -107,10 +111,13 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         test_held_out: bool = False,
         max_tokens: int | None = None,
         consensus: Consensus = "monte_carlo",
+        selection: RowSelection | None = None,
         **evaluation: Any,
     ) -> None:
         validation_fraction = value_of_old_name(type(self), "validation_fraction", validation_fraction, 0.0, evaluation)
         super().__init__(on_bad_row=on_bad_row, **evaluation)  # also saves the hyperparameters of this class
+        selection = RowSelection.of(selection)
+        self.save_hyperparameters({"selection": selection and asdict(selection)}, logger=False)
         if not 0.0 <= validation_fraction < 1.0:
             raise ValueError(f"validation_fraction must be in [0, 1), got {validation_fraction}")
         if validation_fraction and (validation_annotations or not (train_annotations or sources)):
@@ -130,6 +137,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             check_images=check_images,
             cache_dir=cache_dir,
             consensus=consensus,
+            selection=selection,
         )
         self.training_position = TrainingPosition(self._order)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -36,14 +39,17 @@ from lightning_modules.objectives.language_model_loss import step_text_losses, v
 from lightning_modules.objectives.past_verdicts import LabelsAsVerdicts
 from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.objectives.step_validation import StepValidation
-from lightning_modules.objectives.table import ObjectiveName
-from lightning_modules.protocol import FROM_DATA, PresetName, resolve_protocol
+from lightning_modules.objectives.table import ObjectiveName, objective_named
+from lightning_modules.protocol import FROM_DATA, PROTOCOL_FILE, PresetName, resolve_protocol
+from lightning_modules.scoring.calibration import Calibration
 from lightning_modules.scoring.candidates import score_candidates
 from lightning_modules.scoring.responses import QuestionWithResponses, ScoredResponses, read_responses
 from lightning_modules.scoring.scored_batch import ScoredBatch
 from lightning_modules.scoring.served_scorer import RewardModelServer, ServedScorer
-from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory, require_optimization
 from lightning_modules.training.record import TrainingRecord, training_record
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["ProcessRewardModel", "QuestionWithResponses", "RewardModelServer", "ScoredResponses"]
 
@@ -122,6 +128,11 @@ class ProcessRewardModel(BackboneModule):
         self.save_hyperparameters(ignore=["optimizer", "backbone", "loss", "server"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
+        require_optimization(**self.optimization)
+        if not 0 <= language_model_weight < math.inf:
+            raise ValueError(f"language_model_weight must be at least 0, got {language_model_weight}")
+        if scoring_memory_gib is not None and not scoring_memory_gib > 0:
+            raise ValueError(f"scoring_memory_gib must be above 0, or absent, got {scoring_memory_gib}")
         given = {
             "objective": objective,
             "threshold": threshold,
@@ -170,8 +181,8 @@ class ProcessRewardModel(BackboneModule):
         """Tell the data module how this model reads conversations."""
         if stage == "fit":
             self._require_weights("fit")
-            # Training changes the scores; a resumed run gets the threshold of its checkpoint back.
-            self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None)
+            # Training changes the scores; a resumed run gets what its checkpoint holds back.
+            self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None, calibration=None)
         data = data_module_of(self.trainer)
         if stage == "fit" and self.protocol.system_prompt == FROM_DATA:
             if not isinstance(data, SystemPromptData):
@@ -231,8 +242,9 @@ class ProcessRewardModel(BackboneModule):
         return step_logits(self.head, hidden_states(self.backbone, batch), batch)
 
     def scores_from_logits(self, logits: Tensor) -> Tensor:
-        """Step scores: expected value of the class tokens, for instance P(+); (..., K) -> (...)."""
-        return step_scores(logits, self.protocol.class_values)
+        """Step scores: expected value of the class tokens, for instance P(+), calibrated; (..., K) -> (...)."""
+        calibration, values = self.protocol.calibration, self.protocol.class_values
+        return step_scores(logits, values) if calibration is None else calibration.of_logits(logits, values)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """The step loss, plus the language-model loss if it is switched on.
@@ -259,7 +271,12 @@ class ProcessRewardModel(BackboneModule):
         """(B,) losses of the conversations, not yet divided by the weight of their labels."""
         accuracy, totals = batch.question_accuracy, batch.num_mc_total
         return self.step_loss.of_solutions(
-            logits, batch.mc, question_accuracy=accuracy, num_mc_total=totals, added=added
+            logits,
+            batch.mc,
+            question_accuracy=accuracy,
+            num_mc_total=totals,
+            added=added,
+            step_weights=batch.step_weights,
         )
 
     # Lightning hands on whatever an evaluation step returns; its annotation is that of training.
@@ -268,18 +285,32 @@ class ProcessRewardModel(BackboneModule):
     ) -> ScoredBatch:
         """Score the steps of a batch of conversations or of Best-of-N candidates."""
         if isinstance(batch, CandidateBatch):
-            return ScoredBatch(self.score_encoded([group.encoded for group in batch.groups]))
+            scored, uncertainties = self._score_encoded([group.encoded for group in batch.groups])
+            return ScoredBatch(scored, step_uncertainties=uncertainties)
         logits = self(batch)
         scores = self.scores_from_logits(logits)
         if evaluation_name(self.trainer, dataloader_idx) == PROCESS:
             self.step_validation.update(batch, scores, self._losses(batch, logits))
-        return ScoredBatch.of_conversations(scores, batch.step_positions)
+        is_calibrated = self.protocol.calibration is not None
+        before = step_scores(logits, self.protocol.class_values) if is_calibrated else None
+        return ScoredBatch.of_conversations(scores, batch.step_positions, before)
 
     test_step = validation_step  # type: ignore[assignment]
 
     def on_validation_epoch_start(self) -> None:
-        """Refuse to judge without a system prompt, or through servers that read conversations in another way."""
+        """Refuse to judge without a system prompt, or through servers that read conversations in another way.
+
+        A folder that no reward model was saved to is judged with as it is, since the language-model head of any model
+        gives scores; that is said.
+        """
         self._require_system_prompt()
+        name, is_fitting = self.hparams["model_name_or_path"], self.trainer.state.fn == TrainerFn.FITTING
+        if not (is_fitting or self.trainer.ckpt_path or (Path(name) / PROTOCOL_FILE).is_file()):
+            logger.warning(
+                "%s holds no %s: it was not saved as a reward model, and its scores are those of an untrained one",
+                name,
+                PROTOCOL_FILE,
+            )
         if self.served is not None:
             self.served.check()
 
@@ -295,23 +326,37 @@ class ProcessRewardModel(BackboneModule):
 
     # ---------------------------------------------------------------- score
 
-    @torch.no_grad()
-    def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
+    def score_encoded(self, groups: Sequence[EncodedCandidates], with_all_ranks: bool = True) -> list[list[Tensor]]:
         """Step scores of encoded candidates. In a distributed run all ranks must call it together.
 
         Args:
             groups: Questions with their candidates.
+            with_all_ranks: False for a call that the other ranks do not make, see :func:`score_candidates`.
 
         Returns:
             For each question, for each candidate, (S,) scores on the CPU.
         """
+        return self._score_encoded(groups, with_all_ranks)[0]
+
+    @torch.no_grad()
+    def _score_encoded(
+        self, groups: Sequence[EncodedCandidates], with_all_ranks: bool = True
+    ) -> tuple[list[list[Tensor]], list[list[Tensor]] | None]:
+        """Step scores, and their uncertainties if the model learns any; each (S,) for each candidate of a question."""
         if self.served is not None:
             rows = iter(self.served.class_logits([each for group in groups for each in group.conversations or []]))
             logits = [[next(rows) for _ in group.suffixes] for group in groups]
         else:
             pad_id = self.processor.tokenizer.pad_token_id
-            logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
-        return [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
+            memory_gib = self.hparams["scoring_memory_gib"]
+            logits = score_candidates(
+                self.backbone, self.head, groups, pad_id, memory_gib, with_all_ranks=with_all_ranks
+            )
+        scores = [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
+        uncertainty = objective_named(self.protocol.objective).uncertainty
+        if uncertainty is None or self.served is not None:  # servers give logits up to a constant
+            return scores, None
+        return scores, [[uncertainty(candidate) for candidate in group] for group in logits]
 
     def score(
         self, images: Image.Image | Sequence[Image.Image] | None, question: str, responses: Sequence[str]
@@ -333,19 +378,27 @@ class ProcessRewardModel(BackboneModule):
         (found,) = self.score_questions([QuestionWithResponses(images, question, responses)])
         return found
 
-    def score_questions(self, questions: Sequence[QuestionWithResponses]) -> list[ScoredResponses]:
-        """Score the responses to several questions together; raises what :meth:`score` raises."""
+    def score_questions(
+        self, questions: Sequence[QuestionWithResponses], with_all_ranks: bool = True
+    ) -> list[ScoredResponses]:
+        """Score the responses to several questions together; raises what :meth:`score` raises.
+
+        Args:
+            questions: With their responses.
+            with_all_ranks: See :meth:`score_encoded`.
+        """
         self._require_system_prompt()
         read = [read_responses(question, self.encoder, self.protocol) for question in questions]
         was_training = self.training
         self.eval()
-        scores = self.score_encoded([encoded for _, encoded in read])
+        scores, uncertainties = self._score_encoded([encoded for _, encoded in read], with_all_ranks)
         self.train(was_training)
         found = []
-        for (steps, _), candidates in zip(read, scores, strict=True):
+        for number, ((steps, _), candidates) in enumerate(zip(read, scores, strict=True)):
             step_scores = [candidate.tolist() for candidate in candidates]
             response_scores = [aggregate_step_scores(each, self.protocol.aggregation) for each in step_scores]
-            found.append(ScoredResponses(steps, step_scores, response_scores))
+            unsure = None if uncertainties is None else [each.tolist() for each in uncertainties[number]]
+            found.append(ScoredResponses(steps, step_scores, response_scores, unsure))
         return found
 
     # ----------------------------------------------------------- persistence
@@ -383,18 +436,24 @@ class ProcessRewardModel(BackboneModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the step threshold, the system prompt and the training record with the weights."""
+        """Store the step threshold, the calibration, the system prompt and the training record with the weights."""
         super().on_save_checkpoint(checkpoint)
+        calibration = self.protocol.calibration
+        checkpoint["calibration"] = None if calibration is None else asdict(calibration)
         checkpoint["step_threshold"] = [self.protocol.step_threshold, self.protocol.step_threshold_chosen_on]
         checkpoint["system_prompt"] = self.protocol.system_prompt
         checkpoint["training_record"] = training_record(self) or self.training_record
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the step threshold, the system prompt and the training record from a checkpoint."""
+        """Take the step threshold, the calibration, the system prompt and the training record from a checkpoint."""
         self._require_weights("a checkpoint")
         super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
-        self.protocol = replace(self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on)
+        stored = checkpoint.get("calibration")
+        calibration = None if stored is None else Calibration(**stored)
+        self.protocol = replace(
+            self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on, calibration=calibration
+        )
         if self.protocol.system_prompt == FROM_DATA:
             self._use_system_prompt(checkpoint.get("system_prompt", FROM_DATA))
         self.training_record = checkpoint.get("training_record")

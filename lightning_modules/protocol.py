@@ -7,6 +7,7 @@ the system prompt, which is our own.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -24,6 +25,7 @@ from datamodules.storage.files import atomic_write_text, parse_json_line
 from lightning_modules.metrics.response_score import Aggregation
 from lightning_modules.model.backbone import ImageBackend
 from lightning_modules.objectives.table import ObjectiveName, objective_named
+from lightning_modules.scoring.calibration import Calibration
 
 FROM_DATA = "from_data"
 """In place of a system prompt: the one that all training rows have, which only conversation rows do."""
@@ -73,6 +75,9 @@ class Protocol:
         pictures: Rule of reading.
         white_space: Rule of reading.
         past_verdicts: Rule of reading, for training.
+        calibration: Map from step scores to calibrated ones, fitted by
+            :class:`lightning_modules.callbacks.calibrate_scores.CalibrateScores`; a mapping of its attributes is taken,
+            too. None for none.
 
     Raises:
         ValueError: If a setting is out of range, or two do not go together.
@@ -92,9 +97,14 @@ class Protocol:
     pictures: PictureRules = "ours"
     white_space: WhiteSpace = "ours"
     past_verdicts: PastVerdicts = "placeholder"
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         objective = objective_named(self.objective)
+        if isinstance(self.calibration, Mapping):
+            object.__setattr__(self, "calibration", Calibration(**self.calibration))
+        if self.calibration is not None and self.score_range != (0.0, 1.0):
+            raise ValueError(f"objective {self.objective!r} has scores that are no probabilities: no calibration")
         _ = self.reading_rules  # refuses unknown values
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be one of {get_args(Aggregation)}, got {self.aggregation!r}")
@@ -148,11 +158,20 @@ def save_protocol(protocol: Protocol, folder: str | Path) -> None:
     atomic_write_text(Path(folder) / PROTOCOL_FILE, json.dumps(stored, indent=2) + "\n")
 
 
+def _require_stored(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse what a folder stores with the name of its file, before settings that are given replace some of it."""
+    try:
+        own_tokens = objective_named(settings["objective"]).class_tokens
+        Protocol(**{**settings, "class_tokens": settings["class_tokens"] or list(own_tokens)})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def resolve_protocol(name_or_path: str, given: dict[str, Any], preset: str | None = None) -> Protocol:
     """The protocol of a model: what is given, then the preset, then what its folder stores, then the defaults.
 
-    A stored step threshold is dropped where something is given that changes the scores. Stored class tokens are dropped
-    where an objective with other classes is given.
+    A stored step threshold and calibration are dropped where something is given that changes the scores. Stored class
+    tokens are dropped where an objective with other classes is given.
 
     Args:
         name_or_path: Folder, which may hold :data:`PROTOCOL_FILE`, or a name on the hub.
@@ -172,12 +191,13 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any], preset: str | Non
         if not set(stored) <= set(settings):
             raise ValueError(f"{path}: must hold an object with keys {sorted(settings)}, got {stored!r}")
         settings |= stored
+        _require_stored(settings, path)
     own_tokens = objective_named(settings["objective"]).class_tokens
     settings["class_tokens"] = settings["class_tokens"] or list(own_tokens)
     changed = {name: value for name, value in given.items() if value not in (None, settings[name])}
     if changed.keys() - {"aggregation", "image_backend"}:
-        # The stored step threshold was chosen on the scores of another protocol.
-        changed |= {"step_threshold": None, "step_threshold_chosen_on": None}
+        # They were chosen on the scores of another protocol.
+        changed |= {"step_threshold": None, "step_threshold_chosen_on": None, "calibration": None}
     if objective_named(changed.get("objective", settings["objective"])).class_tokens != own_tokens:
         changed["class_tokens"] = given.get("class_tokens")
     return Protocol(**settings | changed)

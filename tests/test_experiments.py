@@ -35,6 +35,9 @@ ABLATIONS = {
 RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "annotation"}
 """Stages of the quickstart, which `quickstart_run` runs, whose trial run is like that of another stage."""
 
+LIKE_OTHERS = {"best_first", "lookahead", "judge"}
+"""Searches and critics, whose modules have tests of their own, that differ from others in a few settings."""
+
 
 def name_of(path):
     return str(path.relative_to(REPOSITORY))
@@ -307,6 +310,10 @@ ROLLOUTS_ARE_FEWER = {
 @pytest.fixture
 def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request):
     """Overrides with which an experiment made for large machines runs here: a tiny checkpoint, a few rows, the CPU."""
+    if path.parent.name == "search":
+        return ["--data.batch_size=1", "--model.sampling.max_new_tokens=24"]
+    if path.parent.name == "critics":
+        return ["--data.batch_size=1", *(["--model.sampling.max_new_tokens=4"] if path.stem != "likelihood" else [])]
     if path.parent.name == "servers" and command_of(path)[0] == "test":
         monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("judging_server").url)
         return []
@@ -333,8 +340,11 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request)
 
 
 def trial_run(path):
-    """A case of the test below; tests/test_ablations.py runs ablations by the same commands."""
-    is_run_elsewhere = path.parent.name == "ablations" or path.stem in RUN_FOR_REAL
+    """A case of the test below; tests/test_ablations.py runs ablations by the same commands.
+
+    What is beyond the paper is a callback or an option of a training that is run, with tests of its own.
+    """
+    is_run_elsewhere = path.parent.name in ("ablations", "beyond") or path.stem in RUN_FOR_REAL | LIKE_OTHERS
     is_run_elsewhere |= path.parent.name == "paper" and path.stem != "table8"
     return pytest.param(path, marks=[pytest.mark.thorough] if is_run_elsewhere else [], id=name_of(path))
 

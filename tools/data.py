@@ -1,4 +1,4 @@
-r"""Check process supervision, unpack archives safely, and describe, compare and plan annotations.
+r"""Check process supervision, unpack archives safely, find benchmark questions, and describe and plan annotations.
 
 Examples::
 
@@ -7,6 +7,7 @@ Examples::
     visualprm-data extract data/VisualPRM400K-v1.1/images.zip --output data/images
     visualprm-data agree weak.jsonl strong.jsonl --output judged.jsonl
     visualprm-data card rows.jsonl
+    visualprm-data decontaminate data/VisualPRM400K-v1.1-Raw --benchmarks data/benchmarks --output data/clean
     visualprm-data estimate --from rows.jsonl --prompts 100000 --solutions 4 --steps 12 --continuations 16
 """
 
@@ -16,10 +17,14 @@ import argparse
 import os
 import sys
 from dataclasses import replace
+from itertools import chain
 
 from rich.console import Console
 from tqdm.auto import tqdm
 
+from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions
+from datamodules.contamination.benchmark_index import BenchmarkIndex, benchmark_entries, process_bench_entries
+from datamodules.contamination.picture_hashes import BITS
 from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
 from datamodules.storage.files import atomic_write_text, require_writable_file
 from lightning_modules.callbacks.prediction_record import Record
@@ -31,11 +36,14 @@ from lightning_modules.configuration.tool_arguments import (
     number,
     whole_number,
 )
+from lightning_modules.metrics.table import print_tables
 from lightning_modules.monte_carlo.card import card_of
 from tools.agreement import AGREE, DIFFER, UNJUDGED, write_agreement
 from tools.annotation_estimate import Rates, estimate, measured_rates
 from tools.data_check import check_data
 from tools.data_report import as_json, tables
+from tools.decontaminate import DROPS, find_contamination, write_clean_copy
+from tools.decontaminate import as_json as contamination_json
 from tools.reading_facts import reading_facts
 
 _GIBIBYTE = 2**30
@@ -93,6 +101,24 @@ def main(arguments: list[str] | None = None) -> int:
     costs.add_argument("--completion-tokens", type=number(0), help="tokens of a sampled text; as measured")
     costs.add_argument("--prompt-tokens", type=number(0), help="tokens of a prompt, image tokens included; as measured")
     costs.add_argument("--drawn", type=number(0), help="share of the K continuations that are drawn; as measured, or 1")
+    clean = commands.add_parser("decontaminate", help="find rows that are also in a benchmark, and write the others")
+    clean.add_argument("paths", nargs="+", type=nonempty_path, metavar="PATH", help="as train_annotations")
+    clean.add_argument(
+        "--image-root", type=nonempty_text, help="folder or zip archive that image paths are relative to"
+    )
+    clean.add_argument("--benchmarks", type=nonempty_path, help="folder with benchmarks, as data.benchmarks")
+    clean.add_argument("--names", nargs="+", choices=BENCHMARKS, help="of benchmarks; by default all that are there")
+    clean.add_argument("--visual-process-bench", type=nonempty_path, help="folder with its test.jsonl and images")
+    clean.add_argument("--ngram", type=whole_number(1), default=8, help="words of the runs that questions share")
+    clean.add_argument(
+        "--overlap", type=number(0.01, 1), default=0.8, help="share of the runs; the same words from it on"
+    )
+    clean.add_argument(
+        "--distance", type=whole_number(0, BITS), default=8, help=f"bits of {BITS}; the same picture up to it"
+    )
+    clean.add_argument("--drop", choices=DROPS, default="any", help="what leaves a row out of the copy")
+    clean.add_argument("--json", type=nonempty_path, metavar="FILE", help="write the report with every match as JSON")
+    clean.add_argument("--output", type=nonempty_path, help="folder for the copy; only a report by default")
     given = parser.parse_args(arguments)
     return _COMMANDS[given.command](given)
 
@@ -170,7 +196,38 @@ def _estimate(given: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"check": _check, "extract": _extract, "agree": _agree, "card": _card, "estimate": _estimate}
+def _decontaminate(given: argparse.Namespace) -> int:
+    if given.benchmarks is None and given.visual_process_bench is None:
+        raise ValueError("give --benchmarks, --visual-process-bench, or both")
+    if given.json:
+        require_writable_file(given.json)
+    # What a benchmark lacks of its release is no matter here.
+    options = {name: BenchmarkOptions(on_mismatch="ignore", allow_incomplete=True) for name in BENCHMARKS}
+    entries = chain(
+        benchmark_entries(given.benchmarks, given.names, options) if given.benchmarks else (),
+        process_bench_entries(given.visual_process_bench) if given.visual_process_bench else (),
+    )
+    index = BenchmarkIndex(entries, given.ngram)
+    found = find_contamination(given.paths, given.image_root, index, given.overlap, given.distance, given.drop)
+    print_tables([found.to_table()])
+    for problem in found.unreadable:
+        print(problem)
+    if given.json:
+        atomic_write_text(given.json, contamination_json(found))
+    if given.output:
+        for line in write_clean_copy(given.paths, given.image_root, found.dropped, given.output):
+            print(line)
+    return 1 if found.unreadable else 0
+
+
+_COMMANDS = {
+    "check": _check,
+    "extract": _extract,
+    "agree": _agree,
+    "card": _card,
+    "estimate": _estimate,
+    "decontaminate": _decontaminate,
+}
 
 
 def run() -> None:

@@ -18,6 +18,7 @@ from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.reading_rules import PictureRules, WhiteSpace
 from datamodules.conversation.refused_pictures import PictureRefusedError
+from datamodules.conversation.step_kinds import NO_KIND, step_kind
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS, merge_steps, merged_sizes, steps_to_read
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.images import ImageError, check_image, open_image
@@ -47,6 +48,9 @@ class StepBatch(ConversationBatch):
             unknown for all.
         step_tokens: (B, S, L) bool, or (B, S, T) if packed: which tokens are the text of each step. None unless the
             collator was told to mark them.
+        step_kinds: (B, S) long, whether each step is perception or reasoning, see
+            :mod:`datamodules.conversation.step_kinds`; -1 at padding. None if it is not known.
+        step_weights: (B, S) float32, how often each step counts in the training loss; None for once.
         left_out: For each row whose images cannot be used, its error by sample id. Such a row has blank images and no
             label, so that the batch keeps its shape on all ranks.
     """
@@ -59,6 +63,8 @@ class StepBatch(ConversationBatch):
     sources: list[str]
     question_accuracy: Tensor | None = field(default=None, kw_only=True)
     step_tokens: Tensor | None = field(default=None, kw_only=True)
+    step_kinds: Tensor | None = field(default=None, kw_only=True)
+    step_weights: Tensor | None = field(default=None, kw_only=True)
     left_out: dict[str, str] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -69,6 +75,10 @@ class StepBatch(ConversationBatch):
         rows = len(self.inputs["input_ids"]) if self.boundaries is None else len(self.boundaries) - 1
         if not shape[0] == len(self.sample_ids) == len(self.sources) == rows:
             raise ValueError(f"expected {shape[0]} conversations, ids and sources, got {len(self.sample_ids)} ids")
+
+    def weigh_steps(self, weights: Tensor) -> None:
+        """Multiply how often steps count in the training loss by (B, S) weights."""
+        self.step_weights = weights if self.step_weights is None else self.step_weights * weights
 
 
 class StepCollator:
@@ -138,6 +148,7 @@ class StepCollator:
             [row["source"] for row in rows],
             question_accuracy=torch.tensor([_or_nan(row.get("question_accuracy")) for row in rows]),
             step_tokens=step_tokens,
+            step_kinds=kinds_of_steps([steps["steps"] for steps in merged]),
             left_out=left_out,
             conversations=self.encoder.kept(conversations),
         )
@@ -192,6 +203,11 @@ def _or_nan(value: float | None) -> float:
 def pad_rows(rows: Sequence[Sequence[float]], padding: float, dtype: torch.dtype) -> Tensor:
     """A right-padded (B, S) tensor of B rows of at most S numbers."""
     return pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True, padding_value=padding)
+
+
+def kinds_of_steps(solutions: Sequence[Sequence[str]]) -> Tensor:
+    """(B, S) kinds of the steps of B solutions, see :attr:`StepBatch.step_kinds`."""
+    return pad_rows([[step_kind(step) for step in steps] for steps in solutions], NO_KIND, torch.long)
 
 
 def load_images(

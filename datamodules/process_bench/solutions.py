@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.batching.collate import StepBatch, load_images, pad_rows
+from datamodules.batching.collate import StepBatch, kinds_of_steps, load_images, pad_rows
 from datamodules.batching.lengths import TokenCounter
 from datamodules.batching.ranks import digest_of, same_on_all_ranks
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
@@ -231,5 +231,6 @@ class ProcessBenchCollator:
             sample_ids=[solution.sample_id for solution in solutions],
             sources=[solution.data_source for solution in solutions],
             correctness=pad_rows([solution.correctness for solution in solutions], NO_STEP_CORRECTNESS, torch.long),
+            step_kinds=kinds_of_steps([solution.steps for solution in solutions]),
             conversations=self.encoder.kept(conversations),
         )

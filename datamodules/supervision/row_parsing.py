@@ -12,6 +12,7 @@ from datamodules.conversation.messages import IMAGE_PLACEHOLDER, PLACEHOLDER, pa
 from datamodules.conversation.steps import written_steps
 from datamodules.storage import fields
 from datamodules.supervision.consensus import Consensus, score_by
+from datamodules.supervision.vl_prm_300k import as_raw_row, is_vl_prm_row
 
 
 def parse_row(
@@ -38,6 +39,8 @@ def parse_row(
     Raises:
         ValueError: If a field is missing, of the wrong type or out of range; names file, line and field.
     """
+    if is_vl_prm_row(row):
+        row = as_raw_row(row, where)
     images, embedded = _images(row, where, find)
     if row.get("conversations") is not None:
         question, scored = _conversation(row, where)

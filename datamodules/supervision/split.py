@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 
-def _codes(table: Dataset, name: str) -> tuple[np.ndarray, list[str]]:
+def coded_column(table: Dataset, name: str) -> tuple[np.ndarray, list[str]]:
     """A text column as numbers, and what they stand for."""
     column = pc.dictionary_encode(table.with_format("arrow")[name][:]).combine_chunks()
     return column.indices.to_numpy(), column.dictionary.to_pylist()
 
 
-def _rank(seed: int, key: str) -> bytes:
+def fixed_place(seed: int, key: str) -> bytes:
     """A random but fixed place of a key, whatever other keys there are."""
     return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=16).digest()
 
@@ -35,8 +35,8 @@ def split_by_question(table: Dataset, validation_fraction: float, seed: int) -> 
     Raises:
         ValueError: If one of them would be empty.
     """
-    codes, keys = _codes(table, "question_key")
-    questions = sorted(range(len(keys)), key=lambda code: _rank(seed, keys[code]))
+    codes, keys = coded_column(table, "question_key")
+    questions = sorted(range(len(keys)), key=lambda code: fixed_place(seed, keys[code]))
     size = round(validation_fraction * len(questions))
     if not 0 < size < len(questions):
         raise ValueError(f"validation_fraction={validation_fraction} puts {size} of {len(questions)} questions aside")
@@ -64,7 +64,7 @@ def limit_per_source(table: Dataset, max_samples: int | None, seed: int) -> Data
         limits = table.with_format("arrow")["limit"][:].to_numpy()
     if max_samples is None and not limits.any():
         return table
-    codes, _ = _codes(table, "source")
+    codes, _ = coded_column(table, "source")
     ids: list[str] = []
     kept: list[np.ndarray] = []
     for source, limit in np.unique(np.stack([codes, limits]), axis=1).T:
@@ -72,7 +72,9 @@ def limit_per_source(table: Dataset, max_samples: int | None, seed: int) -> Data
         most = min(bound for bound in (limit or len(rows), max_samples or len(rows), len(rows)))
         if most < len(rows):
             ids = ids or table.with_format("arrow")["sample_id"][:].to_pylist()
-            rows = np.sort(np.array(sorted(rows.tolist(), key=lambda row: _rank(seed, ids[row]))[:most], np.int64))
+            rows = np.sort(
+                np.array(sorted(rows.tolist(), key=lambda row: fixed_place(seed, ids[row]))[:most], np.int64)
+            )
         kept.append(rows)
     return table.select(np.sort(np.concatenate(kept)))
 
@@ -99,7 +101,7 @@ def strata(table: Dataset) -> list[Stratum] | None:
     weights = table.with_format("arrow")["weight"][:].to_numpy()
     if (weights == 1.0).all():
         return None
-    codes, _ = _codes(table, "source")
+    codes, _ = coded_column(table, "source")
     groups, group = np.unique(np.stack([codes.astype(np.float64), weights]), axis=1, return_inverse=True)
     return [Stratum(np.flatnonzero(group == index), float(weight)) for index, (_, weight) in enumerate(groups.T)]
 

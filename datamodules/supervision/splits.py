@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,8 +17,11 @@ from datamodules.storage.bad_rows import OnBadRow
 from datamodules.supervision.consensus import Consensus
 from datamodules.supervision.reading_notices import report_reading, system_prompt_of
 from datamodules.supervision.rows import drop_bad_rows, read_rows
+from datamodules.supervision.selection import RowSelection, select_rows
 from datamodules.supervision.sources import ProcessSource
 from datamodules.supervision.split import fingerprint, limit_per_source, split_by_question
+
+logger = logging.getLogger(__name__)
 
 TRAIN, PROCESS = "train", "process"
 """Names of the splits; that of the validation split is also the name of its dataloader."""
@@ -37,6 +41,7 @@ class ProcessSupervision:
         check_images: Look at the header of every image when a table is built.
         cache_dir: Where tables are kept; the cache of `datasets` by default.
         consensus: Whose verdicts on steps count, see :mod:`datamodules.supervision.consensus`.
+        selection: Which of the training rows are trained on, after the validation split was taken; all by default.
         tables: The splits that are read, with the columns of :func:`datamodules.supervision.rows.read_rows`.
     """
 
@@ -48,6 +53,7 @@ class ProcessSupervision:
     check_images: bool = True
     cache_dir: str | None = None
     consensus: Consensus = "monte_carlo"
+    selection: RowSelection | None = None
     tables: dict[str, Dataset] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _unchecked: set[str] = field(default_factory=set)
@@ -75,10 +81,17 @@ class ProcessSupervision:
         train, validation = self._read_needed(with_training, with_validation)
         if train is not None and self.validation_fraction:
             train, validation = split_by_question(train, self.validation_fraction, self.seed)
+        if train is not None and self.selection is not None and with_training:
+            train = self._selected(train, self.selection)
         for name, table in ((TRAIN, train), (PROCESS, validation)):
             if table is not None:
                 self.keep(name, limit_per_source(table, self.max_samples_per_source, self.seed))
                 self._unchecked.add(name)
+
+    def _selected(self, table: Dataset, selection: RowSelection) -> Dataset:
+        chosen = select_rows(table, selection, self.seed)
+        logger.info("train rows: %d of %d are selected by %s", len(chosen), len(table), selection.by)
+        return chosen
 
     def _read_needed(self, with_training: bool, with_validation: bool) -> tuple[Dataset | None, Dataset | None]:
         """Rows of the training files and of the validation files, before any is put aside; None for what is not needed.

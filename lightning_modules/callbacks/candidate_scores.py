@@ -24,6 +24,7 @@ class CandidateScore:
         step_scores: One score per step.
         response_score: Score by which the candidate is ranked.
         response_digest: Digest of the text, see :func:`response_digest`; tells whether another run scored the same one.
+        step_uncertainties: One uncertainty per step; None, and no field of the file, if the model learns none.
     """
 
     benchmark: str
@@ -32,6 +33,7 @@ class CandidateScore:
     step_scores: list[float]
     response_score: float
     response_digest: str
+    step_uncertainties: list[float] | None = None
 
 
 def response_digest(response: str) -> str:
@@ -41,7 +43,9 @@ def response_digest(response: str) -> str:
 
 def write_candidate_scores(path: Path, scores: Sequence[CandidateScore]) -> None:
     """Write the file, whole or not at all."""
-    atomic_write_jsonl(path, map(vars, scores))
+    atomic_write_jsonl(
+        path, ({name: value for name, value in vars(score).items() if value is not None} for score in scores)
+    )
 
 
 def read_candidate_scores(path: Path) -> list[CandidateScore]:
@@ -62,6 +66,7 @@ def read_candidate_scores(path: Path) -> list[CandidateScore]:
                 numbers(row, "step_scores", where),
                 number(row, "response_score", where),
                 text(row, "response_digest", where) if "response_digest" in row else "",
+                numbers(row, "step_uncertainties", where) if "step_uncertainties" in row else None,
             )
         )
     return scores

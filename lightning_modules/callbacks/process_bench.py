@@ -19,11 +19,13 @@ from datamodules.process_bench.totals import SourceTotals, coverage_sentence, di
 from datamodules.storage.files import atomic_write_bytes
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.callbacks.reporting import (
+    is_partial_evaluation,
     log_scalars,
     output_folder,
     protocol_of,
     run_label,
     show_in_tensorboard,
+    tensorboards,
     write_report,
 )
 from lightning_modules.callbacks.score_charts import show_step_charts
@@ -218,7 +220,7 @@ class ProcessBench(Callback):
                 self._others(pl_module),
             )
         except OneLabelError as error:
-            if not _is_partial(trainer):
+            if not is_partial_evaluation(trainer):
                 raise
             rank_zero_warn(f"ProcessBench has nothing to report on the few batches of this run: {error}")
             return
@@ -289,27 +291,23 @@ class ProcessBench(Callback):
             if (value := getattr(row, metric)) is not None
         }
         log_scalars(trainer, by_place)
-        markdown, figure = step_report_markdown(report, self._coverage), step_report_figure(report)
+        markdown = step_report_markdown(report, self._coverage)
         show_in_tensorboard(trainer, f"{self.name}/table", markdown)
-        show_in_tensorboard(trainer, f"{self.name}/calibration_and_places", figure)
+        figure_folder = folder if trainer.testing else None
+        if figure_folder or tensorboards(trainer):
+            png = figure_png(step_report_figure(report))
+            show_in_tensorboard(trainer, f"{self.name}/calibration_and_places", png)
+            if figure_folder:
+                atomic_write_bytes(figure_folder / f"{self.name}_{run_label(trainer)}.png", png)
         if folder is None:
             return
         head = {"is_released_set": is_released, "coverage": self._coverage}
         write_report(trainer, folder, self.name, head | report.to_dict(), markdown)
-        if trainer.testing:
-            atomic_write_bytes(folder / f"{self.name}_{run_label(trainer)}.png", figure_png(figure))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables of `validate` and `test` after the progress bar."""
         if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
             print_tables(step_report_tables(self.report, self._coverage))
-
-
-def _is_partial(trainer: Trainer) -> bool:
-    """Whether the run is limited to some batches, so that labels may be missing by chance."""
-    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
-    # A share of 1.0 means everything, the integer 1 a single batch.
-    return bool(trainer.fast_dev_run) or not (isinstance(limit, float) and limit == 1.0)  # type: ignore[attr-defined]
 
 
 def _totals(sources: dict[str, StepMetrics]) -> dict[str, SourceTotals]:

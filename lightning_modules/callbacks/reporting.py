@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from PIL import Image
 
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.protocol import Protocol
@@ -32,6 +35,13 @@ def run_label(trainer: Trainer) -> str:
     label = f"epoch{trainer.current_epoch}"
     is_within_epoch = trainer.val_check_batch is not None and trainer.val_check_batch < trainer.num_training_batches
     return f"{label}_step{trainer.global_step}" if is_within_epoch else label
+
+
+def is_partial_evaluation(trainer: Trainer) -> bool:
+    """Whether the evaluation is limited to some batches, so that labels may be missing by chance."""
+    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+    # A share of 1.0 means everything, the integer 1 a single batch.
+    return bool(trainer.fast_dev_run) or not (isinstance(limit, float) and limit == 1.0)  # type: ignore[attr-defined]
 
 
 def output_folder(trainer: Trainer, output_dir: str | None) -> Path | None:
@@ -82,10 +92,13 @@ def tensorboards(trainer: Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def show_in_tensorboard(trainer: Trainer, tag: str, shown: str | Figure) -> None:
-    """Show markdown or a figure in TensorBoard, if that is a logger; rank zero only."""
+def show_in_tensorboard(trainer: Trainer, tag: str, shown: str | bytes | Figure) -> None:
+    """Show markdown, a PNG file or a figure in TensorBoard, if that is a logger; rank zero only."""
     for board in tensorboards(trainer):
         if isinstance(shown, str):
             board.add_text(tag, shown, trainer.global_step)
+        elif isinstance(shown, bytes):
+            picture = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB"))
+            board.add_image(tag, picture, trainer.global_step, dataformats="HWC")
         else:
             board.add_figure(tag, shown, trainer.global_step, close=False)

@@ -9,12 +9,18 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.evaluation import EvaluationDataModule
 from lightning_modules.callbacks.best_of_n import BestOfN
+from lightning_modules.callbacks.calibrate_scores import CalibrateScores
+from lightning_modules.callbacks.picture_controls import PictureControls
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.callbacks.reporting import protocol_of
+from lightning_modules.callbacks.step_kinds import StepKinds
 
-_REPORTERS: dict[str, type[Callback]] = {"benchmarks": BestOfN, "visual_process_bench": ProcessBench}
-"""Which callback reports on what an argument of the evaluation data module gives."""
+_REPORTERS: dict[str, tuple[type[Callback], ...]] = {
+    "benchmarks": (BestOfN, PictureControls),
+    "visual_process_bench": (ProcessBench, CalibrateScores, PictureControls, StepKinds),
+}
+"""Which callbacks report on what an argument of the evaluation data module gives; the usual one first."""
 
 _GIVEN_BY = {"benchmarks": "benchmarks and data.rollouts", "visual_process_bench": "visual_process_bench"}
 _LIBRARIES = ("lightning.", "lightning_modules.")
@@ -48,12 +54,12 @@ def require_reporters(
         )
     if subcommand == "predict" or not isinstance(data, EvaluationDataModule):
         return
-    for argument, kind in _REPORTERS.items():
-        is_used = kind is not ProcessBench or not protocol_of(model).response_as_one_step
-        if is_used and data.hparams[argument] and not any(isinstance(each, kind) for each in callbacks):
+    for argument, kinds in _REPORTERS.items():
+        is_used = argument == "benchmarks" or not protocol_of(model).response_as_one_step
+        if is_used and data.hparams[argument] and not any(isinstance(each, kinds) for each in callbacks):
             raise ValueError(
                 f"{subcommand}: data.{argument} is given, but no callback reports on it; add "
-                f"--trainer.callbacks+={kind.__name__}, or leave data.{argument} out"
+                f"--trainer.callbacks+={kinds[0].__name__}, or leave data.{argument} out"
             )
 
 

@@ -128,6 +128,9 @@ def _training(facts: CardFacts) -> str:
         lines.append(
             f"- A step counts as right from a score of {protocol.step_threshold:.4g} on, chosen on {chosen_on}."
         )
+    if protocol.calibration is not None:
+        fitted_on = escaped(protocol.calibration.fitted_on or "an unnamed set")
+        lines.append(f"- Step scores are calibrated: {protocol.calibration.method}, fitted on {fitted_on}.")
     record = facts.record
     if record is None:
         lines.append("- What it was trained on was not recorded.")
@@ -172,6 +175,8 @@ def _explanation(facts: CardFacts) -> str:
 def plain_scorer(facts: CardFacts) -> str:
     """A program of `torch` and `transformers` alone that scores the steps of a response; the last line has the scores.
 
+    An isotonic calibration needs `numpy`, too.
+
     It runs in the exported folder, where ``picture.png`` is to lie if the model reads images.
     """
     protocol = facts.protocol
@@ -183,7 +188,9 @@ def plain_scorer(facts: CardFacts) -> str:
     answer = ["First, 2 + 3 = 5.", "So the answer is 5."]
     steps = json.dumps(["\n\n".join(answer)] if protocol.response_as_one_step else answer)
     pictures = 'images = [Image.open("picture.png").convert("RGB")]'
+    is_isotonic = protocol.calibration is not None and protocol.calibration.method == "isotonic"
     lines = [
+        *(["import numpy as np"] if is_isotonic else []),
         "import torch",
         *(["from PIL import Image"] if facts.reads_images else []),
         f"from transformers import {', '.join([*(['AutoImageProcessor'] if backend else []), model_class, reader])}",
@@ -214,10 +221,27 @@ def plain_scorer(facts: CardFacts) -> str:
         '    place = (inputs["input_ids"][0] == class_ids[0]).nonzero()[-1].item() - 1',
         "    with torch.no_grad():",
         "        logits = model(**inputs).logits[0, place, class_ids].float()",
-        "    scores.append((logits.softmax(-1) @ worth).item())",
+        f"    scores.append((logits.{_tempered(protocol)}softmax(-1) @ worth).item())",
+        *_isotonic(protocol),
         "print(scores)",
     ]
     return "\n".join(lines)
+
+
+def _tempered(protocol: Protocol) -> str:
+    calibration = protocol.calibration
+    is_tempered = calibration is not None and calibration.method == "temperature"
+    return f"div({calibration.temperature!r})." if calibration is not None and is_tempered else ""
+
+
+def _isotonic(protocol: Protocol) -> list[str]:
+    calibration = protocol.calibration
+    if calibration is None or calibration.method != "isotonic":
+        return []
+    return [
+        f"known, calibrated = {calibration.scores}, {calibration.values}",
+        "scores = np.interp(scores, known, calibrated).tolist()",
+    ]
 
 
 def _content(facts: CardFacts, text: str) -> str:

@@ -136,10 +136,11 @@ class StepLoss:
         """Why steps that were continued only up to their first success are no targets; None if they are.
 
         Then k of n is 1 of n. The label ``k > 0`` is right, and so is the likelihood of all n outcomes, which is what
-        ``binomial_weight`` sums up (see :mod:`lightning_modules.monte_carlo.stopping`). A single share is too large.
+        ``binomial_weight`` sums up and ``beta_binomial`` integrates (see
+        :mod:`lightning_modules.monte_carlo.stopping`). A single share is too large.
         """
         name, options = self.objective.name, self.options
-        if self.objective.learns_mc and not options.binomial_weight:
+        if self.objective.learns_mc and not options.binomial_weight and not self.objective.reads_counts:
             advice = "set loss.binomial_weight" if "binomial_weight" in self.objective.loss_options else "take soft"
             return f"objective {name!r} learns the score itself; {advice}, or annotate with stopping: all"
         if self.objective.compares_steps:
@@ -194,6 +195,7 @@ class StepLoss:
         question_accuracy: Tensor | None = None,
         num_mc_total: Tensor | None = None,
         added: Tensor | None = None,
+        step_weights: Tensor | None = None,
     ) -> LossSum:
         """The share of each solution in the loss of the batch.
 
@@ -203,6 +205,7 @@ class StepLoss:
             question_accuracy: (B,), see :meth:`targets`.
             num_mc_total: (B, S) numbers of continuations, -1 where unknown.
             added: (B, S) further losses, added to those of labelled steps with the same weights.
+            step_weights: (B, S) how often each step counts; once by default.
 
         Returns:
             (B,) totals and (B,) weights.
@@ -214,8 +217,11 @@ class StepLoss:
         targets = targets.masked_fill(~is_labelled[..., None], 0.0)
         class_weights = logits.new_tensor(self.options.class_weights or [1.0] * self.num_classes)
         repeats = self._repeats(num_mc_total, is_labelled)
+        if step_weights is not None:
+            repeats = repeats * step_weights
         weights = (targets * class_weights).sum(-1) * repeats
-        losses = repeats * self.objective.loss(logits, targets, class_weights)
+        counts = (self._counts(num_mc_total, mc),) if self.objective.reads_counts else ()
+        losses = repeats * self.objective.loss(logits, targets, class_weights, *counts)
         if self.options.focal_gamma:
             distance = (targets - logits.softmax(-1)).abs().sum(-1) / 2
             # A root has no derivative at 0.
@@ -233,3 +239,8 @@ class StepLoss:
         if not self.options.binomial_weight or num_mc_total is None:
             return is_labelled.float()
         return num_mc_total.clamp_min(1).float() * is_labelled
+
+    @staticmethod
+    def _counts(num_mc_total: Tensor | None, mc: Tensor) -> Tensor:
+        """(B, S) numbers of continuations, -1 where unknown."""
+        return torch.full_like(mc, -1) if num_mc_total is None else num_mc_total

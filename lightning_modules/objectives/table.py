@@ -19,11 +19,13 @@ from torch.nn.functional import one_hot
 
 from datamodules.conversation.labels import IGNORE_INDEX, advantage_labels, soft_targets, value_labels
 from datamodules.conversation.messages import DEFAULT_CLASS_TOKENS
+from lightning_modules.objectives.beta_binomial import beta_binomial_loss, uncertainty
 
 TargetFunction = Callable[[Tensor, Tensor | None, float], Tensor]
 """``(mc, question_accuracy, threshold)`` -> targets: (B, S), (B,) or None, a number -> (B, S, K)."""
-LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``(logits, targets, class_weights)`` -> losses: (B, S, K) twice, (K,) -> (B, S), each weighted by its target."""
+LossFunction = Callable[..., Tensor]
+"""``(logits, targets, class_weights)`` -> losses: (B, S, K) twice, (K,) -> (B, S), each weighted by its target. An
+objective that ``reads_counts`` gets the numbers of continuations, too: (B, S), below 1 where unknown."""
 
 _OPTIONS = frozenset({"class_weights", "averaging", "language_model_loss_on_verdicts"})
 
@@ -44,6 +46,9 @@ class Objective:
         response_as_one_step: Read the whole response as one step (an outcome reward model).
         learns_mc: Scores estimate the Monte Carlo score itself, so that their distance from it is a metric.
         compares_steps: Targets tell whether the Monte Carlo score rose or fell from step to step.
+        reads_counts: The loss reads how often steps were continued.
+        uncertainty: From class logits, (..., K), to the standard deviation of what the score estimates, (...); None if
+            the model learns none.
     """
 
     name: str
@@ -57,6 +62,8 @@ class Objective:
     response_as_one_step: bool = False
     learns_mc: bool = False
     compares_steps: bool = False
+    reads_counts: bool = False
+    uncertainty: Callable[[Tensor], Tensor] | None = None
 
 
 def one_hot_targets(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
@@ -132,6 +139,17 @@ _ENTRIES = (
         critic="PRM regression",
         loss_options=frozenset({"class_weights", "averaging", "early_stop"}),
         learns_mc=True,
+    ),
+    Objective(
+        name="beta_binomial",
+        card_sentence="how often continuations of a step succeed, and how sure that is (beta-binomial likelihood)",
+        targets=_soft_targets,
+        loss=beta_binomial_loss,
+        critic="PRM beta-binomial",
+        loss_options=frozenset({"class_weights", "averaging", "early_stop"}),
+        learns_mc=True,
+        reads_counts=True,
+        uncertainty=uncertainty,
     ),
 )
 

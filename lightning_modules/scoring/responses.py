@@ -42,11 +42,14 @@ class ScoredResponses:
         step_scores: N lists with one score per step, in the protocol's ``score_range``: [0, 1] unless the objective
             says otherwise.
         response_scores: N scores, the aggregated step scores.
+        step_uncertainties: N lists with the standard deviation of what each step score estimates, before any
+            calibration; None if the model learns none.
     """
 
     steps: list[list[str]]
     step_scores: list[list[float]]
     response_scores: list[float]
+    step_uncertainties: list[list[float]] | None = None
 
 
 def read_responses(

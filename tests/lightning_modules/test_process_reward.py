@@ -1,6 +1,7 @@
 import json
 import math
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from lightning_modules.objectives.past_verdicts import LabelsAsVerdicts
 from lightning_modules.objectives.step_loss import LossOptions
 from lightning_modules.process_reward import ProcessRewardModel
 from lightning_modules.protocol import PROTOCOL_FILE, Protocol
+from lightning_modules.scoring.calibration import Calibration
 
 NAN = math.nan
 ROWS = {
@@ -465,6 +467,68 @@ def test_the_step_threshold_goes_with_the_weights_and_the_protocol(sharp_checkpo
     assert ProcessRewardModel.from_pretrained(tmp_path, system_prompt="").protocol.step_threshold == 0.625
     other = ProcessRewardModel.from_pretrained(tmp_path, system_prompt="Judge.").protocol
     assert (other.step_threshold, other.step_threshold_chosen_on) == (None, None)
+
+
+def test_uncertainties_beside_the_scores(sharp_checkpoint, picture, tmp_path):
+    """They come from logits as the language-model head has them, so that an exported folder gives the same."""
+    question, pictures, steps, _ = ROWS["one image"]
+    model = ProcessRewardModel(str(sharp_checkpoint), objective="beta_binomial", system_prompt="")
+    images = [picture(number) for number in pictures]
+    scored = model.score(images, question, ["\n\n".join(steps)])
+    ids, positions = tokenize_turns(model.processor, write_turns(question, 1, steps, ""))
+    logits = vocabulary_logits(model.backbone, model.processor, images, ids)[positions][
+        :, model.encoder.class_token_ids
+    ]
+    for first, second, score, unsure in zip(
+        *logits.double().T.tolist(), scored.step_scores[0], scored.step_uncertainties[0], strict=True
+    ):
+        sure = math.log1p(math.exp(first) + math.exp(second))
+        assert score == pytest.approx(1 / (1 + math.exp(second - first)), abs=1e-5)
+        assert unsure == pytest.approx(math.sqrt(score * (1 - score) / (sure + 1)), abs=1e-5)
+    model.save_pretrained(tmp_path)
+    again = ProcessRewardModel.from_pretrained(tmp_path).score(images, question, ["\n\n".join(steps)])
+    assert again.step_uncertainties[0] == pytest.approx(scored.step_uncertainties[0], abs=1e-5)
+    assert ProcessRewardModel(str(sharp_checkpoint)).score(None, question, ["a"]).step_uncertainties is None
+
+
+@pytest.mark.parametrize(
+    ("calibration", "expected"),
+    [
+        (Calibration("temperature", "v.jsonl", temperature=2.0), lambda p: 1 / (1 + math.sqrt(1 / p - 1))),
+        (Calibration("isotonic", "v.jsonl", scores=[0.0, 1.0], values=[0.25, 0.75]), lambda p: 0.25 + p / 2),
+    ],
+    ids=["temperature", "isotonic"],
+)
+def test_the_calibration_goes_with_the_weights(sharp_checkpoint, picture, tmp_path, calibration, expected):
+    """An exported folder and a checkpoint hold it, and every way to score applies it; the card's program, too."""
+    question, pictures, steps, _ = ROWS["one image"]
+    model = ProcessRewardModel(str(sharp_checkpoint), system_prompt="")
+    asked = [picture(number) for number in pictures], question, ["\n\n".join(steps)]
+    raw = model.score(*asked).step_scores[0]
+    model.protocol = replace(model.protocol, calibration=calibration)
+    model.save_pretrained(tmp_path)
+    loaded = ProcessRewardModel.from_pretrained(tmp_path)
+    assert loaded.protocol == model.protocol
+    assert loaded.score(*asked).step_scores[0] == pytest.approx([expected(p) for p in raw], abs=1e-5)
+    checkpoint = {"state_dict": {}, "epoch": 0, "global_step": 0}
+    model.on_save_checkpoint(checkpoint)
+    assert checkpoint["calibration"] == asdict(calibration)
+    again = ProcessRewardModel(str(sharp_checkpoint), system_prompt="")
+    again.on_load_checkpoint(checkpoint)
+    assert again.protocol == model.protocol
+    card = (tmp_path / "README.md").read_text()
+    assert f"Step scores are calibrated: {calibration.method}, fitted on v\\.jsonl" in card.replace(
+        "v.jsonl", "v\\.jsonl"
+    )
+    program = re.search(r"```python\n(import .*?)```", card, re.DOTALL)[1]
+    program = program.replace("How much is 2 + 3?", question)
+    program = re.sub(r"^steps = .*$", lambda _: f"steps = {steps!r}", program, flags=re.MULTILINE)
+    picture(1).save(tmp_path / "picture.png")
+    namespace = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        exec(program, namespace)
+    assert namespace["scores"] == pytest.approx([expected(p) for p in raw], abs=1e-5)
 
 
 def test_fit_chooses_a_step_threshold_that_test_takes_from_the_checkpoint(

@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.conversation.messages import DEFAULT_SYSTEM_PROMPT
 from lightning_modules.protocol import PROTOCOL_FILE, Protocol, resolve_protocol, save_protocol
+from lightning_modules.scoring.calibration import Calibration
 
 
 def test_protocol_without_a_file(tiny_checkpoint):
@@ -24,7 +25,7 @@ def test_protocol_without_a_file(tiny_checkpoint):
         ("[1]", "expected a JSON object, got list"),
         (
             '{"objektive": "value"}',
-            r"must hold an object with keys \['aggregation', 'class_tokens', .*'max_steps', 'objective'",
+            r"must hold an object with keys \['aggregation', .*'class_tokens', .*'max_steps', 'objective'",
         ),
     ],
 )
@@ -83,3 +84,15 @@ def test_images(tmp_path):
     for changes in ({"image_layout": "last"}, {"image_backend": "opencv"}):
         with pytest.raises(ValueError, match=next(iter(changes))):
             replace(stored, **changes)
+
+
+def test_a_calibration_is_stored_and_dropped_with_the_scores_it_belongs_to(tmp_path):
+    stored = Protocol(calibration=Calibration("isotonic", "v.jsonl", scores=[0.25, 0.75], values=[0.0, 0.5]))
+    save_protocol(stored, tmp_path)
+    assert json.loads((tmp_path / PROTOCOL_FILE).read_text())["calibration"]["values"] == [0.0, 0.5]
+    assert resolve_protocol(str(tmp_path), {}) == stored
+    assert resolve_protocol(str(tmp_path), {"aggregation": "min"}).calibration == stored.calibration
+    for changed in ({"max_steps": 3}, {"objective": "soft"}, {"objective": "advantage"}, {"system_prompt": "Judge."}):
+        assert resolve_protocol(str(tmp_path), changed).calibration is None
+    with pytest.raises(ValueError, match="'advantage' has scores that are no probabilities: no calibration"):
+        Protocol("advantage", calibration=Calibration("temperature"))

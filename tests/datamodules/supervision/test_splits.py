@@ -3,6 +3,7 @@
 import pytest
 
 from datamodules.conversation.encoder import ConversationEncoder
+from datamodules.supervision.selection import RowSelection
 from datamodules.supervision.sources import ProcessSource
 from datamodules.supervision.splits import PROCESS, TRAIN, ProcessSupervision
 
@@ -91,3 +92,15 @@ def test_columns_say_what_the_source_of_each_row_says(tmp_path, pictures, write_
     assert table["weight"][:] == [0.5, 0.5, 1, 1, 1]
     assert table["max_tiles"][:] == [4, 4, 0, 0, 0]
     assert table["limit"][:] == [0, 0, 3, 3, 3]
+
+
+def test_a_selection_is_of_the_training_rows_alone(supervision):
+    """The same questions are held out with it and without it."""
+    whole, _ = supervision(validation_fraction=0.5)
+    whole.read(with_training=True, with_validation=True)
+    splits, _ = supervision(validation_fraction=0.5, selection=RowSelection(0.5, "random"))
+    splits.read(with_training=True, with_validation=True)
+    assert splits.tables[PROCESS]["sample_id"][:] == whole.tables[PROCESS]["sample_id"][:]
+    assert len(splits.tables[TRAIN]) == 3
+    assert set(splits.tables[TRAIN]["sample_id"]) < set(whole.tables[TRAIN]["sample_id"])
+    assert splits.fingerprint(TRAIN) != whole.fingerprint(TRAIN)
