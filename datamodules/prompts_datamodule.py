@@ -23,6 +23,7 @@ from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.conversation.reading_rules import PictureRules
 from datamodules.interfaces import PolicyFacts
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
+from datamodules.policy.process_bench_prompts import process_bench_prompts
 from datamodules.policy.prompt_rows import PromptGrading, read_prompts, without_special_tokens
 from datamodules.policy.prompt_sources import PromptSource, read_sources
 from datamodules.policy.prompts import (
@@ -54,6 +55,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
         validation_demonstrations: The same for validation while fitting.
         prompts: MMPR prompt rows for `predict`.
         benchmarks: Folder of benchmark tables for `predict`, instead of ``prompts``.
+        visual_process_bench: Folder of VisualProcessBench for `predict`, instead of ``prompts``: its solutions are
+            judged by a language model (:class:`lightning_modules.step_judge.StepJudge`).
         benchmark_names: Benchmarks to predict; by default all that the folder has.
         benchmark_options: For each benchmark by name how it is read: split, table, and what to do about incomplete
             units, bad rows, and questions that are not those of the release.
@@ -132,12 +135,15 @@ class PromptDataModule(ResumableData, LightningDataModule):
         seed: int = 0,
         on_bad_row: OnBadRow = "skip",
         sources: list[PromptSource] | dict[str, PromptSource] | None = None,
+        visual_process_bench: str | None = None,
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, max_prompts_per_source=max_prompts_per_source)
         require_at_least(0, num_workers=num_workers, seed=seed, max_prompts=max_prompts)
         if (prompts or sources) and benchmarks:
             raise ValueError(f"give either '{'prompts' if prompts else 'sources'}' or 'benchmarks', not both")
+        if visual_process_bench and (prompts or sources or benchmarks):
+            raise ValueError("give 'visual_process_bench' alone, without 'prompts', 'sources' and 'benchmarks'")
         if instruction is not None and (instruction_template or prompts_as != "ours"):
             other = "instruction_template" if instruction_template else f"prompts_as: {prompts_as}"
             raise ValueError(f"give either 'instruction' or {other}, which has an instruction of its own")
@@ -215,6 +221,14 @@ class PromptDataModule(ResumableData, LightningDataModule):
                     self.benchmark_options,
                     options["prompts_as"],
                     options["pictures"],
+                )
+                if options["max_tiles"] is not None:
+                    prompts = with_choices(prompts, max_tiles=options["max_tiles"])
+            elif options["visual_process_bench"]:
+                prompts = process_bench_prompts(
+                    Path(options["visual_process_bench"]),
+                    on_bad_row=options["on_bad_row"],
+                    pictures=options["pictures"],
                 )
                 if options["max_tiles"] is not None:
                     prompts = with_choices(prompts, max_tiles=options["max_tiles"])

@@ -13,8 +13,7 @@ from torch import Tensor
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.demonstrations import SupervisedBatch
-from datamodules.policy.prompts import Prompt, PromptBatch
-from datamodules.rollouts.records import Rollout, rollout_row
+from datamodules.policy.prompts import PromptBatch
 from lightning_modules.distributed.gathering import SampleMeans
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.generation.answers import answers_to
@@ -23,6 +22,7 @@ from lightning_modules.generation.engine import (
     GenerationRequest,
     PromptRefusedError,
 )
+from lightning_modules.generation.graded_rollouts import graded_rollout
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
 from lightning_modules.generation.sampling_module import SamplingModule
 from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
@@ -31,7 +31,7 @@ from lightning_modules.model.lora import merged_backbone
 from lightning_modules.model.packed_forward import hidden_states
 from lightning_modules.model.step_head import vocabulary_logits
 from lightning_modules.model.weights_digest import weights_digest
-from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory, require_optimization
 
 
 class Policy(SamplingModule):
@@ -76,6 +76,9 @@ class Policy(SamplingModule):
         self.save_hyperparameters(ignore=["optimizer", "sampling", "backbone", "engine"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
+        require_optimization(**self.optimization)
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         self.num_samples = num_samples
         self.sampling = sampling
         self.first_greedy = first_greedy
@@ -160,11 +163,12 @@ class Policy(SamplingModule):
         def leave_out(number: int, problem: PromptRefusedError) -> None:
             batch.leave_out(batch.prompts[asked[number][0]], problem)
 
+        name = Path(str(self.hparams["model_name_or_path"])).name
         sampled = answers_to(self.engine, requests, self.sampling, leave_out)
         for (index, numbers), request, texts in zip(asked, requests, sampled, strict=True):
             for number, found in zip(numbers, texts, strict=False):  # a refused prompt has none
                 own = request.parameters or self.sampling
-                rows[index].append(self._rollout(batch.prompts[index], number, found.text, own))
+                rows[index].append(graded_rollout(batch.prompts[index], number, found.text, own, name))
         return [(prompt.prompt_id, of_prompt) for prompt, of_prompt in zip(batch.prompts, rows, strict=True)]
 
     def _rounds(self, done: int) -> list[tuple[SamplingParameters, range]]:
@@ -174,30 +178,6 @@ class Policy(SamplingModule):
         greedy = replace(self.sampling, temperature=0.0, top_p=1.0, top_k=None)
         rounds = [(greedy, range(done, 1)), (self.sampling, range(max(1, done), self.num_samples))]
         return [(sampling, numbers) for sampling, numbers in rounds if numbers]
-
-    def _rollout(
-        self, prompt: Prompt, sample_index: int, response: str, sampling: SamplingParameters
-    ) -> dict[str, Any]:
-        grade = prompt.grade(response)
-        return rollout_row(
-            Rollout(
-                benchmark=prompt.source,
-                question_id=prompt.prompt_id.removeprefix(f"{prompt.source}/"),
-                sample_index=sample_index,
-                response=response,
-                extracted_answer=grade.extracted_answer,
-                is_correct=grade.is_correct,
-                policy=Path(str(self.hparams["model_name_or_path"])).name,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_new_tokens=sampling.max_new_tokens,
-                seed=sampling.seed,
-                top_k=sampling.top_k,
-                verdict_digest=prompt.verdict_digest(response) if prompt.verdict_digest else None,
-                prompt=prompt.policy_text,
-                **prompt.details,
-            )
-        )
 
     def save_pretrained(self, folder: str | Path, max_shard_size: str = MAX_SHARD_SIZE) -> None:
         """Write an ordinary `transformers` folder, adapters merged.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -37,14 +40,16 @@ from lightning_modules.objectives.past_verdicts import LabelsAsVerdicts
 from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.objectives.step_validation import StepValidation
 from lightning_modules.objectives.table import ObjectiveName, objective_named
-from lightning_modules.protocol import FROM_DATA, PresetName, resolve_protocol
+from lightning_modules.protocol import FROM_DATA, PROTOCOL_FILE, PresetName, resolve_protocol
 from lightning_modules.scoring.calibration import Calibration
 from lightning_modules.scoring.candidates import score_candidates
 from lightning_modules.scoring.responses import QuestionWithResponses, ScoredResponses, read_responses
 from lightning_modules.scoring.scored_batch import ScoredBatch
 from lightning_modules.scoring.served_scorer import RewardModelServer, ServedScorer
-from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory
+from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory, require_optimization
 from lightning_modules.training.record import TrainingRecord, training_record
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["ProcessRewardModel", "QuestionWithResponses", "RewardModelServer", "ScoredResponses"]
 
@@ -123,6 +128,11 @@ class ProcessRewardModel(BackboneModule):
         self.save_hyperparameters(ignore=["optimizer", "backbone", "loss", "server"])
         self.keep_backbone_options(backbone)
         self.optimizer_factory = optimizer
+        require_optimization(**self.optimization)
+        if not 0 <= language_model_weight < math.inf:
+            raise ValueError(f"language_model_weight must be at least 0, got {language_model_weight}")
+        if scoring_memory_gib is not None and not scoring_memory_gib > 0:
+            raise ValueError(f"scoring_memory_gib must be above 0, or absent, got {scoring_memory_gib}")
         given = {
             "objective": objective,
             "threshold": threshold,
@@ -288,8 +298,19 @@ class ProcessRewardModel(BackboneModule):
     test_step = validation_step  # type: ignore[assignment]
 
     def on_validation_epoch_start(self) -> None:
-        """Refuse to judge without a system prompt, or through servers that read conversations in another way."""
+        """Refuse to judge without a system prompt, or through servers that read conversations in another way.
+
+        A folder that no reward model was saved to is judged with as it is, since the language-model head of any model
+        gives scores; that is said.
+        """
         self._require_system_prompt()
+        name, is_fitting = self.hparams["model_name_or_path"], self.trainer.state.fn == TrainerFn.FITTING
+        if not (is_fitting or self.trainer.ckpt_path or (Path(name) / PROTOCOL_FILE).is_file()):
+            logger.warning(
+                "%s holds no %s: it was not saved as a reward model, and its scores are those of an untrained one",
+                name,
+                PROTOCOL_FILE,
+            )
         if self.served is not None:
             self.served.check()
 
@@ -305,20 +326,21 @@ class ProcessRewardModel(BackboneModule):
 
     # ---------------------------------------------------------------- score
 
-    def score_encoded(self, groups: Sequence[EncodedCandidates]) -> list[list[Tensor]]:
+    def score_encoded(self, groups: Sequence[EncodedCandidates], with_all_ranks: bool = True) -> list[list[Tensor]]:
         """Step scores of encoded candidates. In a distributed run all ranks must call it together.
 
         Args:
             groups: Questions with their candidates.
+            with_all_ranks: False for a call that the other ranks do not make, see :func:`score_candidates`.
 
         Returns:
             For each question, for each candidate, (S,) scores on the CPU.
         """
-        return self._score_encoded(groups)[0]
+        return self._score_encoded(groups, with_all_ranks)[0]
 
     @torch.no_grad()
     def _score_encoded(
-        self, groups: Sequence[EncodedCandidates]
+        self, groups: Sequence[EncodedCandidates], with_all_ranks: bool = True
     ) -> tuple[list[list[Tensor]], list[list[Tensor]] | None]:
         """Step scores, and their uncertainties if the model learns any; each (S,) for each candidate of a question."""
         if self.served is not None:
@@ -326,7 +348,10 @@ class ProcessRewardModel(BackboneModule):
             logits = [[next(rows) for _ in group.suffixes] for group in groups]
         else:
             pad_id = self.processor.tokenizer.pad_token_id
-            logits = score_candidates(self.backbone, self.head, groups, pad_id, self.hparams["scoring_memory_gib"])
+            memory_gib = self.hparams["scoring_memory_gib"]
+            logits = score_candidates(
+                self.backbone, self.head, groups, pad_id, memory_gib, with_all_ranks=with_all_ranks
+            )
         scores = [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
         uncertainty = objective_named(self.protocol.objective).uncertainty
         if uncertainty is None or self.served is not None:  # servers give logits up to a constant
@@ -353,13 +378,20 @@ class ProcessRewardModel(BackboneModule):
         (found,) = self.score_questions([QuestionWithResponses(images, question, responses)])
         return found
 
-    def score_questions(self, questions: Sequence[QuestionWithResponses]) -> list[ScoredResponses]:
-        """Score the responses to several questions together; raises what :meth:`score` raises."""
+    def score_questions(
+        self, questions: Sequence[QuestionWithResponses], with_all_ranks: bool = True
+    ) -> list[ScoredResponses]:
+        """Score the responses to several questions together; raises what :meth:`score` raises.
+
+        Args:
+            questions: With their responses.
+            with_all_ranks: See :meth:`score_encoded`.
+        """
         self._require_system_prompt()
         read = [read_responses(question, self.encoder, self.protocol) for question in questions]
         was_training = self.training
         self.eval()
-        scores, uncertainties = self._score_encoded([encoded for _, encoded in read])
+        scores, uncertainties = self._score_encoded([encoded for _, encoded in read], with_all_ranks)
         self.train(was_training)
         found = []
         for number, ((steps, _), candidates) in enumerate(zip(read, scores, strict=True)):

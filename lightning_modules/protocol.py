@@ -158,6 +158,15 @@ def save_protocol(protocol: Protocol, folder: str | Path) -> None:
     atomic_write_text(Path(folder) / PROTOCOL_FILE, json.dumps(stored, indent=2) + "\n")
 
 
+def _require_stored(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse what a folder stores with the name of its file, before settings that are given replace some of it."""
+    try:
+        own_tokens = objective_named(settings["objective"]).class_tokens
+        Protocol(**{**settings, "class_tokens": settings["class_tokens"] or list(own_tokens)})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def resolve_protocol(name_or_path: str, given: dict[str, Any], preset: str | None = None) -> Protocol:
     """The protocol of a model: what is given, then the preset, then what its folder stores, then the defaults.
 
@@ -182,6 +191,7 @@ def resolve_protocol(name_or_path: str, given: dict[str, Any], preset: str | Non
         if not set(stored) <= set(settings):
             raise ValueError(f"{path}: must hold an object with keys {sorted(settings)}, got {stored!r}")
         settings |= stored
+        _require_stored(settings, path)
     own_tokens = objective_named(settings["objective"]).class_tokens
     settings["class_tokens"] = settings["class_tokens"] or list(own_tokens)
     changed = {name: value for name, value in given.items() if value not in (None, settings[name])}

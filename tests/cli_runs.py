@@ -30,12 +30,13 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
-SAMPLES = 8  # solutions of a benchmark question, as in the experiments
+SAMPLES = 4  # solutions of a benchmark question
 SOLUTIONS, CONTINUATIONS = 2, 2  # of a question to annotate
 
 _ANNOTATION = (
     f"--model.num_solutions={SOLUTIONS} --model.num_continuations={CONTINUATIONS} --model.sampling.max_new_tokens=64"
 )
+FEWER_CANDIDATES = f"--data.candidates_per_question={SAMPLES}"
 SMALLER = {
     "world/truth.jsonl": "--statements=100 --demonstrations=60 --prompts=16 --validation=8 --benchmark-questions=10 "
     "--processes=1",
@@ -43,12 +44,14 @@ SMALLER = {
     "base": "--trainer.max_steps=3 --data.packed_tokens=800",
     # Just enough for solutions of several steps that are right now and then.
     "policy": "--trainer.max_steps=120 --data.batch_size=12 --model.learning_rate=3e-3",
-    "rollouts.jsonl": "--model.sampling.max_new_tokens=64",
+    "rollouts.jsonl": f"--model.sampling.max_new_tokens=64 --model.num_samples={SAMPLES}",
     # Several batches, so that tests of interruption can compare with it.
     "world/prompts/process_supervision.jsonl": f"{_ANNOTATION} --data.batch_size=4",
     "world/validation/process_supervision.jsonl": _ANNOTATION,
     "outcome_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1 "
     "--data.benchmark_names=[MathVision,LogicVista]",
+    "outcome_reward_model_test/candidate_scores.jsonl": FEWER_CANDIDATES,
+    "process_reward_model_test/best_of_n_test.json": FEWER_CANDIDATES,
     "process_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
 }
 """What makes a stage of tools/quickstart_stages.py small; keys are the results that the stages name."""
@@ -220,6 +223,28 @@ class BatchLog(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps([*self.begin, batch.sample_ids, outputs["loss"].item()]) + "\n")
+
+
+class OutOfMemory(Callback):
+    """Raises what PyTorch raises when the memory of a GPU is used up.
+
+    Args:
+        hook: In which hook of a callback.
+        text: None raises the error of PyTorch's own allocator, else that of a library with this text.
+    """
+
+    def __init__(self, hook: str, text: str | None = None) -> None:
+        self.text = text
+        setattr(self, hook, self._fail)
+
+    def _fail(self, *arguments: Any, **options: Any) -> None:
+        if self.text is not None:
+            raise RuntimeError(self.text)
+        raise torch.cuda.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.10 GiB "
+            "is free. Including non-PyTorch memory, this process has 77.90 GiB memory in use. Of the allocated memory "
+            "70.00 GiB is allocated by PyTorch, and 1.00 GiB is reserved by PyTorch but unallocated."
+        )
 
 
 class Kill(Callback):

@@ -5,6 +5,7 @@ What takes seconds to import is imported by the fixture that needs it: the proce
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fork_server
 import pytest
 from filelock import FileLock
 from fork_server import OF_A_RUN
@@ -22,6 +24,9 @@ from vllm_server import NO_SERVER, server_python
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
+
+# Nearly all that imports and collection make lives to the end: searching it for garbage takes a third of their time.
+gc.disable()
 
 # A busy machine is no reason for a property not to hold, so there are no deadlines.
 settings.register_profile("default", deadline=None, max_examples=25)
@@ -51,6 +56,18 @@ LONG_FILES = (
     "lightning_modules/test_annotation.py",
 )
 """What takes longest comes first, so that no process is left with a long file when the others have ended."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server of tests/fork_server.py once for all processes of pytest-xdist, while they collect tests."""
+    if getattr(config.option, "dist", "no") != "no" and "PYTEST_XDIST_WORKER" not in os.environ:
+        fork_server.share()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, of what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

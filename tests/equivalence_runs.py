@@ -30,6 +30,8 @@ from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.lora import LoraOptions
 from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel, RewardModelServer
+from lightning_modules.search.options import SearchOptions
+from lightning_modules.step_search import SearchRewardModel, StepSearch
 
 PICTURES = 4
 STEPS = ["The digits are 3 , 7", "So 9", "So the answer is \\boxed{2} .", "How many digits are larger than 4 ?", "7"]
@@ -237,13 +239,20 @@ def evaluate(world, folder, strategy, base_urls=()):
 
 
 def predict(world, folder, strategy):
-    """Rollouts of a policy, and Monte Carlo annotation."""
+    """Rollouts of a policy, Monte Carlo annotation, and searches led by a reward model."""
     checkpoint = (world / "checkpoint.txt").read_text()
     sampling = SamplingParameters(temperature=1.0, max_new_tokens=20, seed=1)
     modules = {
         "rollouts": Policy(checkpoint, num_samples=2, sampling=sampling),
         "annotation": MonteCarloAnnotator(
             checkpoint, num_solutions=2, num_continuations=2, sampling=sampling, max_batch_rows=4
+        ),
+        "search": StepSearch(
+            checkpoint,
+            SearchRewardModel(checkpoint),
+            SearchOptions(width=2, expansion=2, lookahead=1, max_depth=3),
+            num_candidates=2,
+            sampling=sampling,
         ),
     }
     for name, module in modules.items():

@@ -1,8 +1,9 @@
 """Processes of their own that start in a moment: forks of a server that has imported the package and done nothing else.
 
 Imports alone take a process of `visualprm` ten seconds and more on a slow machine. A server of `multiprocessing` takes
-them once for each process of tests. It has one thread, since pools of threads, and what libraries lock, do not survive
-a fork, and it has computed nothing. Its children lead sessions of their own, and die with the process of the tests.
+them once; the processes of pytest-xdist share it. It has one thread, since pools of threads, and what libraries lock,
+do not survive a fork, and it has computed nothing. Its children lead sessions of their own, and die with the process of
+the tests.
 """
 
 import atexit
@@ -15,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -58,13 +59,35 @@ _OF_THE_SERVER = {
     "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "distributed"))),
 }
 
+SHARED = "VISUALPRM_TESTS_FORK_SERVER"
+"""Variable with the process id and the address of the server of the process that hands tests out."""
+
 OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
 OF_A_RUN = (*OF_A_RANK, "MASTER_ADDR", "MASTER_PORT")
+
+
+def share() -> None:
+    """Start the server here, for this process and for those that it starts."""
+    context()
+    server = forkserver._forkserver
+    os.environ[SHARED] = f"{server._forkserver_pid} {server._forkserver_address}"
+
+
+def _use_the_shared_one(pid: str, address: str) -> None:
+    """Let `multiprocessing` ask a server that this process has not started, and that ends with the one that has."""
+    server = forkserver._forkserver
+    if server._forkserver_pid is None:
+        server._forkserver_pid, server._forkserver_address = int(pid), address
+        server._forkserver_alive_fd = os.pipe()[1]
+        server.ensure_running = resource_tracker.ensure_running
 
 
 def context() -> ForkServerContext:
     """What makes processes, of `multiprocessing`, with the server started; for code that takes such a context."""
     found = ForkServerContext()
+    if shared := os.environ.get(SHARED):
+        _use_the_shared_one(*shared.split(maxsplit=1))
+        return found
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _OF_THE_SERVER.items():
             patch.setenv(name, value)

@@ -31,6 +31,7 @@ class Abilities:
         is_processed: Its log-probabilities are those after `allowed_token_ids`.
         tells_ids: It heeds `return_token_ids`.
         tells_usage: It counts tokens.
+        tells_prompts: It heeds `prompt_logprobs`.
         template: Its chat template; that of the folder by default.
         forgets: From the number of a request to a token that its answer lacks.
     """
@@ -39,6 +40,7 @@ class Abilities:
     is_processed: bool = False
     tells_ids: bool = True
     tells_usage: bool = True
+    tells_prompts: bool = True
     template: str | None = None
     forgets: Any = None
 
@@ -59,9 +61,11 @@ class LiteralModel:
         images: list[Image.Image] = []
         messages = [{**message, "content": self._content(message["content"], images)} for message in body["messages"]]
         template = {"chat_template": self.abilities.template} if self.abilities.template else {}
-        text = self.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=body["add_generation_prompt"], **template
-        )
+        continues = body.get("continue_final_message", False)
+        partial = messages.pop()["content"][0]["text"] if continues else ""
+        begins = continues or body["add_generation_prompt"]
+        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=begins, **template)
+        text = chat + partial
         inputs = self.processor(
             text=[text],
             images=[images] if images else None,
@@ -70,9 +74,12 @@ class LiteralModel:
             **body.get("mm_processor_kwargs", {}),
         )
         with self._lock, torch.no_grad():
-            logits = self.model(**inputs).logits[0, -1].double()
+            everywhere = self.model(**inputs).logits[0].double()
         ids = inputs["input_ids"][0].tolist()
-        answer: dict[str, Any] = {"choices": [{"logprobs": {"content": [self._token(number, body, logits)]}}]}
+        answer: dict[str, Any] = {"choices": [{"logprobs": {"content": [self._token(number, body, everywhere[-1])]}}]}
+        if "prompt_logprobs" in body and self.abilities.tells_prompts:
+            before = zip(everywhere.log_softmax(-1), ids[1:], strict=False)
+            answer["prompt_logprobs"] = [None, *({str(each): {"logprob": float(row[each])}} for row, each in before)]
         if self.abilities.tells_usage:
             answer["usage"] = {"prompt_tokens": len(ids), "completion_tokens": 1}
         if self.abilities.tells_ids and body.get("return_token_ids"):

@@ -251,7 +251,7 @@ def test_accuracies_of_the_table(run, by_question):
     """Question accuracy of all questions together, from rollouts and candidate scores alone."""
     report = json.loads((run / "process_reward_model_test" / "best_of_n_test.json").read_text())
     process, outcome = scores_of(run, "process_reward_model"), scores_of(run, "outcome_reward_model")
-    assert report["ns"] == [1, 2, 4, 8]
+    assert report["ns"] == [1, 2, 4]
     found = report["accuracies"]["all_questions"]
 
     def accuracy(pick):
@@ -265,7 +265,7 @@ def test_accuracies_of_the_table(run, by_question):
         return accuracy(pick)
 
     for n in report["ns"]:
-        subsets = list(itertools.combinations(range(8), n))
+        subsets = list(itertools.combinations(range(SAMPLES), n))
         expected = {
             "pass_at_1": accuracy(lambda key, right: statistics.fmean(right)),
             "random_choice": accuracy(lambda key, right: statistics.fmean(right)),
@@ -281,11 +281,13 @@ def test_accuracies_of_the_table(run, by_question):
             assert interval["low"] <= interval["value"] <= interval["high"]
     # The headline of MathVision is its question accuracy, and the overall column the mean of the seven headlines.
     mathvision = [right for (name, _), right in by_question.items() if name == "MathVision"]
-    assert report["accuracies"]["MathVision"]["pass_at_1"]["8"]["value"] == pytest.approx(
+    assert report["accuracies"]["MathVision"]["pass_at_1"][str(SAMPLES)]["value"] == pytest.approx(
         statistics.fmean(map(statistics.fmean, mathvision))
     )
-    headlines = [report["accuracies"][name]["prm_mean"]["8"]["value"] for name in VISUAL_BENCHMARKS]
-    assert report["accuracies"]["overall"]["prm_mean"]["8"]["value"] == pytest.approx(statistics.fmean(headlines))
+    headlines = [report["accuracies"][name]["prm_mean"][str(SAMPLES)]["value"] for name in VISUAL_BENCHMARKS]
+    assert report["accuracies"]["overall"]["prm_mean"][str(SAMPLES)]["value"] == pytest.approx(
+        statistics.fmean(headlines)
+    )
     assert list(report["accuracies"])[:7] == list(VISUAL_BENCHMARKS)
 
 
@@ -308,14 +310,14 @@ def test_the_exported_model_is_the_one_of_the_last_epoch(run):
 def test_the_table_for_people(run):
     table = (run / "process_reward_model_test" / "best_of_n_test.md").read_text()
     report = json.loads((run / "process_reward_model_test" / "best_of_n_test.json").read_text())
-    for name in [*VISUAL_BENCHMARKS, "Pass@1", "Self-consistency", "ORM", "PRM (mean)", "Pass@8"]:
+    for name in [*VISUAL_BENCHMARKS, "Pass@1", "Self-consistency", "ORM", "PRM (mean)", f"Pass@{SAMPLES}"]:
         assert name in table
-    best_of_8 = table.split("###")[1]
-    assert "Best-of-8" in best_of_8
-    (row,) = (line for line in best_of_8.splitlines() if line.startswith("| PRM (mean)"))
+    best_of_n = table.split("###")[1]
+    assert f"Best-of-{SAMPLES}" in best_of_n
+    (row,) = (line for line in best_of_n.splitlines() if line.startswith("| PRM (mean)"))
     values = [float(cell.strip(" *")) for cell in row.strip("|").split("|")[1:]]
     columns = [*VISUAL_BENCHMARKS, "all_questions", "overall"]
-    expected = [100 * report["accuracies"][column]["prm_mean"]["8"]["value"] for column in columns]
+    expected = [100 * report["accuracies"][column]["prm_mean"][str(SAMPLES)]["value"] for column in columns]
     assert values == pytest.approx(expected, abs=0.0501)
 
 

@@ -35,6 +35,9 @@ ABLATIONS = {
 RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "annotation"}
 """Stages of the quickstart, which `quickstart_run` runs, whose trial run is like that of another stage."""
 
+LIKE_OTHERS = {"best_first", "lookahead", "judge"}
+"""Searches and critics, whose modules have tests of their own, that differ from others in a few settings."""
+
 
 def name_of(path):
     return str(path.relative_to(REPOSITORY))
@@ -89,7 +92,11 @@ def seeds(node):
             yield from seeds(value)
 
 
-@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if path.parent.name != "strategies"], ids=name_of)
+# Tests of reward models draw nothing but resamples.
+SEEDED = [path for path in EXPERIMENTS if path.parent.name not in ("strategies", "paper") or path.stem == "rollouts"]
+
+
+@pytest.mark.parametrize("path", SEEDED, ids=name_of)
 def test_the_seed_of_the_command_reaches_everything(path):
     config = with_seed_3(path)
     assert config["seed_everything"] == 3
@@ -196,6 +203,66 @@ def test_large_experiments_compose_with_every_strategy(overlay, strategy):
     assert changed & {"strategy", "devices"}
 
 
+# --------------------------------------------------------------- tables of the paper
+
+
+SEVEN = ["MMMU", "MathVista", "MathVision", "MathVerse-VO", "DynaMath", "WeMath", "LogicVista"]
+TABLES = {
+    "critic": (None, [1, 2, 4, 8], True),
+    "table2": (SEVEN, [1, 8], False),
+    "table3": (None, None, True),
+    "table4": (SEVEN, [1, 2, 4, 8], True),
+    "table5": (["GSM8K", "MATH-500", "GPQA-Diamond"], [1, 8], False),
+    "table6": (SEVEN, [1, 2, 4, 8, 16, 32, 64, 128], False),
+    "table8": (SEVEN, [1, 8], True),
+}
+"""Benchmarks, numbers of candidates, and whether VisualProcessBench is judged."""
+
+
+def test_every_table_of_the_paper_has_a_file():
+    names = {path.stem for path in EXPERIMENTS if path.parent.name == "paper"}
+    assert names == {*TABLES, "rollouts"}
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_table_of_the_paper(name, tmp_path, monkeypatch):
+    evaluated_in_miniature(tmp_path, monkeypatch)
+    benchmarks, ns, has_steps = TABLES[name]
+    config = parsed(Path("run"), *command_of(REPOSITORY / f"experiments/paper/{name}.yaml"))
+    data = config["data"]["init_args"]
+    callbacks = {each["class_path"].rpartition(".")[2]: each["init_args"] for each in config["trainer"]["callbacks"]}
+    assert config["model"]["init_args"]["model_name_or_path"] == str(tmp_path / "process_reward_model")
+    assert (data["benchmark_names"], bool(data["visual_process_bench"])) == (benchmarks, has_steps)
+    assert bool(data["benchmarks"]) == bool(data["rollouts"]) == (ns is not None)
+    assert ("ProcessBench" in callbacks) == has_steps
+    assert callbacks.get("BestOfN", {}).get("ns") == ns
+    assert data["candidates_per_question"] == max(ns or [8])
+    assert {Path(each["output_dir"]) for each in callbacks.values()} == {Path("run", f"{name}_test")}
+
+
+def test_the_main_run_is_evaluated_where_it_has_something_to_evaluate_on(tmp_path, monkeypatch):
+    evaluated_in_miniature(tmp_path, monkeypatch)
+    given = parsed(Path("run"), "fit", f"--config={FULL}")["data"]["init_args"]
+    assert given["benchmarks"] == str(tmp_path / "world/benchmarks")
+    assert given["rollouts"] == str(tmp_path / "rollouts.jsonl")
+    assert given["visual_process_bench"] == str(tmp_path / "visual_process_bench")
+    for name in ("BENCHMARKS", "ROLLOUTS", "PROCESS_BENCH"):
+        monkeypatch.delenv(f"VISUALPRM_{name}")
+    without = parsed(Path("run"), "fit", f"--config={FULL}")["data"]["init_args"]
+    assert [without[name] for name in ("benchmarks", "rollouts", "visual_process_bench")] == [None] * 3
+
+
+def test_rollouts_of_the_paper(monkeypatch):
+    command = command_of(REPOSITORY / "experiments/paper/rollouts.yaml")
+    model = parsed(Path("run"), *command)["model"]["init_args"]
+    assert (model["num_samples"], model["sampling"]["temperature"]) == (8, 0.7)
+    monkeypatch.setenv("VISUALPRM_SAMPLES", "128")
+    monkeypatch.setenv("VISUALPRM_TEMPERATURE", "1.3")
+    served = parsed(Path("run"), *command, "--config=experiments/servers/policy.yaml")["model"]["init_args"]
+    assert (served["num_samples"], served["sampling"]["temperature"]) == (128, 1.3)
+    assert served["engine"]["class_path"].endswith("ServerEngine")
+
+
 # ------------------------------------------------------------------------------ runs
 
 
@@ -219,14 +286,42 @@ def judging_server(quickstart_run):
         yield server
 
 
+def evaluated_in_miniature(run, monkeypatch):
+    """The variables of experiments/paper, with the quickstart's models and data."""
+    values = {
+        "MODEL": "process_reward_model",
+        "POLICY": "policy",
+        "BENCHMARKS": "world/benchmarks",
+        "ROLLOUTS": "rollouts.jsonl",
+        "PROCESS_BENCH": "visual_process_bench",
+    }
+    for name, place in values.items():
+        monkeypatch.setenv(f"VISUALPRM_{name}", str(run / place))
+    monkeypatch.setenv("VISUALPRM_WORKERS", "0")
+
+
+ROLLOUTS_ARE_FEWER = {
+    "table6": ["--data.candidates_per_question=8"],
+    "rollouts": ["--model.sampling.max_new_tokens=4", "--data.batch_size=1"],
+}
+"""What else the quickstart's rollouts and a trial run need."""
+
+
 @pytest.fixture
 def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request):
     """Overrides with which an experiment made for large machines runs here: a tiny checkpoint, a few rows, the CPU."""
+    if path.parent.name == "search":
+        return ["--data.batch_size=1", "--model.sampling.max_new_tokens=24"]
+    if path.parent.name == "critics":
+        return ["--data.batch_size=1", *(["--model.sampling.max_new_tokens=4"] if path.stem != "likelihood" else [])]
     if path.parent.name == "servers" and command_of(path)[0] == "test":
         monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("judging_server").url)
         return []
     if path.parent.name == "servers":
         monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("counting_server").url)
+    if path.parent.name == "paper":
+        evaluated_in_miniature(quickstart_run, monkeypatch)
+        return ["--trainer.accelerator=cpu", *ROLLOUTS_ARE_FEWER.get(path.stem, [])]
     if path.parent.name in ("released", "servers") and command_of(path)[0] == "predict":
         monkeypatch.setenv("VISUALPRM_POLICY", str(quickstart_run / "policy"))
         monkeypatch.setenv("VISUALPRM_BENCHMARKS", str(quickstart_run / "world/benchmarks"))
@@ -249,11 +344,12 @@ def trial_run(path):
 
     What is beyond the paper is a callback or an option of a training that is run, with tests of its own.
     """
-    is_run_elsewhere = path.parent.name in ("ablations", "beyond") or path.stem in RUN_FOR_REAL
+    is_run_elsewhere = path.parent.name in ("ablations", "beyond") or path.stem in RUN_FOR_REAL | LIKE_OTHERS
+    is_run_elsewhere |= path.parent.name == "paper" and path.stem != "table8"
     return pytest.param(path, marks=[pytest.mark.thorough] if is_run_elsewhere else [], id=name_of(path))
 
 
-@pytest.mark.parametrize("path", map(trial_run, EXPERIMENTS))
+@pytest.mark.parametrize("path", map(trial_run, [path for path in EXPERIMENTS if path.stem != "table5"]))
 def test_fast_dev_run(path, quickstart_run, on_this_machine):
     arguments = command_of(path)
     before = files_of(quickstart_run)

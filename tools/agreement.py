@@ -63,8 +63,8 @@ def write_agreement(first: Path, second: Path, output: Path) -> dict[str, Counte
 
 
 def _verdict(step: Mapping[str, Any]) -> float | None:
-    """Whether a step has a score above 0; None where it has none."""
-    return None if step.get("num_mc_total") == 0 else float(step["score"] > 0)
+    """Whether a step has a score above 0, or is right by a judge whose scores are probabilities; None without one."""
+    return None if step.get("num_mc_total") == 0 else float(step.get("is_right", step["score"] > 0))
 
 
 def _places(path: Path) -> dict[str, tuple[int, int]]:

@@ -17,7 +17,7 @@ from datamodules.storage.files import require_writable_folder
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import MAX_PROCESSES, nonempty_path, whole_number
 from lightning_modules.metrics.table import print_tables
-from tools.seed_report import seed_table
+from tools.report.seeds import seed_table
 
 
 def run_recipe(run: Path, seed: int, threads: int) -> int:

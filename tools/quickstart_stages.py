@@ -73,7 +73,7 @@ def stages(run: Path, seed: int) -> list[Stage]:
         Stage("pretrain it on statements about pictures", run / "base", visualprm("fit", "base")),
         Stage("fine-tune the policy", run / "policy", visualprm("fit", "policy")),
         Stage(
-            "sample 8 solutions a benchmark question",
+            "sample 32 solutions a benchmark question",
             run / "rollouts.jsonl",
             visualprm("predict", "rollouts"),
         ),

@@ -48,9 +48,15 @@ from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
 from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.fields import first_of
 from datamodules.storage.files import require_writable_file
-from lightning_modules.callbacks.candidate_scores import OutcomeScores, response_digest, write_candidate_scores
+from lightning_modules.callbacks.candidate_scores import (
+    OutcomeScores,
+    read_candidate_scores,
+    response_digest,
+    write_candidate_scores,
+)
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import nonempty_path, nonempty_text, number, whole_number
+from tools.combined_scores import combined_scores
 from tools.judge_scores import judge_scores, judged_steps
 from tools.reading_facts import reading_facts
 
@@ -176,12 +182,23 @@ def _summary(found: RolloutCheck) -> str:
 
 def scores(arguments: argparse.Namespace) -> int:
     """The command ``scores``; 0 if it went well."""
-    judged = judged_steps(arguments.judged)
+    judged = judged_steps(arguments.judged, arguments.score)
     rows = judge_scores(judged, read_rollouts(arguments.rollouts))
     write_candidate_scores(arguments.output, rows)
     unjudged = sum(steps.unjudged for steps in judged.values())
     total = unjudged + sum(len(steps.scores) for steps in judged.values())
-    print(f"{arguments.output}: scores of {len(rows)} rollouts; {unjudged} of {total} steps have no verdict")
+    has_steps = unjudged or total > len(judged)
+    steps = f"; {unjudged} of {total} steps have no verdict" if has_steps else ""
+    print(f"{arguments.output}: scores of {len(rows)} rollouts{steps}")
+    return 0
+
+
+def combine(arguments: argparse.Namespace) -> int:
+    """The command ``combine``; 0 if it went well."""
+    model, other = (read_candidate_scores(path) for path in (arguments.scores, arguments.other))
+    rows = combined_scores(model, other, arguments.weight)
+    write_candidate_scores(arguments.output, rows)
+    print(f"{arguments.output}: combined scores of {len(rows)} candidates")
     return 0
 
 
@@ -248,12 +265,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     exporter.set_defaults(run=export)
 
-    scorer = commands.add_parser("scores", help="verdicts of a judge on rollouts as a critic's scores for Best-of-N")
-    scorer.add_argument("judged", type=nonempty_path, help="rows that a judge wrote with solutions_from=ROLLOUTS")
+    scorer = commands.add_parser("scores", help="what a judge or another critic says as scores for Best-of-N")
+    scorer.add_argument("judged", type=nonempty_path, help="rows that it wrote with solutions_from=ROLLOUTS")
+    scorer.add_argument(
+        "--score", type=nonempty_text, help="which score, where rows have several; the first by default"
+    )
     scorer.add_argument("--rollouts", type=nonempty_path, required=True, help="the rollouts that were judged")
     scorer.add_argument("--output", type=nonempty_path, required=True, help="file of candidate scores to write")
     scorer.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     scorer.set_defaults(run=scores)
+
+    combiner = commands.add_parser("combine", help="scores of a reward model and of another critic as one critic")
+    combiner.add_argument("scores", type=nonempty_path, help="candidate scores of the reward model, in [0, 1]")
+    combiner.add_argument("--with", dest="other", type=nonempty_path, required=True, help="those of the other critic")
+    combiner.add_argument("--weight", type=number(0), default=1.0, help="of the other critic; the model has 1")
+    combiner.add_argument("--output", type=nonempty_path, required=True, help="file of candidate scores to write")
+    combiner.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    combiner.set_defaults(run=combine)
 
     for command in (adder, checker, exporter):
         command.add_argument(

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import ProcessorMixin
 
 from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.refused_pictures import naming_pictures
+from datamodules.conversation.tiles import tiling
 
 
 @dataclass
@@ -23,15 +25,18 @@ class EncodedCandidates:
         step_positions: N tensors, each (S_n,): positions in the suffix whose logits predict the class tokens.
         conversations: The N conversations, for a model behind a server; see
             :attr:`ConversationEncoder.encodes_pictures`. The prefix has no image inputs then. Else None.
+        targets: N tensors (S_n, K) of token ids whose log-probabilities are asked for at each position, instead of
+            those of class tokens; None for a step head.
     """
 
     prefix: dict[str, Tensor]
     suffixes: list[Tensor]
     step_positions: list[Tensor]
     conversations: list[Conversation] | None = None
+    targets: list[Tensor] | None = None
 
 
-def _common_length(rows: Sequence[Sequence[int]], limit: int) -> int:
+def common_prefix_length(rows: Sequence[Sequence[int]], limit: int) -> int:
     """Length of the longest common prefix of all rows, at most ``limit``."""
     first, length = rows[0], limit
     for row in rows[1:]:
@@ -80,9 +85,9 @@ def encode_candidates(
         encoder.find_step_positions(row, len(steps), f"{sample_id}, candidate {number}")
         for number, (row, steps) in enumerate(zip(rows, candidates, strict=True))
     ]
-    length = _common_length(rows, min(found[0] for found in positions))
+    length = common_prefix_length(rows, min(found[0] for found in positions))
     if encoder.encodes_pictures:
-        prefix = _prefix_with_pictures(encoder, images, texts[0], rows[0], length, sample_id, max_tiles)
+        prefix = prefix_with_pictures(encoder.processor, images, texts[0], rows[0], length, sample_id, max_tiles)
     else:
         ids = torch.tensor([rows[0][:length]])
         prefix = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -98,19 +103,33 @@ def encode_candidates(
     )
 
 
-def _prefix_with_pictures(
-    encoder: ConversationEncoder,
+def prefix_with_pictures(
+    processor: ProcessorMixin,
     images: Sequence[Image.Image],
     text: str,
     row: Sequence[int],
     length: int,
     sample_id: str,
-    max_tiles: int | None,
+    max_tiles: int | None = None,
 ) -> dict[str, Tensor]:
-    """Processor output of the first ``length`` tokens of a conversation, which has the token ids ``row``."""
-    options = encoder.tiling(max_tiles) if images else {}
-    with naming_pictures(encoder.processor, [(sample_id, images)], options):
-        first = encoder.processor(
+    """Processor output of the first ``length`` tokens of a rendered conversation.
+
+    Args:
+        processor: Of the model.
+        images: Its pictures.
+        text: The whole conversation, image placeholders not yet expanded.
+        row: Token ids of that text.
+        length: How many of them belong to the prefix.
+        sample_id: Named in errors.
+        max_tiles: Most tiles that each picture is cut into; the processor's own number by default.
+
+    Raises:
+        PictureRefusedError: If the processor refuses a picture.
+        ValueError: If an image placeholder lies behind the prefix.
+    """
+    options = tiling(processor, max_tiles) if images else {}
+    with naming_pictures(processor, [(sample_id, images)], options):
+        first = processor(
             text=[text],
             images=[list(images)] if images else None,
             add_special_tokens=False,

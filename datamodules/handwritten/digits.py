@@ -41,6 +41,12 @@ LOOK_ALIKES = {9: 4, 8: 3, 7: 1, 6: 0, 5: 3}
 in a sum; and one of them changes its last digit by 2, 5 or 6, so that another multiple choice is right."""
 
 
+def without_look_alikes(pool: DigitPool) -> DigitPool:
+    """The images of a pool that nobody misreads systematically: those of digits that are not in :data:`LOOK_ALIKES`."""
+    kept = ~np.isin(pool.labels, list(LOOK_ALIKES))
+    return DigitPool(pool.images[kept], pool.labels[kept])
+
+
 @dataclass(frozen=True)
 class MisreadPool(DigitPool):
     """Digit images whose labels are sometimes those of a look-alike.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.handwritten.digits import OPERATORS, DigitPool, draw_picture
+from datamodules.handwritten.digits import OPERATORS, DigitPool, draw_picture, without_look_alikes
 from datamodules.handwritten.question import OPTION_LETTERS, WorldQuestion
 
 CODE_LETTERS = "ABCDEFGHI"
@@ -152,16 +152,22 @@ def _position_sum(
 def position_sum_variants(
     seed_id: int, pool: DigitPool, generator: np.random.Generator, variants: int = DYNAMATH_VARIANTS
 ) -> list[WorldQuestion]:
-    """One question asked of ``variants`` pictures, as DynaMath does; metadata holds ``seed`` and ``variant``."""
+    """One question asked of ``variants`` pictures, as DynaMath does; metadata holds seed, variant and level.
+
+    The level of a seed is 1, 2 or 3: so many of its variants, the first ones, may show any digit; the others show only
+    digits that are not misread systematically. With ten variants of any digits nobody is right in all of them.
+    """
     first, second = sorted(int(index) for index in generator.permutation(4)[:2])
+    level = 1 + (seed_id - 1) % 3
+    plain = without_look_alikes(pool)
     return [
         _position_sum(
             f"{seed_id}-{variant}",
-            draw_scene(pool, generator),
+            draw_scene(pool if variant <= level else plain, generator),
             first,
             second,
             generator,
-            {"seed": seed_id, "variant": variant},
+            {"seed": seed_id, "variant": variant, "level": level},
         )
         for variant in range(1, variants + 1)
     ]

@@ -64,6 +64,7 @@ class Prompt:
         numbered_id: Id that earlier versions gave to a row without one: name of the file and line. Positions inside of
             an epoch in their checkpoints hold it.
         max_tiles: Most tiles that the policy's pictures are cut into; the processor's own number by default.
+        solutions: Solutions that come with the prompt, as steps, to be judged.
     """
 
     prompt_id: str
@@ -80,11 +81,13 @@ class Prompt:
     where: str = ""
     numbered_id: str | None = None
     max_tiles: int | None = None
+    solutions: tuple[tuple[str, ...], ...] = ()
 
     @property
     def digest(self) -> str:
         """Of all that answers and their grades depend on; pictures count by their names."""
-        return digest_of_texts(self.question, self.policy_text, self.answer, self.source, *self.image_names)
+        steps = [step for solution in self.solutions for step in solution]
+        return digest_of_texts(self.question, self.policy_text, self.answer, self.source, *self.image_names, *steps)
 
     @property
     def policy_text(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import zipfile
@@ -41,7 +42,10 @@ def require_model(name_or_path: str | Path, *, processor_only: bool = False) -> 
 
     Raises:
         FileNotFoundError: If there is none.
+        ValueError: If the name is empty.
     """
+    if not os.fspath(name_or_path).strip():
+        raise ValueError("model_name_or_path is empty; is a variable of the shell not set?")
     path = Path(name_or_path)
     if path.is_dir():
         if processor_only:
@@ -97,20 +101,39 @@ def _neighbours(path: Path) -> list[str]:
     return found[:3]
 
 
+_OF_FILES = (
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+
 @contextmanager
 def loading(name_or_path: str | Path, what: str) -> Iterator[None]:
     """Within, errors of `transformers` and `safetensors` name the checkpoint, and a weight file that is cut short.
+
+    What a library says about files that do not belong together has any type: a tokenizer of another family lacks an
+    attribute, weights have another shape. Too little memory is passed on as it is.
 
     Args:
         name_or_path: Folder of the checkpoint, or a name on the hub.
         what: Is loaded of it: ``weights``, ``processor``, ``config.json``.
 
     Raises:
+        PermissionError: If this user may not read a weight file.
         ValueError: If it cannot be loaded.
     """
     try:
         yield
-    except (SafetensorError, OSError, ValueError, KeyError, EOFError) as error:
+    except _OF_FILES as error:
+        if "memory" in str(error).lower():
+            raise
         broken = _broken_weights(Path(name_or_path)) if what == "weights" else None
         if broken is None and isinstance(error, OSError) and error.errno is not None:
             raise
@@ -120,6 +143,8 @@ def loading(name_or_path: str | Path, what: str) -> Iterator[None]:
 
 def _broken_weights(folder: Path) -> str | None:
     for file in sorted(folder.glob("*.safetensors")):
+        if not os.access(file, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
         try:
             with safe_open(str(file), framework="pt") as opened:
                 opened.keys()

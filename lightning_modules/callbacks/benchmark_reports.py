@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.benchmarks import Benchmark, BenchmarkQuestion
+from datamodules.batching.ranks import digest_of
+from datamodules.benchmarks import Benchmark, BenchmarkQuestion, Rules
 from datamodules.best_of_n import BestOfNDataset
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails, BenchmarkFacts, benchmark_details
 from lightning_modules.metrics.best_of_n import BestOfNReport
@@ -64,7 +65,7 @@ def details_of_benchmarks(
             entries,
             report.coverage[name].units,
             partial(_metrics, datasets[name].benchmark, questions[name]),
-            _facts(datasets[name]),
+            _facts(datasets[name], questions[name]),
             report.ns[-1],
             aggregations,
             least_score,
@@ -74,8 +75,11 @@ def details_of_benchmarks(
     ]
 
 
-def _facts(dataset: BestOfNDataset) -> BenchmarkFacts:
+def _facts(dataset: BestOfNDataset, questions: Sequence[BenchmarkQuestion]) -> BenchmarkFacts:
+    """What was read and how it was graded, with the questions that were scored."""
     benchmark = dataset.benchmark
+    rollouts = [rollout for group in dataset.rollouts for rollout in group]
+    texts = (text for each in questions for text in (each.question_id, each.question, *each.gold))
     return BenchmarkFacts(
         split=benchmark.split,
         rules=tuple(dataset.rules),
@@ -84,6 +88,12 @@ def _facts(dataset: BestOfNDataset) -> BenchmarkFacts:
         released_questions=benchmark.release.questions,
         mismatches=tuple(benchmark.mismatches),
         excluded=benchmark.excluded,
+        rules_versions={name: benchmark.rules_versions[name] for name in get_args(Rules) if name in dataset.rules},
+        questions_digest=digest_of(texts),
+        policies=tuple(sorted({rollout.policy for rollout in rollouts})),
+        temperatures=tuple(
+            sorted({rollout.temperature for rollout in rollouts}, key=lambda value: -1.0 if value is None else value)
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lightning_modules.callbacks.reporting import (
     output_folder,
     protocol_of,
     show_in_tensorboard,
+    tensorboards,
     write_report,
 )
 from lightning_modules.callbacks.score_charts import show_response_charts
@@ -76,7 +78,8 @@ class BestOfN(Callback):
     benchmarks too.
 
     Args:
-        ns: Numbers of candidates. Numbers larger than what the rollouts hold are left out with a warning.
+        ns: Numbers of candidates; by default 1, 2, 4, 8, ..., and as many as the questions have. Numbers larger than
+            that are left out with a warning.
         aggregations: Ways to aggregate step scores; the first one is the primary one. By default all that have a
             meaning for the model's scores: those of an advantage model may be negative and have no product, and an
             outcome model gives one score, which is the mean.
@@ -94,7 +97,7 @@ class BestOfN(Callback):
 
     def __init__(
         self,
-        ns: Sequence[int] = (1, 2, 4, 8),
+        ns: Sequence[int] | None = None,
         aggregations: Sequence[Aggregation] | None = None,
         bootstrap: int = 1000,
         seed: int = 0,
@@ -103,13 +106,13 @@ class BestOfN(Callback):
         critics: Mapping[str, str] | None = None,
         subsets: Subsets = "all",
     ) -> None:
-        if not ns or min(ns) < 1:
+        if ns is not None and (not ns or min(ns) < 1):
             raise ValueError(f"ns must be positive numbers of candidates, got {list(ns)}")
         if aggregations is not None and not set() < set(aggregations) <= set(AGGREGATIONS):
             raise ValueError(f"aggregations must be some of {', '.join(AGGREGATIONS)}, got {list(aggregations)}")
         if bootstrap < 1:
             raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
-        self.ns = sorted(set(ns))
+        self.ns = sorted(set(ns)) if ns else None
         self.given_aggregations = aggregations
         self.aggregations = list(dict.fromkeys(aggregations or AGGREGATIONS))
         self.bootstrap = bootstrap
@@ -198,7 +201,6 @@ class BestOfN(Callback):
         folder = output_folder(trainer, self.output_dir)
         if trainer.is_global_zero and folder is not None and self.report is not None:
             write_candidate_scores(folder / CANDIDATE_SCORES, _candidate_scores(scored, self.aggregations[0]))
-            atomic_write_bytes(folder / "best_of_n_test.png", figure_png(best_of_n_figure(self.report)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables of `validate` and `test` after the progress bar."""
@@ -284,8 +286,10 @@ class BestOfN(Callback):
         return report
 
     def _possible_ns(self, entries: Sequence[QuestionCandidates]) -> list[int]:
-        """``ns`` without numbers for which no question has enough candidates."""
+        """``ns`` without numbers for which no question has enough candidates, or the powers of two up to the most."""
         most = max(len(entry.is_correct) for entry in entries)
+        if self.ns is None:
+            return [*takewhile(lambda n: n < most, (2**power for power in count())), most]
         possible = [n for n in self.ns if n <= most]
         if not possible:
             raise ValueError(f"the rollouts hold {most} candidates a question; ns asks for {self.ns}")
@@ -308,10 +312,17 @@ class BestOfN(Callback):
         details = [table.to_markdown() for table in self._detail_tables(report)]
         markdown = "\n".join([report_markdown(report), *details])
         show_in_tensorboard(trainer, "best_of_n/tables", markdown)
-        show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", best_of_n_figure(report))
+        figure_folder = folder if trainer.testing else None
+        if figure_folder or tensorboards(trainer):
+            png = figure_png(best_of_n_figure(report))
+            show_in_tensorboard(trainer, "best_of_n/accuracy_against_n", png)
+            if figure_folder:
+                atomic_write_bytes(figure_folder / "best_of_n_test.png", png)
         if folder is not None:
-            details_by_name = {"details": {entry.name: entry.to_dict() for entry in self.details}}
-            write_report(trainer, folder, "best_of_n", report.to_dict() | details_by_name, markdown)
+            files = {critic_method(name): str(path) for name, path in self.critic_paths.items()}
+            files |= {OUTCOME: str(self.outcome_path)} if self.outcome_path else {}
+            more = {"details": {entry.name: entry.to_dict() for entry in self.details}, "critic_files": files}
+            write_report(trainer, folder, "best_of_n", report.to_dict() | more, markdown)
 
 
 def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> list[CandidateScore]:

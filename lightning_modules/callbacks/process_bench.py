@@ -25,6 +25,7 @@ from lightning_modules.callbacks.reporting import (
     protocol_of,
     run_label,
     show_in_tensorboard,
+    tensorboards,
     write_report,
 )
 from lightning_modules.callbacks.score_charts import show_step_charts
@@ -290,15 +291,18 @@ class ProcessBench(Callback):
             if (value := getattr(row, metric)) is not None
         }
         log_scalars(trainer, by_place)
-        markdown, figure = step_report_markdown(report, self._coverage), step_report_figure(report)
+        markdown = step_report_markdown(report, self._coverage)
         show_in_tensorboard(trainer, f"{self.name}/table", markdown)
-        show_in_tensorboard(trainer, f"{self.name}/calibration_and_places", figure)
+        figure_folder = folder if trainer.testing else None
+        if figure_folder or tensorboards(trainer):
+            png = figure_png(step_report_figure(report))
+            show_in_tensorboard(trainer, f"{self.name}/calibration_and_places", png)
+            if figure_folder:
+                atomic_write_bytes(figure_folder / f"{self.name}_{run_label(trainer)}.png", png)
         if folder is None:
             return
         head = {"is_released_set": is_released, "coverage": self._coverage}
         write_report(trainer, folder, self.name, head | report.to_dict(), markdown)
-        if trainer.testing:
-            atomic_write_bytes(folder / f"{self.name}_{run_label(trainer)}.png", figure_png(figure))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print the tables of `validate` and `test` after the progress bar."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
+from PIL import Image
 
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.protocol import Protocol
@@ -61,14 +65,21 @@ def write_report(trainer: Trainer, folder: Path, name: str, report: Mapping[str,
     """Write ``NAME_LABEL.json`` and ``NAME_LABEL.md`` with the label of the run; rank zero only.
 
     Args:
-        trainer: Its epoch and step are added to the JSON file.
+        trainer: Its epoch and step, and the name and the protocol of its model, are added to the JSON file.
         folder: Folder of the files.
         name: Name of the report.
         report: Values of JSON.
         markdown: The same for readers.
     """
     label = run_label(trainer)
-    head = {"run": label, "epoch": trainer.current_epoch, "global_step": trainer.global_step}
+    module = trainer.lightning_module
+    head = {
+        "run": label,
+        "epoch": trainer.current_epoch,
+        "global_step": trainer.global_step,
+        "model": str(module.hparams.get("model_name_or_path", "")),
+        "protocol": asdict(protocol_of(module)),
+    }
     text = json.dumps(head | dict(report), indent=2, allow_nan=False)
     atomic_write_text(folder / f"{name}_{label}.json", text + "\n")
     atomic_write_text(folder / f"{name}_{label}.md", markdown)
@@ -79,10 +90,13 @@ def tensorboards(trainer: Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def show_in_tensorboard(trainer: Trainer, tag: str, shown: str | Figure) -> None:
-    """Show markdown or a figure in TensorBoard, if that is a logger; rank zero only."""
+def show_in_tensorboard(trainer: Trainer, tag: str, shown: str | bytes | Figure) -> None:
+    """Show markdown, a PNG file or a figure in TensorBoard, if that is a logger; rank zero only."""
     for board in tensorboards(trainer):
         if isinstance(shown, str):
             board.add_text(tag, shown, trainer.global_step)
+        elif isinstance(shown, bytes):
+            picture = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB"))
+            board.add_image(tag, picture, trainer.global_step, dataformats="HWC")
         else:
             board.add_figure(tag, shown, trainer.global_step, close=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.evaluation import EvaluationDataModule
 from lightning_modules.callbacks.best_of_n import BestOfN
@@ -21,6 +22,7 @@ _REPORTERS: dict[str, tuple[type[Callback], ...]] = {
 }
 """Which callbacks report on what an argument of the evaluation data module gives; the usual one first."""
 
+_GIVEN_BY = {"benchmarks": "benchmarks and data.rollouts", "visual_process_bench": "visual_process_bench"}
 _LIBRARIES = ("lightning.", "lightning_modules.")
 
 
@@ -29,7 +31,8 @@ def require_reporters(
 ) -> None:
     """Make sure that the results of `validate`, `test` or `predict` go somewhere.
 
-    A callback of the user's own that handles batches of the command counts for all of them.
+    A callback of the user's own that handles batches of the command counts for all of them. One notice says which
+    reports a run leaves out, in `fit` too.
 
     Args:
         subcommand: Of the `visualprm` command.
@@ -40,6 +43,8 @@ def require_reporters(
     Raises:
         ValueError: If a callback is missing; says which and how to add it.
     """
+    if isinstance(data, EvaluationDataModule):
+        _report_left_out(callbacks, data, model)
     if subcommand == "fit" or any(_is_of_user(each, subcommand) for each in callbacks):
         return
     if subcommand == "predict" and not any(isinstance(each, PredictionWriter) for each in callbacks):
@@ -56,6 +61,19 @@ def require_reporters(
                 f"{subcommand}: data.{argument} is given, but no callback reports on it; add "
                 f"--trainer.callbacks+={kinds[0].__name__}, or leave data.{argument} out"
             )
+
+
+def _report_left_out(callbacks: Sequence[Callback], data: EvaluationDataModule, model: LightningModule) -> None:
+    """Say which reports have callbacks, but nothing to report on; one line of them all, from rank zero."""
+    lines = [
+        f"{kind.__name__} (data.{_GIVEN_BY[argument]})"
+        for argument, kind in _REPORTERS.items()
+        if not data.hparams[argument]
+        and any(isinstance(each, kind) for each in callbacks)
+        and not (kind is ProcessBench and protocol_of(model).response_as_one_step)
+    ]
+    if lines:
+        rank_zero_info(f"not given, and so left out of this run: {', '.join(lines)}")
 
 
 def _is_of_user(callback: Callback, subcommand: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,9 +23,12 @@ import lightning_modules.callbacks.run_checkpoints
 import lightning_modules.callbacks.save_pretrained
 import lightning_modules.callbacks.throughput
 import lightning_modules.distributed.fully_sharded
+import lightning_modules.knockout_judge
 import lightning_modules.policy
 import lightning_modules.process_reward
-import lightning_modules.step_judge  # noqa: F401
+import lightning_modules.response_likelihood
+import lightning_modules.step_judge
+import lightning_modules.step_search  # noqa: F401
 from datamodules.storage.checkpoint_names import require_checkpoint
 from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
 from lightning_modules.callbacks.failure_log import FailureLog, log_failure, run_folder
@@ -44,6 +48,9 @@ from lightning_modules.distributed.time_limits import register_seconds
 
 register_seconds()
 
+_PATH_KEY = re.compile(
+    r"(?:[._]|^)(?:annotations|bench|benchmarks|demonstrations|dir|folder|from|output|path|prompts|rollouts|root|scores)$"
+)
 _NAMED_CHECKPOINTS = (None, "best", "last", "latest", "hpc", "registry")
 
 
@@ -72,6 +79,7 @@ class VisualPRMCLI(LightningCLI):
         failed: BaseException | None = None
         try:
             require_64_bits(self._settings)
+            require_paths(self._settings)
             with structure_only():
                 super().instantiate_classes()
         except Exception as error:  # noqa: BLE001 - it is raised again, without what jsonargparse has put around it
@@ -189,6 +197,19 @@ def require_64_bits(settings: Mapping[str, Any]) -> None:
     for key, value in leaves(settings):
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError(f"{key} must be a number of at most 64 bits, got {value}")
+
+
+def require_paths(settings: Mapping[str, Any]) -> None:
+    """Refuse empty paths: a variable of the shell that is not set would leave out data, or mean the present folder.
+
+    Raises:
+        ValueError: That names the first one.
+    """
+    for key, value in leaves(settings):
+        if isinstance(value, str) and not value.strip() and _PATH_KEY.search(key):
+            raise ValueError(
+                f"{key} must be a path, got {value!r}; is a variable of the shell not set? Give a path, or leave it out"
+            )
 
 
 def run_command(args: Sequence[str] | None, kind: type[VisualPRMCLI]) -> VisualPRMCLI:

@@ -41,7 +41,7 @@ _MAX_WIDTH = 600
 _PACKAGES = tuple(
     str(Path(__file__).parents[2] / name) + os.sep for name in ("lightning_modules", "datamodules", "tools")
 )
-_DELIBERATE = (ValueError, TypeError, RuntimeError)
+_DELIBERATE = (ValueError, TypeError, RuntimeError, FloatingPointError)
 # They tell of another process that is gone, not of anything that the user has given.
 _OF_PROCESSES = (ConnectionError, ChildProcessError, ProcessLookupError, TimeoutError)
 _IN_A_WORKER = re.compile(
@@ -63,8 +63,8 @@ def is_mistake(error: BaseException) -> bool:
 
     - errors of the operating system (a missing file, no permission, a full disk), but not of connections;
     - too little memory, of a GPU or of the machine;
-    - errors of type ``ValueError``, ``TypeError``, ``RuntimeError`` or a subclass that a ``raise`` of this project has
-      raised, also in a worker of a dataloader;
+    - errors of type ``ValueError``, ``TypeError``, ``RuntimeError``, ``FloatingPointError`` or a subclass that a
+      ``raise`` of this project has raised, also in a worker of a dataloader;
     - what Lightning raises about arguments: ``MisconfigurationException``, and by a ``raise`` an error of these types.
     """
     if isinstance(error, OSError):
@@ -127,7 +127,7 @@ def _of_the_system(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         advice = "; make room there or give another folder"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        advice = "; give a folder that this user may write to, or change its permissions"
+        advice = "; change its permissions, or give a path that this user may use"
     else:
         advice = ""
     if place is None:

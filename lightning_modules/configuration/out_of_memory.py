@@ -11,6 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 _OF_THE_ALLOCATOR = re.compile(r"DefaultCPUAllocator: (?:not enough|can't allocate) memory.*", re.IGNORECASE)
+# What libraries of CUDA and ROCm say themselves has no type of its own.
+_OF_A_LIBRARY = re.compile(
+    r"(?:CUDA|HIP)(?: driver| runtime)? error: out of memory|(?:CUBLAS|CUDNN|HIPBLAS)_STATUS_ALLOC_FAILED"
+    r"|Cuda failure \d* ?'out of memory'",
+    re.IGNORECASE,
+)
 _OF_A_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? \d+\) is killed by signal: (?P<signal>Killed|Bus error)")
 _LESS_NEWS = re.compile(
     r" (?:Including non-PyTorch memory|Process \d+ has|Of the allocated memory|If reserved).*", re.S
@@ -23,7 +29,8 @@ STAGES = ("loading", "training", "evaluation", "prediction")
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory is short, of a GPU or of the machine.
 
-    PyTorch has no type for main memory, only a text, and knows of a worker of a dataloader only that it was killed.
+    PyTorch has a type for its own allocations on a GPU. For main memory, and for what libraries allocate on a GPU,
+    there is only a text; and of a worker of a dataloader it knows only that it was killed.
     """
     if isinstance(error, MemoryError) or _is_of_gpu(error):
         return True
@@ -95,7 +102,9 @@ def _arguments(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _is_of_gpu(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _OF_A_LIBRARY.search(str(error)) is not None
 
 
 def _worker(error: BaseException) -> str | None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
+import pkgutil
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,8 +71,10 @@ def explain(parser: argparse.ArgumentParser, message: str, error: BaseException 
         return _of_required(keys, found["keys"], owner, places)
     key = ".".join(keys)
     place = places.of(key, _value(chain))
+    if (found := _NO_CLASS.search(text)) and found["name"] in _known_classes():
+        return _lines(f"{key}: `{found['name']}` is a class of another kind; give one that fits here", place)
     if found := _NO_CLASS.search(text):
-        near = difflib.get_close_matches(found["name"], sorted(_known_classes()))
+        near = difflib.get_close_matches(found["name"], sorted(_known_classes())) or _paths_of(found["name"])
         return _lines(
             f"{key + ': ' if key else ''}there is no class {found['name']!r}{_perhaps(near)}",
             places.of(f"{key}.class_path") or place,
@@ -133,7 +138,12 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
 def _of_key(keys: list[str], owner: str | None, parser: argparse.ArgumentParser, places: Places) -> list[str]:
     key = ".".join(keys)
     *above, name = normalized(key)
-    if owner is None and above:
+    if owner is not None and above and _takes(owner, above[-1]):  # what is below that argument has no class to name
+        owner = above[-1]
+        options = [option.removeprefix("--") for option in _options(parser)]
+        below = [option.removeprefix(f"{owner}.") for option in options if option.startswith(f"{owner}.")]
+        near = below or options
+    elif owner is None and above:
         owner = ".".join(above)
         near = [option.rpartition(".")[2] for option in _options(parser) if option.startswith(f"--{owner}.")]
     else:
@@ -142,6 +152,14 @@ def _of_key(keys: list[str], owner: str | None, parser: argparse.ArgumentParser,
     matches = difflib.get_close_matches(name, near)
     advice = _perhaps(matches) if matches else f"; those are {_some(near)}" if near else ""
     return _lines(f"`{name}` is not {whose}{advice}", places.of(key) or key)
+
+
+def _takes(owner: str, argument: str) -> bool:
+    """Whether the constructor of a class, by its path, has an argument of this name."""
+    try:
+        return argument in inspect.signature(pkgutil.resolve_name(owner)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return False
 
 
 def _of_required(keys: list[str], missing: str, owner: str | None, places: Places) -> list[str]:
@@ -230,6 +248,13 @@ def _parser_of(chain: list[BaseException]) -> argparse.ArgumentParser | None:
 def _known_classes() -> set[str]:
     bases: tuple[type, ...] = _BASES
     return {each.__name__ for base in bases for each in _below(base) if not each.__name__.startswith("_")}
+
+
+def _paths_of(name: str) -> list[str]:
+    """Class paths of the classes of this project with a name, which a base class does not make known by it."""
+    modules = [each for path, each in sys.modules.items() if path.startswith(("lightning_modules.", "datamodules."))]
+    found = [getattr(module, name, None) for module in modules]
+    return sorted({f"{each.__module__}.{name}" for each in found if isinstance(each, type)})
 
 
 def _below(kind: type) -> Iterator[type]:

@@ -53,12 +53,14 @@ class GeneratedText(NamedTuple):
         finish_reason: See :data:`FinishReason`.
         prompt_tokens: Length of the prompt, image tokens and partial response included.
         completion_tokens: Number of sampled tokens, the end token included.
+        stopped_at: The stop string before which the text was cut; None if it was not.
     """
 
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    stopped_at: str | None = None
 
 
 class RequestSource(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.trainer.states import TrainerFn
@@ -11,6 +12,8 @@ from lightning_modules.generation.engine import GenerationEngine, has_own_model,
 from lightning_modules.model.backbone import connect_processor, load_processor
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import packing_obstacle
+from lightning_modules.monte_carlo.given import GivenSolutions
+from lightning_modules.protocol import PROTOCOL_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +26,7 @@ class SamplingModule(BackboneModule):
     """
 
     engine: GenerationEngine
+    given: GivenSolutions | None = None
 
     def load_for(self, engine: GenerationEngine) -> None:
         """Take an engine, and load what of ``model_name_or_path`` it needs.
@@ -49,6 +53,9 @@ class SamplingModule(BackboneModule):
                 f"engine: {type(self.engine).__name__} samples from a model of its own, so that there are no weights "
                 f"here to {TrainerFn(stage).value}; leave the engine out"
             )
+        name = self.hparams["model_name_or_path"]
+        if self.has_weights and stage == "predict" and (Path(name) / PROTOCOL_FILE).is_file():
+            logger.warning("%s is a reward model, trained to judge solutions and not to write them", name)
         connect_processor(self, packing_obstacle=packing_obstacle(self.backbone) if self.has_weights else None)
 
     def attach_engine(self) -> None:
@@ -69,8 +76,14 @@ class SamplingModule(BackboneModule):
         super().on_load_checkpoint(checkpoint)
 
     def on_predict_end(self) -> None:
-        """Say what the engine has counted, where it counts."""
+        """Say what the engine has counted, where it counts.
+
+        Raises:
+            ValueError: If solutions were given, and not one of them belongs to a prompt.
+        """
         super().on_predict_end()
+        if self.given is not None and self.trainer.world_size == 1:  # prompts of other ranks may have some
+            self.given.require_some()
         usage = getattr(self.engine, "usage", None)
         if usage is not None:
             logger.info("%s: %s", type(self.engine).__name__, usage)

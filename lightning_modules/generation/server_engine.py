@@ -9,6 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import GENERATION_CONFIG_NAME
 
@@ -23,8 +24,10 @@ from lightning_modules.generation.server_check import (
     prompt_ids,
     with_fields,
 )
+from lightning_modules.generation.server_probabilities import ServerProbabilities
 from lightning_modules.generation.server_requests import Piece, body_of, fault_of, pieces_of, texts_of
 from lightning_modules.generation.stop_strings import cut_at_stop
+from lightning_modules.generation.token_probabilities import Options
 from lightning_modules.servers.client import ServerClient
 from lightning_modules.servers.errors import RequestRefusedError, ServerError
 from lightning_modules.servers.messages import PictureEncoder
@@ -101,6 +104,7 @@ class ServerEngine:
         self._num_refused = 0
         self._continues = False
         self._checked: set[tuple[Any, ...]] = set()
+        self._told: ServerProbabilities | None = None
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
@@ -170,6 +174,44 @@ class ServerEngine:
             body["logit_bias"] = {str(token): -100 for token in self._banned_ids}
         if self._is_to_be_checked(request):
             body["return_token_ids"] = True
+        return with_fields(body, self.extra_body)
+
+    def option_logprobs(self, groups: Sequence[Sequence[GenerationRequest]], options: Options) -> list[list[Tensor]]:
+        """See :class:`lightning_modules.generation.token_probabilities.TokenProbabilities`; a request each.
+
+        Raises:
+            ValueError: See :meth:`ServerProbabilities.of_options`; also without a processor.
+            ServerError: If a request is refused, or servers do not answer.
+        """
+        found = iter(self._probabilities(groups).of_options([each for group in groups for each in group], options))
+        return [[next(found) for _ in group] for group in groups]
+
+    def response_logprobs(
+        self, groups: Sequence[Sequence[GenerationRequest]], cut_at: int | None = None
+    ) -> list[list[Tensor]]:
+        """See :meth:`option_logprobs`, and :meth:`ServerProbabilities.of_responses`."""
+        probabilities = self._probabilities(groups)
+        end_id = probabilities.processor.tokenizer.eos_token_id
+        found = iter(probabilities.of_responses([each for group in groups for each in group], end_id, cut_at))
+        return [[next(found) for _ in group] for group in groups]
+
+    def _probabilities(self, groups: Sequence[Sequence[GenerationRequest]]) -> ServerProbabilities:
+        if self.processor is None:
+            raise ValueError(
+                "probabilities of tokens need the processor of the served model: set needs_processor to true"
+            )
+        if any(request.partial_response for group in groups for request in group):
+            self.check_continuation()
+        if self._told is None or self._told.processor is not self.processor:
+            self._told = ServerProbabilities(self.client, self.processor, self._asked)
+        return self._told
+
+    def _asked(self, request: GenerationRequest, partial_response: str) -> dict[str, Any]:
+        """Model, chat and tiles of a request, with another partial response."""
+        messages = self.pictures.chat(request.messages, request.images, partial_response)
+        body: dict[str, Any] = {"model": self.model, "messages": messages}
+        if request.max_tiles is not None and request.images and self.processor is not None:
+            body["mm_processor_kwargs"] = tiling(self.processor, request.max_tiles)
         return with_fields(body, self.extra_body)
 
     def check_continuation(self) -> None:

@@ -17,5 +17,8 @@ def cut_at_stop(found: GeneratedText, stop: Sequence[str]) -> GeneratedText:
         found: What was sampled.
         stop: Strings; the one that begins first counts.
     """
-    places = [place for place in map(found.text.find, stop) if place >= 0]
-    return found._replace(text=found.text[: min(places)], finish_reason="stop") if places else found
+    places = [(place, string) for string in stop if (place := found.text.find(string)) >= 0]
+    if not places:
+        return found
+    place, string = min(places)
+    return found._replace(text=found.text[:place], finish_reason="stop", stopped_at=string)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -15,6 +16,7 @@ from lightning_modules.generation.listed_requests import ListedRequests
 from lightning_modules.generation.row_attention import row_attention_obstacle
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.serving import Serving, Vocabulary
+from lightning_modules.generation.token_probabilities import Options, option_logprobs, response_logprobs
 
 
 class TransformersEngine:
@@ -106,6 +108,21 @@ class TransformersEngine:
             self.max_prefix_tokens,
             self.needs_all_ranks,
         ).run()
+
+    def option_logprobs(self, groups: Sequence[Sequence[GenerationRequest]], options: Options) -> list[list[Tensor]]:
+        """See :class:`lightning_modules.generation.token_probabilities.TokenProbabilities`.
+
+        With sharded weights all ranks must call it together, each with at least one request.
+        """
+        return option_logprobs(self.model, self.processor, groups, options, self.needs_all_ranks)
+
+    def response_logprobs(
+        self, groups: Sequence[Sequence[GenerationRequest]], cut_at: int | None = None
+    ) -> list[list[Tensor]]:
+        """See :meth:`option_logprobs`. Of several end tokens it is the tokenizer's that ends responses."""
+        ends, usual = self.end_ids.tolist(), self.processor.tokenizer.eos_token_id
+        end_id = usual if usual in ends else ends[0]
+        return response_logprobs(self.model, self.processor, groups, end_id, cut_at, self.needs_all_ranks)
 
 
 def engine_settings(engine: GenerationEngine) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class BenchmarkFacts:
         released_questions: Scored questions of the split as released.
         mismatches: Differences of the questions from the release, in words.
         excluded: Reasons why rows of the table are not scored, with their numbers.
+        rules_versions: The number of each of ``rules``, by name; those of no known rules are left out.
+        questions_digest: Of names, texts and gold answers of the questions; tells whether two runs had the same ones.
+        policies: Names of the models that wrote the candidates.
+        temperatures: Of their sampling; None where it is not known.
     """
 
     split: str
@@ -43,6 +47,10 @@ class BenchmarkFacts:
     released_questions: int = 0
     mismatches: tuple[str, ...] = ()
     excluded: Mapping[str, int] = field(default_factory=dict)
+    rules_versions: Mapping[str, int] = field(default_factory=dict)
+    questions_digest: str = ""
+    policies: tuple[str, ...] = ()
+    temperatures: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)

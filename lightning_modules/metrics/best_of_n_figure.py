@@ -46,7 +46,7 @@ def best_of_n_figure(report: BestOfNReport) -> Figure:
     panels = [OVERALL, ALL_QUESTIONS, *report.benchmarks]
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.8))
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, column in zip(grid, panels, strict=False):
@@ -54,8 +54,27 @@ def best_of_n_figure(report: BestOfNReport) -> Figure:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+    legend_columns = min(2 * columns, len(labels))
+    figure.legend(handles, labels, loc="lower center", ncols=legend_columns, frameon=False)
+    _set_margins(figure, rows, columns, legend_rows=math.ceil(len(labels) / legend_columns))
     return figure
+
+
+def _set_margins(figure: Figure, rows: int, columns: int, legend_rows: int) -> None:
+    """Give titles, labels and the legend their room; to measure them takes longer than to draw them."""
+    width, height = figure.get_size_inches()
+    left, right, top, bottom = 0.62, 0.12, 0.32, 0.6 + 0.22 * legend_rows
+    between_columns, between_rows = 0.66, 0.8
+    panel_width = (width - left - right - (columns - 1) * between_columns) / columns
+    panel_height = (height - top - bottom - (rows - 1) * between_rows) / rows
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - top / height,
+        bottom=bottom / height,
+        wspace=between_columns / panel_width,
+        hspace=between_rows / panel_height,
+    )
 
 
 def figure_png(figure: Figure) -> bytes:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lightning_modules.metrics.calibration import NUM_BINS
+from lightning_modules.metrics.calibration import NUM_BINS, CalibrationBin
 from lightning_modules.metrics.step_overall_table import first_wrong_table, threshold_table
 from lightning_modules.metrics.step_report import StepIndexMetrics, StepMetrics, StepReport
+from lightning_modules.metrics.step_threshold import StepThreshold
 from lightning_modules.metrics.table import Cell, Table
 
 SHOWN_PLACES = 20
@@ -80,14 +83,15 @@ def step_report_figure(report: StepReport) -> Figure:
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     reliability, places = figure.subplots(1, 2)
-    _draw_reliability(reliability, report)
+    draw_reliability(reliability, report.calibration, report.threshold)
     _draw_places(places, report)
     figure.suptitle(f"VisualProcessBench{_oracle_title(report)}")
     return figure
 
 
-def _draw_reliability(axes: Axes, report: StepReport) -> None:
-    bins = [entry for entry in report.calibration if entry.steps]
+def draw_reliability(axes: Axes, calibration: Sequence[CalibrationBin], threshold: StepThreshold) -> None:
+    """Draw a reliability diagram: the share of correct steps against the mean score of each bin."""
+    bins = [entry for entry in calibration if entry.steps]
     most = max((entry.steps for entry in bins), default=1)
     axes.plot([0, 1], [0, 1], color="gray", linestyle=":", label="perfect")
     axes.bar(
@@ -102,7 +106,7 @@ def _draw_reliability(axes: Axes, report: StepReport) -> None:
         axes.text(0.5, 0.4, "no probabilities to calibrate", ha="center", color="gray")
     points = [(entry.mean_score or 0.0, entry.correct_share or 0.0) for entry in bins]
     axes.plot(*zip(*points, strict=True) if points else ([], []), color="tab:red", marker="o", label="correct steps")
-    axes.axvline(report.threshold.value, color="black", linewidth=0.8, linestyle="--", label=report.threshold.source)
+    axes.axvline(threshold.value, color="black", linewidth=0.8, linestyle="--", label=threshold.source)
     axes.set_xlabel("step score")
     axes.set_ylabel("share")
     axes.set_title("Calibration")

@@ -28,6 +28,7 @@ from lightning_modules.model.supported import refuse_original_layout, refuse_uns
 from lightning_modules.model.text_processor import TextProcessor
 
 ImageBackend = Literal["torchvision", "pil"]
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class BackboneOptions:
     """How a checkpoint is loaded and which of its weights are trained.
 
     Attributes:
-        dtype: ``auto`` (as stored) or the name of a torch dtype, such as ``bfloat16``.
+        dtype: ``auto`` (as stored), ``bfloat16``, ``float16``, ``float32`` or ``float64``.
         attention_implementation: ``sdpa``, ``flash_attention_2``, ...; None leaves the choice to `transformers`.
         quantization: ``nf4`` or ``int8`` holds the language model's matrices in 4 or 8 bits (bitsandbytes); they cannot
             be trained then, adapters on them can.
@@ -60,15 +61,13 @@ class BackboneOptions:
         if self.quantization not in (None, *get_args(Quantization)):
             raise ValueError(f"quantization must be one of {get_args(Quantization)} or null, got {self.quantization!r}")
         if self.torch_dtype is None and self.dtype != "auto":
-            raise ValueError(
-                f"dtype must be 'auto' or a floating-point torch dtype such as bfloat16, got {self.dtype!r}"
-            )
+            raise ValueError(f"dtype must be auto, bfloat16, float16, float32 or float64, got {self.dtype!r}")
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
         """The requested dtype; None for the stored one."""
-        found = getattr(torch, self.dtype, None)
-        return found if isinstance(found, torch.dtype) and found.is_floating_point else None
+        found = getattr(torch, self.dtype, None)  # also by another name, such as half
+        return found if isinstance(found, torch.dtype) and found in _DTYPES else None
 
     @classmethod
     def of(cls, options: BackboneOptions | Mapping[str, Any] | None) -> BackboneOptions:
@@ -144,7 +143,8 @@ def load_backbone(name_or_path: str | Path, options: BackboneOptions | None = No
     options = options or BackboneOptions()
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     if is_structure_only():
-        structure = structure_of(config, options.torch_dtype, options.attention_implementation)
+        with loading(name_or_path, "model"):
+            structure = structure_of(config, options.torch_dtype, options.attention_implementation)
         prepare_backbone(structure, options)
         return structure.train()
     model_class = auto_class(config)
@@ -171,7 +171,7 @@ def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> Non
     """Freeze weights, add adapters, and enable gradient checkpointing and compilation, all in place.
 
     Raises:
-        ValueError: If the model has no such part or layers.
+        ValueError: If the model has no such part or layers, or there is no such compiler.
     """
     if options.quantization:
         for parameter in parameters_of(backbone, "language_model"):
@@ -190,8 +190,17 @@ def prepare_backbone(backbone: PreTrainedModel, options: BackboneOptions) -> Non
         backbone.disable_input_require_grads()
     if options.compile:
         layers: Any = language_model_of(backbone).layers
+        _require_backend(options.compile_backend)
         for layer in layers:
             layer.compile(backend=options.compile_backend)
+
+
+def _require_backend(name: str) -> None:
+    # The compiler takes seconds to import.
+    from torch._dynamo import list_backends
+
+    if name not in (known := list_backends(exclude_tags=())):
+        raise ValueError(f"backbone.compile_backend must be one of {', '.join(known)}, got {name!r}")
 
 
 def connect_processor(module: LightningModule, packing_obstacle: str | None = None) -> None:

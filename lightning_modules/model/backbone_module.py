@@ -164,10 +164,14 @@ class BackboneModule(GlobalMeanModule):
         """Whether checkpoints hold only the trained weights."""
         return self.backbone_options.lora is not None or self.backbone_options.quantization is not None
 
+    @property
+    def optimization(self) -> dict[str, float]:
+        """The settings of the optimizer and its schedule, which are hyperparameters."""
+        return {name: self.hparams[name] for name in _OPTIMIZATION if name in self.hparams}
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, or the chosen optimizer, with linear warm-up and cosine decay; settings are hyperparameters."""
-        options = {name: self.hparams[name] for name in _OPTIMIZATION if name in self.hparams}
-        return configure_warmup_cosine(self, self.optimizer_factory, **options)
+        """AdamW, or the chosen optimizer, with linear warm-up and cosine decay."""
+        return configure_warmup_cosine(self, self.optimizer_factory, **self.optimization)
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callback that makes resuming exact, in every run."""

@@ -66,8 +66,12 @@ def backbone_obstacle(config: Any) -> str | None:
         return "it is an encoder-decoder model"
     if reason := _BY_NAME.get(config.model_type):
         return reason
+    try:
+        kind = auto_class(config)
+    except ValueError:
+        return "`transformers` has no class for it that writes text"
     with torch.device("meta"):
-        return _structural_obstacle(auto_class(config).from_config(config, trust_remote_code=False))
+        return _structural_obstacle(kind.from_config(config, trust_remote_code=False))
 
 
 def _structural_obstacle(model: PreTrainedModel) -> str | None:

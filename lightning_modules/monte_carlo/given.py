@@ -27,7 +27,7 @@ class GivenSolutions:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a row is malformed, or its id is not of that form; names file and line.
+        ValueError: If a row is malformed, or its id is not of that form; names file and line. If there are no rows.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,6 +35,7 @@ class GivenSolutions:
             raise FileNotFoundError(f"solutions_from: {path} is no file; give the rows of an annotation")
         self.path = path
         self._has_warned = False
+        self._num_asked = self._num_found = 0
         self._offsets: dict[str, list[int]] = {}
         content = hashlib.sha256()
         offset = 0
@@ -53,6 +54,8 @@ class GivenSolutions:
                         )
                     known.append(offset)
                 offset += len(line)
+        if not self._offsets:
+            raise ValueError(f"solutions_from: {path} holds no rows; give the rows of an annotation")
         self.digest = content.hexdigest()[:16]
 
     def of(self, prompt_ids: Sequence[str]) -> dict[str, list[str]]:
@@ -66,11 +69,25 @@ class GivenSolutions:
                     where = f"{self.path}, byte {offset}"
                     texts.append(fields.text(parse_json_line(file.readline(), where), "response", where, blank=True))
                 found[prompt_id] = texts
+        self._num_asked += len(found)
+        self._num_found += sum(map(bool, found.values()))
         missing = [name for name, texts in found.items() if not texts]
         if missing and not self._has_warned:
             self._has_warned = True
             logger.warning("%s holds no solutions of %s, so it gets no rows; nor may others", self.path, missing[0])
         return found
+
+    def require_some(self) -> None:
+        """Refuse that none of the prompts so far has a solution here.
+
+        Raises:
+            ValueError: If there were prompts.
+        """
+        if self._num_asked and not self._num_found:
+            raise ValueError(
+                f"solutions_from: {self.path} holds no solutions of any of the {self._num_asked} prompts, "
+                f"but of {next(iter(self._offsets))!r} and others; give the rows that belong to these prompts"
+            )
 
 
 def _id_of(row: Mapping[str, Any], where: str) -> str:

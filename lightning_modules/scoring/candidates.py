@@ -1,6 +1,9 @@
 """Score all candidates of a question with one forward over their shared prefix: image(s) and question.
 
 B questions, N candidates each, P prefix tokens, T candidate tokens in all, S steps, K classes.
+
+A reward model reads class logits at step positions. A language model reads log-probabilities of given tokens there, see
+:class:`lightning_modules.scoring.token_head.TokenHead`.
 """
 
 from __future__ import annotations
@@ -18,9 +21,15 @@ from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.model.positions import prompt_positions
 from lightning_modules.model.prompt_batch import continue_prompt, join_prompts
 from lightning_modules.model.step_head import StepHead
-from lightning_modules.scoring.memory import most_on_any_rank, split_into_groups, tokens_at_once
+from lightning_modules.scoring.memory import (
+    most_on_any_rank,
+    on_this_rank_alone,
+    split_into_groups,
+    tokens_at_once,
+)
 from lightning_modules.scoring.shared_prefix import PackedCandidates, attending_to_prefix, shared_prefix_obstacle
 from lightning_modules.scoring.stretched_positions import forget_longer_sequences, stretched_beyond
+from lightning_modules.scoring.token_head import TokenHead
 
 _logger = logging.get_logger(__name__)
 
@@ -30,16 +39,18 @@ class _Candidate(NamedTuple):
     ids: Tensor  # (L,) after the prefix, up to the last position that is judged
     positions: Tensor  # (S,)
     rest: Tensor  # tokens after them
+    targets: Tensor | None  # (S, K)
 
 
 def score_candidates(
     backbone: PreTrainedModel,
-    head: StepHead,
+    head: StepHead | TokenHead,
     groups: Sequence[EncodedCandidates],
     pad_id: int,
     memory_gib: float | None = None,
+    with_all_ranks: bool = True,
 ) -> list[list[Tensor]]:
-    """Class logits of every step of every candidate.
+    """Class logits of every step of every candidate, or log-probabilities of tokens.
 
     The prefixes of all questions take one forward. All candidates take another one, in one row without padding (on a
     CPU a few, see :func:`lightning_modules.scoring.memory.tokens_at_once`). Equal candidates are scored once. If the
@@ -51,16 +62,21 @@ def score_candidates(
 
     Args:
         backbone: The model.
-        head: The step head.
+        head: The step head; a token head for groups with targets.
         groups: B questions with their candidates, encoded with the model's processor.
         pad_id: Any valid token id.
         memory_gib: Bound, in GiB, on the cached prefixes and the activations of candidates; candidates are split into
             groups accordingly, of at least one. None for no bound (on a CPU: its default bound). The forward over the
             prefixes is not split. Step scores change by rounding only: 1e-6 in float32.
+        with_all_ranks: Whether all ranks call this together. If not, no rank waits for another one, which weights that
+            are sharded do not permit.
 
     Returns:
         For each question, for each candidate: (S, K) float32 logits on the CPU.
     """
+    if not with_all_ranks:
+        with on_this_rank_alone():
+            return score_candidates(backbone, head, groups, pad_id, memory_gib)
     candidates, places = _distinct_candidates(groups)
     stretched = _length_obstacle(backbone, head, groups, candidates)
     obstacle = shared_prefix_obstacle(backbone) or stretched
@@ -76,7 +92,10 @@ def score_candidates(
 
 
 def _length_obstacle(
-    backbone: PreTrainedModel, head: StepHead, groups: Sequence[EncodedCandidates], candidates: Sequence[_Candidate]
+    backbone: PreTrainedModel,
+    head: StepHead | TokenHead,
+    groups: Sequence[EncodedCandidates],
+    candidates: Sequence[_Candidate],
 ) -> str | None:
     """Why conversations of this length cannot share a prefix; all ranks get the same answer."""
     bound = stretched_beyond(backbone)
@@ -91,17 +110,19 @@ def _length_obstacle(
 
 def _distinct_candidates(groups: Sequence[EncodedCandidates]) -> tuple[list[_Candidate], list[list[int]]]:
     """Distinct candidates of all questions, and for each question the indices of its own."""
-    found: dict[tuple[int, bytes, bytes], int] = {}
+    found: dict[tuple[int, bytes, bytes, bytes], int] = {}
     candidates: list[_Candidate] = []
     places: list[list[int]] = []
     for question, group in enumerate(groups):
         places.append([])
-        for suffix, positions in zip(group.suffixes, group.step_positions, strict=True):
+        of_candidates: Sequence[Tensor | None] = group.targets or [None] * len(group.suffixes)
+        for suffix, positions, targets in zip(group.suffixes, group.step_positions, of_candidates, strict=True):
             ids = suffix[: int(positions[-1]) + 1]
-            key = (question, ids.numpy().tobytes(), positions.numpy().tobytes())
+            asked = b"" if targets is None else targets.numpy().tobytes()
+            key = (question, ids.numpy().tobytes(), positions.numpy().tobytes(), asked)
             if key not in found:
                 found[key] = len(candidates)
-                candidates.append(_Candidate(question, ids, positions, suffix[len(ids) :]))
+                candidates.append(_Candidate(question, ids, positions, suffix[len(ids) :], targets))
             places[-1].append(found[key])
     return candidates, places
 
@@ -114,7 +135,7 @@ def _to_device(inputs: dict[str, Tensor], backbone: PreTrainedModel, device: tor
 
 def _score_with_shared_prefix(
     backbone: PreTrainedModel,
-    head: StepHead,
+    head: StepHead | TokenHead,
     groups: Sequence[EncodedCandidates],
     candidates: list[_Candidate],
     pad_id: int,
@@ -145,19 +166,30 @@ def _score_with_shared_prefix(
     return logits
 
 
-def _judge(head: StepHead, hidden_states: Tensor, chosen: Sequence[_Candidate]) -> Sequence[Tensor]:
+def _judge(head: StepHead | TokenHead, hidden_states: Tensor, chosen: Sequence[_Candidate]) -> Sequence[Tensor]:
     """Logits (S, K) of each candidate in a row (1, T, hidden)."""
     begin, positions = 0, []
     for candidate in chosen:
         positions.append(candidate.positions + begin)
         begin += len(candidate.ids)
-    found = head(hidden_states, torch.cat(positions)[None].to(hidden_states.device))
-    return found[0].cpu().split([len(candidate.positions) for candidate in chosen])
+    found = _read(head, hidden_states, torch.cat(positions), [candidate.targets for candidate in chosen])
+    return found.split([len(candidate.positions) for candidate in chosen])
+
+
+def _read(
+    head: StepHead | TokenHead, hidden_states: Tensor, positions: Tensor, targets: Sequence[Tensor | None]
+) -> Tensor:
+    """What a head says at positions (S,) of a row (1, T, hidden): (S, K) on the CPU."""
+    positions = positions[None].to(hidden_states.device)
+    if isinstance(head, TokenHead):
+        given = torch.cat([each for each in targets if each is not None])
+        return head(hidden_states, positions, given[None].to(hidden_states.device))[0].cpu()
+    return head(hidden_states, positions)[0].cpu()
 
 
 def _score_one_by_one(
     backbone: PreTrainedModel,
-    head: StepHead,
+    head: StepHead | TokenHead,
     groups: Sequence[EncodedCandidates],
     candidates: list[_Candidate],
     to_the_end: bool,
@@ -167,12 +199,11 @@ def _score_one_by_one(
     logits: dict[int, Tensor] = {}
     for number in range(most_on_any_rank(len(candidates), device)):
         index = min(number, len(candidates) - 1)
-        question, ids, positions, rest = candidates[index]
+        question, ids, positions, rest, targets = candidates[index]
         prefix = groups[question].prefix
         ids = torch.cat([ids, rest]) if to_the_end else ids
         inputs = _to_device(continue_prompt(prefix, ids), backbone, device)
         forget_longer_sequences(backbone)
         hidden_states = backbone.base_model(**inputs, use_cache=False).last_hidden_state
-        found = head(hidden_states, (positions + prefix["input_ids"].shape[1])[None].to(device))
-        logits[index] = found[0].cpu()
+        logits[index] = _read(head, hidden_states, positions + prefix["input_ids"].shape[1], [targets])
     return logits

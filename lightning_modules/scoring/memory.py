@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -87,9 +89,22 @@ def _filled_up(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
     return [sorted(group) for group in groups]
 
 
+_IS_ALONE: ContextVar[bool] = ContextVar("on_this_rank_alone", default=False)
+
+
+@contextmanager
+def on_this_rank_alone() -> Iterator[None]:
+    """Within this context a rank does not ask the others."""
+    token = _IS_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _IS_ALONE.reset(token)
+
+
 def most_on_any_rank(count: int, device: torch.device) -> int:
-    """The largest count of all ranks. All ranks must call this together."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    """The largest count of all ranks, which must call this together unless :func:`on_this_rank_alone`."""
+    if _IS_ALONE.get() or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return count
     counts = torch.tensor(count, device=device)
     dist.all_reduce(counts, dist.ReduceOp.MAX)

@@ -72,15 +72,8 @@ def parameter_groups(
 
 
 def learning_rate_multipliers(module: nn.Module, head: float, vision: float) -> dict[int, float]:
-    """Multipliers of a module's step head (``module.head``) and of its vision tower, by `id` of the parameter.
-
-    Raises:
-        ValueError: If a multiplier is not positive.
-    """
+    """Multipliers of a module's step head (``module.head``) and of its vision tower, by `id` of the parameter."""
     found: dict[int, float] = {}
-    for name, value in (("head_learning_rate_multiplier", head), ("vision_learning_rate_multiplier", vision)):
-        if value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}; freeze what is not to be trained")
     if head != 1:
         found |= {id(parameter): head for parameter in cast(nn.Module, module.head).parameters()}
     if vision != 1:
@@ -91,6 +84,35 @@ def learning_rate_multipliers(module: nn.Module, head: float, vision: float) -> 
             rank_zero_warn(f"vision_learning_rate_multiplier {vision} changes nothing: no vision weight is trained")
         found |= {id(parameter): vision for parameter in tower}
     return found
+
+
+def require_optimization(
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    warmup_ratio: float,
+    head_learning_rate_multiplier: float = 1.0,
+    vision_learning_rate_multiplier: float = 1.0,
+) -> None:
+    """Refuse settings of :func:`configure_warmup_cosine` that are out of range, before anything is loaded.
+
+    An optimizer checks its learning rate when it is made, but the schedule sets it afterwards: a negative one would
+    train away from the labels without a word.
+
+    Raises:
+        ValueError: That names the first one and its value.
+    """
+    for name, value in (
+        ("learning_rate", learning_rate),
+        ("head_learning_rate_multiplier", head_learning_rate_multiplier),
+        ("vision_learning_rate_multiplier", vision_learning_rate_multiplier),
+    ):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive, got {value}; freeze what is not to be trained")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
+    if not 0 <= warmup_ratio < 1:
+        raise ValueError(f"warmup_ratio must be in [0, 1), the share of the steps that warm up, got {warmup_ratio}")
 
 
 def warmup_cosine_factor(step: int, total_steps: int, warmup_ratio: float) -> float:
@@ -137,6 +159,13 @@ def _adamw(groups: list[dict[str, Any]], module: LightningModule) -> torch.optim
     return optimizer
 
 
+def _made(factory: OptimizerFactory, groups: list[dict[str, Any]]) -> Optimizer:
+    try:
+        return factory(groups)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"optimizer: {error}; give other settings, or another optimizer") from error
+
+
 def configure_warmup_cosine(
     module: LightningModule,
     optimizer_factory: OptimizerFactory | None,
@@ -161,10 +190,20 @@ def configure_warmup_cosine(
         head_learning_rate_multiplier: Learning rate of the step head relative to ``learning_rate``.
         vision_learning_rate_multiplier: Learning rate of the vision tower, without the projector, relative to
             ``learning_rate``.
+
+    Raises:
+        ValueError: If a setting is out of range, or the optimizer refuses its own.
     """
+    require_optimization(
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_ratio=warmup_ratio,
+        head_learning_rate_multiplier=head_learning_rate_multiplier,
+        vision_learning_rate_multiplier=vision_learning_rate_multiplier,
+    )
     multipliers = learning_rate_multipliers(module, head_learning_rate_multiplier, vision_learning_rate_multiplier)
     groups = parameter_groups(module, weight_decay, multipliers)
-    optimizer = optimizer_factory(groups) if optimizer_factory else _adamw(groups, module)
+    optimizer = _made(optimizer_factory, groups) if optimizer_factory else _adamw(groups, module)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["multiplier"]
     total_steps = int(module.trainer.estimated_stepping_batches)

@@ -113,6 +113,21 @@ def test_predictions_are_the_same(results, name, strategy):
         assert len({len(row["response"]) for row in rows}) > 2
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_searches_are_the_same(results, strategy):
+    """Each rank searches as long as its own questions need."""
+    alone, together = (
+        [json.loads(line) for line in (results / f"search-{name}.jsonl").open()] for name in ("auto", strategy)
+    )
+    assert len(alone) == len(together) == 2 * PROMPTS
+    for one, other in zip(alone, together, strict=True):
+        assert one["response"] == other["response"]
+        assert one["search"]["sampled_tokens"] == other["search"]["sampled_tokens"]
+        assert one["search"]["step_scores"] == pytest.approx(other["search"]["step_scores"], abs=1e-5)
+    assert max(len(row["search"]["step_scores"]) for row in alone) > 1
+    assert len({row["search"]["sampled_tokens"] for row in alone}) > 2
+
+
 def test_clipping_is_by_the_norm_of_the_whole_gradient(results):
     for rank in range(2):
         found = torch.load(results / f"clipped-{rank}.pt", weights_only=True)

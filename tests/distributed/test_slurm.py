@@ -8,7 +8,7 @@ import time
 
 import pytest
 import yaml
-from cli_runs import CONTINUATIONS, QUIET, REPOSITORY, SOLUTIONS, environment
+from cli_runs import CONTINUATIONS, QUIET, REPOSITORY, SAMPLES, SOLUTIONS, environment
 from fake_slurm import FakeSlurm, job_id
 
 FILES = REPOSITORY / "experiments" / "slurm"
@@ -187,7 +187,7 @@ def test_an_evaluation_by_two_tasks(slurm, quickstart_run, tmp_path):
     }
     data = {
         "class_path": "datamodules.visual_prm_400k.VisualPRM400KDataModule",
-        "init_args": {"visual_process_bench": None},
+        "init_args": {"visual_process_bench": None, "candidates_per_question": SAMPLES},
     }
     job = slurm.sbatch(
         FILES / "test.sbatch",

@@ -1,9 +1,12 @@
 """A judge that follows a rule, behind the real prompts, and the real model in its place."""
 
 import json
+import math
 
 import pytest
+import torch
 
+from datamodules.policy.process_bench_prompts import process_bench_prompts
 from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
 from lightning_modules.generation.batches import serve_in_batches
 from lightning_modules.generation.engine import GeneratedText
@@ -93,6 +96,80 @@ def test_the_model_in_this_process_judges(sharp_checkpoint, given, picture):
     found = dict(judge.predict_step(prompts_for(judge, picture), 0))
     assert [len(row["steps_with_score"]) for row in found["a"] + found["b"]] == [3, 2, 1]
     assert judge.prediction_costs["a"]["completion_tokens"] >= 4
+
+
+class Sure(Rule):
+    """Tells, too, how likely yes is: e to the number of letters before it, against 1 for no."""
+
+    def option_logprobs(self, groups, options):
+        assert options == (("yes", "Yes", "YES"), ("no", "No", "NO"))
+        self.followed = [[request.partial_response for request in group] for group in groups]
+        step = "### Next step\n"
+        letters = [[r.messages[-1]["content"][-1]["text"].split(step)[1].index("\n") for r in g] for g in groups]
+        return [[torch.tensor([n / 10 - 0.45, 0.0]) for n in of_group] for of_group in letters]
+
+    def response_logprobs(self, groups, cut_at=None):
+        raise NotImplementedError
+
+
+def test_the_probability_of_the_verdict_is_the_score(sharp_checkpoint, given, picture):
+    judge = StepJudge(str(sharp_checkpoint), given, engine=Sure(), score="probability")
+    found = dict(judge.predict_step(prompts_for(judge, picture), 0))
+    # "even" has 4 letters, "odd" 3, "last" 4: exp(x) against 1 with x = 4 / 10 - 0.45 and 3 / 10 - 0.45.
+    four, three = 1 / (1 + math.exp(0.05)), 1 / (1 + math.exp(0.15))
+    steps = found["a"][0]["steps_with_score"]
+    assert [step["score"] for step in steps] == pytest.approx([four, three, 0.0])
+    # No verdict is written for the third step, so that there is no probability either.
+    assert [step.get("is_right") for step in steps] == [False, False, None]
+    assert steps[2]["num_mc_total"] == 0
+    assert found["b"][0]["steps_with_score"][0]["score"] == pytest.approx(three)
+    # Asked where the verdict stands, by question.
+    assert judge.engine.followed == [["Let me see. So "] * 3, ["Let me see. So "]]
+    assert judge.prediction_settings["score"] == "probability"
+    assert "score" not in StepJudge(str(sharp_checkpoint), given, engine=Sure()).prediction_settings
+
+
+def test_probabilities_need_an_engine_that_tells_them(sharp_checkpoint, given):
+    with pytest.raises(ValueError, match="score: probability needs an engine"):
+        StepJudge(str(sharp_checkpoint), given, engine=Rule(), score="probability")
+
+
+def test_the_model_in_this_process_tells_probabilities(sharp_checkpoint, given, picture, monkeypatch):
+    # A random model writes no verdicts, so what it has written is taken for one.
+    monkeypatch.setattr("lightning_modules.step_judge.text_before_verdict", lambda text: "")
+    monkeypatch.setattr("lightning_modules.step_judge._OPTIONS", (("3",), ("7",)))
+    sampling = SamplingParameters(temperature=0, max_new_tokens=2)
+    judge = StepJudge(str(sharp_checkpoint), given, sampling=sampling, score="probability").eval()
+    found = dict(judge.predict_step(prompts_for(judge, picture), 0))
+    scores = [step["score"] for row in found["a"] + found["b"] for step in row["steps_with_score"]]
+    assert all(0 < score < 1 for score in scores)
+    assert len(set(scores)) >= 4
+
+
+def test_solutions_of_visual_process_bench_are_judged_as_they_are(sharp_checkpoint, tmp_path, write_lines):
+    row = {
+        "question": "How many?",
+        "response": {"steps": ["even", "two\n\nparts", "odd"], "process_correctness": [1, -1, 1]},
+        "policy_model": "p",
+        "data_source": "MMMU",
+    }
+    write_lines(tmp_path / "bench/test.jsonl", [row])
+    prompts = process_bench_prompts(tmp_path / "bench")
+    judge = StepJudge(str(sharp_checkpoint), engine=Rule())
+    (found,) = judge.predict_step(PromptCollator(ChatRenderer(judge.processor))(prompts), 0)
+    assert (found[0], found[1][0]["id"], found[1][0]["source"]) == (
+        "VisualProcessBench/1",
+        "VisualProcessBench/1/0",
+        "MMMU",
+    )
+    assert [(step["step"], step["score"]) for step in found[1][0]["steps_with_score"]] == [
+        ("even", 1.0),
+        ("two\n\nparts", 1.0),
+        ("odd", 0.0),
+    ]
+    batch = PromptCollator(ChatRenderer(judge.processor))([Prompt("b", "How many?", (), "2", "s", list, None)])
+    with pytest.raises(ValueError, match="b: the prompt comes without solutions to judge; give solutions_from"):
+        judge.predict_step(batch, 0)
 
 
 @pytest.mark.parametrize(

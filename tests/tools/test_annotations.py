@@ -57,6 +57,19 @@ def test_agreement_of_two_policies(tmp_path, capsys):
     assert scores("agreement") == [[0.25, None, None, 0.75], [0.0]]
 
 
+def test_a_judge_with_probabilities_says_what_is_right(tmp_path):
+    judge = row("a/0", [(1, 4)] * 4)
+    for step, (score, verdict) in zip(
+        judge["steps_with_score"], [(0.9, True), (0.2, False), (0.6, True), (0.0, None)], strict=True
+    ):
+        step |= {"score": score} | ({"num_mc_total": 0} if verdict is None else {"is_right": verdict})
+    first, second = write(tmp_path / "weak.jsonl", WEAK[:1]), write(tmp_path / "judge.jsonl", [judge])
+    assert main(["agree", str(first), str(second), "--output", str(tmp_path / "judged.jsonl")]) == 0
+    (found,) = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text().splitlines()]
+    # The third step has no score of the first annotation, the fourth none of the judge.
+    assert [step.get("judge") for step in found["steps_with_score"]] == [1.0, 0.0, None, None]
+
+
 def test_other_solutions_are_refused(tmp_path, capsys):
     first = write(tmp_path / "a.jsonl", WEAK[:1])
     second = write(tmp_path / "b.jsonl", [row("a/0", [(1, 4)] * 4, steps=["x", "y", "z", "w"])])

@@ -75,3 +75,18 @@ def test_other_rollouts_than_were_judged(rollouts, tmp_path, capsys):
     assert (
         "1 of 3 rollouts have another response than was judged, the first is 'WeMath/b/1/0'" in capsys.readouterr().err
     )
+
+
+def test_scores_of_whole_responses(rollouts, tmp_path, capsys):
+    texts = {f"{name}/{number}/{n}": t for (name, number), each in RESPONSES.items() for n, t in enumerate(each)}
+    rows = [
+        {"id": row_id, "response": text, "scores": {"mean": -1.0 * n, "sum": 2.0 * n}}
+        for n, (row_id, text) in enumerate(texts.items())
+    ]
+    file, output = lines(tmp_path / "rows.jsonl", rows), tmp_path / "scores.jsonl"
+    digests = [response_digest(text) for text in RESPONSES["MMMU", "a"]]
+    for options, expected in ([], [0.0, -1.0]), (["--score", "sum", "--overwrite"], [0.0, 2.0]):
+        assert main(["scores", file, "--rollouts", rollouts, "--output", str(output), *options]) == 0
+        assert OutcomeScores(output).of("MMMU", "a", digests) == expected
+    assert main(["scores", file, "--rollouts", rollouts, "--output", str(tmp_path / "x"), "--score", "max"]) == 2
+    assert "rows.jsonl:1: field 'scores' has no 'max'; it has mean, sum" in capsys.readouterr().err

@@ -7,8 +7,9 @@ Prints one line a response file::
 
 Columns: number of responses; accuracy (%) as published, by the official rules and by ours; agreement of our
 verdicts with the published ones (%); false accepts (ours right, published wrong); false rejects (ours wrong, published
-right and named by the authors' own reading) with their share of such responses (%). Published verdicts are not
-always right: they rest on a script or on a judge model. `--disagreements` lists what our rules read.
+right and named by the authors' own reading) with their share of such responses (%). Last lines add up the folders
+of several files. Published verdicts are not always right: they rest on a script or on a judge model. `--disagreements`
+lists what our rules read.
 
 Folders are read where they exist: mathvision (test.jsonl; one JSONL file a model), mathvista (testmini.json;
 output_*.json), mmmu (answer_dict_val.json; llava1.5_13b_val.json, whose options are not released), and logicvista
@@ -20,8 +21,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,25 +126,44 @@ def read_mathvision(folder: Path) -> Iterator[tuple[str, list[Released]]]:
 
 
 def read_mathvista(folder: Path) -> Iterator[tuple[str, list[Released]]]:
-    """MathVista: an object by pid; the verdict rests on the answer that a judge model cut out of the response."""
+    """MathVista: an object by pid; the verdict rests on the answer that a judge model cut out of the response.
+
+    Some models were asked before the options of eleven questions were put in another order, or replaced by others. The
+    options are those that the query lists: a letter means what the model read.
+    """
     questions = _json(folder / "testmini.json")
     for file in sorted(folder.glob("output_*.json")):
         released = []
         for pid, entry in _json(file).items():
             asked = _known(questions, pid, file, pid)
-            cells = {name: asked[name] for name in ("question_type", "answer_type", "choices", "precision", "unit")}
+            cells = {name: asked[name] for name in ("question_type", "answer_type", "precision", "unit")}
+            cells["choices"] = choices = options_as_asked(entry["query"], asked["choices"] or [], asked["answer"])
             letters = [
-                letter
-                for letter, text in zip(OPTION_LETTERS, asked["choices"] or (), strict=False)
-                if text == asked["answer"]
+                letter for letter, text in zip(OPTION_LETTERS, choices, strict=False) if text == asked["answer"].strip()
             ]
             cells |= {"index": pid, "question": entry["query"], "answer": asked["answer"]}
             cells |= {"answer_option": letters[0]} if letters else {}
             question = _question("MathVista", cells, f"{file}: {pid}")
             question = replace(question, gold=tuple(letters) or question.gold)  # options of one text are one answer
-            is_named = not question.options or entry["prediction"] in _named_texts(entry["extraction"], question)
+            is_named = not question.options or str(entry["prediction"]).strip() in _named_texts(
+                entry["extraction"], question
+            )
             released.append(Released(question, entry["response"], entry["true_false"], is_named))
         yield file.name, released
+
+
+def options_as_asked(query: str, choices: Sequence[str], answer: str) -> list[str]:
+    """The options that a query lists at its end.
+
+    Args:
+        query: What a model was asked.
+        choices: As the benchmark has them now; they are returned where the query does not list so many options, or not
+            the right one.
+        answer: Text of the right option.
+    """
+    listed = re.findall(r"^\([A-I]\) (.*)$", query.rpartition("Choices:")[2], re.MULTILINE)
+    found, now = ([option.strip() for option in options] for options in (listed, choices))
+    return found if len(found) == len(now) and answer.strip() in found else now
 
 
 def _named_texts(extraction: str, question: BenchmarkQuestion) -> list[str]:
@@ -229,13 +250,25 @@ def compare(file: str, released: Sequence[Released]) -> tuple[Row, list[Disagree
     return row, disagreements
 
 
+def pooled(rows: Sequence[Row]) -> list[Row]:
+    """For each folder of several files, the sums of their rows."""
+    folders = dict.fromkeys(row.file.partition("/")[0] for row in rows)
+    groups = {folder: [row for row in rows if row.file.partition("/")[0] == folder] for folder in folders}
+    names = [each.name for each in fields(Row) if each.name != "file"]
+    return [
+        Row(f"{folder}, all {len(group)}", **{name: sum(getattr(row, name) for row in group) for name in names})
+        for folder, group in groups.items()
+        if len(group) > 1
+    ]
+
+
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text."""
+    """The rows as text, then the sums of each folder."""
     lines = [
         f"{'file':<46}{'n':>6}{'published':>11}{'official':>10}{'ours':>8}{'agree':>8}{'accepts':>9}{'rejects':>9}"
         f"{'of named':>10}"
     ]
-    for row in rows:
+    for row in [*rows, *pooled(rows)]:
         share = row.responses / 100 or 1
         rejects = f"{row.false_rejects / row.named:.1%}" if row.named else "-"
         lines.append(

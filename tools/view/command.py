@@ -27,6 +27,7 @@ from tools.view.inputs import Inputs, find_inputs
 from tools.view.judged import judged_questions
 from tools.view.page_file import page_html
 from tools.view.pictures import PictureStore
+from tools.view.search_trees import searched_questions
 
 DEFAULT_LIMIT = 2000
 
@@ -75,6 +76,8 @@ def _questions(inputs: Inputs, image_root: str | None, limit: int) -> list[Quest
     found: list[Question] = []
     if inputs.rollouts is not None:
         found += candidate_questions(inputs.rollouts, inputs.candidate_scores, inputs.benchmarks)
+    if inputs.searches is not None:
+        found += searched_questions(inputs.searches, inputs.benchmarks)
     if inputs.visual_process_bench is not None:
         found += judged_questions(inputs.visual_process_bench, inputs.step_scores)
     if inputs.annotations:

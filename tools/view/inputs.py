@@ -30,6 +30,7 @@ class Inputs:
 
     Attributes:
         rollouts: Rollout file, or folder of such files.
+        searches: Rollout file of a search, with its trees.
         candidate_scores: Scores of a test on them.
         benchmarks: Questions of the rollouts.
         visual_process_bench: Folder of VisualProcessBench.
@@ -39,6 +40,7 @@ class Inputs:
     """
 
     rollouts: Path | None = None
+    searches: Path | None = None
     candidate_scores: Path | None = None
     benchmarks: Benchmarks | None = None
     visual_process_bench: Path | None = None
@@ -140,6 +142,8 @@ def _kind_of_file(path: Path) -> str:
         return "step_scores"
     if isinstance(row.get("response"), dict):
         return "visual_process_bench"
+    if isinstance(row.get("search"), dict):
+        return "searches"
     if "sample_index" in row and "response" in row:
         return "rollouts"
     if "steps_with_score" in row or "conversations" in row:

@@ -151,6 +151,19 @@ def test_variants_ask_one_question_of_ten_pictures(pool):
         check(question)
 
 
+def test_later_variants_show_digits_that_are_not_misread(pool):
+    """Levels 1, 2 and 3 in turn: that many variants show any digits, and the others only 0 to 4."""
+    shown = {}
+    for seed in range(1, 301):
+        variants = position_sum_variants(seed, pool, np.random.default_rng(seed))
+        assert {question.metadata["level"] for question in variants} == {(1, 2, 3)[(seed - 1) % 3]}
+        for question in variants:
+            digits = {int(step[-2]) for step in question.steps[:2]}
+            shown.setdefault((question.metadata["level"], question.metadata["variant"]), set()).update(digits)
+    for (level, variant), digits in shown.items():
+        assert digits == set(range(10 if variant <= level else 5))
+
+
 def test_a_group_is_about_one_picture(pool):
     for group in range(20):
         first, second, both = questions = two_hop_group(group, pool, np.random.default_rng(group))

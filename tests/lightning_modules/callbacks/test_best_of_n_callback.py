@@ -343,6 +343,17 @@ def test_impossible_numbers_of_candidates_are_dropped_with_a_warning(run, tmp_pa
         trainer.validate(Reader(), loaders, verbose=False)
 
 
+def test_all_powers_of_two_are_reported_by_default(run, tmp_path):
+    """And the number of candidates that there are, if it is none."""
+    world, _ = run
+    for most, expected in ((4, ["1", "2", "4"]), (3, ["1", "2", "3"]), (1, ["1"])):
+        callback = BestOfN(bootstrap=20, output_dir=str(tmp_path / str(most)))
+        trainer = make_trainer(tmp_path, logger=False, callbacks=[callback])
+        trainer.test(Reader(), evaluation_loaders(world, most)[1:-1], verbose=False)
+        stored = read_json(tmp_path / str(most) / "best_of_n_test.json")["accuracies"]["overall"]["self_consistency"]
+        assert list(stored) == expected
+
+
 class NotANumber(Reader):
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         outputs = super().validation_step(batch, batch_idx, dataloader_idx)

@@ -68,3 +68,17 @@ def test_nothing_to_evaluate():
         require_batches("validate", SimpleNamespace(num_test_batches=[], num_val_batches=[]))
     require_batches("test", SimpleNamespace(num_test_batches=[0, 3], num_val_batches=[]))
     require_batches("fit", SimpleNamespace(num_test_batches=[], num_val_batches=[]))
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "test"])
+def test_one_notice_says_which_reports_a_run_leaves_out(subcommand, tmp_path, monkeypatch):
+    notices = []
+    monkeypatch.setattr("lightning_modules.callbacks.required.rank_zero_info", notices.append)
+    both, neither = data(tmp_path, "benchmarks", "visual_process_bench"), data(tmp_path)
+    require_reporters(subcommand, [BestOfN(), ProcessBench()], both, Model())
+    require_reporters(subcommand, [], neither, Model())  # nobody has asked for a report
+    assert notices == []
+    require_reporters(subcommand, [BestOfN(), ProcessBench()], neither, Model())
+    require_reporters(subcommand, [BestOfN(), ProcessBench()], neither, Model("outcome"))
+    missing = "not given, and so left out of this run: BestOfN (data.benchmarks and data.rollouts)"
+    assert notices == [f"{missing}, ProcessBench (data.visual_process_bench)", missing]

@@ -198,9 +198,9 @@ class Reader(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.25)
 
 
-def evaluation_loaders(folder):
+def evaluation_loaders(folder, candidates=CANDIDATES):
     # Responses are scores here and hold no answers, so the verdicts are those of the file.
-    datasets = read_best_of_n_datasets(folder, folder / "rollouts.jsonl", num_candidates=CANDIDATES, rules="file")
+    datasets = read_best_of_n_datasets(folder, folder / "rollouts.jsonl", num_candidates=candidates, rules="file")
     return [
         DataLoader(judged_solutions(), batch_size=2, collate_fn=collate_judged),
         *(DataLoader(dataset, batch_size=3, collate_fn=collate_candidates) for dataset in datasets.values()),

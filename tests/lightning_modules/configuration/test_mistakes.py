@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -140,6 +141,26 @@ MISTAKES = {
     ),
     "seed": Mistake("seed must be at least 0, got -1", ("--data.seed=-1",), place=r"at command line: --data\.seed=-1"),
     "workers": Mistake("num_workers must be at least 0, got -1", ("--data.num_workers=-1",)),
+    "no samples": Mistake(
+        "num_samples must be at least 1, got 0",
+        ("--model=Policy", "--model.model_name_or_path={model}", "--model.num_samples=0"),
+        change={"model": None},
+        command="predict",
+    ),
+    "setting that sampling does not have": Mistake(
+        "`top_q` is not a setting of sampling; did you mean `top_k` or `top_p`",
+        ("--model=Policy", "--model.model_name_or_path={model}", "--model.sampling={top_q: 1}"),
+        change={"model": None},
+        status=2,
+        command="predict",
+    ),
+    "class of this project without its path": Mistake(
+        r"there is no class 'ServerEngine'; did you mean `lightning_modules\.generation\.server_engine\.ServerEngine`",
+        ("--model=Policy", "--model.model_name_or_path={model}", "--model.engine=ServerEngine"),
+        change={"model": None},
+        status=2,
+        command="predict",
+    ),
     "prompts of a batch": Mistake(
         "batch_size must be at least 1, got 0",
         ("--data=PromptDataModule", "--data.prompts={folder}/prompts.jsonl", "--data.batch_size=0"),
@@ -148,6 +169,9 @@ MISTAKES = {
     ),
     "empty variable as a folder": Mistake(
         r"folder must be a path, got ''", ("--trainer.callbacks+=RunCheckpoints", "--trainer.callbacks.folder=")
+    ),
+    "empty variable as data": Mistake(
+        r"data\.init_args\.train_annotations must be a path, got ''", ("--data.train_annotations=['']",)
     ),
     "callback given twice": Mistake(
         "Found more than one stateful callback of type `RunCheckpoints`",
@@ -174,6 +198,34 @@ MISTAKES = {
         ("--model.threshold=3",),
         place=r"at command line: --model\.threshold=3",
     ),
+    "learning rate uphill": Mistake(
+        r"learning_rate must be positive, got -0\.001",
+        ("--model.learning_rate=-0.001",),
+        place=r"at command line: --model\.learning_rate=-0\.001",
+    ),
+    "weight decay": Mistake("weight_decay must be at least 0, got -1.0", ("--model.weight_decay=-1",)),
+    "warm-up": Mistake(r"warmup_ratio must be in \[0, 1\).*, got 5.0", ("--model.warmup_ratio=5",)),
+    "weight of the second loss": Mistake(
+        "language_model_weight must be at least 0, got -2.0", ("--model.language_model_weight=-2",)
+    ),
+    "optimizer's own setting": Mistake(
+        "optimizer: Invalid epsilon value: -1.0",
+        ("--model.optimizer=torch.optim.AdamW", "--model.optimizer.eps=-1"),
+    ),
+    "setting that the optimizer does not have": Mistake(
+        "`foo` is not a setting of optimizer; those are amsgrad, betas",
+        ("--model.optimizer=torch.optim.AdamW", "--model.optimizer.foo=1"),
+        status=2,
+    ),
+    "class of another kind": Mistake(
+        "model.optimizer: `Policy` is a class of another kind", ("--model.optimizer=Policy",), status=2
+    ),
+    "attention": Mistake("the model cannot be loaded: .*SDPA", ("--model.backbone.attention_implementation=SDPA",)),
+    "dtype of storage alone": Mistake(
+        "dtype must be auto, bfloat16, .* got 'float8_e4m3fn'", ("--model.backbone.dtype=float8_e4m3fn",)
+    ),
+    "alpha": Mistake("lora.alpha must be above 0, got -1.0", ("--model.backbone.lora.alpha=-1",)),
+    "memory for candidates": Mistake("scoring_memory_gib must be above 0", ("--model.scoring_memory_gib=0",)),
     "accelerator": Mistake("You selected an invalid accelerator name", ("--trainer.accelerator=abacus",)),
     "interval": Mistake(
         "invalid value 2.5 for val_check_interval",
@@ -196,6 +248,18 @@ MISTAKES = {
     "weights cut short": Mistake(
         r"cut/model\.safetensors: damaged or cut short \(1000 bytes\)",
         ("--model.model_name_or_path={folder}/cut",),
+    ),
+    "model name of a variable that is not set": Mistake(
+        r"model_name_or_path must be a path, got ''; is a variable of the shell not set",
+        ("--model.model_name_or_path=",),
+    ),
+    "model that writes no text": Mistake(
+        "clip: models of the family 'clip' cannot be a backbone: `transformers` has no class for it that writes text",
+        ("--model.model_name_or_path={folder}/clip",),
+    ),
+    "protocol that is none": Mistake(
+        r"protocol/process_reward_model\.json: objective must be one of .* got 'valu'",
+        ("--model.model_name_or_path={folder}/protocol", "--model.objective=value"),
     ),
     # Data and checkpoints.
     "data that is not there": Mistake(
@@ -258,6 +322,10 @@ def folder(tmp_path_factory, tiny_checkpoint):
     for file in tiny_checkpoint.iterdir():
         (folder / "cut" / file.name).write_bytes(file.read_bytes())
     os.truncate(folder / "cut" / "model.safetensors", 1000)
+    shutil.copytree(tiny_checkpoint, folder / "clip")
+    (folder / "clip" / "config.json").write_text('{"model_type": "clip"}')
+    shutil.copytree(tiny_checkpoint, folder / "protocol")
+    (folder / "protocol" / "process_reward_model.json").write_text('{"objective": "valu"}')
     return folder
 
 
@@ -446,6 +514,34 @@ def test_too_little_memory(begun, folder):
     assert "lower data.batch_size (now 256) and raise trainer.accumulate_grad_batches" in second
     assert "Traceback" in (output.parent / "failures" / "rank0.log").read_text()
     assert last == f"  traceback: {output.parent}/failures/rank0.log (here with VISUALPRM_DEBUG=1)"
+
+
+@pytest.mark.parametrize(
+    ("hook", "text", "says"),
+    [
+        ("setup", None, r"set model\.backbone\.dtype bfloat16 \(now auto\) or model\.backbone\.quantization nf4"),
+        ("on_train_batch_start", None, r"lower data\.batch_size \(now 8\) and raise trainer\.accumulate_grad_batches"),
+        ("on_before_optimizer_step", "CUDA error: out of memory", r"set model\.backbone\.gradient_checkpointing true"),
+        (
+            "on_after_backward",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
+            r"model\.backbone\.lora",
+        ),
+    ],
+)
+def test_too_little_memory_of_a_gpu(hook, text, says, folder, sound, command):
+    """The types and texts of PyTorch, raised where it would raise them; no GPU is needed to report them."""
+    init_args = {"hook": hook, "text": text}
+    callback = {"class_path": "cli_runs.OutOfMemory", "init_args": init_args}
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(changed(sound, {T + "callbacks": [callback]}, folder)))
+    status, written = command("fit", "--config", file)
+    first, second, last = reported(written)
+    assert (status, "Traceback" in written, len(written.splitlines()) <= 6) == (1, False, True), written
+    assert first.startswith("visualprm: error: out of memory: ")
+    assert "Of the allocated memory" not in first
+    assert re.search(says, second), second
+    assert last == f"  traceback: {folder}/run/failures/rank0.log (here with VISUALPRM_DEBUG=1)"
 
 
 def raised(action):

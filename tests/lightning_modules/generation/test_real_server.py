@@ -164,6 +164,20 @@ def test_probabilities_of_the_next_token(server, in_process, through):
             assert abs(logprobs[token].item() - logprob) < 1e-3
 
 
+def test_probabilities_of_options_and_responses(in_process, through):
+    """As judges and likelihoods ask for them."""
+    options, engine = (("3", "The"), ("7",)), through()
+    groups = [[request] for request in ALL_KINDS[::2]]
+    for of_server, ours in zip(
+        engine.option_logprobs(groups, options), in_process.option_logprobs(groups, options), strict=True
+    ):
+        assert of_server[0].tolist() == pytest.approx(ours[0].tolist(), abs=1e-3)
+    for cut_at in (None, 5):
+        found = engine.response_logprobs(groups, cut_at), in_process.response_logprobs(groups, cut_at)
+        for of_server, ours in zip(*found, strict=True):
+            assert of_server[0].tolist() == pytest.approx(ours[0].tolist(), abs=1e-3)
+
+
 def texts(answers):
     return [[text.text for text in each] for each in answers]
 

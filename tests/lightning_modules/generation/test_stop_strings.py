@@ -21,6 +21,8 @@ def test_the_stop_string_that_begins_first_counts(text, stop, expected):
     found = cut_at_stop(GeneratedText(text, "length", 7, 5), stop)
     assert (found.text, found.finish_reason) == expected
     assert (found.prompt_tokens, found.completion_tokens) == (7, 5)
+    # Whether a text was cut, and where, or has ended by itself.
+    assert found.stopped_at == (None if expected[1] == "length" else text[len(expected[0]) :].split()[0])
 
 
 def test_in_process(sharp_model, sharp_checkpoint):

@@ -212,7 +212,7 @@ def test_a_text_only_checkpoint_stays_one(family_checkpoint, tmp_path):
 
 def test_options_are_checked():
     for wrong in ("float33", "int64", "nn"):
-        with pytest.raises(ValueError, match=f"must be 'auto' or a floating-point torch dtype.* got '{wrong}'"):
+        with pytest.raises(ValueError, match=f"dtype must be auto, bfloat16, .* got '{wrong}'"):
             BackboneOptions(dtype=wrong)
     with pytest.raises(ValueError, match=r"quantization must be one of .*'nf4', 'int8'.* or null, got 'fp4'"):
         BackboneOptions(quantization="fp4")

@@ -99,7 +99,7 @@ def test_load_backbone(tiny_checkpoint):
     assert loaded.config._attn_implementation == "eager"
     assert loaded.training
     for wrong in ("float33", "int64", "nn"):
-        with pytest.raises(ValueError, match=f"must be 'auto' or a floating-point torch dtype.* got '{wrong}'"):
+        with pytest.raises(ValueError, match=f"dtype must be auto, bfloat16, .* got '{wrong}'"):
             BackboneOptions(dtype=wrong)
 
 

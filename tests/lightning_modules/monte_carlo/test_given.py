@@ -42,3 +42,16 @@ def test_rows_of_another_form(tmp_path, rows, message):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"solutions_from: .*none\.jsonl is no file"):
         GivenSolutions(tmp_path / "none.jsonl")
+
+
+def test_a_file_of_no_prompt(tmp_path):
+    """An empty file, as of a failed export, and rows of other prompts would end with an empty output."""
+    with pytest.raises(ValueError, match=r"solutions_from: .*empty\.jsonl holds no rows"):
+        GivenSolutions(write(tmp_path / "empty.jsonl", []))
+    given = GivenSolutions(write(tmp_path / "rows.jsonl", [{"id": "a/0", "response": "3"}]))
+    given.require_some()
+    given.of(["b", "c"])
+    with pytest.raises(ValueError, match="holds no solutions of any of the 2 prompts, but of 'a' and others"):
+        given.require_some()
+    given.of(["a"])
+    given.require_some()

@@ -86,6 +86,28 @@ def test_table_and_disagreements(folder, monkeypatch, capsys, tmp_path):
     ]
 
 
+def test_a_letter_means_the_option_that_the_model_read(folder, monkeypatch, capsys):
+    """The options of the benchmark are Yes, No; the model was asked when they stood in another order."""
+    told = {"query": "Is it red?\nChoices:\n(A) No\n(B) Yes", "response": "The answer is (B).", "extraction": "B"}
+    told |= {"true_false": True, "prediction": "No"}  # as the authors read the letter since
+    write_json(folder / "mathvista" / "output_model.json", {"1": told})
+    run(monkeypatch, folder, "--only", "mathvista")
+    assert capsys.readouterr().out.splitlines()[1].split()[-3:] == ["0", "0", "-"]
+
+
+def test_sums_of_a_folder(folder, monkeypatch, capsys):
+    told = {"query": "Is it red?", "true_false": True, "prediction": "No", "response": "No.", "extraction": "No"}
+    write_json(folder / "mathvista" / "output_other.json", {"1": told})
+    run(monkeypatch, folder, "--only", "mathvista")
+    *_, line = capsys.readouterr().out.splitlines()
+    # of four responses, all published as right, ours two; of the three that are named one is rejected
+    assert (line[:46].strip(), line.split()[3], line.split()[-5:]) == (
+        "mathvista, all 2",
+        "4",
+        ["50.00", "50.00", "0", "1", "33.3%"],
+    )
+
+
 def test_only_some_files(folder, monkeypatch, capsys):
     run(monkeypatch, folder, "--only", "mmmu")
     assert len(capsys.readouterr().out.splitlines()) == 2
