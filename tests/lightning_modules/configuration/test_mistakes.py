@@ -289,6 +289,10 @@ MISTAKES = {
     # Commands that would end without a word.
     "nothing to test on": Mistake("nothing to test on; give the data module visual_process_bench", command="test"),
     "nothing to validate on": Mistake("nothing to validate on; give", command="validate"),
+    "file as the folder of reports": Mistake(
+        "{folder}/rows.jsonl: {folder}/rows.jsonl is a file, no folder|{folder}/rows.jsonl: Not a directory",
+        ("--trainer.callbacks+=ProcessBench", "--trainer.callbacks.output_dir={folder}/rows.jsonl"),
+    ),
     "predictions for nobody": Mistake("no callback writes the predictions", command="predict"),
     "link to nothing as output": Mistake(
         "link: is a link to nowhere, which is not there",
