@@ -73,6 +73,8 @@ def require_places(callbacks: Sequence[Callback]) -> None:
     """
     for folder in dict.fromkeys(getattr(each, "output_dir", None) for each in callbacks):
         if folder is not None:
+            if Path(folder).is_file():
+                raise NotADirectoryError(f"output_dir: {folder} is a file, no folder")
             with errors_name(Path(folder)):
                 require_writable_file(Path(folder) / "report")
 

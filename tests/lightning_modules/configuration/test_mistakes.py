@@ -149,13 +149,6 @@ MISTAKES = {
         change={"model": None},
         command="predict",
     ),
-    "setting that sampling does not have": Mistake(
-        "`top_q` is not a setting of sampling; did you mean `top_k` or `top_p`",
-        ("--model=Policy", "--model.model_name_or_path={model}", "--model.sampling={top_q: 1}"),
-        change={"model": None},
-        status=2,
-        command="predict",
-    ),
     "class of this project without its path": Mistake(
         r"there is no class 'ServerEngine'; did you mean `lightning_modules\.generation\.server_engine\.ServerEngine`",
         ("--model=Policy", "--model.model_name_or_path={model}", "--model.engine=ServerEngine"),
@@ -290,7 +283,7 @@ MISTAKES = {
     "nothing to test on": Mistake("nothing to test on; give the data module visual_process_bench", command="test"),
     "nothing to validate on": Mistake("nothing to validate on; give", command="validate"),
     "file as the folder of reports": Mistake(
-        "{folder}/rows.jsonl: {folder}/rows.jsonl is a file, no folder|{folder}/rows.jsonl: Not a directory",
+        "output_dir: {folder}/rows.jsonl is a file, no folder",
         ("--trainer.callbacks+=ProcessBench", "--trainer.callbacks.output_dir={folder}/rows.jsonl"),
     ),
     "predictions for nobody": Mistake("no callback writes the predictions", command="predict"),
