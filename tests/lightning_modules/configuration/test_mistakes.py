@@ -519,7 +519,7 @@ def test_too_little_memory(begun, folder):
     ("hook", "text", "says"),
     [
         ("setup", None, r"set model\.backbone\.dtype bfloat16 \(now auto\) or model\.backbone\.quantization nf4"),
-        ("on_train_batch_start", None, r"lower data\.batch_size \(now 8\) and raise trainer\.accumulate_grad_batches"),
+        ("on_before_backward", None, r"lower data\.batch_size \(now 8\) and raise trainer\.accumulate_grad_batches"),
         ("on_before_optimizer_step", "CUDA error: out of memory", r"set model\.backbone\.gradient_checkpointing true"),
         (
             "on_after_backward",
