@@ -179,14 +179,17 @@ def require_another_file(path: Path, read: Iterable[Path]) -> None:
         raise FileExistsError(f"{path} is read, and would be replaced; give another file")
 
 
+_TRIAL = 2**16  # bytes
+
+
 def _try_beside(path: Path) -> None:
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"{path}: is a link to {os.readlink(path)}, which is not there")
     made = [each for each in reversed(path.absolute().parents) if not each.exists()]
     with errors_name(path):
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}."):
-            pass
+        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as place:
+            Path(place, "trial").write_bytes(bytes(_TRIAL))  # a full disk still takes a folder
     for each in reversed(made):
         each.rmdir()
 

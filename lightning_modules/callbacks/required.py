@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.evaluation import EvaluationDataModule
+from datamodules.storage.files import errors_name, require_writable_file
 from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.calibrate_scores import CalibrateScores
 from lightning_modules.callbacks.picture_controls import PictureControls
@@ -61,6 +63,20 @@ def require_reporters(
                 f"{subcommand}: data.{argument} is given, but no callback reports on it; add "
                 f"--trainer.callbacks+={kinds[0].__name__}, or leave data.{argument} out"
             )
+
+
+def require_places(callbacks: Sequence[Callback]) -> None:
+    """Make sure that reports can be written where callbacks are told to, before hours of evaluation are lost.
+
+    Raises:
+        OSError: That names the first folder which cannot be written.
+    """
+    for folder in dict.fromkeys(getattr(each, "output_dir", None) for each in callbacks):
+        if folder is not None:
+            if Path(folder).is_file():
+                raise NotADirectoryError(f"output_dir: {folder} is a file, no folder")
+            with errors_name(Path(folder)):
+                require_writable_file(Path(folder) / "report")
 
 
 def _report_left_out(callbacks: Sequence[Callback], data: EvaluationDataModule, model: LightningModule) -> None:

@@ -36,7 +36,7 @@ from lightning_modules.callbacks.interrupt import Interrupt
 from lightning_modules.callbacks.lost_ranks import LostRanks
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.requeue import Requeue
-from lightning_modules.callbacks.required import require_batches, require_reporters
+from lightning_modules.callbacks.required import require_batches, require_places, require_reporters
 from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.configuration.mistakes import cause_in_constructor
 from lightning_modules.configuration.out_of_memory import advice, is_out_of_memory
@@ -91,6 +91,8 @@ class VisualPRMCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             require_reporters(subcommand, self.trainer.callbacks, self.datamodule, self.model)  # type: ignore[attr-defined]
+            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                require_places(self.trainer.callbacks)  # type: ignore[attr-defined]
             super()._run_subcommand(subcommand)
             require_batches(subcommand, self.trainer)
         except SystemExit as end:

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
 from datamodules.storage.checkpoint_names import loading, require_model
 from datamodules.storage.files import parse_json_line
@@ -66,12 +70,10 @@ def backbone_obstacle(config: Any) -> str | None:
         return "it is an encoder-decoder model"
     if reason := _BY_NAME.get(config.model_type):
         return reason
-    try:
-        kind = auto_class(config)
-    except ValueError:
+    if not any(type(config) in known for known in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)):
         return "`transformers` has no class for it that writes text"
     with torch.device("meta"):
-        return _structural_obstacle(kind.from_config(config, trust_remote_code=False))
+        return _structural_obstacle(auto_class(config).from_config(config, trust_remote_code=False))
 
 
 def _structural_obstacle(model: PreTrainedModel) -> str | None:

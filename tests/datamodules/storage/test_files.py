@@ -183,7 +183,7 @@ def test_an_error_names_the_file_that_it_is_about(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"'{tmp_path}/model'"), atomic_folder(tmp_path / "model") as folder:
         (folder / "below" / "weights").write_text("")
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match=rf"'{tmp_path}/file/model'"):
+    with pytest.raises(FileExistsError, match=rf"'{tmp_path}/file/model'"):
         atomic_write_text(tmp_path / "file" / "model", "")
 
 

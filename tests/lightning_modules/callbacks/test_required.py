@@ -9,7 +9,7 @@ from lightning_modules.callbacks.picture_controls import PictureControls
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.callbacks.progress import RunProgress
-from lightning_modules.callbacks.required import require_batches, require_reporters
+from lightning_modules.callbacks.required import require_batches, require_places, require_reporters
 from lightning_modules.protocol import Protocol
 
 
@@ -56,6 +56,14 @@ def test_predictions_are_written(tmp_path):
     with pytest.raises(ValueError, match=r"callbacks\+=PredictionWriter"):
         require_reporters("predict", [RunProgress()], None, Model())
     require_reporters("predict", [PredictionWriter(str(tmp_path / "out.jsonl"))], None, Model())
+
+
+def test_places_of_reports(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file"):
+        require_places([BestOfN(output_dir=str(tmp_path / "new")), ProcessBench(output_dir=str(tmp_path / "file"))])
+    require_places([BestOfN(), BestOfN(output_dir=str(tmp_path / "new")), RunProgress()])
+    assert not (tmp_path / "new").exists()
 
 
 def test_fit_reports_its_loss(tmp_path):

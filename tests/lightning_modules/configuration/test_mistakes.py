@@ -149,13 +149,6 @@ MISTAKES = {
         change={"model": None},
         command="predict",
     ),
-    "setting that sampling does not have": Mistake(
-        "`top_q` is not a setting of sampling; did you mean `top_k` or `top_p`",
-        ("--model=Policy", "--model.model_name_or_path={model}", "--model.sampling={top_q: 1}"),
-        change={"model": None},
-        status=2,
-        command="predict",
-    ),
     "class of this project without its path": Mistake(
         r"there is no class 'ServerEngine'; did you mean `lightning_modules\.generation\.server_engine\.ServerEngine`",
         ("--model=Policy", "--model.model_name_or_path={model}", "--model.engine=ServerEngine"),
@@ -289,6 +282,10 @@ MISTAKES = {
     # Commands that would end without a word.
     "nothing to test on": Mistake("nothing to test on; give the data module visual_process_bench", command="test"),
     "nothing to validate on": Mistake("nothing to validate on; give", command="validate"),
+    "file as the folder of reports": Mistake(
+        "output_dir: {folder}/rows.jsonl is a file, no folder",
+        ("--trainer.callbacks+=ProcessBench", "--trainer.callbacks.output_dir={folder}/rows.jsonl"),
+    ),
     "predictions for nobody": Mistake("no callback writes the predictions", command="predict"),
     "link to nothing as output": Mistake(
         "link: is a link to nowhere, which is not there",
@@ -522,7 +519,7 @@ def test_too_little_memory(begun, folder):
     ("hook", "text", "says"),
     [
         ("setup", None, r"set model\.backbone\.dtype bfloat16 \(now auto\) or model\.backbone\.quantization nf4"),
-        ("on_train_batch_start", None, r"lower data\.batch_size \(now 8\) and raise trainer\.accumulate_grad_batches"),
+        ("on_before_backward", None, r"lower data\.batch_size \(now 8\) and raise trainer\.accumulate_grad_batches"),
         ("on_before_optimizer_step", "CUDA error: out of memory", r"set model\.backbone\.gradient_checkpointing true"),
         (
             "on_after_backward",
