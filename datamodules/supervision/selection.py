@@ -84,7 +84,7 @@ def balanced_information(
     is_scored, is_right = ~np.isnan(mc), mc > threshold
 
     def total(values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(owner, values, len(table))
+        return np.bincount(owner, values, len(table)).astype(np.float64)
 
     share = total(is_right.astype(float)) / total(is_scored.astype(float)).clip(min=1)
     weights = counts * is_right

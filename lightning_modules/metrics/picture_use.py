@@ -96,7 +96,8 @@ def step_judgement_uses(
     owner = np.repeat(np.arange(len(lengths)), lengths)
     judged = flat >= threshold
     kinds = np.stack([judged & labels, judged & ~labels, ~judged & labels, ~judged & ~labels])  # (4, 3, steps)
-    counts = np.stack([np.bincount(owner, row, len(lengths)) for row in kinds.reshape(12, -1).astype(float)], axis=1)
+    rows = kinds.reshape(12, -1).astype(np.float64)
+    counts = np.stack([np.bincount(owner, row, len(lengths)) for row in rows], axis=1).astype(np.float64)
     resampled = resampled_means(counts, draws, generator)
     f1, f1_draws = _macro_f1(counts.mean(axis=0)), _macro_f1(resampled)
     found = np.array([_auroc(values, labels) for values in flat])

@@ -111,6 +111,5 @@ def test_visual_process_bench(world, write_lines):
 
 
 def test_nothing_to_compare_with(world, capsys):
-    with pytest.raises(SystemExit):
-        run(world, benchmarks=False)
+    assert main(["decontaminate", str(world / "data" / "algebra.jsonl")]) == 2
     assert "give --benchmarks, --visual-process-bench, or both" in capsys.readouterr().err
