@@ -127,6 +127,8 @@ class KnockoutJudge(SamplingModule):
         ValueError: If the request lacks a place for a solution.
     """
 
+    given: GivenSolutions
+
     def __init__(
         self,
         model_name_or_path: str,
@@ -191,7 +193,7 @@ class KnockoutJudge(SamplingModule):
                     "source": prompt.source,
                     "response": text,
                     "scores": {"rounds_won": score},
-                    "meetings": {**bracket.outcomes},
+                    "meetings": {str(kind): count for kind, count in bracket.outcomes.items()},
                 }
                 for number, (text, score) in enumerate(zip(bracket.texts, bracket.scores(), strict=True))
             ]

@@ -36,6 +36,8 @@ class ResponseLikelihood(SamplingModule):
         ValueError: If the engine does not tell how likely tokens are.
     """
 
+    given: GivenSolutions
+
     def __init__(
         self,
         model_name_or_path: str,
