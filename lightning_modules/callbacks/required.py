@@ -67,7 +67,7 @@ def _report_left_out(callbacks: Sequence[Callback], data: EvaluationDataModule, 
     """Say which reports have callbacks, but nothing to report on; one line of them all, from rank zero."""
     lines = [
         f"{kind.__name__} (data.{_GIVEN_BY[argument]})"
-        for argument, kind in _REPORTERS.items()
+        for argument, (kind, *_) in _REPORTERS.items()
         if not data.hparams[argument]
         and any(isinstance(each, kind) for each in callbacks)
         and not (kind is ProcessBench and protocol_of(model).response_as_one_step)
