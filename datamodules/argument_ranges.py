@@ -2,6 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+MAX_WORKERS = 1024
+"""Of a dataloader: each is a process."""
+
+
+def require_workers(num_workers: int) -> None:
+    """Refuse a number of workers that is negative, or that no machine can start.
+
+    Raises:
+        ValueError: That names it.
+    """
+    require_at_least(0, num_workers=num_workers)
+    if num_workers > MAX_WORKERS:
+        raise ValueError(f"num_workers must be at most {MAX_WORKERS}, got {num_workers}")
+
+
+def require_names(**arguments: Sequence[str] | None) -> None:
+    """Refuse lists of names without any: nothing would be chosen, and nothing said. None is not given.
+
+    Raises:
+        ValueError: That names the first one.
+    """
+    for name, value in arguments.items():
+        if value is not None and not value:
+            raise ValueError(f"{name} must name at least one; leave it out for all")
+
 
 def require_at_least(minimum: int, **arguments: int | None) -> None:
     """Refuse numbers that are too small; None is not given.

@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from transformers import AutoProcessor
 
-from datamodules.argument_ranges import require_at_least
+from datamodules.argument_ranges import require_at_least, require_names, require_workers
 from datamodules.batching.candidate_batch import CandidateCollator
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.lengths import TokenCounter
@@ -99,7 +99,8 @@ class EvaluationDataModule(LightningDataModule):
         self.benchmark_options = benchmark_options
         require_at_least(1, candidates_per_question=candidates_per_question, eval_batch_size=eval_batch_size)
         require_at_least(1, questions_per_batch=questions_per_batch, max_steps=max_steps)
-        require_at_least(0, num_workers=num_workers)
+        require_workers(num_workers)
+        require_names(benchmark_names=benchmark_names)
         self._model: RewardModelFacts | None = None
         self._stage = ""
         self._process_bench: VisualProcessBenchDataset | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from datamodules.argument_ranges import require_at_least
+from datamodules.argument_ranges import require_at_least, require_names, require_workers
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.left_out import LeftOutRows
 from datamodules.batching.position import ResumableData, TrainingPosition
@@ -139,7 +139,9 @@ class PromptDataModule(ResumableData, LightningDataModule):
     ) -> None:
         super().__init__()
         require_at_least(1, batch_size=batch_size, max_prompts_per_source=max_prompts_per_source)
-        require_at_least(0, num_workers=num_workers, seed=seed, max_prompts=max_prompts)
+        require_at_least(0, seed=seed, max_prompts=max_prompts)
+        require_workers(num_workers)
+        require_names(benchmark_names=benchmark_names)
         if (prompts or sources) and benchmarks:
             raise ValueError(f"give either '{'prompts' if prompts else 'sources'}' or 'benchmarks', not both")
         if visual_process_bench and (prompts or sources or benchmarks):

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.batching.candidate_batch import CandidateBatch
 from datamodules.batching.collate import StepBatch
-from datamodules.conversation.candidates import EncodedCandidates
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import PastVerdicts, PictureRules, QuestionText, WhiteSpace
 from datamodules.interfaces import (
@@ -30,21 +25,20 @@ from datamodules.interfaces import (
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.export.reward_model import write_reward_model
-from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
+from lightning_modules.metrics.response_score import Aggregation
 from lightning_modules.model.backbone import BackboneOptions, ImageBackend, config_beside, load_backbone, load_processor
-from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
 from lightning_modules.objectives.language_model_loss import step_text_losses, verdict_losses
 from lightning_modules.objectives.past_verdicts import LabelsAsVerdicts
 from lightning_modules.objectives.step_loss import LossOptions, LossSum, StepLoss, step_scores
 from lightning_modules.objectives.step_validation import StepValidation
-from lightning_modules.objectives.table import ObjectiveName, objective_named
+from lightning_modules.objectives.table import ObjectiveName
 from lightning_modules.protocol import FROM_DATA, PROTOCOL_FILE, PresetName, resolve_protocol
 from lightning_modules.scoring.calibration import Calibration
-from lightning_modules.scoring.candidates import score_candidates
-from lightning_modules.scoring.responses import QuestionWithResponses, ScoredResponses, read_responses
+from lightning_modules.scoring.responses import QuestionWithResponses, ScoredResponses
 from lightning_modules.scoring.scored_batch import ScoredBatch
+from lightning_modules.scoring.scoring_module import ScoringModule
 from lightning_modules.scoring.served_scorer import RewardModelServer, ServedScorer
 from lightning_modules.training.optimization import DEFAULT_WARMUP_RATIO, OptimizerFactory, require_optimization
 from lightning_modules.training.record import TrainingRecord, training_record
@@ -54,7 +48,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["ProcessRewardModel", "QuestionWithResponses", "RewardModelServer", "ScoredResponses"]
 
 
-class ProcessRewardModel(BackboneModule):
+class ProcessRewardModel(ScoringModule):
     """Learns from steps with Monte Carlo scores, and scores the steps of new solutions.
 
     Settings of the protocol that are None are those that the checkpoint's folder stores; without them they are the
@@ -180,14 +174,14 @@ class ProcessRewardModel(BackboneModule):
     def setup(self, stage: str) -> None:
         """Tell the data module how this model reads conversations."""
         if stage == "fit":
-            self._require_weights("fit")
+            self.require_weights("fit")
             # Training changes the scores; a resumed run gets what its checkpoint holds back.
             self.protocol = replace(self.protocol, step_threshold=None, step_threshold_chosen_on=None, calibration=None)
         data = data_module_of(self.trainer)
         if stage == "fit" and self.protocol.system_prompt == FROM_DATA:
             if not isinstance(data, SystemPromptData):
                 raise ValueError(f"system_prompt {FROM_DATA!r} needs a data module whose rows have one; give the text")
-            self._use_system_prompt(data.training_system_prompt())
+            self.use_system_prompt(data.training_system_prompt())
         if isinstance(data, RewardModelData):
             data.connect(self.facts)
 
@@ -208,43 +202,13 @@ class ProcessRewardModel(BackboneModule):
             needs_measured_scores=self.step_loss.needs_measured_scores,
         )
 
-    def _use_system_prompt(self, text: str) -> None:
-        self.protocol = replace(self.protocol, system_prompt=text)
-        self.encoder.use_system_prompt(text)
-
     def _training_verdicts(self) -> LabelsAsVerdicts | None:
         protocol = self.protocol
         if protocol.past_verdicts == "placeholder":
             return None
         return LabelsAsVerdicts(protocol.objective, protocol.threshold, tuple(protocol.class_tokens or ()))
 
-    def _require_system_prompt(self) -> None:
-        if self.protocol.system_prompt == FROM_DATA:
-            raise ValueError(
-                f"system_prompt is {FROM_DATA!r}, which training takes from its rows: fit the model or load a trained "
-                f"one, or give the text of the system prompt"
-            )
-
-    def _require_weights(self, purpose: str) -> None:
-        if self.served is not None:
-            raise ValueError(
-                f"{purpose} needs the weights in this process, but model.server names servers that hold them; leave "
-                f"model.server out (weights of a checkpoint are exported with visualprm-export and then served)"
-            )
-
     # ------------------------------------------------------------- forwards
-
-    def forward(self, batch: StepBatch) -> Tensor:
-        """Class logits of all steps of a batch of conversations: (B, S, K) float32; up to a constant from servers."""
-        if self.served is not None:
-            rows = self.served.class_logits(batch.conversations or [])
-            return pad_sequence(rows, batch_first=True).to(batch.step_positions.device)
-        return step_logits(self.head, hidden_states(self.backbone, batch), batch)
-
-    def scores_from_logits(self, logits: Tensor) -> Tensor:
-        """Step scores: expected value of the class tokens, for instance P(+), calibrated; (..., K) -> (...)."""
-        calibration, values = self.protocol.calibration, self.protocol.class_values
-        return step_scores(logits, values) if calibration is None else calibration.of_logits(logits, values)
 
     def training_step(self, batch: StepBatch, batch_idx: int) -> Tensor:
         """The step loss, plus the language-model loss if it is switched on.
@@ -285,7 +249,7 @@ class ProcessRewardModel(BackboneModule):
     ) -> ScoredBatch:
         """Score the steps of a batch of conversations or of Best-of-N candidates."""
         if isinstance(batch, CandidateBatch):
-            scored, uncertainties = self._score_encoded([group.encoded for group in batch.groups])
+            scored, uncertainties = self.score_with_uncertainties([group.encoded for group in batch.groups])
             return ScoredBatch(scored, step_uncertainties=uncertainties)
         logits = self(batch)
         scores = self.scores_from_logits(logits)
@@ -303,7 +267,7 @@ class ProcessRewardModel(BackboneModule):
         A folder that no reward model was saved to is judged with as it is, since the language-model head of any model
         gives scores; that is said.
         """
-        self._require_system_prompt()
+        self.require_system_prompt()
         name, is_fitting = self.hparams["model_name_or_path"], self.trainer.state.fn == TrainerFn.FITTING
         if not (is_fitting or self.trainer.ckpt_path or (Path(name) / PROTOCOL_FILE).is_file()):
             logger.warning(
@@ -324,83 +288,6 @@ class ProcessRewardModel(BackboneModule):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    # ---------------------------------------------------------------- score
-
-    def score_encoded(self, groups: Sequence[EncodedCandidates], with_all_ranks: bool = True) -> list[list[Tensor]]:
-        """Step scores of encoded candidates. In a distributed run all ranks must call it together.
-
-        Args:
-            groups: Questions with their candidates.
-            with_all_ranks: False for a call that the other ranks do not make, see :func:`score_candidates`.
-
-        Returns:
-            For each question, for each candidate, (S,) scores on the CPU.
-        """
-        return self._score_encoded(groups, with_all_ranks)[0]
-
-    @torch.no_grad()
-    def _score_encoded(
-        self, groups: Sequence[EncodedCandidates], with_all_ranks: bool = True
-    ) -> tuple[list[list[Tensor]], list[list[Tensor]] | None]:
-        """Step scores, and their uncertainties if the model learns any; each (S,) for each candidate of a question."""
-        if self.served is not None:
-            rows = iter(self.served.class_logits([each for group in groups for each in group.conversations or []]))
-            logits = [[next(rows) for _ in group.suffixes] for group in groups]
-        else:
-            pad_id = self.processor.tokenizer.pad_token_id
-            memory_gib = self.hparams["scoring_memory_gib"]
-            logits = score_candidates(
-                self.backbone, self.head, groups, pad_id, memory_gib, with_all_ranks=with_all_ranks
-            )
-        scores = [[self.scores_from_logits(candidate) for candidate in group] for group in logits]
-        uncertainty = objective_named(self.protocol.objective).uncertainty
-        if uncertainty is None or self.served is not None:  # servers give logits up to a constant
-            return scores, None
-        return scores, [[uncertainty(candidate) for candidate in group] for group in logits]
-
-    def score(
-        self, images: Image.Image | Sequence[Image.Image] | None, question: str, responses: Sequence[str]
-    ) -> ScoredResponses:
-        """Score N responses to one question.
-
-        Args:
-            images: One image, several (``<image>`` in the question says where), or None.
-            question: Its text. A model that reads questions ``bare`` leaves out an instruction that is known; one that
-                reads them ``as_asked`` is to be given what the policy was asked.
-            responses: N solutions whose steps are separated by blank lines. A blank one is one empty step, as in the
-                released scorer.
-
-        Raises:
-            TypeError: If an image is not a PIL image, or the responses are a single text.
-            ValueError: If there are no responses, an image cannot be used, be it by this model's processor alone, or
-                images and placeholders do not match.
-        """
-        (found,) = self.score_questions([QuestionWithResponses(images, question, responses)])
-        return found
-
-    def score_questions(
-        self, questions: Sequence[QuestionWithResponses], with_all_ranks: bool = True
-    ) -> list[ScoredResponses]:
-        """Score the responses to several questions together; raises what :meth:`score` raises.
-
-        Args:
-            questions: With their responses.
-            with_all_ranks: See :meth:`score_encoded`.
-        """
-        self._require_system_prompt()
-        read = [read_responses(question, self.encoder, self.protocol) for question in questions]
-        was_training = self.training
-        self.eval()
-        scores, uncertainties = self._score_encoded([encoded for _, encoded in read], with_all_ranks)
-        self.train(was_training)
-        found = []
-        for number, ((steps, _), candidates) in enumerate(zip(read, scores, strict=True)):
-            step_scores = [candidate.tolist() for candidate in candidates]
-            response_scores = [aggregate_step_scores(each, self.protocol.aggregation) for each in step_scores]
-            unsure = None if uncertainties is None else [each.tolist() for each in uncertainties[number]]
-            found.append(ScoredResponses(steps, step_scores, response_scores, unsure))
-        return found
-
     # ----------------------------------------------------------- persistence
 
     @classmethod
@@ -418,8 +305,8 @@ class ProcessRewardModel(BackboneModule):
 
         With sharded weights all ranks must call it together; rank zero writes.
         """
-        self._require_system_prompt()
-        self._require_weights("save_pretrained")
+        self.require_system_prompt()
+        self.require_weights("save_pretrained")
         whole = self.unsharded()
         if whole is not None:
             write_reward_model(
@@ -446,7 +333,7 @@ class ProcessRewardModel(BackboneModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the step threshold, the calibration, the system prompt and the training record from a checkpoint."""
-        self._require_weights("a checkpoint")
+        self.require_weights("a checkpoint")
         super().on_load_checkpoint(checkpoint)
         value, chosen_on = checkpoint.get("step_threshold", [None, None])
         stored = checkpoint.get("calibration")
@@ -455,5 +342,5 @@ class ProcessRewardModel(BackboneModule):
             self.protocol, step_threshold=value, step_threshold_chosen_on=chosen_on, calibration=calibration
         )
         if self.protocol.system_prompt == FROM_DATA:
-            self._use_system_prompt(checkpoint.get("system_prompt", FROM_DATA))
+            self.use_system_prompt(checkpoint.get("system_prompt", FROM_DATA))
         self.training_record = checkpoint.get("training_record")

@@ -82,11 +82,14 @@ class StepSearch(SamplingModule):
         engine: What samples, by class path; the model in this process by default.
 
     Attributes:
+        reward_model: The model; no submodule.
         prediction_costs: What the prompts of the last batch have cost, by id.
 
     Raises:
         ValueError: If ``num_candidates`` is below 1, or the reward model judges whole responses only.
     """
+
+    reward_model: ProcessRewardModel
 
     def __init__(
         self,
@@ -107,8 +110,8 @@ class StepSearch(SamplingModule):
         self.search, self.num_candidates, self.sampling = search, num_candidates, sampling
         self.prediction_costs: dict[str, dict[str, float]] = {}
         # Lightning's command line keeps the arguments of the module that it creates in a context variable, where a
-        # module within it would take them for its own.
-        self.reward_model = Context().run(reward_model.load)
+        # module within it would take them for its own. As a submodule it would be in the policy's checkpoints.
+        object.__setattr__(self, "reward_model", Context().run(reward_model.load))
         if self.reward_model.protocol.response_as_one_step:
             raise ValueError(
                 f"reward_model: {reward_model.model_name_or_path} judges whole responses (objective "

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 gc.disable()
 
 # A busy machine is no reason for a property not to hold, so there are no deadlines.
-settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("default", deadline=None, max_examples=10)
 settings.register_profile("all", deadline=None, max_examples=100)
 settings.load_profile("default")
 
@@ -45,7 +45,6 @@ LONG_FILES = (
     "distributed/test_slurm.py",
     "test_ablations.py",
     "test_experiments.py",
-    "test_runs_at_once.py",
     "lightning_modules/configuration/test_mistakes.py",
     "lightning_modules/model/test_backbone_module.py",
     "lightning_modules/callbacks/test_best_of_n_callback.py",
@@ -62,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the server of tests/fork_server.py once for all processes of pytest-xdist, while they collect tests."""
     if getattr(config.option, "dist", "no") != "no" and "PYTEST_XDIST_WORKER" not in os.environ:
         fork_server.share()
+        gc.enable()  # this process collects no tests
 
 
 def pytest_collection_finish() -> None:

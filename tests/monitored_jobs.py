@@ -135,11 +135,11 @@ def say(text):
     sys.stdout.flush()
 
 
-def train_and_fail(folder, checkpoint, annotations):
-    """A run of each strategy that ends well, runs that meet a NaN on rank 1, and last one where rank 1 fails alone."""
+def train(folder, checkpoint, annotations, strategies):
+    """A run of each strategy that ends well."""
     folder, rank = Path(folder), int(os.environ["RANK"])
     ballast = torch.ones(rank * 2**27)  # 512 MiB on rank 1
-    for strategy, more in STRATEGIES.items():
+    for strategy in strategies:
         place = folder / strategy
         place.mkdir(exist_ok=True)
         say(strategy)
@@ -148,16 +148,22 @@ def train_and_fail(folder, checkpoint, annotations):
             patch.object(sys, "argv", ["visualprm"]),
             slow_collation(SLOW if rank == 1 else 0.0),
         ):
-            cli.run(arguments(place, checkpoint, annotations, *more))
-        if strategy not in POISONED:
-            continue
+            cli.run(arguments(place, checkpoint, annotations, *STRATEGIES[strategy]))
+    assert len(ballast) == rank * 2**27
+
+
+def train_and_fail(folder, checkpoint, annotations):
+    """Runs that end well, runs that meet a NaN on rank 1, and last one where rank 1 fails alone."""
+    train(folder, checkpoint, annotations, POISONED)
+    folder, rank = Path(folder), int(os.environ["RANK"])
+    for strategy in POISONED:
         place = folder / f"{strategy}_poisoned"
         place.mkdir(exist_ok=True)
         poison = PoisonedPicture(ACCUMULATED)
         say(f"{strategy}_poisoned")
         with more_callbacks(Witness(place), poison) as made, patch.object(sys, "argv", ["visualprm"]):
             try:
-                cli.run(arguments(place, checkpoint, annotations, *more))
+                cli.run(arguments(place, checkpoint, annotations, *STRATEGIES[strategy]))
             except NonFiniteError as error:
                 (place / f"error{rank}.txt").write_text("\n".join([str(error), *error.__notes__]))
         (module,) = made
@@ -165,7 +171,6 @@ def train_and_fail(folder, checkpoint, annotations):
             name: torch.equal(local(value), local(poison.weights[name])) for name, value in module.named_parameters()
         }
         (place / f"unchanged{rank}.json").write_text(json.dumps(unchanged))
-    assert len(ballast) == rank * 2**27
     say("alone")
     command = ["visualprm", *arguments(folder / "alone", checkpoint, annotations, *STRATEGIES["ddp"])]
     with more_callbacks(BrokenRank()), patch.object(sys, "argv", command):

@@ -339,6 +339,14 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request)
     return ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.validation_fraction=0.2"]
 
 
+PARTS_OF_OTHER_RUNS = {
+    "experiments/quickstart/policy.yaml",  # `quickstart_run`
+    "experiments/visualprm_8b/full.yaml",  # what all others of its folder are laid over
+    "experiments/strategies/fsdp2.yaml",  # tests/distributed
+}
+"""Files that a test runs in any case."""
+
+
 def trial_run(path):
     """A case of the test below; tests/test_ablations.py runs ablations by the same commands.
 
@@ -346,6 +354,7 @@ def trial_run(path):
     """
     is_run_elsewhere = path.parent.name in ("ablations", "beyond") or path.stem in RUN_FOR_REAL | LIKE_OTHERS
     is_run_elsewhere |= path.parent.name == "paper" and path.stem != "table8"
+    is_run_elsewhere |= name_of(path) in PARTS_OF_OTHER_RUNS
     return pytest.param(path, marks=[pytest.mark.thorough] if is_run_elsewhere else [], id=name_of(path))
 
 

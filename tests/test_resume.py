@@ -35,6 +35,7 @@ def fit_arguments(name, folder, *options, keep=0):
     return [
         "fit",
         f"--config={CONFIGS}/{name}.yaml",
+        "--trainer.logger=CSVLogger",
         f"--trainer.logger.init_args.save_dir={folder}",
         "--trainer.logger.init_args.name=logs",
         "--trainer.logger.init_args.version=all",
@@ -127,8 +128,8 @@ def test_kill_in_the_middle_of_an_epoch(name, batches_done, quickstart_run, whol
         assert both[0] == both[1]
 
 
-# Inside of an epoch, inside of the next one, at the last batch but one, and at the end, of five batches and of four.
-USUAL_PLACES = {("policy", 2), ("policy", 7), ("process_reward_model", 3), ("process_reward_model", 4)}
+# Inside of an epoch of five batches, and at the end of one of four; the kill above is inside of the next one.
+USUAL_PLACES = {("policy", 2), ("process_reward_model", 4)}
 PLACES = [
     pytest.param(name, step, marks=[] if (name, step) in USUAL_PLACES else [pytest.mark.thorough])
     for name in ("policy", "process_reward_model")

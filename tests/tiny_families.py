@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
@@ -494,6 +495,8 @@ FAMILIES: dict[str, Family] = {
 }
 USUAL = ("gemma3", "idefics3", "internvl_qwen2", "qwen3_text", "qwen3_vl")
 """One of each way to name the parts of a model, to place pictures and to count positions."""
+EVERY_FAMILY = [pytest.param(name, marks=[] if name in USUAL else [pytest.mark.thorough]) for name in FAMILIES]
+"""Cases of a test of what does not depend on the family by itself; `make test` takes the usual ones."""
 MULTIMODAL = [name for name, family in FAMILIES.items() if family.is_multimodal]
 
 

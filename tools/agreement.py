@@ -29,10 +29,12 @@ def write_agreement(first: Path, second: Path, output: Path) -> dict[str, Counte
         For each source, how many steps are judged alike, differently, and not at all.
 
     Raises:
-        ValueError: If a row is malformed, or two rows of an id have different steps; names file and line.
+        ValueError: If a row is malformed, or two rows of an id have different steps; names file and line. If no row of
+            the first has an id of the second.
     """
     places = _places(second)
     counts: dict[str, Counter[str]] = {}
+    num_common = 0
     with atomic_file(output) as file, second.open("rb") as other:
         for where, line in read_lines(first):
             row = parse_json_line(line, where)
@@ -44,27 +46,37 @@ def write_agreement(first: Path, second: Path, output: Path) -> dict[str, Counte
                 other.seek(offset)
                 there = f"{second}:{number}"
                 judged = fields.items(parse_json_line(other.readline(), there), "steps_with_score", there)
+                num_common += 1
+                if not all(isinstance(step, Mapping) for step in (*steps, *judged)):
+                    raise ValueError(f"{where} and {there}: field 'steps_with_score' must be a list of objects")
                 if [step.get("step") for step in steps] != [step.get("step") for step in judged]:
                     raise ValueError(
                         f"{where}: the row {row_id!r} has other steps than that of {there}; annotate the same "
                         f"solutions (solutions_from) with the same max_steps and white_space"
                     )
-                verdicts = [_verdict(step) for step in judged]
+                verdicts = [_verdict(step, there) for step in judged]
             of_source = counts.setdefault(str(row.get("source", first.stem)), Counter())
             for step, verdict in zip(steps, verdicts, strict=True):
-                own = _verdict(step)
+                own = _verdict(step, where)
                 if verdict is not None and own is not None:
                     step["judge"] = verdict
                     of_source[AGREE if own == verdict else DIFFER] += 1
                 else:
                     of_source[UNJUDGED] += 1
             file.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
+        if not num_common:
+            raise ValueError(f"{first}: none of its rows has an id of {second}; give annotations of the same solutions")
     return counts
 
 
-def _verdict(step: Mapping[str, Any]) -> float | None:
+def _verdict(step: Any, where: str) -> float | None:
     """Whether a step has a score above 0, or is right by a judge whose scores are probabilities; None without one."""
-    return None if step.get("num_mc_total") == 0 else float(step.get("is_right", step["score"] > 0))
+    if not isinstance(step, Mapping):
+        raise ValueError(f"{where}: field 'steps_with_score' must be a list of objects")
+    if step.get("num_mc_total") == 0:
+        return None
+    is_right = step.get("is_right")
+    return float(fields.number(step, "score", where) > 0 if is_right is None else bool(is_right))
 
 
 def _places(path: Path) -> dict[str, tuple[int, int]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from lightning_modules.callbacks.prediction_record import Record
 from lightning_modules.monte_carlo.statistics import Statistics, statistics_of
+
+_NEEDED = ("requests", "prompt_tokens", "completion_tokens", "seconds")
 
 
 @dataclass(frozen=True)
@@ -60,23 +61,29 @@ def measured_rates(rows: Path) -> tuple[Rates, float]:
 
     Raises:
         FileNotFoundError: If there is no record.
-        ValueError: If the record holds no costs, since an earlier version has written it.
+        ValueError: If the record holds no costs, since an earlier version has written it, or belongs to something else
+            than an annotation; or there are no rows.
     """
     record = rows.with_name(f"{rows.name}.settings")
     if not record.is_file():
         raise FileNotFoundError(f"{record}: is not there; an annotation's costs are kept in it")
-    found: dict[str, Any] = json.loads(record.read_bytes())
-    costs: Mapping[str, float] = found.get("costs") or {}
-    if not costs.get("completion_tokens") or not costs.get("seconds"):
+    found = Record.of(record, is_finished=True)
+    costs, settings = found.costs, found.settings
+    if not (isinstance(costs, Mapping) and all(_is_positive(costs.get(name)) for name in _NEEDED)):
         raise ValueError(f"{record}: holds no costs; measure with an annotation that this version of the package makes")
+    if not _is_positive(settings.get("num_continuations")):
+        raise ValueError(f"{record}: of something else than an annotation: it names no num_continuations")
     total = sum(statistics_of(rows).values(), Statistics())
-    settings = found["settings"]
+    if not total.rows:
+        raise ValueError(f"{rows}: holds no rows")
+    if not (costs.get("solutions") or costs.get("continuations")):
+        raise ValueError(f"{record}: nothing was sampled, so that there is nothing to measure")
     continued = total.steps - (0 if settings.get("continue_last_step") else total.rows)
     steps = continued / total.rows
-    texts = costs["solutions"] + costs["continuations"]
+    texts = costs.get("solutions", 0) + costs.get("continuations", 0)
     return (
         Rates(
-            drawn=costs["continuations"] / max(1, continued * settings["num_continuations"]),
+            drawn=costs.get("continuations", 0) / max(1, continued * settings["num_continuations"]),
             prompt_tokens=costs["prompt_tokens"] / costs["requests"],
             completion_tokens=costs["completion_tokens"] / texts,
             tokens_per_second=costs["completion_tokens"] / costs["seconds"],
@@ -84,6 +91,10 @@ def measured_rates(rows: Path) -> tuple[Rates, float]:
         ),
         steps,
     )
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and value > 0
 
 
 def estimate(prompts: int, solutions: int, steps: float, continuations: int, rates: Rates) -> Estimate:

@@ -26,7 +26,7 @@ from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions
 from datamodules.contamination.benchmark_index import BenchmarkIndex, benchmark_entries, process_bench_entries
 from datamodules.contamination.picture_hashes import BITS
 from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
-from datamodules.storage.files import atomic_write_text, require_writable_file
+from datamodules.storage.files import atomic_write_text, require_another_file, require_writable_file
 from lightning_modules.callbacks.prediction_record import Record
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import (
@@ -47,6 +47,8 @@ from tools.decontaminate import as_json as contamination_json
 from tools.reading_facts import reading_facts
 
 _GIBIBYTE = 2**30
+_MOST = 1e12
+"""Of what an estimate counts with."""
 
 
 @tool("visualprm-data")
@@ -86,6 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     agree.add_argument(
         "--output", type=nonempty_path, required=True, help="JSONL file to write; read it with data.consensus"
     )
+    agree.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     card = commands.add_parser("card", help="statistics by source of an annotation, its costs and settings")
     card.add_argument("rows", type=nonempty_path, help="what the annotator wrote; the record beside it is read, too")
     card.add_argument("--output", type=nonempty_path, help="Markdown file to write; printed by default")
@@ -95,12 +98,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     costs.add_argument("--prompts", type=whole_number(1), required=True, help="number of questions")
     costs.add_argument("--solutions", type=whole_number(1), default=4, help="of each question")
-    costs.add_argument("--steps", type=number(0), help="continued steps of a solution; as measured by default")
+    costs.add_argument(
+        "--steps", type=number(0, _MOST, above=True), help="continued steps of a solution; as measured by default"
+    )
     costs.add_argument("--continuations", type=whole_number(1), default=16, help="K")
-    costs.add_argument("--tokens-per-second", type=number(0), help="sampled tokens a second and device; as measured")
-    costs.add_argument("--completion-tokens", type=number(0), help="tokens of a sampled text; as measured")
-    costs.add_argument("--prompt-tokens", type=number(0), help="tokens of a prompt, image tokens included; as measured")
-    costs.add_argument("--drawn", type=number(0), help="share of the K continuations that are drawn; as measured, or 1")
+    costs.add_argument(
+        "--tokens-per-second", type=number(0, _MOST, above=True), help="sampled tokens a second and device; as measured"
+    )
+    costs.add_argument(
+        "--completion-tokens", type=number(0, _MOST, above=True), help="tokens of a sampled text; as measured"
+    )
+    costs.add_argument(
+        "--prompt-tokens", type=number(0, _MOST), help="tokens of a prompt, image tokens included; as measured"
+    )
+    costs.add_argument(
+        "--drawn", type=number(0, 1), help="share of the K continuations that are drawn; as measured, or 1"
+    )
     clean = commands.add_parser("decontaminate", help="find rows that are also in a benchmark, and write the others")
     clean.add_argument("paths", nargs="+", type=nonempty_path, metavar="PATH", help="as train_annotations")
     clean.add_argument(
@@ -157,6 +170,8 @@ def _extract(given: argparse.Namespace) -> int:
 
 def _agree(given: argparse.Namespace) -> int:
     require_writable_file(given.output)
+    if given.output.exists() and not given.overwrite:
+        raise FileExistsError(f"{given.output} is there already; give another file or --overwrite")
     for source, counts in write_agreement(given.first, given.second, given.output).items():
         judged = counts[AGREE] + counts[DIFFER]
         share = f", {100 * counts[AGREE] / judged:.1f} % of them alike" if judged else ""
@@ -165,6 +180,11 @@ def _agree(given: argparse.Namespace) -> int:
 
 
 def _card(given: argparse.Namespace) -> int:
+    if given.output:
+        require_writable_file(given.output)
+        require_another_file(given.output, [given.rows])
+    if not given.rows.stat().st_size:
+        raise ValueError(f"{given.rows}: holds no rows")
     path = given.rows.with_name(f"{given.rows.name}.settings")
     record = Record.of(path, is_finished=True) if path.is_file() else Record({})
     text = card_of(given.rows, record.settings, record.costs, record.when)

@@ -4,6 +4,7 @@ Example::
 
     python -m tools.quickstart --seed 0
     python -m tools.quickstart --seed 2 3 4  # three times, and one table of all
+    python -m tools.quickstart --seed 2 3 4 --tables  # with the other critics of the paper's tables, and a report
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ from datamodules.storage.files import require_writable_folder
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import MAX_PROCESSES, nonempty_path, whole_number
 from lightning_modules.metrics.table import print_tables
+from tools.report.command import main as report
 from tools.report.seeds import seed_table
 
 
-def run_recipe(run: Path, seed: int, threads: int) -> int:
+def run_recipe(run: Path, seed: int, threads: int, with_tables: bool = False) -> int:
     """Run the unfinished stages of :mod:`tools.quickstart_stages` in a process of their own.
 
     Args:
         run: Folder of the run.
         seed: Seed of the world and of all sampling and initialisation.
         threads: Number of CPU threads.
+        with_tables: Also run the stages of :mod:`tools.table_stages`.
 
     Returns:
         The exit status; that of the stage that failed, which has said why.
@@ -37,7 +40,7 @@ def run_recipe(run: Path, seed: int, threads: int) -> int:
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "tools.quickstart_stages"]
+    command = [sys.executable, "-m", "tools.quickstart_stages", *(["--tables"] if with_tables else [])]
     return subprocess.run(command, check=False, env=environment).returncode  # noqa: S603 - our own command
 
 
@@ -52,14 +55,21 @@ def main() -> int:
     parser.add_argument(
         "--threads", type=whole_number(1, MAX_PROCESSES), default=os.cpu_count() or 1, help="processor threads to use"
     )
+    parser.add_argument(
+        "--tables", action="store_true", help="train the other critics of the paper's tables, too, and write a report"
+    )
     arguments = parser.parse_args()
     runs = [arguments.output / f"seed{seed}" for seed in arguments.seed]
     for run, seed in zip(runs, arguments.seed, strict=True):
         require_writable_folder(run)
-        if status := run_recipe(run, seed, arguments.threads):
+        if status := run_recipe(run, seed, arguments.threads, arguments.tables):
             return status
     if len(runs) > 1:
         print_tables([seed_table(runs)])
+    if arguments.tables:
+        # Temperatures are other candidates, and are compared on purpose.
+        seeds = ["--seeds"] if len(runs) > 1 else []
+        return report([*map(str, runs), "--output", str(arguments.output / "report"), *seeds, "--allow", "rollouts"])
     return 0
 
 

@@ -39,10 +39,16 @@ def tool(name: str, *arguments: object) -> list[str]:
 
 
 def visualprm(subcommand: str, *configs: str, **overrides: object) -> list[str]:
-    """Interpreter arguments of a `visualprm` command with configurations of this recipe, by name."""
+    """Interpreter arguments of a `visualprm` command with configurations of this recipe, by name.
+
+    Args:
+        subcommand: Such as ``fit``.
+        configs: Files of :data:`EXPERIMENTS` without their ending; others by their path from there.
+        overrides: Options, with two underscores for a point.
+    """
     arguments = ["-m", "lightning_modules.cli", subcommand]
     for name in configs:
-        arguments += ["--config", str(EXPERIMENTS / f"{name}.yaml")]
+        arguments += ["--config", os.path.normpath(EXPERIMENTS / f"{name}.yaml")]
     return arguments + [f"--{name.replace('__', '.')}={value}" for name, value in overrides.items()]
 
 
@@ -130,7 +136,7 @@ def run_command(command: Sequence[str]) -> None:
         sys.argv = argv
 
 
-def run_stages(run: Path, seed: int) -> None:
+def run_stages(run: Path, seed: int, more: Sequence[Stage] = ()) -> None:
     """Run the unfinished stages.
 
     The environment must hold VISUALPRM_RUN and VISUALPRM_SEED, which the experiments read.
@@ -138,12 +144,13 @@ def run_stages(run: Path, seed: int) -> None:
     Args:
         run: See :func:`stages`.
         seed: See :func:`stages`.
+        more: Stages to run behind these.
 
     Raises:
         RuntimeError: If a stage ends without its result.
     """
     begin = time.monotonic()
-    todo = stages(run, seed)
+    todo = [*stages(run, seed), *more]
     for number, stage in enumerate(todo, start=1):
         heading = f"[{number}/{len(todo)}] {stage.title}"
         if stage.result.exists():
@@ -159,4 +166,7 @@ def run_stages(run: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    run_stages(Path(os.environ["VISUALPRM_RUN"]), int(os.environ["VISUALPRM_SEED"]))
+    from tools.table_stages import table_stages  # which has its commands from here
+
+    folder = Path(os.environ["VISUALPRM_RUN"])
+    run_stages(folder, int(os.environ["VISUALPRM_SEED"]), table_stages(folder) if "--tables" in sys.argv else ())

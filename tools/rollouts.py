@@ -183,7 +183,10 @@ def _summary(found: RolloutCheck) -> str:
 def scores(arguments: argparse.Namespace) -> int:
     """The command ``scores``; 0 if it went well."""
     judged = judged_steps(arguments.judged, arguments.score)
-    rows = judge_scores(judged, read_rollouts(arguments.rollouts))
+    try:
+        rows = judge_scores(judged, read_rollouts(arguments.rollouts))
+    except ValueError as error:
+        raise ValueError(f"{arguments.rollouts} and {arguments.judged}: {error}") from error
     write_candidate_scores(arguments.output, rows)
     unjudged = sum(steps.unjudged for steps in judged.values())
     total = unjudged + sum(len(steps.scores) for steps in judged.values())

@@ -86,21 +86,32 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def errors_name(path: Path) -> Iterator[None]:
     """Within, an error of the operating system names ``path``, and so does a full disk that a library has met.
 
-    Libraries in Rust and C++ put the number of an error into a text, or say only that a write has failed.
+    An error about another file, which is read meanwhile, stays as it is. Libraries in Rust and C++ put the number of an
+    error into a text, or say only that a write has failed.
 
     Raises:
-        OSError: With ``path`` as its file name, in place of theirs.
+        OSError: With ``path`` as its file name, in place of those of temporary files and of folders above it.
     """
     try:
         yield
     except OSError as error:
-        if error.errno is None:
+        if error.errno is None or not _is_about(error.filename, path):
             raise
         raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
     except Exception as error:
         if (code := _system_error(error, path)) is None:
             raise
         raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _is_about(name: object, path: Path) -> bool:
+    """Whether the file name of an error is ``path``, above or below it, or temporary beside it; or there is none."""
+    if not isinstance(name, str | bytes | os.PathLike):
+        return True
+    found, path = Path(os.fsdecode(name)).absolute(), path.absolute()
+    beside = [each for each in (found, *found.parents) if each.parent == path.parent]
+    is_temporary = any(each.name.startswith((f".{path.name}.", f"{path.name}.")) for each in beside)
+    return found in (path, *path.parents) or path in beside or is_temporary
 
 
 def _system_error(error: Exception, path: Path) -> int | None:
@@ -152,6 +163,20 @@ def require_writable_file(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; a file is to be written there")
     _try_beside(path)
+
+
+def require_another_file(path: Path, read: Iterable[Path]) -> None:
+    """Refuse to write over a file that is read.
+
+    Args:
+        path: Of the file to write.
+        read: Files and folders that are read.
+
+    Raises:
+        FileExistsError: If it is one of them.
+    """
+    if path.exists() and any(path.samefile(each) for each in read if each.exists()):
+        raise FileExistsError(f"{path} is read, and would be replaced; give another file")
 
 
 def _try_beside(path: Path) -> None:

@@ -104,8 +104,17 @@ class Record:
             raise ValueError(f"{path}: not a record of predictions ({error}); --overwrite begins anew") from error
         if "format" not in found:
             return cls(found, is_finished=is_finished)
-        if found["format"] > _FORMAT:
-            raise ValueError(f"{path}: of a later version of this package (format {found['format']})")
+        if found["format"] not in range(_FORMAT + 1):
+            raise ValueError(f"{path}: of a later version of this package (format {found['format']!r})")
+        try:
+            return cls._of_fields(found)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: not a record of predictions ({type(error).__name__}: {error}); --overwrite begins anew"
+            ) from error
+
+    @classmethod
+    def _of_fields(cls, found: Mapping[str, Any]) -> Record:
         prompts = found["prompts"]
         added = {name: found[name] for name in ("rows", "when", "costs") if name in found}
         if "base" in found:

@@ -73,12 +73,14 @@ def write_report(trainer: Trainer, folder: Path, name: str, report: Mapping[str,
     """
     label = run_label(trainer)
     module = trainer.lightning_module
+    # The tokens are filled in when a model is stored, and would differ between `fit` and a `test` of the same model.
+    protocol = {key: value for key, value in asdict(protocol_of(module)).items() if key != "class_tokens"}
     head = {
         "run": label,
         "epoch": trainer.current_epoch,
         "global_step": trainer.global_step,
         "model": str(module.hparams.get("model_name_or_path", "")),
-        "protocol": asdict(protocol_of(module)),
+        "protocol": protocol,
     }
     text = json.dumps(head | dict(report), indent=2, allow_nan=False)
     atomic_write_text(folder / f"{name}_{label}.json", text + "\n")

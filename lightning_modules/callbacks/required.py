@@ -65,10 +65,14 @@ def require_reporters(
 
 def _report_left_out(callbacks: Sequence[Callback], data: EvaluationDataModule, model: LightningModule) -> None:
     """Say which reports have callbacks, but nothing to report on; one line of them all, from rank zero."""
+    needs: dict[type[Callback], list[str]] = {}
+    for argument, kinds in _REPORTERS.items():
+        for kind in kinds:
+            needs.setdefault(kind, []).append(argument)
     lines = [
-        f"{kind.__name__} (data.{_GIVEN_BY[argument]})"
-        for argument, (kind, *_) in _REPORTERS.items()
-        if not data.hparams[argument]
+        f"{kind.__name__} (data.{' or data.'.join(_GIVEN_BY[argument] for argument in arguments)})"
+        for kind, arguments in needs.items()
+        if not any(data.hparams[argument] for argument in arguments)
         and any(isinstance(each, kind) for each in callbacks)
         and not (kind is ProcessBench and protocol_of(model).response_as_one_step)
     ]

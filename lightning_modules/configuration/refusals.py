@@ -11,7 +11,6 @@ import difflib
 import inspect
 import pkgutil
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,9 +154,11 @@ def _of_key(keys: list[str], owner: str | None, parser: argparse.ArgumentParser,
 
 
 def _takes(owner: str, argument: str) -> bool:
-    """Whether the constructor of a class, by its path, has an argument of this name."""
+    """Whether the constructor of a class, by its path or a known name, has an argument of this name."""
+    known = [each for base in _bases() for each in _below(base) if each.__name__ == owner]
     try:
-        return argument in inspect.signature(pkgutil.resolve_name(owner)).parameters
+        kind = known[0] if known else pkgutil.resolve_name(owner)
+        return argument in inspect.signature(kind).parameters
     except (ImportError, AttributeError, TypeError, ValueError):
         return False
 
@@ -246,15 +247,22 @@ def _parser_of(chain: list[BaseException]) -> argparse.ArgumentParser | None:
 
 
 def _known_classes() -> set[str]:
-    bases: tuple[type, ...] = _BASES
-    return {each.__name__ for base in bases for each in _below(base) if not each.__name__.startswith("_")}
+    return {each.__name__ for base in _bases() for each in _below(base) if not each.__name__.startswith("_")}
+
+
+def _bases() -> tuple[type, ...]:
+    return _BASES  # mypy takes the tuple for one of abstract classes
 
 
 def _paths_of(name: str) -> list[str]:
     """Class paths of the classes of this project with a name, which a base class does not make known by it."""
-    modules = [each for path, each in sys.modules.items() if path.startswith(("lightning_modules.", "datamodules."))]
-    found = [getattr(module, name, None) for module in modules]
-    return sorted({f"{each.__module__}.{name}" for each in found if isinstance(each, type)})
+    root = Path(__file__).parents[2]
+    files = [
+        file for package in ("lightning_modules", "datamodules") for file in sorted((root / package).rglob("*.py"))
+    ]
+    defines = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
+    found = [file.relative_to(root).with_suffix("") for file in files if defines.search(file.read_text("utf-8"))]
+    return [".".join((*file.parts, name)) for file in found]
 
 
 def _below(kind: type) -> Iterator[type]:

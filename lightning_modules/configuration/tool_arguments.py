@@ -34,17 +34,18 @@ def whole_number(minimum: int, maximum: int = _MOST) -> Callable[[str], int]:
     return read
 
 
-def number(minimum: float, maximum: float = math.inf) -> Callable[[str], float]:
-    """A type for `argparse`: a finite number in a range, both ends included."""
+def number(minimum: float, maximum: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """A type for `argparse`: a finite number in a range, both ends included; without the lower one if ``above``."""
 
     def read(word: str) -> float:
         try:
             value = float(word)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and minimum <= value <= maximum):
+        if not (math.isfinite(value) and minimum <= value <= maximum) or (above and value == minimum):
+            least = "above" if above else "of at least"
             most = "" if maximum == math.inf else f" and at most {maximum:g}"
-            raise argparse.ArgumentTypeError(f"must be a number of at least {minimum:g}{most}, got {_cut(word)!r}")
+            raise argparse.ArgumentTypeError(f"must be a number {least} {minimum:g}{most}, got {_cut(word)!r}")
         return value
 
     return read

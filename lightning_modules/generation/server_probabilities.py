@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,9 +57,12 @@ class ServerProbabilities:
     def _option_body(
         self, request: GenerationRequest, tokens: OptionTokens, by_ids: bool
     ) -> tuple[str, dict[str, Any]]:
-        partial = request.partial_response.rstrip()
-        if not tokens.space:
-            partial = request.partial_response
+        partial = tokens.partial
+        if partial is None:
+            raise ValueError(
+                f"{request.sample_keys[0]}: the end of {request.partial_response[-20:]!r} and an option are one token, "
+                f"which a server cannot be asked about"
+            )
         ids = tuple(token for option in tokens.options for token in option)
         body = {**self.bodies(request, partial), **ClassLogprobs(ids, by_ids).parameters}
         return request.sample_keys[0], {**body, **(_CONTINUE if partial else {})}
@@ -73,8 +77,8 @@ class ServerProbabilities:
             except (RequestRefusedError, MissingClassError) as error:
                 problems.append(str(error))
                 continue
-            expected = prompt_ids(self.processor, request)
-            if tokens.space == "" and (told := mismatch(answer, expected, self.processor)) is not None:
+            read = replace(request, partial_response=tokens.partial or "")
+            if (told := mismatch(answer, prompt_ids(self.processor, read), self.processor)) is not None:
                 raise ValueError(
                     f"{name}: the server reads this prompt as {told}; the folder of the processor must be that of the "
                     f"served model, with the same chat template"

@@ -76,14 +76,15 @@ class OptionTokens(NamedTuple):
         text: The chat up to the options and with the first spelling, image placeholders not expanded.
         row: Its token ids.
         length: How many of them stand before the options.
-        space: White space of the partial response that these do not hold, since it is a part of the options' tokens.
+        partial: The partial response as far as these hold it: without white space at its end that is a part of the
+            options' tokens. None where its last letters and the options are tokens together.
         options: For each of K options, its distinct next token ids.
     """
 
     text: str
     row: list[int]
     length: int
-    space: str
+    partial: str | None
     options: list[list[int]]
 
 
@@ -93,12 +94,10 @@ def option_tokens(processor: ProcessorMixin, request: GenerationRequest, options
     Raises:
         ValueError: If two options begin with the same token.
     """
-    before = request.partial_response.rstrip()
-    space = request.partial_response[len(before) :]
-    chat = render_prompt(processor, request.messages) + before
-    spelled = [space + spelling for option in options for spelling in option]
+    chat, partial = render_prompt(processor, request.messages), request.partial_response
+    spelled = [chat + partial + spelling for option in options for spelling in option]
     tokenizer = processor.tokenizer
-    rows: list[list[int]] = tokenizer([chat + each for each in spelled], add_special_tokens=False)["input_ids"]
+    rows: list[list[int]] = tokenizer(spelled, add_special_tokens=False)["input_ids"]
     length = common_prefix_length(rows, min(map(len, rows)) - 1)
     begin, found = 0, []
     for option in options:
@@ -110,8 +109,10 @@ def option_tokens(processor: ProcessorMixin, request: GenerationRequest, options
             f"{_name(request)}: the options {', '.join(option[0] for option in options)} begin with the same token of "
             f"this tokenizer, so that one token does not tell them apart"
         )
-    before_space = tokenizer(chat, add_special_tokens=False)["input_ids"]
-    return OptionTokens(chat + spelled[0], rows[0], length, space if len(before_space) == length else "", found)
+    held = [partial, partial.rstrip()]
+    before = tokenizer([chat + each for each in held], add_special_tokens=False)["input_ids"]
+    fitting = [each for each, ids in zip(held, before, strict=True) if ids == rows[0][:length]]
+    return OptionTokens(spelled[0], rows[0], length, fitting[0] if fitting else None, found)
 
 
 def option_logprobs(

@@ -46,6 +46,24 @@ def runs(annotations, tiny_checkpoint, tmp_path_factory):
     return folder, [dict(zip(part[1::2], part[2::2], strict=True)) for part in parts]
 
 
+@pytest.fixture(scope="module")
+def hybrid_run(annotations, tiny_checkpoint, tmp_path_factory):
+    """The same of the strategy that `train_and_fail` leaves out."""
+    folder = tmp_path_factory.mktemp("hybrid")
+    places = [folder, tiny_checkpoint, annotations, ["hybrid"]]
+    results = run_ranks(f"{JOBS}:train", places, ranks=RANKS, folder=folder, timeout=500)
+    return folder, [{"hybrid": result.output.partition("== hybrid\n")[2]} for result in results]
+
+
+@pytest.fixture
+def runs_of(request):
+    """Gives what was run with a strategy, as `runs` does."""
+    return lambda strategy: request.getfixturevalue("hybrid_run" if strategy == "hybrid" else "runs")
+
+
+EVERY_STRATEGY = [pytest.param(name, marks=[] if name in POISONED else [pytest.mark.thorough]) for name in STRATEGIES]
+
+
 def scalars_of(folder):
     events = EventAccumulator(str(folder / "logs" / "all"))
     events.Reload()
@@ -58,9 +76,9 @@ def witnessed(folder, kind):
     return [[row for row in map(json.loads, text.splitlines()) if row["kind"] == kind] for text in texts]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_gradient_norm_of_the_whole_gradient_once_a_step(strategy, runs):
-    folder = runs[0] / strategy
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY)
+def test_gradient_norm_of_the_whole_gradient_once_a_step(strategy, runs_of):
+    folder = runs_of(strategy)[0] / strategy
     steps = witnessed(folder, "step")
     assert all(row["sharded"] == (strategy != "ddp") for rank in steps for row in rank)
     expected = [row["gradient_norm"] for row in steps[0]]
@@ -69,8 +87,8 @@ def test_gradient_norm_of_the_whole_gradient_once_a_step(strategy, runs):
     assert min(expected) > 0.001, "clipping would not be seen"
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_operations_of_the_tokens_of_all_ranks(strategy, runs, tiny_checkpoint):
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY)
+def test_operations_of_the_tokens_of_all_ranks(strategy, runs_of, tiny_checkpoint):
     """Against a model that is not sharded, on one process (which test_flops.py compares with torch's counter)."""
     model = AutoModelForImageTextToText.from_pretrained(tiny_checkpoint)
     model.lm_head.requires_grad_(False)
@@ -80,8 +98,8 @@ def test_operations_of_the_tokens_of_all_ranks(strategy, runs, tiny_checkpoint):
         """Four tokens of text a tile."""
         return {"input_ids": torch.full((1, 4 * tiles), token), "pixel_values": torch.zeros(tiles, 3, 32, 32)}
 
-    scalars = scalars_of(runs[0] / strategy)
-    batches = witnessed(runs[0] / strategy, "batch")
+    folder = runs_of(strategy)[0] / strategy
+    scalars, batches = scalars_of(folder), witnessed(folder, "batch")
     assert len(scalars["throughput/tokens_per_second"]) == STEPS
     waited = 0.0
     for step in range(STEPS):
@@ -107,10 +125,10 @@ def test_operations_of_the_tokens_of_all_ranks(strategy, runs, tiny_checkpoint):
     assert waited * RANKS >= 0.5 * STEPS * ACCUMULATED * SLOW
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_memory_of_the_ranks(strategy, runs):
-    scalars = scalars_of(runs[0] / strategy)
-    found = witnessed(runs[0] / strategy, "memory")
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY)
+def test_memory_of_the_ranks(strategy, runs_of):
+    folder = runs_of(strategy)[0] / strategy
+    scalars, found = scalars_of(folder), witnessed(folder, "memory")
     each = [[row["bytes"] / 2**30 for row in rank if row["step"] == STEPS][-1] for rank in found]
     assert len(scalars["memory/resident_gib_max"]) == STEPS
     assert scalars["memory/resident_gib_max"][-1] == pytest.approx(max(each), abs=0.05)
@@ -118,9 +136,9 @@ def test_memory_of_the_ranks(strategy, runs):
     assert each[1] - each[0] > 0.4  # rank 1 holds half a GiB more
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_progress_on_rank_zero_and_silence_on_the_others(strategy, runs):
-    zero, one = (output[strategy] for output in runs[1])
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY)
+def test_progress_on_rank_zero_and_silence_on_the_others(strategy, runs_of):
+    zero, one = (output[strategy] for output in runs_of(strategy)[1])
     assert one == ""
     lines = [line for line in zero.splitlines() if " to the end" in line]
     pattern = (

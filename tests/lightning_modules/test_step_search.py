@@ -87,6 +87,12 @@ def test_what_decides_is_in_the_settings(sharp_checkpoint):
     assert settings["sampling"]["seed"] == 3
 
 
+def test_the_policy_has_no_weights_of_the_reward_model(sharp_checkpoint):
+    module = search_of(sharp_checkpoint)
+    assert not any("reward_model" in name for name in module.state_dict())
+    assert not any(parameter.requires_grad for parameter in module.reward_model.parameters())
+
+
 def test_what_cannot_lead_a_search(sharp_checkpoint, tmp_path):
     model = ProcessRewardModel(str(sharp_checkpoint), objective="outcome")
     model.save_pretrained(tmp_path / "orm")

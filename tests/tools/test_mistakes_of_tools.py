@@ -86,7 +86,7 @@ MISTAKES = [
     (view, "{folder}/none --output {folder}/page.html", 2, "{folder}/none: no such file or folder"),
     (view, "{file} --output {folder}/page.html", 2, "neither a row of candidate scores"),
     (view, "{file} --output {file}/page.html", 2, "{file} is a file, no folder"),
-    (view, "{file} --output {folder}/page.html --limit 0", 2, "--limit: must be at least 1, got 0"),
+    (view, "{file} --output {folder}/page.html --limit 0", 2, "--limit: must be a whole number of at least 1, got '0'"),
     (view, "{file}", 2, "required: --output"),
     (seed_report, "{folder}", 2, "the run has not come to its end"),
 ]

@@ -18,8 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.storage.files import atomic_write_text, require_writable_file
+from datamodules.storage.files import atomic_write_text, require_another_file, require_writable_file
 from lightning_modules.configuration.mistakes import ToolParser, tool
+from lightning_modules.configuration.tool_arguments import nonempty_path, nonempty_text, whole_number
 from tools.view.annotations import annotated_questions
 from tools.view.best_of_n import candidate_questions
 from tools.view.contents import Question
@@ -46,22 +47,34 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="RUN_OR_FILE", help="folder of a run, scores, rollouts, annotations, ..."
+        "paths",
+        nargs="+",
+        type=nonempty_path,
+        metavar="RUN_OR_FILE",
+        help="folder of a run, scores, rollouts, annotations, ...",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the page, such as page.html")
-    parser.add_argument("--benchmarks", type=Path, metavar="FOLDER", help="of the tables; by default that of the run")
-    parser.add_argument("--rollouts", type=Path, metavar="FILE", help="that were scored; by default those of the run")
-    parser.add_argument("--visual-process-bench", type=Path, metavar="FOLDER", help="by default that of the run")
-    parser.add_argument("--image-root", help="folder or zip archive of the pictures of annotations")
+    parser.add_argument(
+        "--output", type=nonempty_path, required=True, metavar="FILE", help="the page, such as page.html"
+    )
+    parser.add_argument(
+        "--benchmarks", type=nonempty_path, metavar="FOLDER", help="of the tables; by default that of the run"
+    )
+    parser.add_argument(
+        "--rollouts", type=nonempty_path, metavar="FILE", help="that were scored; by default those of the run"
+    )
+    parser.add_argument(
+        "--visual-process-bench", type=nonempty_path, metavar="FOLDER", help="by default that of the run"
+    )
+    parser.add_argument("--image-root", type=nonempty_text, help="folder or zip archive of the pictures of annotations")
     parser.add_argument("--embed", action="store_true", help="keep the pictures in the page, not in a folder beside it")
-    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="scale larger pictures down to this")
-    parser.add_argument("--limit", type=int, default=DEFAULT_LIMIT, help="most questions (default: %(default)s)")
+    parser.add_argument("--max-side", type=whole_number(1), metavar="PIXELS", help="scale larger pictures down to this")
+    parser.add_argument(
+        "--limit", type=whole_number(1), default=DEFAULT_LIMIT, help="most questions (default: %(default)s)"
+    )
     parser.add_argument("--title", help="of the page; by default the paths")
     given = parser.parse_args(arguments)
-    for name in ("limit", "max_side"):
-        if (value := getattr(given, name)) is not None and value < 1:
-            parser.error(f"argument --{name.replace('_', '-')}: must be at least 1, got {value}")
     require_writable_file(given.output)
+    require_another_file(given.output, [*given.paths, *filter(None, [given.rollouts])])
     inputs = find_inputs(given.paths, given.benchmarks, given.rollouts, given.visual_process_bench)
     questions = _questions(inputs, given.image_root, given.limit)
     shown = evenly(questions, given.limit)

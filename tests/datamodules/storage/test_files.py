@@ -176,6 +176,17 @@ def test_errors_of_libraries_in_other_languages(tmp_path):
         raise RuntimeError("unexpected pos 64 vs 0")  # there is room, so that it is something else
 
 
+def test_an_error_names_the_file_that_it_is_about(tmp_path):
+    """What is read while a file is written has errors of its own."""
+    with pytest.raises(FileNotFoundError, match=rf"'{tmp_path}/rows\.jsonl'"), atomic_folder(tmp_path / "model"):
+        (tmp_path / "rows.jsonl").read_text()
+    with pytest.raises(FileNotFoundError, match=rf"'{tmp_path}/model'"), atomic_folder(tmp_path / "model") as folder:
+        (folder / "below" / "weights").write_text("")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=rf"'{tmp_path}/file/model'"):
+        atomic_write_text(tmp_path / "file" / "model", "")
+
+
 def test_a_folder_is_tried_without_a_trace(tmp_path):
     require_writable_folder(tmp_path / "new" / "folder" / "model")
     require_writable_folder(tmp_path)

@@ -109,6 +109,10 @@ def test_secondary_metrics_against_the_rollout_file(run, method, pick):
     assert facts["rules"] == ["unknown"]  # the rollouts do not say
     assert facts["mismatches"] == ["20 scored questions, the release has 5010"]
     assert "gold_inside_text" in facts["official_differences"]
+    assert facts["rules_versions"] == {}  # of rules that nobody knows
+    own = {(rollout.policy, rollout.temperature) for rollout in rollouts if rollout.benchmark == "DynaMath"}
+    assert (facts["policies"], facts["temperatures"]) == tuple([value] for value in next(iter(own)))
+    assert facts["questions_digest"] != details["LogicVista"]["facts"]["questions_digest"]
 
 
 def test_unparsed_share_of_the_picked_responses(run):
@@ -160,6 +164,7 @@ def test_files_of_a_run(run):
     }
     stored = read_json(folder / "run" / "best_of_n_epoch1.json")
     assert (stored["run"], stored["epoch"], stored["global_step"]) == ("epoch1", 1, 4)
+    assert stored["protocol"]["question_text"] == "bare"
     assert stored["coverage"]["LogicVista"]["questions"] == 7
     assert (stored["coverage"]["DynaMath"]["questions"], stored["coverage"]["DynaMath"]["units"]) == (20, 2)
     # The test runs with the weights of the last epoch.

@@ -5,6 +5,7 @@ from lightning.pytorch import Callback, LightningModule
 
 from datamodules.evaluation import EvaluationDataModule
 from lightning_modules.callbacks.best_of_n import BestOfN
+from lightning_modules.callbacks.picture_controls import PictureControls
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
 from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.callbacks.progress import RunProgress
@@ -82,3 +83,13 @@ def test_one_notice_says_which_reports_a_run_leaves_out(subcommand, tmp_path, mo
     require_reporters(subcommand, [BestOfN(), ProcessBench()], neither, Model("outcome"))
     missing = "not given, and so left out of this run: BestOfN (data.benchmarks and data.rollouts)"
     assert notices == [f"{missing}, ProcessBench (data.visual_process_bench)", missing]
+
+
+def test_a_report_of_either_data_is_left_out_where_there_are_none(tmp_path, monkeypatch):
+    notices = []
+    monkeypatch.setattr("lightning_modules.callbacks.required.rank_zero_info", notices.append)
+    require_reporters("test", [PictureControls()], data(tmp_path, "benchmarks"), Model())
+    assert notices == []
+    require_reporters("fit", [PictureControls()], data(tmp_path), Model())
+    (notice,) = notices
+    assert "PictureControls (data.benchmarks and data.rollouts or data.visual_process_bench)" in notice

@@ -141,6 +141,8 @@ MISTAKES = {
     ),
     "seed": Mistake("seed must be at least 0, got -1", ("--data.seed=-1",), place=r"at command line: --data\.seed=-1"),
     "workers": Mistake("num_workers must be at least 0, got -1", ("--data.num_workers=-1",)),
+    "no names": Mistake("benchmark_names must name at least one", ("--data.benchmark_names=[]",)),
+    "processes without end": Mistake("num_workers must be at most 1024, got 9999", ("--data.num_workers=9999",)),
     "no samples": Mistake(
         "num_samples must be at least 1, got 0",
         ("--model=Policy", "--model.model_name_or_path={model}", "--model.num_samples=0"),

@@ -203,7 +203,7 @@ def test_a_policy(sharp_checkpoint, tmp_path):
     assert torch.equal(again.backbone.lm_head.weight, policy.backbone.lm_head.weight)
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", ["nf4", pytest.param("int8", marks=pytest.mark.thorough)])
 def test_adapters_over_a_quantized_model(family_checkpoint, data, tmp_path, kind):
     options = BackboneOptions(quantization=kind, lora=LoraOptions(rank=4, dropout=0.0))
     model = make(family_checkpoint("internvl_qwen2"), backbone=options)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from tiny_families import FAMILIES, write_family
+from tiny_families import EVERY_FAMILY, FAMILIES, write_family
 
 from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
@@ -13,7 +13,7 @@ from lightning_modules.model.backbone import load_backbone, load_processor
 PARAMETERS = SamplingParameters(temperature=0, max_new_tokens=12)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=EVERY_FAMILY)
 def family(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_family(request.param, folder)

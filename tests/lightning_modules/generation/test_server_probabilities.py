@@ -16,7 +16,11 @@ OPTIONS = (("3", "The"), ("7",))
 def groups(processor, picture):
     renderer = ChatRenderer(processor)
     asked = [
-        ("How many digits are larger than 4 ?", [picture(1)], ["", "The digits are ", "So 7"]),
+        (
+            "How many digits are larger than 4 ?",
+            [picture(1)],
+            ["", "The digits are ", "So 7", "The digits are 3 .\n\n"],
+        ),
         ("How many?", [], ["The digits are 3 .\n\nSo"]),
     ]
     return [

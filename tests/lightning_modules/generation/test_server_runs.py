@@ -18,7 +18,11 @@ def runs(tiny_world):
         yield ServedRuns(server.url, "some-policy", tiny_world, needs_processor=False)
 
 
-@pytest.mark.parametrize("module", [POLICY, ANNOTATOR], ids=["policy", "annotator"])
+# Both write rows by the same engine and journal; the annotator asks in several rounds.
+EACH = [pytest.param(POLICY, marks=pytest.mark.thorough, id="policy"), pytest.param(ANNOTATOR, id="annotator")]
+
+
+@pytest.mark.parametrize("module", EACH)
 def test_spoilt_answers(runs, module, tmp_path):
     server_runs.check_spoilt_answers(runs, tmp_path, module)
 
@@ -31,12 +35,12 @@ def test_gone_for_good(runs, tmp_path):
     server_runs.check_gone_for_good(runs, tmp_path)
 
 
-@pytest.mark.parametrize("module", [POLICY, ANNOTATOR], ids=["policy", "annotator"])
+@pytest.mark.parametrize("module", EACH)
 def test_kill(runs, module, tmp_path):
     server_runs.check_kill(runs, tmp_path, module)
 
 
-@pytest.mark.parametrize("module", [POLICY, ANNOTATOR], ids=["policy", "annotator"])
+@pytest.mark.parametrize("module", EACH)
 def test_a_refused_prompt_is_left_out_and_named(tiny_world, tmp_path, module):
     """The other prompts have their rows; with on_bad_row: error it is an error."""
     seen = []

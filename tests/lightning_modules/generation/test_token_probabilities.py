@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from datamodules.policy.prompts import ChatRenderer
 from lightning_modules.generation.engine import GenerationRequest
@@ -63,13 +66,40 @@ def test_options_that_begin_alike_are_refused(plain, groups):
         plain.option_logprobs(groups, (("3", "9"), ("3 7",)))
 
 
-def test_white_space_before_options_is_read_with_them(processor, groups):
-    request = groups[0][1]
-    tokens = option_tokens(processor, request, OPTIONS)
-    decoded = processor.tokenizer.decode(tokens.row[: tokens.length])
-    assert decoded.endswith("The digits are") or decoded.endswith("The digits are ")
-    # Either the white space is a token before the options, or a part of theirs.
-    assert decoded.endswith(" ") != (tokens.space == " ")
+def words_tokenizer():
+    """Knows "9.", ".\\n\\n" as one token, " yes" with its space, and single letters."""
+    vocabulary = {letter: number for number, letter in enumerate(".\n 0123456789abcdefghijklmnopqrstuvwxyz")}
+    merges = [("\n", "\n"), (".", "\n\n"), ("e", "s"), ("y", "es"), (" ", "yes")]
+    for pair in merges:
+        vocabulary["".join(pair)] = len(vocabulary)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(vocabulary, merges)))
+
+
+class WordsProcessor:
+    tokenizer = words_tokenizer()
+
+    def apply_chat_template(self, messages, **options):
+        return messages[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("partial", "held"),
+    [
+        ("is 9.\n\n", "is 9.\n\n"),  # joined with the full stop, as a token before the options
+        ("is 9 ", "is 9"),  # joined with "yes"
+        ("is 9", "is 9"),
+        ("is y", None),  # with "es" its end is one token, " yes"
+        ("", ""),
+    ],
+)
+def test_what_stands_before_options(partial, held):
+    processor = WordsProcessor()
+    options = (("es",), ("no",)) if held is None else (("yes",), ("no",))
+    request = GenerationRequest([{"role": "user", "content": "q"}], [], ["a"], partial)
+    tokens = option_tokens(processor, request, options)
+    assert tokens.partial == held
+    before = processor.tokenizer.convert_ids_to_tokens(tokens.row[: tokens.length])
+    assert "".join(before) == ("qis" if held is None else f"q{held}")
 
 
 @pytest.mark.parametrize("cut_at", [None, 4])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_examples import examples
 from sklearn.metrics import accuracy_score, f1_score
 
 from lightning_modules.metrics.step_overall import METRICS, step_overall
@@ -83,7 +84,7 @@ def reference(solutions, threshold):
 STEPS = st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from([-1, 0, 1])), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.lists(st.tuples(st.sampled_from(["x", "y", "z"]), STEPS), min_size=1, max_size=8))
 def test_against_scikit_learn_and_loops(rows):
     solutions = [

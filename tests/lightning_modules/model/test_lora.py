@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny_families import FAMILIES, MULTIMODAL
+from tiny_families import EVERY_FAMILY, FAMILIES, MULTIMODAL
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
@@ -37,7 +37,7 @@ def plain(folder):
     return model_class.from_pretrained(folder).eval()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY_FAMILY)
 def test_adapters_are_on_every_layer_of_the_language_model_alone(family_checkpoint, name):
     backbone = with_lora(family_checkpoint(name))
     parts = part_of(backbone)
@@ -49,7 +49,7 @@ def test_adapters_are_on_every_layer_of_the_language_model_alone(family_checkpoi
     torch.testing.assert_close(logits(backbone), logits(plain(family_checkpoint(name))))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY_FAMILY)
 def test_the_merged_model_is_a_plain_one_with_the_same_outputs(family_checkpoint, name, tmp_path):
     backbone = with_lora(family_checkpoint(name))
     disturb(backbone)

@@ -3,7 +3,7 @@ import functools
 import pytest
 import torch
 from bitsandbytes.nn import Linear8bitLt
-from tiny_families import FAMILIES
+from tiny_families import EVERY_FAMILY
 
 from lightning_modules.model.backbone import BackboneOptions, load_backbone
 from lightning_modules.model.families import part_of
@@ -27,7 +27,7 @@ def layers_of(backbone):
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY_FAMILY)
 def test_the_layers_of_the_language_model_are_quantized_and_nothing_else(family_checkpoint, name, kind):
     backbone = load_backbone(family_checkpoint(name), BackboneOptions(quantization=kind))
     quantized = layers_of(backbone)

@@ -239,7 +239,7 @@ def test_certain_and_right_judgements_have_finite_gradients(gamma):
         (
             "outcome",
             {"early_stop": True},
-            "loss.early_stop does not go with objective 'outcome', only with value, advantage, soft, regression, ",
+            "loss.early_stop does not go with objective 'outcome', only with value, advantage, soft, regression, beta_",
         ),
         ("value", {"averaging": "batch"}, "loss.averaging must be 'step' or 'sample', got 'batch'"),
     ],

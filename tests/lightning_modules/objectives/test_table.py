@@ -91,7 +91,7 @@ def test_the_options_of_a_new_objective(graded):
 
 @pytest.mark.parametrize("kind", [StepLoss, Protocol])
 def test_an_unknown_objective_is_refused(kind):
-    with pytest.raises(ValueError, match=r"^objective must be one of value, .*regression, .*got 'best'"):
+    with pytest.raises(ValueError, match=r"^objective must be one of value, .*beta_binomial, got 'best'"):
         kind("best", 0.0)
 
 

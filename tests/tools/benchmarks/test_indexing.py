@@ -11,17 +11,18 @@ from tools.data_check import check_data
 
 
 def test_generated_rows_have_the_statistics_of_the_paper(tmp_path):
-    generate(tmp_path, 2000)
+    generate(tmp_path, 1000)
     found = check_data([tmp_path], show_progress=False)
     total = found.total
     assert found.bad_rows == []
-    assert (total.rows, total.images, len(found.sources)) == (2000, 500, 38)
+    assert (total.rows, total.images, len(found.sources)) == (1000, 250, 38)
     assert total.steps / total.rows == pytest.approx(STEPS, abs=0.2)
     assert total.words / total.steps == pytest.approx(WORDS_PER_STEP, abs=0.3)
 
 
 def be_the_tool(words):
     sys.argv = ["indexing", *words]
+    indexing.BATCHES = 5
     indexing.main()
 
 
@@ -45,8 +46,8 @@ def forked(tmp_path, monkeypatch):
 
 
 def test_all_measurements_are_taken(tmp_path, capsys, forked):
-    results = run(tmp_path / "work", 480, 2)
-    assert [results[name]["rows"] for name in ("first", "second", "second_with_workers")] == [480] * 3
+    results = run(tmp_path / "work", 80, 2)
+    assert [results[name]["rows"] for name in ("first", "second", "second_with_workers")] == [80] * 3
     assert results["second_with_workers"]["workers"] == 2
     assert 0 < results["second_with_workers"]["worker_pss"] < results["second_with_workers"]["total_pss"]
     assert results["first"]["rss_anonymous"] < results["first"]["rss"] <= results["first"]["peak_rss"] * 1.01
