@@ -35,24 +35,31 @@ def with_pictures(dataset: BestOfNDataset | VisualProcessBenchDataset, control: 
     Returns:
         The copy, and how many of its items with pictures keep their own because there are no others.
     """
-    changed = copy.copy(dataset)
     if isinstance(dataset, VisualProcessBenchDataset):
-        solutions = dataset.solutions
-        groups = [(each.data_source, len(each.images)) for each in solutions]
-        if control == "none":
-            changed.solutions = [replace(each, images=(), question=_bare(each.question)) for each in solutions]
-            return changed, 0
-        images, kept = _others([each.images for each in solutions], groups)
-        changed.solutions = [replace(each, images=other) for each, other in zip(solutions, images, strict=True)]
-        return changed, kept
-    questions = dataset.questions
+        return _of_solutions(dataset, control)
+    return _of_questions(dataset, control)
+
+
+def _of_solutions(dataset: VisualProcessBenchDataset, control: PictureControl) -> tuple[VisualProcessBenchDataset, int]:
+    changed, solutions = copy.copy(dataset), dataset.solutions
+    if control == "none":
+        changed.solutions = [replace(each, images=(), question=_bare(each.question)) for each in solutions]
+        return changed, 0
+    sources = [(each.data_source, len(each.images)) for each in solutions]
+    images, kept = _others([each.images for each in solutions], sources)
+    changed.solutions = [replace(each, images=other) for each, other in zip(solutions, images, strict=True)]
+    return changed, kept
+
+
+def _of_questions(dataset: BestOfNDataset, control: PictureControl) -> tuple[BestOfNDataset, int]:
     # What VLMEvalKit asks is made of the row, which has pictures of its own.
+    changed, questions = copy.copy(dataset), dataset.questions
     if control == "none":
         changed.questions = [replace(each, images=(), question=_bare(each.question), row=None) for each in questions]
         changed.rollouts = [tuple(_without_placeholders(rollout) for rollout in group) for group in dataset.rollouts]
         return changed, 0
-    sizes = [(each.benchmark, len(each.images)) for each in questions]
-    shown, kept = _others([each.images for each in questions], sizes)
+    sources = [(each.benchmark, len(each.images)) for each in questions]
+    shown, kept = _others([each.images for each in questions], sources)
     changed.questions = [replace(each, images=other, row=None) for each, other in zip(questions, shown, strict=True)]
     return changed, kept
 
@@ -63,13 +70,13 @@ def _others(images: Sequence[Any], groups: Sequence[Hashable]) -> tuple[list[Any
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     found, kept = list(images), 0
-    for group in members.values():
-        count = len(group)
-        for place, index in enumerate(group):
+    for of_group in members.values():
+        count = len(of_group)
+        for place, index in enumerate(of_group):
             if not len(images[index]):
                 continue
             later = ((place + count // 2 + step) % count for step in range(count))
-            others = (images[group[other]] for other in later if images[group[other]] != images[index])
+            others = (images[of_group[other]] for other in later if images[of_group[other]] != images[index])
             found[index] = next(others, images[index])
             kept += found[index] is images[index]
     return found, kept

@@ -122,9 +122,9 @@ def find_contamination(
             picture = min(near, key=lambda match: match.distance, default=None)
             if text is not None or picture is not None:
                 chosen = {"any": True, "text": text, "picture": picture, "both": text and picture}[drop]
-                found.matches.append(
-                    Match(where, source, text and tuple(text), picture and tuple(picture), bool(chosen))
-                )
+                of_text = None if text is None else (text.key, text.overlap)
+                of_picture = None if picture is None else (picture.key, picture.distance)
+                found.matches.append(Match(where, source, of_text, of_picture, bool(chosen)))
     return found
 
 

@@ -328,7 +328,9 @@ class BestOfN(Callback):
 def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> list[CandidateScore]:
     """Lines of the file of candidate scores."""
     return [
-        CandidateScore(*row.key, index, steps, score, digest, row.uncertainties and row.uncertainties[index])
+        CandidateScore(
+            *row.key, index, steps, score, digest, row.uncertainties[index] if row.uncertainties is not None else None
+        )
         for row in scored
         for index, (steps, score, digest) in enumerate(
             zip(row.candidates.step_scores, row.candidates.response_scores(aggregation), row.digests, strict=True)
