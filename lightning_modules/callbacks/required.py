@@ -66,11 +66,11 @@ def require_reporters(
 def _report_left_out(callbacks: Sequence[Callback], data: EvaluationDataModule, model: LightningModule) -> None:
     """Say which reports have callbacks, but nothing to report on; one line of them all, from rank zero."""
     lines = [
-        f"{kind.__name__} (data.{_GIVEN_BY[argument]})"
-        for argument, kind in _REPORTERS.items()
+        f"{usual.__name__} (data.{_GIVEN_BY[argument]})"
+        for argument, (usual, *_) in _REPORTERS.items()
         if not data.hparams[argument]
-        and any(isinstance(each, kind) for each in callbacks)
-        and not (kind is ProcessBench and protocol_of(model).response_as_one_step)
+        and any(isinstance(each, usual) for each in callbacks)
+        and (argument == "benchmarks" or not protocol_of(model).response_as_one_step)
     ]
     if lines:
         rank_zero_info(f"not given, and so left out of this run: {', '.join(lines)}")
