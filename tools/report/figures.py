@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -71,7 +72,7 @@ def curve_figure(entries: Sequence[Entry]) -> ReportFigure | None:
         axes.set_title(f"quoted: {table.paper}, {table.table}")
     for axes in panels:
         axes.set_xscale("log", base=2)
-        ticks = sorted({round(x) for line in axes.lines for x in line.get_xdata()})  # type: ignore[union-attr]
+        ticks = np.unique(np.concatenate([np.asarray(line.get_xdata(), dtype=int) for line in axes.lines])).tolist()
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("N")
@@ -102,4 +103,5 @@ def _draw_curve(axes: Axes, entry: Entry, method: str, label: str, colour: str) 
         elif number.low is not None and number.high is not None:
             bounds.append((number.low, number.high))
     if len(bounds) == len(points):
-        axes.fill_between(shown, *zip(*bounds, strict=True), color=colour, alpha=0.12, linewidth=0)
+        lows, highs = zip(*bounds, strict=True)
+        axes.fill_between(shown, lows, highs, color=colour, alpha=0.12, linewidth=0)

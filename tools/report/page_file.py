@@ -24,7 +24,8 @@ def page_html(title: str, about: Sequence[str], tables: Sequence[ReportTable], f
     style = (files("tools.report.page") / "report.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    links = "".join(f'<a href="#{escape(each.name)}">{escape(each.title)}</a>' for each in (*tables, *figures))
+    titles = {each.name: each.title for each in tables} | {each.name: each.title for each in figures}
+    links = "".join(f'<a href="#{escape(name)}">{escape(each)}</a>' for name, each in titles.items())
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',

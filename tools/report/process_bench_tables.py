@@ -65,5 +65,5 @@ def measure_table(entries: Sequence[Entry]) -> ReportTable | None:
 def _coverage(entries: Sequence[Entry]) -> str:
     """Which set it is, if it is not the released one."""
     reports = [result.process_bench or {} for entry in entries for result in entry.results]
-    partial = dict.fromkeys(report["coverage"] for report in reports if not report.get("is_released_set"))
+    partial = dict.fromkeys(report.get("coverage", "") for report in reports if not report.get("is_released_set"))
     return next(iter(partial), "")

@@ -37,9 +37,9 @@ def place_figure(entries: Sequence[Entry]) -> ReportFigure | None:
     figure, (shares, errors) = new_figure(2, 5.2, 3.6)
     for colour, (source, rows) in zip(COLOURS, by_source.items(), strict=False):
         places, steps = [row.step_index for row in rows], [row.steps for row in rows]
-        options = {"color": colour, "label": source, "marker": ".", "linewidth": 1.4}
-        shares.plot(places, [100 * count / sum(steps) for count in steps], **options)
-        errors.plot(places, [100 * row.error_rate for row in rows], **options)
+        wrong = [100 * row.error_rate for row in rows]
+        shares.plot(places, [100 * count / sum(steps) for count in steps], color=colour, marker=".", linewidth=1.4)
+        errors.plot(places, wrong, color=colour, marker=".", linewidth=1.4, label=source)
     for axes, label in ((shares, "share of the steps (%)"), (errors, "wrong steps (%)")):
         axes.set_xlabel("step index, from 0")
         axes.set_ylabel(label)
@@ -92,7 +92,7 @@ def histogram_figure(entries: Sequence[Entry]) -> ReportFigure | None:
         return None
     figure, panels = new_figure(len(found))
     for axes, (entry, scores, is_correct) in zip(panels, found, strict=True):
-        bins = np.linspace(min(0.0, float(scores.min())), 1.0, _BINS + 1)
+        bins = np.linspace(min(0.0, float(scores.min())), 1.0, _BINS + 1).tolist()
         for name, chosen, colour in (("correct", is_correct, COLOURS[0]), ("wrong", ~is_correct, COLOURS[1])):
             label = f"{name} steps ({int(chosen.sum())})"
             axes.hist(scores[chosen].numpy(), bins, density=True, alpha=0.55, color=colour, label=label)
