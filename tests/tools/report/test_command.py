@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 import pytest
 from browser import Browser, find_browser
 from PIL import Image
-from report_runs import STEPS, process_bench, whole, write
+from report_runs import STEPS, best_of_n, process_bench, whole, write
 
-from tools.report.command import main
+from tools.report.command import find_entries, main
+from tools.report.step_figures import place_figure, ranking_figure
 
 HOSTILE = '</style><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">&amp; "quoted" \u202e'
 NAME = '<script>alert(1)</script> "&amp;'
@@ -78,8 +79,8 @@ def test_results_without_benchmarks_or_without_single_steps(tmp_path):
 
 
 def test_refusals_end_with_status_2(tmp_path, capsys):
-    one = whole(tmp_path / "a_test")
-    other = whole(tmp_path / "b_test", of_each={"split": "testmini"})
+    one = write(tmp_path / "a_test", best=best_of_n(0.5))
+    other = write(tmp_path / "b_test", best=best_of_n(0.5, of_each={"split": "testmini"}))
     assert main([str(one), str(other), "--output", str(tmp_path / "report")]) == 2
     assert "MMMU: the splits are test and testmini" in capsys.readouterr().err
     assert not (tmp_path / "report" / "report.html").exists()
@@ -89,9 +90,8 @@ def test_refusals_end_with_status_2(tmp_path, capsys):
 
 def test_scores_of_an_advantage_model(tmp_path):
     steps = [row | {"step_scores": [2 * score - 1 for score in row["step_scores"]]} for row in STEPS]
-    write(whole(tmp_path / "advantage_test"), step_scores=steps)
-    assert main([str(tmp_path / "advantage_test"), "--output", str(tmp_path / "report")]) == 0
-    assert (tmp_path / "report" / "figures" / "step_ranking.png").is_file()
+    entries = find_entries([str(write(whole(tmp_path / "advantage_test"), step_scores=steps))], are_seeds=False)
+    assert [make(entries).name for make in (place_figure, ranking_figure)] == ["step_index", "step_ranking"]
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome on this machine (PATH)")
