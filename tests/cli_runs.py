@@ -58,8 +58,9 @@ SMALLER = {
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What the experiments expect: the folder of the run, which their YAMLs know as VISUALPRM_RUN, and the seed."""
-    return {"VISUALPRM_RUN": str(folder), "VISUALPRM_SEED": "0", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    """What the experiments expect: the folder of the run, the seed, and how often an epoch is validated."""
+    names = {"VISUALPRM_RUN": str(folder), "VISUALPRM_SEED": "0", "VISUALPRM_VALIDATIONS": "1"}
+    return names | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
