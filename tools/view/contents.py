@@ -60,6 +60,7 @@ class Question:
         gold: Accepted answers; none where they are not known.
         pictures: In their order.
         solutions: At least one.
+        chosen: Index of the solution that a search has given; by default the model's pick follows from the scores.
     """
 
     benchmark: str
@@ -69,12 +70,15 @@ class Question:
     gold: Sequence[str]
     pictures: Sequence[Picture]
     solutions: list[Solution] = field(default_factory=list)
+    chosen: int | None = None
 
     def picks(self) -> dict[str, int]:
         """Indices of the solutions that methods pick: ``model``, the best response score, and ``vote``, the majority.
 
         As in Best-of-N, the earlier solution wins a tie. A method that the question has no data for is left out.
         """
+        if self.chosen is not None:
+            return {"model": self.chosen}
         found: dict[str, int] = {}
         scores = [solution.score for solution in self.solutions]
         classes = [solution.answer_class for solution in self.solutions]

@@ -52,7 +52,9 @@ def searched_questions(path: Path, benchmarks: Benchmarks | None = None) -> list
                     answer_class=written.answer_class,
                 )
             ways.append(way)
-        found.append(replace(question, solutions=ways or question.solutions))
+        written_ways = [number for number, way in enumerate(ways) if way.score is not None]
+        best = max(written_ways, key=lambda number: ways[number].score or 0.0, default=None)
+        found.append(replace(question, solutions=ways or question.solutions, chosen=best))
     return found
 
 

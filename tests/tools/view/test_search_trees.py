@@ -33,6 +33,8 @@ def test_ways_through_a_tree(tmp_path, write_lines):
         ("finished 3", ["one", "three"], [0.75, 0.5], 0.625, True),
         ("finished 4", ["one"], [0.75], None, None),
     ]
+    # What the search has given is the model's choice, though other ways have no response score.
+    assert question.picks() == {"model": 1}
 
 
 def test_a_tree_that_is_none(tmp_path, write_lines):

@@ -90,7 +90,7 @@ function tallyOf(chosen) {
   };
   const answered = chosen.filter(({ question }) => "vote" in question.picks);
   const pickOf = (method) => ({ question }) => question.solutions[question.picks[method]]?.is_right ?? null;
-  share("model right", answered, pickOf("model"));
+  share("model right", chosen, pickOf("model"));
   share("vote right", answered, pickOf("vote"));
   share("any right", answered, (entry) => entry.hasRight);
   const steps = chosen.flatMap(({ question }) => question.solutions).filter((s) => s.scores && (s.labels || s.mc));
