@@ -30,7 +30,7 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
-SAMPLES = 4  # solutions of a benchmark question
+SAMPLES = 8  # solutions of a benchmark question
 SOLUTIONS, CONTINUATIONS = 2, 2  # of a question to annotate
 
 _ANNOTATION = (
@@ -52,7 +52,8 @@ SMALLER = {
     "--data.benchmark_names=[MathVision,LogicVista]",
     "outcome_reward_model_test/candidate_scores.jsonl": FEWER_CANDIDATES,
     "process_reward_model_test/best_of_n_test.json": FEWER_CANDIDATES,
-    "process_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1",
+    "process_reward_model": "--data.packed_tokens=800 --trainer.log_every_n_steps=2 --trainer.max_epochs=1 "
+    f"{FEWER_CANDIDATES}",
 }
 """What makes a stage of tools/quickstart_stages.py small; keys are the results that the stages name."""
 

@@ -252,7 +252,7 @@ def test_accuracies_of_the_table(run, by_question):
     """Question accuracy of all questions together, from rollouts and candidate scores alone."""
     report = json.loads((run / "process_reward_model_test" / "best_of_n_test.json").read_text())
     process, outcome = scores_of(run, "process_reward_model"), scores_of(run, "outcome_reward_model")
-    assert report["ns"] == [1, 2, 4]
+    assert report["ns"] == [1, 2, 4, 8]
     found = report["accuracies"]["all_questions"]
 
     def accuracy(pick):

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from cli_runs import REPOSITORY, parsed, visualprm
+from cli_runs import FEWER_CANDIDATES, REPOSITORY, parsed, visualprm
 from literal_server import literal_server
 from local_servers import counting, serving
 
@@ -208,15 +208,15 @@ def test_large_experiments_compose_with_every_strategy(overlay, strategy):
 
 SEVEN = ["MMMU", "MathVista", "MathVision", "MathVerse-VO", "DynaMath", "WeMath", "LogicVista"]
 TABLES = {
-    "critic": (None, [1, 2, 4, 8], True),
+    "critic": (None, None, True),
     "table2": (SEVEN, [1, 8], False),
     "table3": (None, None, True),
-    "table4": (SEVEN, [1, 2, 4, 8], True),
+    "table4": (SEVEN, None, True),
     "table5": (["GSM8K", "MATH-500", "GPQA-Diamond"], [1, 8], False),
     "table6": (SEVEN, [1, 2, 4, 8, 16, 32, 64, 128], False),
     "table8": (SEVEN, [1, 8], True),
 }
-"""Benchmarks, numbers of candidates, and whether VisualProcessBench is judged."""
+"""Benchmarks, numbers of candidates (None for the powers of two), and whether VisualProcessBench is judged."""
 
 
 def test_every_table_of_the_paper_has_a_file():
@@ -316,7 +316,9 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request)
         return ["--data.batch_size=1", *(["--model.sampling.max_new_tokens=4"] if path.stem != "likelihood" else [])]
     if path.parent.name == "servers" and command_of(path)[0] == "test":
         monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("judging_server").url)
-        return []
+        return [FEWER_CANDIDATES]
+    if path.parent.name == "quickstart" and command_of(path)[0] == "test":
+        return [FEWER_CANDIDATES]
     if path.parent.name == "servers":
         monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("counting_server").url)
     if path.parent.name == "paper":
