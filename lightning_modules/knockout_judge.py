@@ -222,7 +222,8 @@ class KnockoutJudge(SamplingModule):
         for meeting, texts in zip(meetings, answers, strict=True):
             if texts:
                 costs[meeting[0]].add(texts, is_solution=False)
-            named[meeting] = read_choice(texts[0].text) if texts else None
+            # What was cut has not come to its verdict.
+            named[meeting] = read_choice(texts[0].text) if texts and texts[0].finish_reason == "stop" else None
         for index, bracket in enumerate(brackets):
             bracket.play([(named.get((index, pair, False)), named.get((index, pair, True))) for pair in bracket.pairs])
 

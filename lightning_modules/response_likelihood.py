@@ -47,6 +47,8 @@ class ResponseLikelihood(SamplingModule):
         engine: GenerationEngine | None = None,
     ) -> None:
         super().__init__()
+        if cut_at is not None and cut_at < 1:
+            raise ValueError(f"cut_at must be at least 1, got {cut_at}")
         self.save_hyperparameters("model_name_or_path")
         self.keep_backbone_options(backbone)
         self.model_name_or_path = model_name_or_path

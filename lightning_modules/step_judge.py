@@ -65,6 +65,11 @@ def read_verdict(text: str) -> bool | None:
     return found[-1].lower() == "yes" if found else None
 
 
+def ended_text(text: GeneratedText) -> str:
+    """What a judge has written; nothing where it was cut, before it came to its verdict."""
+    return text.text if text.finish_reason == "stop" else ""
+
+
 def text_before_verdict(text: str) -> str | None:
     """What a judge says before its verdict; None where it has none.
 
@@ -182,7 +187,7 @@ class StepJudge(SamplingModule):
         requests = [self._request(batch, index, steps) for index, steps in asked]
         answers = answers_to(self.engine, requests, self.sampling, leave_out)
         verdicts = {
-            key: self._majority([text.text for text in texts]) for key, texts in zip(asked, answers, strict=True)
+            key: self._majority([ended_text(text) for text in texts]) for key, texts in zip(asked, answers, strict=True)
         }
         scores = {key: float(verdict or False) for key, verdict in verdicts.items()}
         if self.score == "probability":
@@ -233,7 +238,7 @@ class StepJudge(SamplingModule):
         keys: list[_Steps] = []
         for key, request, texts in zip(asked, requests, answers, strict=True):
             for name, text in zip(request.sample_keys, texts, strict=False):
-                before = text_before_verdict(text.text)
+                before = text_before_verdict(ended_text(text))
                 if before is not None:
                     keys.append(key)
                     follow_up.append(replace(request, sample_keys=[name], partial_response=before))

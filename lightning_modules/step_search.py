@@ -17,11 +17,11 @@ from lightning_modules.generation.graded_rollouts import graded_rollout
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
 from lightning_modules.generation.sampling_module import SamplingModule
 from lightning_modules.generation.transformers_engine import TransformersEngine, engine_settings
-from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
+from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores, aggregations_for
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.weights_digest import weights_digest
 from lightning_modules.process_reward import ProcessRewardModel
-from lightning_modules.scoring.responses import QuestionWithResponses
+from lightning_modules.scoring.responses import QuestionWithResponses, read_responses
 from lightning_modules.scoring.served_scorer import RewardModelServer
 from lightning_modules.search.options import SearchOptions
 from lightning_modules.search.tree import Node
@@ -117,6 +117,12 @@ class StepSearch(SamplingModule):
                 f"reward_model: {reward_model.model_name_or_path} judges whole responses (objective "
                 f"{self.reward_model.protocol.objective!r}), and cannot lead a search by steps"
             )
+        possible = aggregations_for(self.reward_model.protocol.score_range)
+        if search.value and search.value not in possible:
+            raise ValueError(
+                f"search.value {search.value!r} has no meaning for scores of objective "
+                f"{self.reward_model.protocol.objective!r}; use one of {', '.join(possible)}"
+            )
         self.load_for(engine or TransformersEngine())
 
     @property
@@ -150,6 +156,7 @@ class StepSearch(SamplingModule):
         """
         self.attach_engine()
         begin = time.perf_counter()
+        self._leave_out_unreadable(batch)
 
         def score(texts: Sequence[tuple[int, list[str]]]) -> list[list[list[float]]]:
             return self._scores(batch, texts)
@@ -166,17 +173,28 @@ class StepSearch(SamplingModule):
                 self.prediction_costs[prompt.prompt_id] = asdict(replace(found.costs, seconds=seconds))
         return rows
 
+    def _leave_out_unreadable(self, batch: PromptBatch) -> None:
+        """Leave out questions that the policy can read and the reward model cannot, before anything is sampled."""
+        for index, prompt in enumerate(batch.prompts):
+            if prompt.prompt_id not in batch.left_out:
+                try:
+                    asked = self._asked(batch, index, ["any step"])
+                    read_responses(asked, self.reward_model.encoder, self.reward_model.protocol)
+                except ValueError as problem:
+                    batch.leave_out(prompt, problem)
+
+    def _asked(self, batch: PromptBatch, index: int, texts: list[str]) -> QuestionWithResponses:
+        prompt = batch.prompts[index]
+        is_bare = self.reward_model.encoder.rules.question_text == "bare"
+        question = prompt.question if is_bare else prompt.policy_text
+        return QuestionWithResponses(batch.images[index], question, texts, prompt.prompt_id)
+
     def _is_readable(self, step: str) -> bool:
         return not any(token in step for token in self.reward_model.encoder.special_tokens)
 
     def _scores(self, batch: PromptBatch, texts: Sequence[tuple[int, list[str]]]) -> list[list[list[float]]]:
         """Step scores of beginnings; ranks do not wait for each other."""
-        is_bare = self.reward_model.encoder.rules.question_text == "bare"
-        asked = []
-        for index, of_question in texts:
-            prompt = batch.prompts[index]
-            question = prompt.question if is_bare else prompt.policy_text
-            asked.append(QuestionWithResponses(batch.images[index], question, of_question, prompt.prompt_id))
+        asked = [self._asked(batch, index, of_question) for index, of_question in texts]
         pieces = [asked[place : place + _QUESTIONS_AT_ONCE] for place in range(0, len(asked), _QUESTIONS_AT_ONCE)]
         return [
             scored.step_scores

@@ -42,7 +42,7 @@ from tools.agreement import AGREE, DIFFER, UNJUDGED, write_agreement
 from tools.annotation_estimate import Rates, estimate, measured_rates
 from tools.data_check import check_data
 from tools.data_report import as_json, tables
-from tools.decontaminate import DROPS, find_contamination, write_clean_copy
+from tools.decontaminate import DROPS, clean_copies, find_contamination, require_new_folder, write_clean_copy
 from tools.decontaminate import as_json as contamination_json
 from tools.reading_facts import reading_facts
 
@@ -221,6 +221,9 @@ def _decontaminate(given: argparse.Namespace) -> int:
         raise ValueError("give --benchmarks, --visual-process-bench, or both")
     if given.json:
         require_writable_file(given.json)
+    if given.output:
+        require_new_folder(given.output)
+        clean_copies(given.paths, given.image_root)
     # What a benchmark lacks of its release is no matter here.
     options = {name: BenchmarkOptions(on_mismatch="ignore", allow_incomplete=True) for name in BENCHMARKS}
     entries = chain(

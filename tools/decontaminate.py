@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from datamodules.contamination.benchmark_index import BenchmarkIndex
 from datamodules.contamination.picture_hashes import difference_hash
-from datamodules.storage.files import atomic_folder, atomic_write_jsonl
+from datamodules.storage.files import atomic_folder, atomic_write_jsonl, require_writable_folder
 from datamodules.storage.images import open_image
 from datamodules.supervision.row_reader import RowReader, row_readers
 from datamodules.supervision.sources import process_sources
@@ -138,13 +138,8 @@ def _hash_of(row: dict[str, Any], number: int, known: dict[str, NDArray[np.uint6
     return known[name]
 
 
-def write_clean_copy(paths: Sequence[Path], image_root: str | None, dropped: set[str], output: Path) -> list[str]:
-    """Write a folder with a file for each annotation file, without the rows that are left out.
-
-    JSON lines stay JSON lines and parquet stays parquet; pictures are not copied.
-
-    Returns:
-        Lines that say what was written, and the image root to give.
+def clean_copies(paths: Sequence[Path], image_root: str | None) -> list[RowReader]:
+    """The annotation files that a clean copy would have.
 
     Raises:
         ValueError: If a file is a saved dataset, or two files have one name.
@@ -154,6 +149,35 @@ def write_clean_copy(paths: Sequence[Path], image_root: str | None, dropped: set
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise ValueError(f"two annotation files are called {twice[0]}; clean their folders one after the other")
+    return readers
+
+
+def require_new_folder(output: Path) -> None:
+    """Make sure that a folder can be written, and that nothing is lost.
+
+    Raises:
+        FileExistsError: If it is there already, with anything in it.
+        OSError: If it cannot be written.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} is there already; give another folder for the clean copy")
+    require_writable_folder(output)
+
+
+def write_clean_copy(paths: Sequence[Path], image_root: str | None, dropped: set[str], output: Path) -> list[str]:
+    """Write a folder with a file for each annotation file, without the rows that are left out.
+
+    JSON lines stay JSON lines and parquet stays parquet; pictures are not copied.
+
+    Returns:
+        Lines that say what was written, and the image root to give.
+
+    Raises:
+        FileExistsError: If the folder is there already: it may hold the pictures, or the rows themselves.
+        ValueError: See :func:`clean_copies`.
+    """
+    readers = clean_copies(paths, image_root)
+    require_new_folder(output)
     lines = []
     with atomic_folder(output) as folder:
         for reader in readers:

@@ -27,12 +27,15 @@ from lightning_modules.metrics.table import print_tables
 from tools.judge_scores import JudgedSteps, judged_steps
 
 
-def scored_solutions(solutions: Sequence[JudgedSolution], judged: dict[str, JudgedSteps]) -> list[ScoredSolution]:
+def scored_solutions(
+    solutions: Sequence[JudgedSolution], judged: dict[str, JudgedSteps], allow_missing: bool = False
+) -> list[ScoredSolution]:
     """The solutions with the scores of a judge.
 
     Args:
         solutions: Of VisualProcessBench.
         judged: Rows of the judge by id.
+        allow_missing: Take a solution without a row for one without any verdict.
 
     Raises:
         ValueError: If a solution has no row, or one of other steps; names the first and says how many there are.
@@ -40,7 +43,10 @@ def scored_solutions(solutions: Sequence[JudgedSolution], judged: dict[str, Judg
     found, missing, others = [], [], []
     for solution in solutions:
         row = judged.get(f"{prompt_id(solution.sample_id)}/0")
-        if row is None:
+        if row is None and allow_missing:
+            scores = [0.0] * len(solution.steps)
+            found.append(ScoredSolution(solution.sample_id, solution.data_source, scores, list(solution.correctness)))
+        elif row is None:
             missing.append(solution.sample_id)
         elif len(row.of_steps) != len(solution.steps) or row.response.split() != " ".join(solution.steps).split():
             others.append(solution.sample_id)
@@ -49,7 +55,8 @@ def scored_solutions(solutions: Sequence[JudgedSolution], judged: dict[str, Judg
             found.append(ScoredSolution(solution.sample_id, solution.data_source, scores, list(solution.correctness)))
     for problem, names in (("were not judged", missing), ("have other steps than were judged", others)):
         if names:
-            raise ValueError(f"{len(names)} of {len(solutions)} solutions {problem}, the first is {names[0]}")
+            advice = "; --allow-missing counts them as judged wrong" if names is missing else ""
+            raise ValueError(f"{len(names)} of {len(solutions)} solutions {problem}, the first is {names[0]}{advice}")
     return found
 
 
@@ -60,17 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("judged", type=nonempty_path, help="rows that StepJudge wrote of data.visual_process_bench")
     parser.add_argument("--visual-process-bench", type=nonempty_path, required=True, help="folder with test.jsonl")
     parser.add_argument("--threshold", type=number(0, 1), default=0.5, help="least score of a correct step")
+    parser.add_argument("--allow-missing", action="store_true", help="solutions without a row count as judged wrong")
     parser.add_argument("--output", type=nonempty_path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     parsed = parser.parse_args(arguments)
     output: Path = parsed.output
+    if parsed.threshold == 0:
+        raise ValueError("--threshold 0 would take steps without a verdict for right; give more than 0")
     require_writable_folder(output)
     if (output / "process_bench_test.json").exists() and not parsed.overwrite:
         raise FileExistsError(f"{output} holds a report already; give another folder or --overwrite")
     solutions = read_visual_process_bench(parsed.visual_process_bench)
-    scored = scored_solutions(solutions, judged := judged_steps(parsed.judged))
-    unjudged = sum(row.unjudged for row in judged.values())
-    total = sum(len(row.of_steps) for row in judged.values())
+    scored = scored_solutions(solutions, judged := judged_steps(parsed.judged), parsed.allow_missing)
+    total = sum(len(each.scores) for each in scored)
+    with_verdict = sum(len(row.of_steps) - row.unjudged for row in judged.values())
+    unjudged = total - with_verdict
     report = step_report(scored, StepThreshold(parsed.threshold), others=[None])
     totals = count_steps((solution.data_source, solution.correctness) for solution in solutions)
     coverage = f"{coverage_sentence(totals)} {unjudged} of {total} steps have no verdict, and count as judged wrong."

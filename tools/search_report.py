@@ -108,8 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_writable_folder(output)
     if (output / "equal_tokens.json").exists() and not parsed.overwrite:
         raise FileExistsError(f"{output} holds a report already; give another folder or --overwrite")
+    names = [path.stem for path in parsed.searches]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two searches are called {max(names, key=names.count)}; rename one of the files")
     tokens = [sampled_tokens(path) for path in parsed.searches]
-    present = list(dict.fromkeys(key[0] for key in tokens[0]))
+    present = list(dict.fromkeys(key[0] for each in tokens for key in each))
     datasets = read_best_of_n_datasets(parsed.benchmarks, parsed.rollouts, present, parsed.candidates)
     found = [read_best_of_n_datasets(parsed.benchmarks, path, present, 1) for path in parsed.searches]
     tokenizer = AutoTokenizer.from_pretrained(parsed.policy, trust_remote_code=False)
@@ -119,7 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, dataset in datasets.items()
     }
     pictured = [name for name in searched if name in VISUAL_BENCHMARKS]
-    names = [path.stem for path in parsed.searches]
     report = equal_tokens_report(searched, names, pictured or None, seed=parsed.seed)
     output.mkdir(parents=True, exist_ok=True)
     atomic_write_text(output / "equal_tokens.json", f"{json.dumps(report.to_dict(), indent=2)}\n")

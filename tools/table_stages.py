@@ -69,6 +69,8 @@ def _temperature(run: Path, value: float) -> list[Stage]:
                 data__benchmarks=run / "world" / "benchmarks",
                 data__rollouts=rollouts,
                 data__num_workers=0,
+                trainer__accelerator="cpu",
+                trainer__devices=1,
             ),
         ),
     ]

@@ -51,7 +51,7 @@ def as_raw_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _first_wrong(row: Mapping[str, Any], count: int, where: str) -> int | None:
     """Index of the first incorrect step in the whole solution; None if there is none."""
     given = row[_FIRST_WRONG]
-    if given in _NOTHING:
+    if given in (*_NOTHING, []) or given != given:  # NaN is where a column of numbers has none
         return None
     if isinstance(given, str):
         try:

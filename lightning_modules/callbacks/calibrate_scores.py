@@ -115,6 +115,7 @@ class CalibrateScores(Callback):
         """Drop the scores of an interrupted epoch, and the calibration that is to be fitted anew."""
         self._rows, self._fitted, self._steps = {PROCESS: [], _BENCH: []}, None, None
         protocol: Any = protocol_of(pl_module)
+        self._had_threshold = protocol.step_threshold is not None
         if not trainer.testing and protocol.calibration is not None:
             # A step threshold beside it belongs to its scores.
             pl_module.protocol = replace(protocol, calibration=None, step_threshold=None, step_threshold_chosen_on=None)
@@ -170,7 +171,7 @@ class CalibrateScores(Callback):
             steps = _steps_of(found[PROCESS])
             try:
                 calibration = fit_calibration(*steps, self.method, _name_of_split(trainer))
-                self.reports["validation"] = _in_folds(found[PROCESS], self.method)
+                self.reports["validation"] = _in_folds(found[PROCESS], self.method, steps)
             except OneLabelError as error:
                 if not is_partial_evaluation(trainer):
                     raise
@@ -206,10 +207,13 @@ class CalibrateScores(Callback):
         """Store the calibration: after all reports of the epoch, and before checkpoints are written."""
         if self._fitted is None or self._steps is None:
             return
-        protocol: Any = _calibrated(protocol_of(pl_module), self._fitted, *self._steps)
+        chosen = protocol_of(pl_module)
+        protocol: Any = replace(chosen, calibration=self._fitted)
+        if self._had_threshold or chosen.step_threshold is not None:
+            protocol = _with_threshold(protocol, self._fitted, *self._steps)
         pl_module.protocol = protocol
         folder = _model_folder(pl_module)
-        if self.update_model and folder is not None and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.update_model and folder is not None and trainer.is_global_zero and not is_partial_evaluation(trainer):
             save_protocol(protocol, folder)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -218,13 +222,11 @@ class CalibrateScores(Callback):
             print_tables([calibration_table(self.reports, self._fitted or protocol_of(pl_module).calibration)])
 
 
-def _calibrated(protocol: Protocol, calibration: Calibration, scores: Tensor, is_right: Tensor) -> Protocol:
-    """The protocol with a calibration; a step threshold is chosen anew on the calibrated scores."""
-    threshold = protocol.step_threshold
-    if threshold is not None:
-        # Scores beside the old threshold may have one calibrated value.
-        threshold, _ = best_threshold(calibration.of_scores(scores).clamp(0, 1), is_right, protocol.score_range)
-    return replace(protocol, calibration=calibration, step_threshold=threshold)
+def _with_threshold(protocol: Protocol, calibration: Calibration, scores: Tensor, is_right: Tensor) -> Protocol:
+    """The protocol with a step threshold that is chosen anew, on the calibrated scores."""
+    # Scores beside the old threshold may have one calibrated value.
+    threshold, _ = best_threshold(calibration.of_scores(scores).clamp(0, 1), is_right, protocol.score_range)
+    return replace(protocol, step_threshold=threshold, step_threshold_chosen_on=calibration.fitted_on)
 
 
 def _steps_of(rows: Sequence[_Solution]) -> tuple[Tensor, Tensor]:
@@ -233,18 +235,22 @@ def _steps_of(rows: Sequence[_Solution]) -> tuple[Tensor, Tensor]:
     return scores, torch.tensor([label for row in rows for label in row.is_right], dtype=torch.bool)
 
 
-def _in_folds(rows: Sequence[_Solution], method: CalibrationMethod) -> CalibrationReport:
+def _in_folds(rows: Sequence[_Solution], method: CalibrationMethod, steps: tuple[Tensor, Tensor]) -> CalibrationReport:
     """How calibrated the scores of each fifth of the rows are, with a calibration fitted on the others.
 
-    Rows are cut in their order, in which the solutions of a question mostly follow each other.
+    Rows are cut in their order, in which the solutions of a question mostly follow each other. If all steps of a label
+    are in one fifth, there is only the report from before.
     """
-    scores, is_right = _steps_of(rows)
+    scores, is_right = steps
     bounds = [len(rows) * fold // _FOLDS for fold in range(_FOLDS + 1)]
     after = []
     for low, high in pairwise(bounds):
         others = _steps_of([*rows[:low], *rows[high:]])
         if low < high:
             held_out, _ = _steps_of(rows[low:high])
+            if others[1].all() or not others[1].any():
+                rank_zero_warn("CalibrateScores: one fifth of the split has all steps of a label; no report by folds")
+                return calibration_report(scores, is_right)
             after.append(fit_calibration(*others, method).of_scores(held_out))
     return calibration_report(scores, is_right, torch.cat(after))
 

@@ -71,6 +71,10 @@ class LearnSourceWeights(Callback):
         data = data_module_of(trainer)
         if not isinstance(pl_module, ProcessRewardModel) or is_sharded(pl_module):
             raise ValueError("LearnSourceWeights needs a ProcessRewardModel whose weights are not sharded")
+        if pl_module.step_loss.options.averaging != "step":
+            raise ValueError(
+                "LearnSourceWeights needs loss.averaging: step; in a mean over each sample its weight cancels"
+            )
         if not isinstance(data, EvaluationData) or PROCESS not in data.validation_names:
             raise ValueError(
                 "LearnSourceWeights needs a process validation split to learn on; give the data module "
@@ -90,7 +94,8 @@ class LearnSourceWeights(Callback):
         was_training = module.training
         module.eval()
         held_out = trainer.strategy.batch_to_device(self._next_validation_batch(trainer))
-        own = head_gradients(module, batch, by_source=True), head_gradients(module, held_out, by_source=False)
+        with trainer.precision_plugin.forward_context():
+            own = head_gradients(module, batch, by_source=True), head_gradients(module, held_out, by_source=False)
         module.train(was_training)
         sums: dict[str, torch.Tensor] = {}
         target: torch.Tensor | None = None
@@ -121,7 +126,7 @@ class LearnSourceWeights(Callback):
             atomic_write_text(folder / WEIGHTS_FILE, json.dumps(self.learnt.weights, indent=2) + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights, for checkpoints."""
+        """The weights, for checkpoints; a run that goes on takes the batches of the split from the first one again."""
         return {"weights": dict(self.learnt.weights)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -25,6 +25,21 @@ class LearningCurve(Callback):
             raise ValueError(f"validations_per_epoch must be at least 1, got {validations_per_epoch}")
         self.validations_per_epoch = validations_per_epoch
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a trainer that counts the batches of all epochs together.
+
+        Raises:
+            ValueError: If it does.
+        """
+        if stage == "fit" and trainer.check_val_every_n_epoch is None:
+            raise ValueError("LearningCurve counts within epochs; leave trainer.check_val_every_n_epoch at a number")
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say after how many batches this is, also where a killed run goes on within a validation: reports ask."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            done: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+            trainer.val_check_batch = done.ready
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -6,6 +6,7 @@ Requests about the same question are read behind one shared prefix, by
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -103,8 +104,10 @@ def option_tokens(processor: ProcessorMixin, request: GenerationRequest, options
     for option in options:
         found.append(sorted({row[length] for row in rows[begin : begin + len(option)]}))
         begin += len(option)
-    everything = [token for tokens in found for token in tokens]
-    if len(set(everything)) < len(everything):
+    # Spellings of two options may share a first token, such as a quotation mark that is split off of some of them.
+    counts = Counter(token for tokens in found for token in tokens)
+    found = [[token for token in tokens if counts[token] == 1] for tokens in found]
+    if not all(found):
         raise ValueError(
             f"{_name(request)}: the options {', '.join(option[0] for option in options)} begin with the same token of "
             f"this tokenizer, so that one token does not tell them apart"

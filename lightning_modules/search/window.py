@@ -196,12 +196,14 @@ class SearchWindow:
         tree.samples += 1
         tree.sampled_tokens += text.completion_tokens
         step = text.text.strip()
-        goes_on = text.stopped_at is not None
+        goes_on = text.stopped_at == STEP_SEPARATOR  # a stop string of the user's ends the solution
         if (goes_on and not step) or not self.is_readable(step):
             tree.dropped += 1
             return
         node = expansion.node
-        group = number % self.options.groups if node.parent is None else node.group
+        group = node.group
+        if node.parent is None:  # equal first steps are one, so different ones are counted
+            group = sum(each.parent is node for each in tree.nodes) % self.options.groups
         tree.add(node, step, None if goes_on else text.finish_reason, text.completion_tokens, group)
 
     def _look_ahead(self, search: QuestionSearch, new: Sequence[Node]) -> Generator[_Asked, object, dict[Node, str]]:
@@ -227,7 +229,7 @@ class SearchWindow:
                 step = text.text.strip()
                 if step and self.is_readable(step):
                     ahead[node] = f"{ahead[node]}{STEP_SEPARATOR}{step}"
-                    still += [node] if text.stopped_at is not None else []
+                    still += [node] if text.stopped_at == STEP_SEPARATOR else []
             going = still
             if not going:
                 break

@@ -83,6 +83,16 @@ def test_the_copy(world, drop, kept):
     assert [json.loads(line) for line in lines] == [ROWS[int(number) - 1] for number in kept]
 
 
+@pytest.mark.parametrize("folder", ["data", "."])
+def test_a_folder_that_is_there_is_not_replaced(world, folder, capsys):
+    """It may be the rows' own, with their pictures."""
+    before = sorted(world.rglob("*"))
+    given = ["decontaminate", world / "data" / "algebra.jsonl", "--benchmarks", world / "benchmarks"]
+    assert main(list(map(str, [*given, "--output", world / folder]))) == 2
+    assert "is there already; give another folder" in capsys.readouterr().err
+    assert sorted(world.rglob("*")) == before
+
+
 def test_parquet_with_embedded_pictures(world, capsys):
     rows = [
         {**each, "image": {"bytes": (world / "data" / each["image"]).read_bytes(), "path": each["image"]}}

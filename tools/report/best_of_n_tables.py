@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS
@@ -106,7 +107,7 @@ def policy_table(entries: Sequence[Entry], is_text: bool = False) -> ReportTable
 
 def aggregation_table(entries: Sequence[Entry]) -> ReportTable | None:
     """Table 4: critics and ways to aggregate their step scores, on benchmarks and on VisualProcessBench."""
-    scored = [entry for entry in entries if entry.first.best_of_n]
+    scored = [entry for entry in entries if set(entry.first.benchmarks) & set(VISUAL_BENCHMARKS)]
     if not scored:
         return None
     n = common_n(scored)
@@ -183,15 +184,23 @@ def setting_table(entries: Sequence[Entry]) -> ReportTable | None:
         "Threshold of the Monte Carlo score": lambda entry: f"{entry.first.protocol['threshold']:g}",
         "Temperature of the policy": lambda entry: _temperatures(entry.first.temperatures),
     }
+
+    def others_of(entry: Entry, group: str) -> tuple[str, ...]:
+        """What must be the same beside what a group of rows varies."""
+        name, (threshold, temperature) = group.split()[0], (of(entry) for of in kinds.values())
+        return (entry.first.policy, temperature if name == "Threshold" else threshold)
+
     for group, value_of in kinds.items():
-        if len({value_of(entry) for entry in valued}) > 1:
+        (commonest, _), *_ = Counter(others_of(entry, group) for entry in valued).most_common()
+        alike = [entry for entry in valued if others_of(entry, group) == commonest]
+        if len({value_of(entry) for entry in alike}) > 1:
             rows += [
                 Row(
                     f"{value_of(entry)}: {label_of(entry)}",
                     [*_accuracies(entry, columns, primary_of(entry), n), entry.process_bench(*STEP_F1)],
                     group,
                 )
-                for entry in sorted(valued, key=value_of)
+                for entry in sorted(alike, key=value_of)
             ]
     if not rows:
         return None

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from datamodules.benchmarks import VISUAL_BENCHMARKS
 from lightning_modules.metrics.best_of_n import OVERALL
 from lightning_modules.metrics.best_of_n_figure import figure_png
 from tools.report.best_of_n_tables import by_policy, curves
@@ -55,7 +56,7 @@ def new_figure(panels: int, width: float = 4.4, height: float = 3.5, columns: in
 
 def curve_figure(entries: Sequence[Entry]) -> ReportFigure | None:
     """Figure 4: overall accuracy against N, a panel for each policy, and the paper's two policies as it gives them."""
-    scored = [entry for entry in entries if entry.first.best_of_n]
+    scored = [entry for entry in entries if set(entry.first.benchmarks) & set(VISUAL_BENCHMARKS)]
     if not scored:
         return None
     policies = by_policy(scored)

@@ -12,6 +12,7 @@ from typing import Any
 from datamodules.batching.ranks import digest_of
 from lightning_modules.callbacks.candidate_scores import CANDIDATE_SCORES, read_candidate_scores
 from lightning_modules.callbacks.step_scores import STEP_SCORES, StepScores, read_step_scores
+from lightning_modules.objectives.table import objective_named
 
 BEST_OF_N = "best_of_n_test.json"
 PROCESS_BENCH = "process_bench_test.json"
@@ -89,7 +90,8 @@ class RunResult:
     @property
     def critic(self) -> str:
         """What the reward model is, such as PRM or ORM."""
-        return str((self.best_of_n or {}).get("critic", "PRM"))
+        known = objective_named(self.protocol["objective"]).critic if "objective" in self.protocol else "PRM"
+        return str((self.best_of_n or {}).get("critic", known))
 
     @property
     def benchmarks(self) -> list[str]:

@@ -161,7 +161,9 @@ def test_a_stored_calibration_is_replaced(tmp_path):
     )
     trainer_of(tmp_path, CalibrateScores("temperature")).validate(module, loaders(), verbose=False)
     assert module.protocol.calibration.method == "temperature"
-    assert module.protocol.step_threshold is None
+    # A step threshold belongs to its scores: it is chosen anew on those of the new calibration.
+    assert module.protocol.step_threshold is not None
+    assert module.protocol.step_threshold_chosen_on == module.protocol.calibration.fitted_on
 
 
 def test_the_folder_of_the_model_is_updated(tmp_path):

@@ -160,3 +160,38 @@ def test_a_prompt_that_is_refused_is_left_out():
     batch = batch_of(["b"])
     with pytest.raises(PromptRefusedError, match="too long"):
         SearchWindow(batch, SearchOptions(), SAMPLING, digits, "mean").run(Refusing())
+
+
+def test_a_stop_string_of_the_user_ends_a_solution():
+    """Blank lines end steps; what stops at another string is not gone on from."""
+
+    class Closing(Counter):
+        def answer(self, request, key, parameters):
+            return cut_at_stop(GeneratedText("1</answer> 2\n\n3", "stop", 5, 4), parameters.stop)
+
+    sampling = SamplingParameters(temperature=1.0, max_new_tokens=30, stop=("</answer>",))
+    options = SearchOptions(width=1, expansion=1)
+    window = SearchWindow(batch_of(["a"]), options, sampling, digits, "mean")
+    window.run(Closing())
+    (search,) = window.searches
+    assert [(node.step, node.ended) for node in search.tree.nodes[1:]] == [("1", "stop")]
+
+
+def test_different_first_steps_are_dealt_to_the_groups():
+    """Equal ones are one beginning, which must not take the places of other groups."""
+
+    class Few(Counter):
+        def answer(self, request, key, parameters):
+            if request.partial_response:
+                return super().answer(request, key, parameters)
+            step = "72"[int(key.rpartition("/")[2]) in (5, 7)]
+            return cut_at_stop(GeneratedText(f"{step}\n\nx", "stop", 5, 2), parameters.stop)
+
+    options = SearchOptions(width=2, expansion=4, groups=2)
+    window = SearchWindow(batch_of(["a"]), options, SAMPLING, digits, "mean")
+    window.run(Few())
+    (search,) = window.searches
+    first = [node for node in search.tree.nodes if node.parent is search.tree.root]
+    assert [(node.step, node.group) for node in first] == [("7", 0), ("2", 1)]
+    # Each group has gone on from its own beginning, though one is worth less than the other.
+    assert {node.parent.step for node in search.tree.nodes if node.depth == 2} == {"7", "2"}

@@ -170,7 +170,8 @@ def test_requests_wait_for_a_server_that_is_gone_and_then_go_on(connected, caplo
         assert sorted(body["say"] for body in with_it.bodies) == [f"word{number}" for number in range(10)]
     finally:
         with_it.stop()
-    assert "refuses connections" in caplog.text
+    # By the time it was asked, the connection was open still or not.
+    assert "refuses connections" in caplog.text or "broke the connection off" in caplog.text
     assert "answers again" in caplog.text
 
 
