@@ -154,7 +154,7 @@ def test_variants_ask_one_question_of_ten_pictures(pool):
 def test_later_variants_show_digits_that_are_not_misread(pool):
     """Levels 1, 2 and 3 in turn: that many variants show any digits, and the others only 0 to 4."""
     shown = {}
-    for seed in range(1, 301):
+    for seed in range(1, 91):
         variants = position_sum_variants(seed, pool, np.random.default_rng(seed))
         assert {question.metadata["level"] for question in variants} == {(1, 2, 3)[(seed - 1) % 3]}
         for question in variants:
