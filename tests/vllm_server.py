@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -67,7 +68,10 @@ class VllmServer:
         """
         python = server_python()
         assert python is not None, NO_SERVER
-        command = ["setpriv", "--pdeathsig", "TERM", str(python), "-m", "vllm.entrypoints.openai.api_server"]
+        # It must not outlive the tests. The signal comes when the thread that has started it ends, so not from others.
+        is_main = threading.current_thread() is threading.main_thread()
+        command = ["setpriv", "--pdeathsig", "TERM"] if is_main else []
+        command += [str(python), "-m", "vllm.entrypoints.openai.api_server"]
         command += ["--model", str(self.folder), "--served-model-name", MODEL, "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--limit-mm-per-prompt", '{"image":4}', *_OPTIONS, *self.options]
         of_ours = ("PYTHONPATH", "PL_GLOBAL_SEED")
