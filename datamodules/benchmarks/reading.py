@@ -17,9 +17,10 @@ import numpy as np
 from datamodules.benchmarks.cloned import ClonedFile, ResponseFields, cloned_rows
 from datamodules.benchmarks.finding import BenchmarkFinder
 from datamodules.benchmarks.hub import HubRow, read_rows
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, SourceRow
 from datamodules.benchmarks.released import release_mismatches
-from datamodules.benchmarks.table import LazyImages, TableRow, cell_text, read_table
+from datamodules.benchmarks.table import TableRow, cell_text, read_table
 from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.decoding import broken_pictures
 from datamodules.storage.fields import first_of, is_unicode
