@@ -1,7 +1,7 @@
 """The stages behind the quickstart that measure what is in experiments/beyond.
 
-Each trains or tests a reward model on the annotation, the base model and the candidates of the run. None of them changes
-what the quickstart has written.
+Each trains or tests a reward model on the annotation, the base model and the candidates of the run. None of them
+changes what the quickstart has written.
 """
 
 from __future__ import annotations
