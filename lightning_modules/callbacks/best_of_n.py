@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.batching.candidate_batch import CandidateBatch
@@ -24,6 +24,7 @@ from lightning_modules.callbacks.candidate_scores import (
     response_digest,
     write_candidate_scores,
 )
+from lightning_modules.callbacks.evaluation import EvaluationCallback, Key
 from lightning_modules.callbacks.reporting import (
     log_scalars,
     output_folder,
@@ -33,7 +34,6 @@ from lightning_modules.callbacks.reporting import (
     write_report,
 )
 from lightning_modules.callbacks.score_charts import show_response_charts
-from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.benchmark_details import BenchmarkDetails
 from lightning_modules.metrics.best_of_n import ALL_QUESTIONS, OVERALL, BestOfNReport, best_of_n_report
 from lightning_modules.metrics.best_of_n_figure import best_of_n_figure, figure_png
@@ -43,7 +43,7 @@ from lightning_modules.metrics.selection.candidates import QuestionCandidates
 from lightning_modules.metrics.selection.methods import PASS_AT_1, PASS_AT_N, SELF_CONSISTENCY, WEIGHTED_VOTE
 from lightning_modules.metrics.selection.pool import OUTCOME, critic_method
 from lightning_modules.metrics.selection.subsets import Subsets
-from lightning_modules.metrics.table import Table, print_tables
+from lightning_modules.metrics.table import Table
 from lightning_modules.objectives.table import objective_named
 
 
@@ -55,12 +55,8 @@ class _Scored:
     digests: list[str]
     uncertainties: list[list[float]] | None = None
 
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.candidates.benchmark, self.candidates.question_id
 
-
-class BestOfN(Callback):
+class BestOfN(EvaluationCallback[_Scored]):
     """Turns the scores of benchmark candidates into Best-of-N accuracies when a validation or test epoch ends.
 
     It reads the :class:`lightning_modules.scoring.scored_batch.ScoredBatch` that the module's step returns for each
@@ -112,6 +108,7 @@ class BestOfN(Callback):
             raise ValueError(f"aggregations must be some of {', '.join(AGGREGATIONS)}, got {list(aggregations)}")
         if bootstrap < 1:
             raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
+        super().__init__(output_dir)
         self.ns = sorted(set(ns)) if ns else None
         self.given_aggregations = aggregations
         self.aggregations = list(dict.fromkeys(aggregations or AGGREGATIONS))
@@ -120,16 +117,12 @@ class BestOfN(Callback):
         self.outcome_path = Path(outcome_scores) if outcome_scores else None
         self.critic_paths = {name: Path(path) for name, path in (critics or {}).items()}
         self.subsets: Subsets = subsets
-        self.output_dir = output_dir
         self.report: BestOfNReport | None = None
         self.details: list[BenchmarkDetails] = []
         self._outcome: OutcomeScores | None = None
         self._critics: dict[str, OutcomeScores] = {}
         self._critic = "PRM"
         self._least_score = 0.0
-        self._scored: list[_Scored] = []
-
-    # --------------------------------------------------------------- collect
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the aggregations and read the outcome scores before the run starts.
@@ -154,23 +147,11 @@ class BestOfN(Callback):
         if not self._critics:
             self._critics = {name: OutcomeScores(path) for name, path in self.critic_paths.items()}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the scores of an interrupted epoch."""
-        self._scored = []
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores of a batch of candidates."""
-        if trainer.sanity_checking or not isinstance(batch, CandidateBatch):
+    def rows_of_batch(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any
+    ) -> Iterator[tuple[Key, _Scored]]:
+        """Scores and verdicts of a batch of candidates."""
+        if not isinstance(batch, CandidateBatch):
             return
         unsure = outputs.step_uncertainties or [None] * len(batch.groups)
         for group, scores, of_group in zip(batch.groups, outputs.step_scores, unsure, strict=True):
@@ -184,44 +165,14 @@ class BestOfN(Callback):
             )
             digests = [response_digest(response) for response in group.responses]
             uncertainties = None if of_group is None else [each.tolist() for each in of_group]
-            self._scored.append(_Scored(candidates, digests, uncertainties))
+            yield (group.benchmark, group.question_id), _Scored(candidates, digests, uncertainties)
 
-    on_test_batch_end = on_validation_batch_end
-
-    # ---------------------------------------------------------------- report
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report on the benchmarks."""
-        if not trainer.sanity_checking:
-            self._report(trainer, pl_module, trainer.val_dataloaders)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report on the benchmarks, and write the scores of the candidates."""
-        scored = self._report(trainer, pl_module, trainer.test_dataloaders)
-        folder = output_folder(trainer, self.output_dir)
-        if trainer.is_global_zero and folder is not None and self.report is not None:
-            write_candidate_scores(folder / CANDIDATE_SCORES, _candidate_scores(scored, self.aggregations[0]))
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the tables of `validate` and `test` after the progress bar."""
-        if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
-            details = self._detail_tables(self.report) if stage == "test" else []
-            print_tables([*details, *report_tables(self.report)])
-
-    def _detail_tables(self, report: BestOfNReport) -> list[Table]:
-        critics = map(critic_method, self.critic_paths)
-        methods = (PASS_AT_1, SELF_CONSISTENCY, OUTCOME, *critics, report.primary, WEIGHTED_VOTE, PASS_AT_N)
-        return [details.to_table(methods) for details in self.details]
-
-    def _report(self, trainer: Trainer, pl_module: LightningModule, dataloaders: Any) -> list[_Scored]:
-        """Compute the report on every rank (they all have the same rows), write and log it; return the rows."""
+    def report_on(self, trainer: Trainer, pl_module: LightningModule, rows: list[_Scored]) -> None:
+        """Report on the benchmarks; a test also writes the scores of the candidates."""
         self.report, self.details = None, []
-        datasets = benchmark_datasets(dataloaders)
-        # One order whatever the number of ranks, so that the resampled intervals agree to the last bit.
-        scored = gather_rows(self._scored, key=lambda row: row.key)
+        datasets = benchmark_datasets(trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders)
         order = {name: number for number, name in enumerate(datasets)}
-        scored.sort(key=lambda row: (order[row.candidates.benchmark], row.candidates.question_id))
-        self._scored = []
+        scored = sorted(rows, key=lambda row: order[row.candidates.benchmark])
         report = self._evaluate(scored, datasets)
         folder = output_folder(trainer, self.output_dir)
         if report is None:
@@ -229,16 +180,23 @@ class BestOfN(Callback):
                 "BestOfN has nothing to report: no dataloader gave candidates of whole units of a benchmark; they come "
                 "from data.benchmarks and data.rollouts"
             )
-            return scored
+            return
         self.report = report
+        details = self._detail_tables(report)
+        self.tables = [*(details if trainer.testing else []), *report_tables(report)]
         n = report.ns[-1]
         main = {f"best_of_n/{column}": report.accuracies[column, report.primary, n].value for column in report.columns}
-        # The values are the same on all ranks; sync_dist only tells Lightning so.
-        pl_module.log_dict(main, sync_dist=True)
+        self.log_metrics(pl_module, main)
         if trainer.is_global_zero:
-            self._publish(trainer, report, folder)
+            self._write(trainer, report, folder, [table.to_markdown() for table in details])
             show_response_charts(trainer, [row.candidates for row in scored], self.aggregations[0])
-        return scored
+            if trainer.testing and folder is not None:
+                write_candidate_scores(folder / CANDIDATE_SCORES, _candidate_scores(scored, self.aggregations[0]))
+
+    def _detail_tables(self, report: BestOfNReport) -> list[Table]:
+        critics = map(critic_method, self.critic_paths)
+        methods = (PASS_AT_1, SELF_CONSISTENCY, OUTCOME, *critics, report.primary, WEIGHTED_VOTE, PASS_AT_N)
+        return [details.to_table(methods) for details in self.details]
 
     def _evaluate(self, scored: Sequence[_Scored], datasets: Mapping[str, BestOfNDataset]) -> BestOfNReport | None:
         """The report over all complete units; None if there are none."""
@@ -297,7 +255,7 @@ class BestOfN(Callback):
             rank_zero_warn(f"the rollouts hold {most} candidates a question; of ns = {self.ns} only {possible} is used")
         return possible
 
-    def _publish(self, trainer: Trainer, report: BestOfNReport, folder: Path | None) -> None:
+    def _write(self, trainer: Trainer, report: BestOfNReport, folder: Path | None, details: Sequence[str]) -> None:
         """Write files and log; rank zero only."""
         n = report.ns[-1]
         columns = (*report.benchmarks, ALL_QUESTIONS, OVERALL)
@@ -309,7 +267,6 @@ class BestOfN(Callback):
                 for method in report.methods
             },
         )
-        details = [table.to_markdown() for table in self._detail_tables(report)]
         markdown = "\n".join([report_markdown(report), *details])
         show_in_tensorboard(trainer, "best_of_n/tables", markdown)
         figure_folder = folder if trainer.testing else None
@@ -329,7 +286,13 @@ def _candidate_scores(scored: Sequence[_Scored], aggregation: Aggregation) -> li
     """Lines of the file of candidate scores."""
     return [
         CandidateScore(
-            *row.key, index, steps, score, digest, row.uncertainties[index] if row.uncertainties is not None else None
+            row.candidates.benchmark,
+            row.candidates.question_id,
+            index,
+            steps,
+            score,
+            digest,
+            row.uncertainties[index] if row.uncertainties is not None else None,
         )
         for row in scored
         for index, (steps, score, digest) in enumerate(

@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.batching.collate import StepBatch
-from datamodules.conversation.labels import IGNORE_INDEX, value_labels
-from datamodules.interfaces import EvaluationData, ProcessSupervisionData, data_module_of
-from datamodules.process_bench.solutions import CORRECT, INCORRECT, ProcessBenchBatch
+from datamodules.interfaces import EvaluationData, data_module_of
 from datamodules.supervision.splits import PROCESS
-from lightning_modules.callbacks.reporting import (
-    is_partial_evaluation,
-    output_folder,
-    protocol_of,
-    show_in_tensorboard,
-    write_report,
-)
-from lightning_modules.distributed.gathering import gather_rows
+from lightning_modules.callbacks.evaluation import EvaluationCallback, Key
+from lightning_modules.callbacks.labelled_steps import LabelledSplit, LabelledSteps, labelled_steps, scores_and_labels
+from lightning_modules.callbacks.reporting import is_partial_evaluation, process_split_name, protocol_of
 from lightning_modules.metrics.calibration import CalibrationReport, calibration_report, calibration_table
 from lightning_modules.metrics.step_threshold import OneLabelError, best_threshold
-from lightning_modules.metrics.table import print_tables
 from lightning_modules.protocol import PROTOCOL_FILE, Protocol, save_protocol
 from lightning_modules.scoring.calibration import Calibration, CalibrationMethod, fit_calibration
-from lightning_modules.scoring.scored_batch import ScoredBatch
 
 _FOLDS = 5
-_BENCH = "VisualProcessBench"
 
 
-@dataclass(frozen=True)
-class _Solution:
-    """Uncalibrated scores and labels of the labelled steps of a solution."""
-
-    sample_id: str
-    scores: list[float]
-    is_right: list[bool]
-
-
-class CalibrateScores(Callback):
+class CalibrateScores(EvaluationCallback[LabelledSteps]):
     """Fits a calibration of the step scores on the process validation split, and reports calibration errors.
 
     `fit` and `validate` fit it anew each time and store it in the module's protocol, which checkpoints and exported
@@ -74,18 +55,15 @@ class CalibrateScores(Callback):
     ) -> None:
         if method not in get_args(CalibrationMethod):
             raise ValueError(f"method must be one of {', '.join(get_args(CalibrationMethod))}, got {method!r}")
+        super().__init__(output_dir)
         self.method: CalibrationMethod = method
         self.update_model = update_model
-        self.output_dir = output_dir
         self.reports: dict[str, CalibrationReport] = {}
         self._fitted: Calibration | None = None
         self._steps: tuple[Tensor, Tensor] | None = None
-        self._rows: dict[str, list[_Solution]] = {}
 
-    # --------------------------------------------------------------- collect
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check, before the run starts, that the scores are probabilities and that there is a split to fit on.
+    def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the scores are probabilities and that there is a split to fit on.
 
         Raises:
             ValueError: If not, or if there is no folder of a model to update.
@@ -108,100 +86,52 @@ class CalibrateScores(Callback):
                 f"{PROTOCOL_FILE}), not of a checkpoint and in no other command; export the model first"
             )
 
-    on_validation_start = on_fit_start
-    on_test_start = on_fit_start
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the scores of an interrupted epoch, and the calibration that is to be fitted anew."""
-        self._rows, self._fitted, self._steps = {PROCESS: [], _BENCH: []}, None, None
+    def begin_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the calibration that is to be fitted anew."""
+        self._fitted, self._steps = None, None
         protocol: Any = protocol_of(pl_module)
         self._had_threshold = protocol.step_threshold is not None
         if not trainer.testing and protocol.calibration is not None:
             # A step threshold beside it belongs to its scores.
             pl_module.protocol = replace(protocol, calibration=None, step_threshold=None, step_threshold_chosen_on=None)
 
-    on_test_epoch_start = on_validation_epoch_start
+    def rows_of_batch(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any
+    ) -> Iterable[tuple[Key, LabelledSteps]]:
+        """Uncalibrated scores and labels of a batch of labelled solutions."""
+        if not isinstance(batch, StepBatch):
+            return ()
+        return labelled_steps(batch, outputs.uncalibrated_scores, protocol_of(pl_module).threshold)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores of a batch of labelled solutions."""
-        if trainer.sanity_checking or not isinstance(batch, StepBatch):
-            return
-        if isinstance(batch, ProcessBenchBatch):
-            judged = batch.correctness.cpu()
-            self._collect(_BENCH, outputs, batch, judged == CORRECT, (judged == CORRECT) | (judged == INCORRECT))
-        else:
-            labels = value_labels(batch.mc.cpu(), protocol_of(pl_module).threshold)
-            self._collect(PROCESS, outputs, batch, labels == 0, labels != IGNORE_INDEX)
-
-    on_test_batch_end = on_validation_batch_end
-
-    def _collect(
-        self, name: str, outputs: ScoredBatch, batch: StepBatch, is_right: Tensor, is_labelled: Tensor
-    ) -> None:
-        is_step = (batch.step_positions >= 0).cpu()
-        for row, (scores,) in enumerate(outputs.uncalibrated_scores):
-            labelled = is_labelled[row][is_step[row]]
-            right = is_right[row][is_step[row]][labelled]
-            self._rows[name].append(
-                _Solution(batch.sample_ids[row], scores.double()[labelled].tolist(), right.tolist())
-            )
-
-    # ---------------------------------------------------------------- report
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def report_on(self, trainer: Trainer, pl_module: LightningModule, rows: list[LabelledSteps]) -> None:
         """Fit the calibration, and report on both splits; not on a few batches that have one label alone."""
-        if trainer.sanity_checking:
-            return
-        found = {}
-        for name, rows in self._rows.items():
-            gathered = gather_rows(rows, key=lambda row: row.sample_id)
-            found[name] = sorted(gathered, key=lambda row: row.sample_id)
-        self._rows = {}
+        found = {split: [row for row in rows if row.split == split] for split in get_args(LabelledSplit)}
         self.reports = {}
         calibration = protocol_of(pl_module).calibration
         if not trainer.testing:
-            steps = _steps_of(found[PROCESS])
+            steps = scores_and_labels(found["validation"])
             try:
-                calibration = fit_calibration(*steps, self.method, _name_of_split(trainer))
-                self.reports["validation"] = _in_folds(found[PROCESS], self.method, steps)
+                calibration = fit_calibration(*steps, self.method, process_split_name(trainer))
+                self.reports["validation"] = _in_folds(found["validation"], self.method, steps)
             except OneLabelError as error:
                 if not is_partial_evaluation(trainer):
                     raise
                 rank_zero_warn(f"CalibrateScores has nothing to fit on the few batches of this run: {error}")
                 return
             self._fitted, self._steps = calibration, steps
-        for label, name in (("validation", PROCESS), ("process_bench", _BENCH)):
-            if found[name] and label not in self.reports:
-                scores, is_right = _steps_of(found[name])
+        for split, of_split in found.items():
+            if of_split and split not in self.reports:
+                scores, is_right = scores_and_labels(of_split)
                 after = None if calibration is None else calibration.of_scores(scores)
-                self.reports[label] = calibration_report(scores, is_right, after)
-        metrics = {
-            f"calibration/{split}/{name}": value
-            for split, report in self.reports.items()
-            for name, value in report.metrics().items()
-        }
-        # The values are the same on all ranks; sync_dist only tells Lightning so.
-        pl_module.log_dict(metrics, sync_dist=True)
-        folder = output_folder(trainer, self.output_dir)
-        if trainer.is_global_zero and self.reports:
-            markdown = calibration_table(self.reports, calibration).to_markdown()
-            show_in_tensorboard(trainer, "calibration/table", markdown)
-            if folder is not None:
-                stored = {
-                    "calibration": None if calibration is None else vars(calibration),
-                    "splits": {split: report.metrics() for split, report in self.reports.items()},
-                }
-                write_report(trainer, folder, "calibration", stored, markdown)
-
-    on_test_epoch_end = on_validation_epoch_end
+                self.reports[split] = calibration_report(scores, is_right, after)
+        values = {split: report.metrics() for split, report in self.reports.items()}
+        self.log_metrics(
+            pl_module,
+            {f"calibration/{split}/{name}": value for split, of in values.items() for name, value in of.items()},
+        )
+        if self.reports:
+            stored = {"calibration": None if calibration is None else vars(calibration), "splits": values}
+            self.publish(trainer, "calibration", stored, calibration_table(self.reports, calibration))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Store the calibration: after all reports of the epoch, and before checkpoints are written."""
@@ -216,11 +146,6 @@ class CalibrateScores(Callback):
         if self.update_model and folder is not None and trainer.is_global_zero and not is_partial_evaluation(trainer):
             save_protocol(protocol, folder)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the table of `validate` and `test` after the progress bar."""
-        if stage in ("validate", "test") and trainer.is_global_zero and self.reports:
-            print_tables([calibration_table(self.reports, self._fitted or protocol_of(pl_module).calibration)])
-
 
 def _with_threshold(protocol: Protocol, calibration: Calibration, scores: Tensor, is_right: Tensor) -> Protocol:
     """The protocol with a step threshold that is chosen anew, on the calibrated scores."""
@@ -229,13 +154,9 @@ def _with_threshold(protocol: Protocol, calibration: Calibration, scores: Tensor
     return replace(protocol, step_threshold=threshold, step_threshold_chosen_on=calibration.fitted_on)
 
 
-def _steps_of(rows: Sequence[_Solution]) -> tuple[Tensor, Tensor]:
-    """Scores (n,) float64 and labels (n,) bool of all steps."""
-    scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
-    return scores, torch.tensor([label for row in rows for label in row.is_right], dtype=torch.bool)
-
-
-def _in_folds(rows: Sequence[_Solution], method: CalibrationMethod, steps: tuple[Tensor, Tensor]) -> CalibrationReport:
+def _in_folds(
+    rows: Sequence[LabelledSteps], method: CalibrationMethod, steps: tuple[Tensor, Tensor]
+) -> CalibrationReport:
     """How calibrated the scores of each fifth of the rows are, with a calibration fitted on the others.
 
     Rows are cut in their order, in which the solutions of a question mostly follow each other. If all steps of a label
@@ -245,19 +166,14 @@ def _in_folds(rows: Sequence[_Solution], method: CalibrationMethod, steps: tuple
     bounds = [len(rows) * fold // _FOLDS for fold in range(_FOLDS + 1)]
     after = []
     for low, high in pairwise(bounds):
-        others = _steps_of([*rows[:low], *rows[high:]])
+        others = scores_and_labels([*rows[:low], *rows[high:]])
         if low < high:
-            held_out, _ = _steps_of(rows[low:high])
+            held_out, _ = scores_and_labels(rows[low:high])
             if others[1].all() or not others[1].any():
                 rank_zero_warn("CalibrateScores: one fifth of the split has all steps of a label; no report by folds")
                 return calibration_report(scores, is_right)
             after.append(fit_calibration(*others, method).of_scores(held_out))
     return calibration_report(scores, is_right, torch.cat(after))
-
-
-def _name_of_split(trainer: Trainer) -> str:
-    data = data_module_of(trainer)
-    return data.process_split_name if isinstance(data, ProcessSupervisionData) else "the process validation split"
 
 
 def _model_folder(module: LightningModule) -> Path | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from datamodules.batching.candidate_batch import CandidateBatch
 from datamodules.batching.collate import load_images
 from datamodules.best_of_n import AnsweredQuestion, BestOfNDataset
 from datamodules.conversation.steps import response_steps
 from datamodules.process_bench.solutions import JudgedSolution, ProcessBenchBatch, VisualProcessBenchDataset
+from lightning_modules.callbacks.evaluation import EvaluationCallback, Key
 from lightning_modules.callbacks.reporting import protocol_of, show_in_tensorboard, tensorboards
-from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.case_figure import CaseSolution, case_figure
 from lightning_modules.metrics.response_score import aggregate_step_scores
 from lightning_modules.protocol import Protocol
@@ -22,7 +22,7 @@ from lightning_modules.protocol import Protocol
 _MARKS = {1: "✓", 0: "·", -1: "✗"}
 
 
-class CaseStudies(Callback):
+class CaseStudies(EvaluationCallback[tuple[str, list[list[float]]]]):
     """Shows pictures, question and scored steps of a few evaluation samples in TensorBoard, as images.
 
     They are spread evenly over the evaluation dataloaders and are the same at every evaluation, so that they compare:
@@ -39,48 +39,36 @@ class CaseStudies(Callback):
     def __init__(self, cases: int = 4) -> None:
         if cases < 0:
             raise ValueError(f"cases must be 0 or more, got {cases}")
+        super().__init__()
         self.cases = cases
         self._chosen: dict[str, AnsweredQuestion | JudgedSolution] = {}
-        self._scores: dict[str, list[list[float]]] = {}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def begin_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the samples, on every rank the same."""
         loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-        self._chosen, self._scores = _spread(loaders, self.cases) if tensorboards(trainer) else {}, {}
+        self._chosen = _spread(loaders, self.cases) if tensorboards(trainer) else {}
 
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores of the chosen samples."""
+    def rows_of_batch(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any
+    ) -> Iterator[tuple[Key, tuple[str, list[list[float]]]]]:
+        """Names and scores of the chosen samples."""
         if isinstance(batch, CandidateBatch | ProcessBenchBatch):
             for name, responses in zip(batch.sample_ids, outputs.step_scores, strict=True):
                 if name in self._chosen:
-                    self._scores[name] = [scores.tolist() for scores in responses]
+                    yield (name,), (name, [scores.tolist() for scores in responses])
 
-    on_test_batch_end = on_validation_batch_end
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the scores from the ranks that have them, and show them."""
-        if trainer.sanity_checking or not self._chosen:
-            return
-        found = dict(gather_rows(list(self._scores.items()), key=lambda row: row[0]))
+    def report_on(
+        self, trainer: Trainer, pl_module: LightningModule, rows: list[tuple[str, list[list[float]]]]
+    ) -> None:
+        """Show the chosen samples."""
         if trainer.is_global_zero:
+            found = dict(rows)
             # The default font lacks some scripts; a box in place of a letter is no reason for a hundred lines.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Glyph")
                 for name, case in self._chosen.items():
                     if name in found:
                         _show(trainer, name, case, found[name], protocol_of(pl_module))
-
-    on_test_epoch_end = on_validation_epoch_end
 
 
 def _spread(loaders: Any, cases: int) -> dict[str, AnsweredQuestion | JudgedSolution]:

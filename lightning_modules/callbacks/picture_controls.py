@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.batching.candidate_batch import CandidateBatch
 from datamodules.interfaces import PictureControlData, data_module_of
 from datamodules.process_bench.solutions import NEUTRAL, ProcessBenchBatch
-from lightning_modules.callbacks.reporting import (
-    is_partial_evaluation,
-    output_folder,
-    protocol_of,
-    show_in_tensorboard,
-    write_report,
-)
+from lightning_modules.callbacks.evaluation import EvaluationCallback, Key
+from lightning_modules.callbacks.reporting import is_partial_evaluation, protocol_of
 from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.picture_use import (
     RIGHT,
@@ -27,9 +24,8 @@ from lightning_modules.metrics.picture_use import (
     picture_use_table,
     step_judgement_uses,
 )
-from lightning_modules.metrics.response_score import aggregate_step_scores
+from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores
 from lightning_modules.metrics.step_threshold import middle
-from lightning_modules.metrics.table import print_tables
 
 _BENCH = "VisualProcessBench"
 _ALL = "all questions"
@@ -50,7 +46,7 @@ class _Item:
         return self.shown, self.name, self.sample_id
 
 
-class PictureControls(Callback):
+class PictureControls(EvaluationCallback[_Item]):
     """Tells, at the end of `test`, how much of the scores is the picture's.
 
     VisualProcessBench and the candidates of the benchmarks are scored again with the pictures of other questions, and
@@ -71,60 +67,33 @@ class PictureControls(Callback):
     def __init__(self, bootstrap: int = 1000, seed: int = 0, output_dir: str | None = None) -> None:
         if bootstrap < 1:
             raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
-        self.bootstrap, self.seed, self.output_dir = bootstrap, seed, output_dir
+        super().__init__(output_dir)
+        self.bootstrap, self.seed = bootstrap, seed
         self.uses: list[PictureUse] = []
-        self._items: list[_Item] = []
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that the data module can show other pictures.
 
         Raises:
             TypeError: If not.
         """
-        if not isinstance(data_module_of(trainer), PictureControlData):
+        if trainer.testing and not isinstance(data_module_of(trainer), PictureControlData):
             raise TypeError("PictureControls needs a data module that has control_dataloaders, as EvaluationDataModule")
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the scores of an interrupted epoch."""
-        self._items, self.uses = [], []
+    def rows_of_batch(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any
+    ) -> Iterable[tuple[Key, _Item]]:
+        """Scores with the right pictures."""
+        return _items(RIGHT, outputs, batch, protocol_of(pl_module).aggregation) if trainer.testing else ()
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores with the right pictures."""
-        self._keep(RIGHT, outputs, batch, protocol_of(pl_module).aggregation)
-
-    def _keep(self, shown: str, outputs: Any, batch: Any, aggregation: Any) -> None:
-        if isinstance(batch, CandidateBatch):
-            for group, scores in zip(batch.groups, outputs.step_scores, strict=True):
-                values = [aggregate_step_scores(each, aggregation) for each in scores]
-                self._items.append(_Item(shown, group.benchmark, group.question_id, values, list(group.is_correct)))
-        elif isinstance(batch, ProcessBenchBatch):
-            is_step = batch.step_positions >= 0
-            for row, (scores,) in enumerate(outputs.step_scores):
-                labels = batch.correctness[row][is_step[row]].cpu()
-                decided = labels != NEUTRAL
-                self._items.append(
-                    _Item(
-                        shown,
-                        _BENCH,
-                        batch.sample_ids[row],
-                        scores.double()[decided].tolist(),
-                        (labels[decided] > 0).tolist(),
-                    )
-                )
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def report_on(self, trainer: Trainer, pl_module: LightningModule, rows: list[_Item]) -> None:
         """Score with the other pictures and with none, and report."""
+        if not trainer.testing:
+            return
         data: Any = data_module_of(trainer)
         aggregation = protocol_of(pl_module).aggregation
         pictured: set[tuple[str, str]] = set()
+        others: list[tuple[Key, _Item]] = []
         for control in SHOWN[1:]:
             for name, loader, kept in data.control_dataloaders(control):
                 number = data.validation_names.index(name)
@@ -136,20 +105,15 @@ class PictureControls(Callback):
                         break
                     on_device = trainer.strategy.batch_to_device(batch)
                     outputs = trainer.strategy.test_step(on_device, index, number)
-                    self._keep(control, outputs, on_device, aggregation)
-        items = {item.key: item for item in gather_rows(self._items, key=lambda item: item.key)}
-        self._items = []
+                    others += _items(control, outputs, on_device, aggregation)
+        gathered = gather_rows(others, key=itemgetter(0))
+        items = {item.key: item for item in [*rows, *(item for _, item in gathered)]}
         self.uses = self._report(items, pictured, pl_module)
         metrics = {f"picture_controls/{use.name}/{kind}": use.values[kind] for use in self.uses for kind in SHOWN}
-        # The values are the same on all ranks; sync_dist only tells Lightning so.
-        pl_module.log_dict(metrics, sync_dist=True)
-        folder = output_folder(trainer, self.output_dir)
-        if trainer.is_global_zero and self.uses:
-            markdown = picture_use_table(self.uses).to_markdown()
-            show_in_tensorboard(trainer, "picture_controls/table", markdown)
-            if folder is not None:
-                stored = [asdict(use) | {"share": use.share} for use in self.uses]
-                write_report(trainer, folder, "picture_controls", {"metrics": stored}, markdown)
+        self.log_metrics(pl_module, metrics)
+        if self.uses:
+            stored = [asdict(use) | {"share": use.share} for use in self.uses]
+            self.publish(trainer, "picture_controls", {"metrics": stored}, picture_use_table(self.uses))
 
     def _report(
         self, items: dict[tuple[str, str, str], _Item], pictured: set[tuple[str, str]], module: LightningModule
@@ -177,7 +141,19 @@ class PictureControls(Callback):
             uses.append(best_of_n_use(name, scores, verdicts, self.seed, self.bootstrap))
         return uses
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the table of `test` after the progress bar."""
-        if stage == "test" and trainer.is_global_zero and self.uses:
-            print_tables([picture_use_table(self.uses)])
+
+def _items(shown: str, outputs: Any, batch: Any, aggregation: Aggregation) -> Iterator[tuple[Key, _Item]]:
+    """Scores and labels of a batch under one condition."""
+    if isinstance(batch, CandidateBatch):
+        for group, scores in zip(batch.groups, outputs.step_scores, strict=True):
+            values = [aggregate_step_scores(each, aggregation) for each in scores]
+            item = _Item(shown, group.benchmark, group.question_id, values, list(group.is_correct))
+            yield item.key, item
+    elif isinstance(batch, ProcessBenchBatch):
+        is_step = batch.step_positions >= 0
+        for row, (scores,) in enumerate(outputs.step_scores):
+            labels = batch.correctness[row][is_step[row]].cpu()
+            decided = labels != NEUTRAL
+            right = (labels[decided] > 0).tolist()
+            item = _Item(shown, _BENCH, batch.sample_ids[row], scores.double()[decided].tolist(), right)
+            yield item.key, item

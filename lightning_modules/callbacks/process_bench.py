@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from datamodules.batching.collate import StepBatch
-from datamodules.conversation.labels import IGNORE_INDEX, value_labels
-from datamodules.interfaces import EvaluationData, ProcessSupervisionData, data_module_of
+from datamodules.interfaces import EvaluationData, data_module_of
 from datamodules.process_bench.solutions import ProcessBenchBatch
 from datamodules.process_bench.totals import SourceTotals, coverage_sentence, differences_from_release
 from datamodules.storage.files import atomic_write_bytes
 from datamodules.supervision.splits import PROCESS
+from lightning_modules.callbacks.evaluation import EvaluationCallback, Key
+from lightning_modules.callbacks.labelled_steps import LabelledSteps, labelled_steps, scores_and_labels
 from lightning_modules.callbacks.reporting import (
     is_partial_evaluation,
     log_scalars,
     output_folder,
+    process_split_name,
     protocol_of,
     run_label,
     show_in_tensorboard,
@@ -30,14 +32,11 @@ from lightning_modules.callbacks.reporting import (
 )
 from lightning_modules.callbacks.score_charts import show_step_charts
 from lightning_modules.callbacks.step_scores import STEP_SCORES, write_step_scores
-from lightning_modules.distributed.gathering import gather_rows
 from lightning_modules.metrics.best_of_n_figure import figure_png
 from lightning_modules.metrics.step_overall import METRICS
 from lightning_modules.metrics.step_report import ScoredSolution, StepMetrics, StepReport, step_report
 from lightning_modules.metrics.step_report_table import step_report_figure, step_report_markdown, step_report_tables
 from lightning_modules.metrics.step_threshold import OneLabelError, StepThreshold, best_threshold, middle
-from lightning_modules.metrics.table import print_tables
-from lightning_modules.scoring.scored_batch import ScoredBatch
 
 _MAIN_METRICS = (
     "macro_f1",
@@ -51,16 +50,7 @@ _MAIN_METRICS = (
 )
 
 
-@dataclass(frozen=True)
-class _LabelledSteps:
-    """Scores and labels of the labelled steps of one validation row."""
-
-    sample_id: str
-    scores: list[float]
-    is_correct: list[bool]
-
-
-class ProcessBench(Callback):
+class ProcessBench(EvaluationCallback[ScoredSolution | LabelledSteps]):
     """Compares step scores with the human labels of VisualProcessBench.
 
     It reads the :class:`lightning_modules.scoring.scored_batch.ScoredBatch` that the module's step returns for each
@@ -101,22 +91,17 @@ class ProcessBench(Callback):
         is_known = threshold in names if isinstance(threshold, str) else -1 <= (threshold or 0.0) <= 1
         if not is_known:
             raise ValueError(f"threshold must be a score in [-1, 1], 'validation' or 'oracle', got {threshold!r}")
+        super().__init__(output_dir)
         self.threshold = threshold
-        self.output_dir = output_dir
         self.report: StepReport | None = None
-        self._coverage = ""
-        self._solutions: list[ScoredSolution] = []
-        self._validation: list[_LabelledSteps] = []
 
     @property
     def name(self) -> str:
         """Prefix of the names of metrics and files."""
         return "process_bench_oracle" if self.threshold == "oracle" else "process_bench"
 
-    # --------------------------------------------------------------- collect
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check, before the run starts, that the threshold suits the model and can be chosen.
+    def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that the threshold suits the model and can be chosen.
 
         Raises:
             ValueError: If the threshold is outside the range of the model's scores, or is to be chosen on a process
@@ -136,76 +121,27 @@ class ProcessBench(Callback):
                 "that has a threshold, or give a number"
             )
 
-    on_validation_start = on_fit_start
-    on_test_start = on_fit_start
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the scores of an interrupted epoch."""
-        self._solutions, self._validation = [], []
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores of a batch."""
-        if trainer.sanity_checking:
-            return
+    def rows_of_batch(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any
+    ) -> Iterable[tuple[Key, ScoredSolution | LabelledSteps]]:
+        """Scores and labels of VisualProcessBench, and of the split that the threshold is chosen on."""
         if isinstance(batch, ProcessBenchBatch):
-            self._collect_solutions(outputs, batch)
-        elif isinstance(batch, StepBatch) and self._must_choose(trainer, pl_module):
-            self._collect_validation(outputs, batch, protocol_of(pl_module).threshold)
-
-    on_test_batch_end = on_validation_batch_end
+            return _scored_solutions(batch, outputs.step_scores)
+        if isinstance(batch, StepBatch) and self._must_choose(trainer, pl_module):
+            return labelled_steps(batch, outputs.step_scores, protocol_of(pl_module).threshold)
+        return ()
 
     def _must_choose(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether the threshold is to be chosen on the process validation split in this run."""
         has_none = protocol_of(pl_module).step_threshold is None
         return self.threshold == "validation" and (has_none or not trainer.testing)
 
-    def _collect_solutions(self, outputs: ScoredBatch, batch: ProcessBenchBatch) -> None:
-        is_step = batch.step_positions >= 0
-        for row, (scores,) in enumerate(outputs.step_scores):
-            self._solutions.append(
-                ScoredSolution(
-                    sample_id=batch.sample_ids[row],
-                    source=batch.sources[row],
-                    scores=scores.double().tolist(),
-                    correctness=batch.correctness[row][is_step[row]].tolist(),
-                )
-            )
-
-    def _collect_validation(self, outputs: ScoredBatch, batch: StepBatch, mc_threshold: float) -> None:
-        is_step = (batch.step_positions >= 0).cpu()
-        labels = value_labels(batch.mc.cpu(), mc_threshold)
-        for row, (scores,) in enumerate(outputs.step_scores):
-            of_row = labels[row][is_step[row]]
-            is_labelled = of_row != IGNORE_INDEX
-            self._validation.append(
-                _LabelledSteps(
-                    batch.sample_ids[row],
-                    scores.double()[is_labelled].tolist(),
-                    (of_row[is_labelled] == 0).tolist(),
-                )
-            )
-
-    # ---------------------------------------------------------------- report
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def report_on(
+        self, trainer: Trainer, pl_module: LightningModule, rows: list[ScoredSolution | LabelledSteps]
+    ) -> None:
         """Choose the threshold if requested, and report on the benchmark."""
-        if trainer.sanity_checking:
-            return
-        # One order whatever the number of ranks, so that the sums agree to the last bit.
-        gathered = gather_rows(self._solutions, key=lambda solution: solution.sample_id)
-        solutions = sorted(gathered, key=lambda solution: solution.sample_id)
-        validation = gather_rows(self._validation, key=lambda row: row.sample_id)
-        self._solutions, self._validation = [], []
+        solutions = [row for row in rows if isinstance(row, ScoredSolution)]
+        validation = [row for row in rows if isinstance(row, LabelledSteps)]
         folder = output_folder(trainer, self.output_dir)
         self.report = None
         try:
@@ -225,7 +161,8 @@ class ProcessBench(Callback):
             rank_zero_warn(f"ProcessBench has nothing to report on the few batches of this run: {error}")
             return
         totals = _totals(report.sources)
-        self._coverage = coverage_sentence(totals)
+        coverage = coverage_sentence(totals)
+        self.tables = step_report_tables(report, coverage)
         overall = {name: getattr(report.overall, name) for name in _MAIN_METRICS}
         main = {f"{self.name}/{name}": value for name, value in overall.items() if value is not None}
         main[f"{self.name}/threshold"] = report.threshold.value
@@ -235,24 +172,18 @@ class ProcessBench(Callback):
         }
         main[f"{self.name}/macro_f1_mean_of_sources"] = at_threshold.mean_of_sources["macro_f1"].value
         sources = {f"{self.name}_sources/{name}": metrics.macro_f1 for name, metrics in report.sources.items()}
-        # The values are the same on all ranks; sync_dist only tells Lightning so.
-        pl_module.log_dict(main | sources, sync_dist=True)
+        self.log_metrics(pl_module, main | sources)
         if trainer.is_global_zero:
-            self._publish(trainer, report, folder, is_released=not differences_from_release(totals))
+            head = {"is_released_set": not differences_from_release(totals), "coverage": coverage}
+            self._write(trainer, report, folder, head)
             show_step_charts(trainer, self.name, solutions, protocol_of(pl_module).score_range)
             if trainer.testing and folder is not None and self.threshold != "oracle":
                 write_step_scores(folder / STEP_SCORES, solutions)
 
-    on_test_epoch_end = on_validation_epoch_end
-
-    def _choose(self, trainer: Trainer, pl_module: LightningModule, rows: Sequence[_LabelledSteps]) -> None:
+    def _choose(self, trainer: Trainer, pl_module: LightningModule, rows: Sequence[LabelledSteps]) -> None:
         """Choose the threshold on the process validation split and store it in the module's protocol."""
-        data = data_module_of(trainer)
-        name = "the process validation split"
-        if isinstance(data, ProcessSupervisionData):
-            name = data.process_split_name
-        scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
-        labels = torch.tensor([label for row in rows for label in row.is_correct], dtype=torch.bool)
+        name = process_split_name(trainer)
+        scores, labels = scores_and_labels(rows)
         try:
             value, macro_f1 = best_threshold(scores, labels, protocol_of(pl_module).score_range)
         except OneLabelError as error:
@@ -282,7 +213,7 @@ class ProcessBench(Callback):
         own = [] if chosen is None else [StepThreshold(chosen, "validation", chosen_on or "an unnamed set")]
         return [StepThreshold(float(fixed)), *own, None]
 
-    def _publish(self, trainer: Trainer, report: StepReport, folder: Path | None, is_released: bool) -> None:
+    def _write(self, trainer: Trainer, report: StepReport, folder: Path | None, head: dict[str, Any]) -> None:
         """Write files and log; rank zero only."""
         by_place = {
             f"{self.name}_step_index/{metric}/{row.step_index}": value
@@ -291,7 +222,7 @@ class ProcessBench(Callback):
             if (value := getattr(row, metric)) is not None
         }
         log_scalars(trainer, by_place)
-        markdown = step_report_markdown(report, self._coverage)
+        markdown = step_report_markdown(report, head["coverage"])
         show_in_tensorboard(trainer, f"{self.name}/table", markdown)
         figure_folder = folder if trainer.testing else None
         if figure_folder or tensorboards(trainer):
@@ -299,15 +230,19 @@ class ProcessBench(Callback):
             show_in_tensorboard(trainer, f"{self.name}/calibration_and_places", png)
             if figure_folder:
                 atomic_write_bytes(figure_folder / f"{self.name}_{run_label(trainer)}.png", png)
-        if folder is None:
-            return
-        head = {"is_released_set": is_released, "coverage": self._coverage}
-        write_report(trainer, folder, self.name, head | report.to_dict(), markdown)
+        if folder is not None:
+            write_report(trainer, folder, self.name, head | report.to_dict(), markdown)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print the tables of `validate` and `test` after the progress bar."""
-        if stage in ("validate", "test") and trainer.is_global_zero and self.report is not None:
-            print_tables(step_report_tables(self.report, self._coverage))
+
+def _scored_solutions(
+    batch: ProcessBenchBatch, step_scores: Sequence[Sequence[Tensor]]
+) -> Iterator[tuple[Key, ScoredSolution]]:
+    is_step = batch.step_positions >= 0
+    for row, (scores,) in enumerate(step_scores):
+        correctness = batch.correctness[row][is_step[row]].tolist()
+        name = batch.sample_ids[row]
+        solution = ScoredSolution(name, batch.sources[row], scores.double().tolist(), correctness)
+        yield ("process_bench", name), solution
 
 
 def _totals(sources: dict[str, StepMetrics]) -> dict[str, SourceTotals]:

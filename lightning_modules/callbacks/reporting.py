@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
 
+from datamodules.interfaces import ProcessSupervisionData, data_module_of
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.protocol import Protocol
 
@@ -26,6 +27,12 @@ def protocol_of(module: LightningModule) -> Protocol:
     """The protocol of a reward model; the default protocol if the module has none."""
     found = getattr(module, "protocol", None)
     return found if isinstance(found, Protocol) else Protocol()
+
+
+def process_split_name(trainer: Trainer) -> str:
+    """Names the data of the process validation split."""
+    data = data_module_of(trainer)
+    return data.process_split_name if isinstance(data, ProcessSupervisionData) else "the process validation split"
 
 
 def run_label(trainer: Trainer) -> str:

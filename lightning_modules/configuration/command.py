@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import datamodules.prompts_datamodule
 import datamodules.visual_prm_400k  # noqa: F401
 import lightning_modules.annotation
+import lightning_modules.callbacks.annotation_scores
 import lightning_modules.callbacks.best_of_n
 import lightning_modules.callbacks.process_bench
 import lightning_modules.callbacks.run_checkpoints

@@ -5,6 +5,7 @@ Examples::
     visualprm-view runs/my_test --output page.html                  # candidate_scores.jsonl and config.yaml are there
     visualprm-view rollouts.jsonl --benchmarks data/benchmarks --output page.html
     visualprm-view data/VisualPRM400K-v1.1-Raw --limit 500 --output page.html   # Monte Carlo score of every step
+    visualprm-view runs/annotated --output page.html                # annotation_scores.jsonl: score beside Monte Carlo
     visualprm-view data/VisualProcessBench/test.jsonl --embed --output page.html
 
 The page needs no network and no server: open it in a browser.
@@ -75,8 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     require_writable_file(given.output)
     require_another_file(given.output, [*given.paths, *filter(None, [given.rollouts])])
-    inputs = find_inputs(given.paths, given.benchmarks, given.rollouts, given.visual_process_bench)
-    questions = _questions(inputs, given.image_root, given.limit)
+    inputs = find_inputs(given.paths, given.benchmarks, given.rollouts, given.visual_process_bench, given.image_root)
+    questions = _questions(inputs, given.limit)
     shown = evenly(questions, given.limit)
     title = given.title or ", ".join("/".join(path.absolute().parts[-2:]) for path in given.paths)
     write_page(given.output, title, shown, inputs.threshold, embed=given.embed, max_side=given.max_side)
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _questions(inputs: Inputs, image_root: str | None, limit: int) -> list[Question]:
+def _questions(inputs: Inputs, limit: int) -> list[Question]:
     found: list[Question] = []
     if inputs.rollouts is not None:
         found += candidate_questions(inputs.rollouts, inputs.candidate_scores, inputs.benchmarks)
@@ -94,7 +95,9 @@ def _questions(inputs: Inputs, image_root: str | None, limit: int) -> list[Quest
     if inputs.visual_process_bench is not None:
         found += judged_questions(inputs.visual_process_bench, inputs.step_scores)
     if inputs.annotations:
-        found += annotated_questions(inputs.annotations, image_root, limit)
+        found += annotated_questions(
+            inputs.annotations, inputs.image_root, limit, inputs.annotation_scores, inputs.consensus
+        )
     return found
 
 

@@ -14,12 +14,19 @@ from datamodules.benchmarks import BenchmarkOptions
 from datamodules.process_bench.solutions import FILE_NAME
 from datamodules.storage.files import parse_json_line, read_lines
 from datamodules.supervision.annotation_files import find_annotation_files
+from datamodules.supervision.consensus import Consensus
+from lightning_modules.callbacks.annotation_scores import ANNOTATION_SCORES
 from lightning_modules.callbacks.candidate_scores import CANDIDATE_SCORES
 from lightning_modules.callbacks.step_scores import STEP_SCORES
+from tools.view.annotations import scored_files
 from tools.view.best_of_n import Benchmarks
 
 CONFIG = "config.yaml"
-_SCORES = (CANDIDATE_SCORES, STEP_SCORES)
+_SCORES = {
+    "candidate_scores": CANDIDATE_SCORES,
+    "step_scores": STEP_SCORES,
+    "annotation_scores": ANNOTATION_SCORES,
+}
 _DEPTH = 3  # folders below a run in which the results of its test may be
 _REPORT = "process_bench_test.json"
 
@@ -36,6 +43,9 @@ class Inputs:
         visual_process_bench: Folder of VisualProcessBench.
         step_scores: Scores of a test on it.
         annotations: Paths of process supervision.
+        annotation_scores: Scores of a reward model on it.
+        image_root: Folder or archive of its pictures.
+        consensus: Whose verdicts on its steps count.
         threshold: Least score of a step that counts as judged correct, if a report says so.
     """
 
@@ -45,7 +55,10 @@ class Inputs:
     benchmarks: Benchmarks | None = None
     visual_process_bench: Path | None = None
     step_scores: Path | None = None
-    annotations: list[Path] = field(default_factory=list)
+    annotations: list[Path | str] = field(default_factory=list)
+    annotation_scores: Path | None = None
+    image_root: str | None = None
+    consensus: Consensus = "monte_carlo"
     threshold: float | None = None
 
 
@@ -54,6 +67,7 @@ def find_inputs(
     benchmarks: Path | None = None,
     rollouts: Path | None = None,
     visual_process_bench: Path | None = None,
+    image_root: str | None = None,
 ) -> Inputs:
     """Find out what some paths are, and what else belongs to the scores among them.
 
@@ -66,18 +80,19 @@ def find_inputs(
         benchmarks: Folder of benchmark tables.
         rollouts: Rollout file or folder.
         visual_process_bench: Folder of VisualProcessBench.
+        image_root: Folder or archive of the pictures of annotations.
 
     Raises:
         FileNotFoundError: If there is nothing at a path, or what the scores are of is not to be found.
         ValueError: If a path is none of these, two of one kind are given, or a folder holds the scores of several runs.
     """
-    found = Inputs(rollouts=rollouts, visual_process_bench=visual_process_bench)
+    found = Inputs(rollouts=rollouts, visual_process_bench=visual_process_bench, image_root=image_root)
     for path in paths:
         if not path.exists() and not any(mark in str(path) for mark in "*:"):
             raise FileNotFoundError(f"{path}: no such file or folder")
         for kind, each in _kinds(path):
             _take(found, kind, each)
-    scores = found.candidate_scores or found.step_scores
+    scores = found.candidate_scores or found.step_scores or found.annotation_scores
     if scores is not None:
         _complete(found, scores, benchmarks)
     if benchmarks is not None:
@@ -100,8 +115,7 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
     if path.is_dir():
         run = _run_folder(path)
         if run is not None:
-            names = ("candidate_scores", "step_scores")
-            yield from ((kind, run / name) for kind, name in zip(names, _SCORES, strict=True) if (run / name).is_file())
+            yield from ((kind, run / name) for kind, name in _SCORES.items() if (run / name).is_file())
         elif (path / FILE_NAME).is_file():
             yield "visual_process_bench", path
         else:
@@ -119,7 +133,7 @@ def _kinds(path: Path) -> Iterator[tuple[str, Path]]:
 def _run_folder(path: Path) -> Path | None:
     """The folder of a run's scores, at a path or below it; None if there is none."""
     below = (folder for depth in range(_DEPTH + 1) for folder in _folders(path, depth))
-    found = [folder for folder in below if any((folder / name).is_file() for name in _SCORES)]
+    found = [folder for folder in below if any((folder / name).is_file() for name in _SCORES.values())]
     if len(found) > 1 and found[0] != path:
         names = ", ".join(map(str, found))
         raise ValueError(f"{path} holds the scores of {len(found)} tests; give the folder of one of them: {names}")
@@ -139,7 +153,7 @@ def _kind_of_file(path: Path) -> str:
     if "response_score" in row and "step_scores" in row:
         return "candidate_scores"
     if "sample_id" in row and "step_scores" in row:
-        return "step_scores"
+        return "step_scores" if "correctness" in row else "annotation_scores"
     if isinstance(row.get("response"), dict):
         return "visual_process_bench"
     if isinstance(row.get("search"), dict):
@@ -149,8 +163,7 @@ def _kind_of_file(path: Path) -> str:
     if "steps_with_score" in row or "conversations" in row:
         return "annotations"
     raise ValueError(
-        f"{where}: neither a row of candidate scores, step scores, rollouts, annotations nor VisualProcessBench; it "
-        f"has {sorted(row)}"
+        f"{where}: neither a row of scores, rollouts, annotations nor VisualProcessBench; it has {sorted(row)}"
     )
 
 
@@ -180,9 +193,15 @@ def _complete(found: Inputs, scores: Path, benchmarks: Path | None) -> None:
             raise FileNotFoundError(
                 f"{found.step_scores}: the scores hold no texts; give --visual-process-bench FOLDER"
             )
-    elif found.visual_process_bench is None and (scores.parent / _REPORT).is_file():
+    elif found.visual_process_bench is None and found.candidate_scores and (scores.parent / _REPORT).is_file():
         # Runs from before there was a file of step scores: the labels can be shown all the same.
         found.visual_process_bench = named("visual_process_bench")
+    if found.annotation_scores is not None:
+        if not found.annotations:
+            found.annotations += [_placed(name, config) for name in scored_files(found.annotation_scores)]
+        root = named("image_root")
+        found.image_root = found.image_root or (str(root) if root else None)
+        found.consensus = data.get("consensus") or "monte_carlo"
     if (report := scores.with_name(_REPORT)).is_file():
         value = json.loads(report.read_text("utf-8")).get("threshold")
         found.threshold = float(value) if isinstance(value, int | float) else None
@@ -193,6 +212,13 @@ def _data_arguments(config: Path) -> dict[str, Any]:
     data = settings.get("data") if isinstance(settings, dict) else None
     arguments = (data.get("init_args") or data) if isinstance(data, dict) else {}
     return arguments if isinstance(arguments, dict) else {}
+
+
+def _placed(name: str, config: Path | None) -> str:
+    """An annotation file that scores name, below the folder that their run was started in if it is not here."""
+    member, mark, path = name.rpartition("::")
+    found = _existing(path, config) if config else None
+    return f"{member}{mark}{found or path}"
 
 
 def _existing(value: str, config: Path) -> Path | None:

@@ -1,6 +1,8 @@
 """Pages of everything that the command takes, from the files to what is in the page."""
 
 import json
+from dataclasses import replace
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -8,6 +10,12 @@ from PIL import Image
 
 from datamodules.benchmarks.table import encode_image, write_table
 from datamodules.rollouts.records import Rollout, write_rollouts
+from lightning_modules.callbacks.annotation_scores import (
+    ANNOTATION_SCORES,
+    AnnotationScore,
+    read_annotation_scores,
+    write_annotation_scores,
+)
 from lightning_modules.callbacks.candidate_scores import CandidateScore, response_digest, write_candidate_scores
 from lightning_modules.callbacks.step_scores import STEP_SCORES, write_step_scores
 from lightning_modules.metrics.step_report import ScoredSolution
@@ -187,9 +195,75 @@ def test_annotations(tmp_path, contents_of):
     assert (first["benchmark"], first["source"], first["gold"]) == ("rows", "s", ["3"])
     assert first["solutions"] == [
         {"name": "row 1", "steps": ["x", "y"], "mc": [0.5, None], "counts": [[2, 4], [0, 0]]},
-        {"name": "row 2", "steps": ["z"], "mc": [1.0], "counts": [[4, 4]]},
+        {"name": "row 2", "steps": ["z"], "mc": [1.0], "counts": [[4, 4]], "is_right": True},
     ]
     assert second["pictures"] == [0]
+
+
+@pytest.fixture
+def scored_rows(tmp_path):
+    """Fourteen steps that a model with at most twelve reads as seven, a row without scores, and one of two steps."""
+    fourteen = [
+        {"step": f"Step {n}.", "score": n % 4 / 4, "num_mc_correct": n % 4, "num_mc_total": 4} for n in range(14)
+    ]
+    two = [{"step": "a", "score": 1.0}, {"step": "b", "score": 0.0}]
+    rows = [{"question": f"Question {n}?", "steps_with_score": each} for n, each in enumerate([fourteen, two, two])]
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "rows.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    merged = [n % 4 / 4 for n in range(1, 14, 2)]  # the score of a merged step is that of its last one
+    scores = [
+        AnnotationScore("data/rows.jsonl:1", [0.5] * 7, merged),
+        AnnotationScore("data/rows.jsonl:3", [0.25, 0.75], [1.0, 0.0]),
+    ]
+    write_annotation_scores(tmp_path / "runs" / "one" / ANNOTATION_SCORES, scores)
+    (tmp_path / "runs" / "config.yaml").write_text("data: {init_args: {validation_annotations: data}}")
+    return tmp_path / "runs"
+
+
+def test_scores_beside_monte_carlo_scores(scored_rows, contents_of):
+    first, second = contents_of(scored_rows)["questions"]  # the scores name the file, below the folder of the run
+    (solution,) = first["solutions"]
+    assert solution["steps"] == [f"Step {n}.\n\nStep {n + 1}." for n in range(0, 14, 2)]
+    assert (solution["scores"], solution["score"]) == ([0.5] * 7, 0.5)
+    assert solution["mc"] == [0.25, 0.75, 0.25, 0.75, 0.25, 0.75, 0.25]
+    assert solution["counts"] == [[1, 4], [3, 4], [1, 4], [3, 4], [1, 4], [3, 4], [1, 4]]
+    assert second["id"] == "row 3"
+    assert second["solutions"] == [
+        {
+            "name": "row 3",
+            "steps": ["a", "b"],
+            "scores": [0.25, 0.75],
+            "mc": [1.0, 0.0],
+            "counts": [None, None],
+            "score": 0.5,
+            "is_right": False,
+        }
+    ]
+
+
+def test_scores_of_rows_in_an_archive_that_was_moved(scored_rows, tmp_path, contents_of):
+    path = tmp_path / "elsewhere" / "annotations.zip"
+    path.parent.mkdir()
+    with ZipFile(path, "w") as archive:
+        archive.write(tmp_path / "data" / "rows.jsonl", "annotations/rows.jsonl")
+    found = contents_of(scored_rows, path)
+    assert [each["id"] for each in found["questions"]] == ["row 1", "row 3"]
+    scores = read_annotation_scores(scored_rows / "one" / ANNOTATION_SCORES)
+    named = [replace(each, sample_id=each.sample_id.replace("data", f"{path}/annotations")) for each in scores]
+    write_annotation_scores(scored_rows / "one" / ANNOTATION_SCORES, named)
+    (tmp_path / "data" / "rows.jsonl").unlink()
+    assert len(contents_of(scored_rows)["questions"]) == 2
+
+
+def test_scores_of_other_rows(scored_rows, tmp_path, capsys):
+    path, page = tmp_path / "data" / "rows.jsonl", tmp_path / "page.html"
+    path.write_text(path.read_text().replace('"score": 0.0}', '"score": 0.5}'))
+    assert main([str(scored_rows), str(path), "--output", str(page)]) == 2
+    assert f"data/rows.jsonl:3: the scores are of other steps than those at {path}:3" in capsys.readouterr().err
+    path.rename(path.with_name("others.jsonl"))
+    assert main([str(scored_rows), str(path.with_name("others.jsonl")), "--output", str(page)]) == 2
+    assert "none of its rows is in" in capsys.readouterr().err
 
 
 def test_two_runs_at_once(run, tmp_path, capsys):

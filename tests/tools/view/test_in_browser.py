@@ -26,14 +26,19 @@ def questions(picture):
     """Sixty questions, most of them plain; the model and the vote are right or wrong as the ids say."""
     plain = [
         Question("MMMU", "A", f"plain {n}", f"Question {n} <image>", ["x"], [picture], [solution("0", 0, True, 0.9)])
-        for n in range(56)
+        for n in range(54)
     ]
     vote_right = [solution("0", 0, False, 0.9, 0.2), solution("1", 1, True, 0.5), solution("2", 1, True, 0.4)]
     model_right = [solution("0", 0, True, 0.9), solution("1", 1, False, 0.5), solution("2", 1, False, 0.4)]
     hostile = [solution(MARKUP, 0, True, 0.7, 0.6, 0.5, 0.1, steps=[MARKUP, UNSEEN, LONG, "end"], answer=MARKUP)]
     labelled = Solution("p", ["a", "b", "c"], scores=[0.9, 0.9, 0.1], labels=[1, -1, 0], score=0.6, is_right=False)
+    counts = [(4, 4), (0, 4), (0, 0)]
+    annotated = solution("row 1", None, False, 0.9, 0.8, 0.1, steps=["a", "b", "c"], mc=[1.0, 0.0, None], counts=counts)
+    raw = [Solution(f"row {n}", ["a"], mc=[mc], is_right=mc > 0.5) for n, mc in enumerate([0.25, 0.75])]
     return [
         *plain,
+        Question("rows", "s", "annotated", "How many?", (), (), [annotated]),
+        Question("raw rows", "s", "two rows", "How many?", (), (), raw),
         Question("MathVista", "B", "only vote", "Who is right?", ["x"], (), vote_right),
         Question("MathVista", "B", "only model", "Who is right?", ["x"], (), model_right),
         Question(MARKUP, MARKUP, MARKUP, MARKUP, [MARKUP], (), hostile),
@@ -109,14 +114,31 @@ def test_filters(opened):
     assert opened.count(".step.otherwise") == 1
     opened.click("#reset")
     opened.choose("#disagreement", "step")
-    assert tally(opened) == "1"
+    assert tally(opened) == "2"
     opened.click("#reset")
     # Of labels where there are some: step 2 of the labelled solution, and of the others by the model's scores.
     opened.choose("#first-wrong", "1")
-    assert origin(opened) == "VisualProcessBench · labelled · MMMU"
+    assert (tally(opened), origin(opened)) == ("3", "VisualProcessBench · labelled · MMMU")
     opened.choose("#first-wrong", "3")
     assert tally(opened) == "1"
     assert opened.messages == []
+
+
+def test_monte_carlo_scores_stand_beside_scores(opened):
+    opened.choose("#benchmark", "rows")
+    assert origin(opened) == "rows · annotated · s"
+    cells = "[...document.querySelectorAll('.body:not([hidden]) .{0}')].map((e) => [e.textContent, e.className])"
+    assert opened.run(cells.format("score")) == [["0.90", "score s9"], ["0.80", "score s8"], ["0.10", "score s1"]]
+    assert opened.run(cells.format("mc")) == [["4/4", "mc s10"], ["0/4", "mc s0"], ["–", "mc"]]
+    # The model takes the second step for right, which no continuation has led to the answer.
+    assert opened.count(".step.otherwise") == 1
+    assert opened.text(".step.otherwise .text") == "b"
+    opened.choose("#verdict", "mixed")
+    assert tally(opened) == "0"
+    opened.click("#reset")
+    opened.choose("#verdict", "mixed")
+    assert origin(opened) == "raw rows · two rows · s"
+    assert opened.run("[...document.querySelectorAll('.worth')].map((e) => e.textContent)") == ["0.750", "0.250"]
 
 
 def test_keys(opened):

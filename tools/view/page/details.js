@@ -45,7 +45,7 @@ function mcCell(solution, step) {
   if (value === null) return make("span", { className: "mc", title: "not sampled" }, "–");
   const title = total === null ? `mc ${fixed(value, 3)}` : `mc ${fixed(value, 3)}: ${correct} of ${total} continuations are right`;
   const text = total === null ? fixed(value) : `${correct}/${total}`;
-  return make("span", { className: `mc ${solution.scores ? "" : colourOf(value, 0, 1)}`, title }, text);
+  return make("span", { className: `mc ${colourOf(value, 0, 1)}`, title }, text);
 }
 
 function stepItem(solution, step) {

@@ -5,7 +5,7 @@ const DISAGREEMENTS = {
   "only vote right": "model wrong, vote right",
   "only model right": "model right, vote wrong",
   "right one missed": "model wrong, a right one was there",
-  step: "a step judged other than its label",
+  step: "a step judged other than its label or mc",
 };
 const ORDERS = {
   file: "as in the files",
@@ -34,14 +34,18 @@ function offer(id, counts, named = (value) => value) {
   FIELDS[id].disabled = id === "disagreement" ? choices.length === 0 : choices.length < 2;
 }
 
+const VERDICTS = { right: "right", wrong: "wrong", mixed: "some solutions right", unknown: "not known" };
+
+/** The verdict on the solution that is picked; where nothing picks one, on all solutions together. */
 function verdictOf(entry) {
-  return entry.isRight === null ? "unknown" : entry.isRight ? "right" : "wrong";
+  if (entry.isRight !== null) return entry.isRight ? "right" : "wrong";
+  return entry.picked === null && entry.hasRight ? "mixed" : "unknown";
 }
 
 function offerChoices() {
   offer("benchmark", countsOf((entry) => [entry.question.benchmark]));
   offer("source", countsOf((entry) => [entry.question.source]));
-  offer("verdict", countsOf((entry) => [verdictOf(entry)]), (value) => (value === "unknown" ? "not known" : value));
+  offer("verdict", countsOf((entry) => [verdictOf(entry)]), (value) => VERDICTS[value]);
   const kinds = countsOf((entry) => entry.kinds);
   offer("disagreement", new Map(Object.keys(DISAGREEMENTS).filter((k) => kinds.has(k)).map((k) => [k, kinds.get(k)])), (k) => DISAGREEMENTS[k]);
   const places = [...countsOf((entry) => entry.firstWrongs)].sort(([a], [b]) => a - b);

@@ -53,6 +53,7 @@ function learn(question, place) {
   if (model && vote && model.answer_class !== vote.answer_class) kinds.add("other answer");
   if (model && vote && model.is_right === false && vote.is_right === true) kinds.add("only vote right");
   if (model && vote && model.is_right === true && vote.is_right === false) kinds.add("only model right");
+  const verdicts = (picked === null ? solutions : [solutions[picked]]).map((solution) => solution.is_right ?? null);
   const hasRight = solutions.some((solution) => solution.is_right === true);
   if (model && model.is_right === false && hasRight) kinds.add("right one missed");
   if (solutions.some((s) => s.steps.some((_, step) => isJudgedOtherwise(s, step)))) kinds.add("step");
@@ -65,7 +66,7 @@ function learn(question, place) {
     picked,
     kinds,
     hasRight,
-    isRight: picked === null ? null : (solutions[picked].is_right ?? null),
+    isRight: verdicts.every((verdict) => verdict === verdicts[0]) ? verdicts[0] : null,
     firstWrongs: new Set(asked.map(firstWrong)),
     best: scores.length ? Math.max(...scores) : null,
     spread: scores.length > 1 ? Math.max(...scores) - Math.min(...scores) : 0,
