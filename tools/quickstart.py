@@ -5,6 +5,7 @@ Example::
     python -m tools.quickstart --seed 0
     python -m tools.quickstart --seed 2 3 4  # three times, and one table of all
     python -m tools.quickstart --seed 2 3 4 --tables  # with the other critics of the paper's tables, and a report
+    python -m tools.quickstart --seed 2 3 4 --beyond  # with what experiments/beyond has
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.storage.files import require_writable_folder
@@ -22,14 +24,15 @@ from tools.report.command import main as report
 from tools.report.seeds import seed_table
 
 
-def run_recipe(run: Path, seed: int, threads: int, with_tables: bool = False) -> int:
+def run_recipe(run: Path, seed: int, threads: int, more: Sequence[str] = ()) -> int:
     """Run the unfinished stages of :mod:`tools.quickstart_stages` in a process of their own.
 
     Args:
         run: Folder of the run.
         seed: Seed of the world and of all sampling and initialisation.
         threads: Number of CPU threads.
-        with_tables: Also run the stages of :mod:`tools.table_stages`.
+        more: Sets of stages to run besides, of ``tables`` (:mod:`tools.table_stages`) and ``beyond``
+            (:mod:`tools.beyond_stages`).
 
     Returns:
         The exit status; that of the stage that failed, which has said why.
@@ -40,7 +43,7 @@ def run_recipe(run: Path, seed: int, threads: int, with_tables: bool = False) ->
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "tools.quickstart_stages", *(["--tables"] if with_tables else [])]
+    command = [sys.executable, "-m", "tools.quickstart_stages", *more]
     return subprocess.run(command, check=False, env=environment).returncode  # noqa: S603 - our own command
 
 
@@ -58,11 +61,13 @@ def main() -> int:
     parser.add_argument(
         "--tables", action="store_true", help="train the other critics of the paper's tables, too, and write a report"
     )
+    parser.add_argument("--beyond", action="store_true", help="measure what is in experiments/beyond, too")
     arguments = parser.parse_args()
+    more = [name for name in ("tables", "beyond") if getattr(arguments, name)]
     runs = [arguments.output / f"seed{seed}" for seed in arguments.seed]
     for run, seed in zip(runs, arguments.seed, strict=True):
         require_writable_folder(run)
-        if status := run_recipe(run, seed, arguments.threads, arguments.tables):
+        if status := run_recipe(run, seed, arguments.threads, more):
             return status
     if len(runs) > 1:
         print_tables([seed_table(runs)])

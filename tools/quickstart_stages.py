@@ -166,7 +166,11 @@ def run_stages(run: Path, seed: int, more: Sequence[Stage] = ()) -> None:
 
 
 if __name__ == "__main__":
-    from tools.table_stages import table_stages  # which has its commands from here
+    # They have their commands from here.
+    from tools.beyond_stages import beyond_stages
+    from tools.table_stages import table_stages
 
     folder = Path(os.environ["VISUALPRM_RUN"])
-    run_stages(folder, int(os.environ["VISUALPRM_SEED"]), table_stages(folder) if "--tables" in sys.argv else ())
+    more = {"tables": table_stages, "beyond": beyond_stages}
+    besides = [stage for name in sys.argv[1:] for stage in more[name](folder)]
+    run_stages(folder, int(os.environ["VISUALPRM_SEED"]), besides)

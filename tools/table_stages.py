@@ -28,14 +28,21 @@ def table_stages(run: Path) -> list[Stage]:
     Args:
         run: Folder of a run of the quickstart.
     """
-    todo = [stage for name in ABLATIONS for stage in _critic(run, f"ablation_{name}", [f"../ablations/{name}"])]
+    todo = [stage for name in ABLATIONS for stage in critic_stages(run, f"ablation_{name}", [f"../ablations/{name}"])]
     for value in THRESHOLDS:
-        todo += _critic(run, f"threshold_{value:g}", [], model__threshold=value)
+        todo += critic_stages(run, f"threshold_{value:g}", [], model__threshold=value)
     return todo + [stage for value in TEMPERATURES for stage in _temperature(run, value)]
 
 
-def _critic(run: Path, name: str, overlays: list[str], **options: object) -> list[Stage]:
-    """Train and test one more reward model."""
+def critic_stages(run: Path, name: str, overlays: list[str], **options: object) -> list[Stage]:
+    """Train and test one more reward model.
+
+    Args:
+        run: Folder of a run of the quickstart.
+        name: Of the reward model, and of its folder.
+        overlays: Configurations over those of the quickstart, by their path from there, without ending.
+        options: Options of both commands, with two underscores for a point.
+    """
     options["run_name"] = name
     return [
         Stage(f"train the reward model {name}", run / name, visualprm("fit", _PROCESS, *overlays, **options)),
