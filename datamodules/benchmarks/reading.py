@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
@@ -33,28 +33,6 @@ UNUSABLE = "unusable row"
 
 Row = tuple[str, Callable[[], BenchmarkQuestion | Excluded]]
 """Place of a row, and what makes a question of it."""
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """How one benchmark is read.
-
-    Attributes:
-        split: Which of its splits; the one of the paper by default.
-        table: Another name of the TSV file than the usual ones.
-        allow_incomplete: Leave out seeds of DynaMath and groups of We-Math that are not there as a whole, and accept a
-            dataset without all of its configurations; otherwise both are errors.
-        on_bad_row: Leave out rows that cannot be used, and the units that they belong to, and say how many and which;
-            or raise an error at the first one.
-        on_mismatch: Warn, or raise an error, when the questions are not those of the release; or say nothing, as for
-            questions that are not meant to be. Reports tell it in any case.
-    """
-
-    split: str | None = None
-    table: str | None = None
-    allow_incomplete: bool = False
-    on_bad_row: OnBadRow = "skip"
-    on_mismatch: Literal["warn", "error", "ignore"] = "warn"
 
 
 class BenchmarkReader(BenchmarkFinder, ABC):
