@@ -75,9 +75,8 @@ class RunCheckpoints(Checkpoint):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
-        self.folder = given_path(folder, "folder")
         # Without a metric there are no scores, and so no best ones.
-        self.kept = KeptCheckpoints(self.folder, keep_last, keep_best, mode)
+        self.kept = KeptCheckpoints(given_path(folder, "folder"), keep_last, keep_best, mode)
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self.monitor = monitor
@@ -85,6 +84,11 @@ class RunCheckpoints(Checkpoint):
         self._last_step = 0
         self._last_time = time.monotonic()
         self._lock = RunLock(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.kept.folder
 
     # ------------------------------------------------------------------- find
 

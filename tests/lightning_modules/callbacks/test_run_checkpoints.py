@@ -176,7 +176,7 @@ def test_which_checkpoint_is_meant(tmp_path):
         checkpoint_to_load(trainer, False, "best")
     keeper.resume = False
     assert checkpoint_to_load(trainer, True, None) is None
-    keeper.folder = tmp_path / "nothing"
+    keeper.kept.folder = tmp_path / "nothing"
     keeper.resume = True
     assert checkpoint_to_load(trainer, True, None) is None
     with pytest.raises(ValueError, match=r"--ckpt_path latest: there is no checkpoint in .*nothing"):
