@@ -14,7 +14,7 @@ from datamodules.answers.vote import equivalence_classes
 from datamodules.batching.lengths import TokenCounter
 from datamodules.batching.ranks import digest_of, same_on_all_ranks
 from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, make_benchmark
-from datamodules.benchmarks.table import LazyImages
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.reading_rules import PictureRules, ReadingRules
 from datamodules.rollouts.check import RolloutCheck, check_rollouts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -19,30 +18,20 @@ from datamodules.batching.shards import Shard
 from datamodules.batching.training_loader import BatchLayout, training_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.conversation.encoder import special_tokens
-from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.conversation.reading_rules import PictureRules
 from datamodules.interfaces import PolicyFacts
+from datamodules.policy.benchmark_prompts import PromptsAs
+from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.chosen_prompts import CHOICES, prompts_to_answer, rows_named_by
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
-from datamodules.policy.process_bench_prompts import process_bench_prompts
-from datamodules.policy.prompt_rows import PromptGrading, read_prompts, without_special_tokens
-from datamodules.policy.prompt_sources import PromptSource, read_sources
-from datamodules.policy.prompts import (
-    ChatRenderer,
-    Prompt,
-    PromptBatch,
-    PromptCollator,
-    PromptDataset,
-    PromptsAs,
-    benchmark_prompts,
-    with_other_images,
-)
-from datamodules.policy.released_annotation import MaxTiles, with_choices
+from datamodules.policy.prompt_batches import PromptBatch, PromptCollator, PromptDataset
+from datamodules.policy.prompt_rows import PromptGrading, without_special_tokens
+from datamodules.policy.prompt_sources import PromptSource
+from datamodules.policy.prompts import Prompt
+from datamodules.policy.released_annotation import MaxTiles
 from datamodules.storage.bad_rows import OnBadRow
 
 logger = logging.getLogger(__name__)
-
-_CHOICES = ("instruction_template", "max_tiles", "without_sources", "max_prompts_per_source")
-"""Options that :func:`datamodules.policy.released_annotation.with_choices` takes, in its order."""
 
 
 class PromptDataModule(ResumableData, LightningDataModule):
@@ -209,37 +198,12 @@ class PromptDataModule(ResumableData, LightningDataModule):
         """
         options = self.hparams
         if stage == "fit":
-            self._train = PromptDataset(self._read("demonstrations"))
+            self._train = PromptDataset(rows_named_by("demonstrations", options))
         if stage in ("fit", "validate"):
             name = "validation_demonstrations"
-            self._validation = PromptDataset(self._read(name) if options[name] else [])
+            self._validation = PromptDataset(rows_named_by(name, options) if options[name] else [])
         if stage == "predict":
-            if options["benchmarks"]:
-                prompts = benchmark_prompts(
-                    Path(options["benchmarks"]),
-                    options["benchmark_names"],
-                    options["instruction"],
-                    options["rules"],
-                    self.benchmark_options,
-                    options["prompts_as"],
-                    options["pictures"],
-                )
-                if options["max_tiles"] is not None:
-                    prompts = with_choices(prompts, max_tiles=options["max_tiles"])
-            elif options["visual_process_bench"]:
-                prompts = process_bench_prompts(
-                    Path(options["visual_process_bench"]),
-                    on_bad_row=options["on_bad_row"],
-                    pictures=options["pictures"],
-                )
-                if options["max_tiles"] is not None:
-                    prompts = with_choices(prompts, max_tiles=options["max_tiles"])
-            else:
-                prompts = self._read("prompts") if options["prompts"] or not self.sources else []
-                prompts += self._read_sources() if self.sources else []
-            prompts = (with_other_images(prompts) if options["other_images"] else prompts)[: options["max_prompts"]]
-            if not prompts:
-                raise ValueError(f"no prompts are left (max_prompts: {options['max_prompts']}); give at least 1")
+            prompts = prompts_to_answer(options, self.benchmark_options, self.sources)
             self._prompts = prompts
             # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
             self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
@@ -257,36 +221,6 @@ class PromptDataModule(ResumableData, LightningDataModule):
             prompts = getattr(self, name).prompts
             setattr(self, name, PromptDataset(without_special_tokens(prompts, tokens, on_bad_row)))
 
-    def _read(self, name: str) -> list[Prompt]:
-        if not self.hparams[name]:
-            raise ValueError(f"PromptDataModule needs '{name}' for this command")
-        root, instruction = self.hparams["image_root"], self.hparams["instruction"]
-        prompts = read_prompts(
-            Path(self.hparams[name]),
-            Path(root) if root else None,
-            POLICY_INSTRUCTION if instruction is None else instruction,
-            self.hparams["grading"],
-            self.hparams["on_bad_row"],
-            with_responses=name != "prompts",
-            pictures=self.hparams["pictures"],
-        )
-        return with_choices(prompts, *(self.hparams[name] for name in _CHOICES))
-
-    def _read_sources(self) -> list[Prompt]:
-        options = self.hparams
-        root, instruction = options["image_root"], options["instruction"]
-        prompts = read_sources(
-            self.sources or [],
-            Path(root) if root else None,
-            POLICY_INSTRUCTION if instruction is None else instruction,
-            options["instruction_template"],
-            options["max_tiles"],
-            options["grading"],
-            options["on_bad_row"],
-            options["pictures"],
-        )
-        return with_choices(prompts, None, None, *(options[name] for name in _CHOICES[2:]))
-
     @property
     def asks_with_instruction(self) -> bool:
         """Whether a prompt of `predict` is asked with more than its question."""
@@ -297,7 +231,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         """What predictions depend on beside the prompts and the policy."""
         settings = {name: self.hparams[name] for name in ("system_prompt", "instruction", "other_images", "rules")}
         # Ours is not named, so that runs from before there was a choice go on.
-        chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", "pictures", *_CHOICES)}
+        chosen = {name: self.hparams[name] for name in ("grading", "prompts_as", "pictures", *CHOICES)}
         sources = self.sources or []
         tiles = [source.max_tiles for source in (sources.values() if isinstance(sources, dict) else sources)]
         if any(tiles):

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from datamodules.conversation.reading_rules import QuestionText, WhiteSpace
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS
 from datamodules.interfaces import PredictionSettings, PromptInstructions, data_module_of
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from lightning_modules.generation.engine import GenerationEngine
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings
 from lightning_modules.generation.sampling_module import SamplingModule

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from datamodules.conversation.messages import question_content
 from datamodules.interfaces import PredictionSettings, data_module_of
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.generation.answers import answers_to
 from lightning_modules.generation.engine import GenerationEngine, GenerationRequest, PromptRefusedError

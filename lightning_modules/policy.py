@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.interfaces import PredictionSettings, data_module_of
 from datamodules.policy.demonstrations import SupervisedBatch
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from lightning_modules.distributed.gathering import SampleMeans
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.generation.answers import answers_to

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.interfaces import PredictionSettings, data_module_of
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from lightning_modules.generation.engine import GenerationEngine, GenerationRequest
 from lightning_modules.generation.sampling_module import SamplingModule
 from lightning_modules.generation.token_probabilities import TokenProbabilities

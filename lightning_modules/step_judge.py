@@ -21,7 +21,8 @@ from datamodules.conversation.messages import question_content
 from datamodules.conversation.reading_rules import WhiteSpace
 from datamodules.conversation.steps import DEFAULT_MAX_STEPS, STEP_SEPARATOR, response_steps
 from datamodules.interfaces import PredictionSettings, data_module_of
-from datamodules.policy.prompts import Prompt, PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
+from datamodules.policy.prompts import Prompt
 from lightning_modules.generation.answers import answers_to
 from lightning_modules.generation.engine import (
     GeneratedText,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.interfaces import PredictionSettings, data_module_of
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from lightning_modules.generation.engine import GenerationEngine
 from lightning_modules.generation.graded_rollouts import graded_rollout
 from lightning_modules.generation.sampling import SamplingParameters, sampling_settings

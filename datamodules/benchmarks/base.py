@@ -10,7 +10,8 @@ import numpy as np
 
 from datamodules.benchmarks.grading import as_scores
 from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, Grade, Rules
-from datamodules.benchmarks.reading import BenchmarkOptions, BenchmarkReader
+from datamodules.benchmarks.reading import BenchmarkReader
+from datamodules.benchmarks.reading_options import BenchmarkOptions
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.storage.bad_rows import OnBadRow
 

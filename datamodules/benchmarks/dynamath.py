@@ -17,9 +17,10 @@ from datamodules.benchmarks.cloned import ClonedRepository
 from datamodules.benchmarks.dynamath_official import TOLERANCE
 from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.options import options_in_text
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.table import TableRow
 
 VARIANTS = 10
 SEEDS = "seeds"

@@ -12,8 +12,9 @@ from datamodules.answers.extract import extract_final_answer
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
 from datamodules.benchmarks.grading import accuracy_by, grade_option, with_options
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.table import TableRow
 
 OPTION_SEED = 0
 """Keys the order of the options; rollouts keep the order, and are refused where it is another one."""

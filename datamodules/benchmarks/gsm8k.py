@@ -11,8 +11,9 @@ from datamodules.answers.numbers import number_value, values_equal
 from datamodules.answers.numeric import numeric_answer
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.table import TableRow
 
 _GOLD = re.compile(r"####\s*(-?[\d,]*\.?\d+)\s*$")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|(?<![\w.])-?\.\d+")

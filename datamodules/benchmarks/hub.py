@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.pictures import PictureFinder
-from datamodules.benchmarks.table import MAX_FIELD_LENGTH, LazyImages
+from datamodules.benchmarks.table import MAX_FIELD_LENGTH
 from datamodules.storage.fields import shown
 from datamodules.storage.files import parse_json_line, read_lines
 from datamodules.storage.images import ImageError, check_image

@@ -15,10 +15,11 @@ from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, 
 from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import accuracy_by, grade_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.options import options_in_text
 from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow, parse_list
+from datamodules.benchmarks.table import TableRow, parse_list
 
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 

@@ -11,8 +11,9 @@ from datamodules.answers.extract import extract_final_answer
 from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
 from datamodules.benchmarks.grading import accuracy_by, grade_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.table import TableRow
 
 
 class Math500(Benchmark):

@@ -15,9 +15,10 @@ from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Excluded, 
 from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import accuracy_by, grade_option_or_expression
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.table import TableRow
 
 VISION_ONLY, TEXT_ONLY = "Vision Only", "Text Only"
 TEXT_ONLY_SPLIT = "testmini_text_only"

@@ -15,9 +15,10 @@ from datamodules.benchmarks.cloned import ClonedRepository
 from datamodules.benchmarks.grading import accuracy_by, grade_option_or_expression
 from datamodules.benchmarks.hub import HubLayout, HubRow
 from datamodules.benchmarks.latex_value import value_of
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.table import TableRow
 
 TOLERANCE = 1e-6
 """Of VLMEvalKit."""

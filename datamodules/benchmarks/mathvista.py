@@ -19,9 +19,10 @@ from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade, Rul
 from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import accuracy_by, grade_expression, grade_option
 from datamodules.benchmarks.hub import HubLayout, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow
+from datamodules.benchmarks.table import TableRow
 
 _METADATA_KEYS = ("task", "category", "context", "grade", "source", "language", "skills")
 

@@ -17,10 +17,11 @@ from datamodules.benchmarks.base import IMAGE_PLACEHOLDER, Benchmark, BenchmarkQ
 from datamodules.benchmarks.cloned import ClonedRepository
 from datamodules.benchmarks.grading import accuracy_by, as_scores, grade_option, with_options
 from datamodules.benchmarks.hub import HubLayout, HubPart, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.mmmu_official import grade_choice_officially, grade_open_officially
 from datamodules.benchmarks.question import OPTION_LETTERS
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow, options_of_columns, parse_list
+from datamodules.benchmarks.table import TableRow, options_of_columns, parse_list
 
 DOMAINS: dict[str, tuple[str, ...]] = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),

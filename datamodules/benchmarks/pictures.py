@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.storage.archives import ArchiveError
+from datamodules.storage.archive_parts import ArchiveError
 from datamodules.supervision.image_roots import ImageRoot, OpenedRoots
 
 _FOLDER = "images"

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
@@ -17,9 +17,10 @@ import numpy as np
 from datamodules.benchmarks.cloned import ClonedFile, ResponseFields, cloned_rows
 from datamodules.benchmarks.finding import BenchmarkFinder
 from datamodules.benchmarks.hub import HubRow, read_rows
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, SourceRow
 from datamodules.benchmarks.released import release_mismatches
-from datamodules.benchmarks.table import LazyImages, TableRow, cell_text, read_table
+from datamodules.benchmarks.table import TableRow, cell_text, read_table
 from datamodules.storage.bad_rows import BadRows, OnBadRow
 from datamodules.storage.decoding import broken_pictures
 from datamodules.storage.fields import first_of, is_unicode
@@ -32,28 +33,6 @@ UNUSABLE = "unusable row"
 
 Row = tuple[str, Callable[[], BenchmarkQuestion | Excluded]]
 """Place of a row, and what makes a question of it."""
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """How one benchmark is read.
-
-    Attributes:
-        split: Which of its splits; the one of the paper by default.
-        table: Another name of the TSV file than the usual ones.
-        allow_incomplete: Leave out seeds of DynaMath and groups of We-Math that are not there as a whole, and accept a
-            dataset without all of its configurations; otherwise both are errors.
-        on_bad_row: Leave out rows that cannot be used, and the units that they belong to, and say how many and which;
-            or raise an error at the first one.
-        on_mismatch: Warn, or raise an error, when the questions are not those of the release; or say nothing, as for
-            questions that are not meant to be. Reports tell it in any case.
-    """
-
-    split: str | None = None
-    table: str | None = None
-    allow_incomplete: bool = False
-    on_bad_row: OnBadRow = "skip"
-    on_mismatch: Literal["warn", "error", "ignore"] = "warn"
 
 
 class BenchmarkReader(BenchmarkFinder, ABC):

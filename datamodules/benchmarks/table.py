@@ -14,15 +14,14 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 from PIL import Image
 
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.question import OPTION_LETTERS
-from datamodules.conversation.reading_rules import PictureRules
 from datamodules.storage.bad_rows import OnBadRow
 from datamodules.storage.files import atomic_write_text
-from datamodules.storage.images import ImageError, check_image, open_image
+from datamodules.storage.images import ImageError, check_image
 
 MAX_REFERENCE_LENGTH = 64
 """An image cell of at most this many characters names the row (by its index) whose image it shares."""
@@ -89,55 +88,6 @@ def parse_list(text: str, where: str) -> list[object]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"{where}: expected the text of a Python list, got {text[:80]!r}")
     return list(value)
-
-
-class LazyImages(Sequence[Image.Image]):
-    """Pictures that are kept encoded and decoded anew at every access, so that a table of thousands fits in memory.
-
-    Args:
-        sources: Bytes of encoded pictures, paths of files, or references of members of archives.
-        places: Where each comes from, for error messages.
-        rules: How they are converted, see :func:`datamodules.storage.images.open_image`.
-    """
-
-    def __init__(
-        self, sources: Sequence[bytes | str | Path], places: Sequence[str], rules: PictureRules = "ours"
-    ) -> None:
-        self.sources = tuple(sources)
-        self.places = tuple(places)
-        self.rules = rules
-        assert len(self.sources) == len(self.places)
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> LazyImages: ...
-
-    def __getitem__(self, index: int | slice) -> Image.Image | LazyImages:
-        if isinstance(index, slice):
-            return LazyImages(self.sources[index], self.places[index], self.rules)
-        return open_image(self.sources[index], self.places[index], self.rules)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LazyImages) and self.sources == other.sources
-
-    def __hash__(self) -> int:
-        return hash(self.sources)
-
-    def __repr__(self) -> str:
-        return f"LazyImages({len(self)} of {self.places})"
-
-    def select(self, indices: Sequence[int]) -> LazyImages:
-        """The pictures at ``indices``, in that order and as often as named."""
-        return LazyImages([self.sources[i] for i in indices], [self.places[i] for i in indices], self.rules)
-
-    def by_rules(self, rules: PictureRules) -> LazyImages:
-        """The same pictures, converted by other rules."""
-        return LazyImages(self.sources, self.places, rules)
 
 
 class Table:

@@ -15,8 +15,9 @@ from datamodules.benchmarks.base import Benchmark, BenchmarkQuestion, Grade
 from datamodules.benchmarks.cloned import ClonedRepository, ResponseFields
 from datamodules.benchmarks.grading import as_scores, grade_option, with_options
 from datamodules.benchmarks.hub import HubLayout, HubRow
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.released import Release
-from datamodules.benchmarks.table import LazyImages, TableRow, options_of_columns
+from datamodules.benchmarks.table import TableRow, options_of_columns
 
 _UNSPLIT = "option text"
 """Column of an option text that does not split."""

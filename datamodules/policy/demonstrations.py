@@ -11,7 +11,9 @@ from datamodules.batching.conversation_batch import ConversationBatch
 from datamodules.batching.packing import packed_inputs
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.conversation.tiles import model_inputs
-from datamodules.policy.prompts import ChatRenderer, Prompt, usable_images
+from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.prompt_batches import usable_images
+from datamodules.policy.prompts import Prompt
 from datamodules.storage.bad_rows import OnBadRow
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from PIL import Image
 
 from datamodules.benchmarks import Benchmark, BenchmarkQuestion, vlmevalkit_prompts
-from datamodules.benchmarks.table import LazyImages
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER
 from datamodules.conversation.reading_rules import PictureRules, ReadingRules
 from datamodules.rollouts.records import Rollout, place

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.storage.archives import BROKEN_ARCHIVE_ERRORS, ArchiveError, check_member, open_archive, plain_members
+from datamodules.storage.archive_parts import ArchiveError
+from datamodules.storage.archives import BROKEN_ARCHIVE_ERRORS, check_member, open_archive, plain_members
 from datamodules.storage.files import atomic_folder
 
 _CHUNK = 2**20

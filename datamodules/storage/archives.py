@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import re
 import stat
 import struct
@@ -19,6 +18,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from datamodules.storage.archive_parts import ArchiveError, JoinedParts, archive_parts
 
 MAX_MEMBER_BYTES = 256 * 2**20
 """Members that unpack to more are refused when they are read as pictures."""
@@ -42,10 +43,6 @@ BROKEN_ARCHIVE_ERRORS = (
 """What reading a damaged archive may raise."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _REFERENCE = re.compile(r"zip://(?P<name>.*)::(?P<archive>.*)#(?P<numbers>\d+(?:\+\d+){4})", re.DOTALL)
-
-
-class ArchiveError(ValueError):
-    """An archive or a member cannot be read, or is refused; the message names it."""
 
 
 class Member(NamedTuple):
@@ -82,96 +79,12 @@ def parse_reference(text: str) -> Member | None:
     return Member(found["archive"], found["name"], *map(int, found["numbers"].split("+")))
 
 
-def archive_parts(path: Path) -> list[Path]:
-    """The files of an archive, in order; empty if there is no such archive.
-
-    Raises:
-        ArchiveError: If a part in the middle is missing.
-    """
-    if path.is_file():
-        return [path]
-    parts = sorted(
-        p
-        for p in path.parent.glob(f"{_literal(path.name)}_*")
-        if re.fullmatch(r"_[a-z]{1,3}", p.name[len(path.name) :])
-    )
-    suffixes = [part.name[len(path.name) + 1 :] for part in parts]
-    for index, suffix in enumerate(suffixes):
-        expected = _letters(index, len(suffix))
-        if suffix != expected:
-            raise ArchiveError(f"{path}: the part {path.name}_{expected} is missing; there are {suffixes}")
-    return parts
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
-
-
-def _letters(index: int, width: int) -> str:
-    """The suffixes of `split`: aa, ab, ..., az, ba, ..."""
-    text = ""
-    for _ in range(width):
-        index, letter = divmod(index, 26)
-        text = chr(ord("a") + letter) + text
-    return text
-
-
-class _Parts(io.RawIOBase):
-    """Several files as one seekable file; each read opens a part."""
-
-    def __init__(self, parts: list[Path]) -> None:
-        self.parts = [str(part) for part in parts]
-        self.ends: list[int] = []
-        for part in parts:
-            self.ends.append((self.ends[-1] if self.ends else 0) + part.stat().st_size)
-        self.position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.ends[-1]}[whence]
-        if start + offset < 0:
-            raise OSError("negative position")
-        self.position = start + offset
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self.read_at(self.position, len(buffer))
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """At most ``size`` bytes from ``offset``, fewer only at the end; changes no state."""
-        pieces = []
-        begin = 0
-        for name, end in zip(self.parts, self.ends, strict=True):
-            if offset < end and size > 0:
-                with open(name, "rb", buffering=0) as file:
-                    file.seek(offset - begin)
-                    while size > 0 and offset < end:
-                        piece = file.read(min(size, end - offset))
-                        if not piece:
-                            raise ArchiveError(f"{name} is shorter than it was; was it changed while it was read?")
-                        pieces.append(piece)
-                        offset, size = offset + len(piece), size - len(piece)
-            begin = end
-        return b"".join(pieces)
-
-
 @functools.lru_cache(maxsize=64)
-def _parts(archive: str) -> _Parts:
+def _parts(archive: str) -> JoinedParts:
     parts = archive_parts(Path(archive))
     if not parts:
         raise ArchiveError(f"{archive}: there is no such archive")
-    return _Parts(parts)
+    return JoinedParts(parts)
 
 
 def open_archive(path: Path) -> zipfile.ZipFile:
@@ -184,7 +97,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
     if not parts:
         raise ArchiveError(f"{path}: there is no such archive")
     try:
-        archive = zipfile.ZipFile(io.BufferedReader(_Parts(parts)))
+        archive = zipfile.ZipFile(io.BufferedReader(JoinedParts(parts)))
     except BROKEN_ARCHIVE_ERRORS as error:
         more = " (is its last part missing?)" if len(parts) > 1 or parts[0] != path else ""
         raise ArchiveError(f"{path}: not a zip archive that can be read: {error}{more}") from error

@@ -17,14 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from datamodules.storage.archives import (
-    BROKEN_ARCHIVE_ERRORS,
-    ArchiveError,
-    archive_parts,
-    check_member,
-    open_archive,
-    plain_members,
-)
+from datamodules.storage.archive_parts import ArchiveError, archive_parts
+from datamodules.storage.archives import BROKEN_ARCHIVE_ERRORS, check_member, open_archive, plain_members
 from datamodules.storage.files import parse_json_line, read_lines
 
 Kind = Literal["jsonl", "archived", "parquet", "saved"]

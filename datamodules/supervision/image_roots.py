@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.storage.archives import Member, archive_parts, read_contents
+from datamodules.storage.archive_parts import archive_parts
+from datamodules.storage.archives import Member, read_contents
 
 _ARCHIVE_NAME = "images.zip"
 _INSIDE_ARCHIVE = re.compile(r"zip://(?P<prefix>.*)::(?P<archive>.*)", re.DOTALL)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.storage import fields
-from datamodules.storage.archives import archive_parts
+from datamodules.storage.archive_parts import archive_parts
 
 logger = logging.getLogger(__name__)
 

@@ -68,17 +68,16 @@ class BestOfN(EvaluationCallback[_Scored]):
     ``best_of_n/all_questions`` and ``best_of_n/<benchmark>``. Loggers also get ``best_of_n_methods/<column>/<method>``,
     and TensorBoard the tables, the figure and histograms of the response scores of right and wrong candidates. Files:
     ``best_of_n_<run>.json`` and ``.md``, where the run is ``epoch<E>`` (with ``_step<S>`` between epoch ends),
-    ``validate`` or ``test``; they also hold the secondary metrics of every benchmark for the responses that each method
-    picks at the largest N, with the rules of grading and how the questions differ from the release. A test also writes
-    the figure and ``candidate_scores.jsonl``. `validate` and `test` print the tables, `test` those of the single
-    benchmarks too.
+    ``validate`` or ``test``. They also hold the secondary metrics of every benchmark for the responses that each method
+    picks at the largest N, the grading rules, and how the questions differ from the release. A test also writes the
+    figure and ``candidate_scores.jsonl``. `validate` and `test` print the tables; `test` also those of each benchmark.
 
     Args:
-        ns: Numbers of candidates; by default 1, 2, 4, 8, ..., and as many as the questions have. Numbers larger than
-            that are left out with a warning.
-        aggregations: Ways to aggregate step scores; the first one is the primary one. By default all that have a
-            meaning for the model's scores: those of an advantage model may be negative and have no product, and an
-            outcome model gives one score, which is the mean.
+        ns: Numbers of candidates N; by default 1, 2, 4, 8, ..., up to what the questions have. Larger ones are left out
+            with a warning.
+        aggregations: Ways to aggregate step scores; the first one is the primary one. By default all that suit the
+            model: an advantage model's scores may be negative, which rules out the product, and an outcome model gives
+            one score, so that only the mean is left.
         bootstrap: Number of resamples for the 95 % intervals.
         seed: Seed of the resampling.
         outcome_scores: ``candidate_scores.jsonl`` of an outcome reward model on the same rollouts, to compare with.

@@ -1,4 +1,4 @@
-"""Calibration of step scores at the end of validation, and how calibrated they are before and after."""
+"""Fits a calibration of step scores at the end of validation, and reports calibration errors."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _FOLDS = 5
 class CalibrateScores(EvaluationCallback[LabelledSteps]):
     """Fits a calibration of the step scores on the process validation split, and reports calibration errors.
 
-    `fit` and `validate` fit it anew each time and store it in the module's protocol, which checkpoints and exported
-    models hold; the reports of the same epoch still show uncalibrated scores. `test` uses the model's calibration.
-    A step is right if its Monte Carlo score is above the protocol's threshold, whatever the objective. A step threshold
-    that was chosen in the same epoch is chosen again on the calibrated scores.
+    `fit` and `validate` fit it again at each validation and store it in the module's protocol, which checkpoints and
+    exported models hold. Reports of the same epoch still show uncalibrated scores. `test` uses the model's calibration.
+    A step is right if its Monte Carlo score is above the protocol's threshold, whatever the objective. If a step
+    threshold was chosen in the same epoch, it is chosen again on the calibrated scores.
 
-    Logged metrics: ``calibration/<split>/ece_before``, ``ece_after`` and the Brier scores ``brier_before``,
-    ``brier_after``, in [0, 1], where the split is ``validation`` or ``process_bench``. The first is the split that the
-    calibration was fitted on; its values after it come from five folds, each fitted on the other four. Files:
-    ``calibration_<run>.json`` and ``.md``. `validate` and `test` print the table.
+    Logged metrics, in [0, 1]: ``calibration/<split>/ece_before``, ``ece_after``, ``brier_before`` and ``brier_after``,
+    where the split is ``validation`` or ``process_bench``. The calibration is fitted on ``validation``, whose values
+    after calibration come from five-fold cross-validation. Files: ``calibration_<run>.json`` and ``.md``. `validate`
+    and `test` print the table.
 
     Args:
         method: See :class:`lightning_modules.scoring.calibration.Calibration`.
@@ -134,7 +134,7 @@ class CalibrateScores(EvaluationCallback[LabelledSteps]):
             self.publish(trainer, "calibration", stored, calibration_table(self.reports, calibration))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the calibration: after all reports of the epoch, and before checkpoints are written."""
+        """Store the calibration, after the reports of the epoch and before checkpoints are written."""
         if self._fitted is None or self._steps is None:
             return
         chosen = protocol_of(pl_module)
@@ -157,10 +157,10 @@ def _with_threshold(protocol: Protocol, calibration: Calibration, scores: Tensor
 def _in_folds(
     rows: Sequence[LabelledSteps], method: CalibrationMethod, steps: tuple[Tensor, Tensor]
 ) -> CalibrationReport:
-    """How calibrated the scores of each fifth of the rows are, with a calibration fitted on the others.
+    """Calibration errors by five-fold cross-validation: each fifth of the rows with a calibration fitted on the others.
 
-    Rows are cut in their order, in which the solutions of a question mostly follow each other. If all steps of a label
-    are in one fifth, there is only the report from before.
+    Folds are consecutive rows, since the solutions of a question mostly follow each other. If all steps of a label are
+    in one fold, the report has no values after calibration.
     """
     scores, is_right = steps
     bounds = [len(rows) * fold // _FOLDS for fold in range(_FOLDS + 1)]

@@ -1,4 +1,4 @@
-"""A handful of case studies in TensorBoard at every evaluation: what the model thinks of the same questions."""
+"""Shows a few evaluation samples with their scored steps in TensorBoard, the same ones at every evaluation."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MARKS = {1: "✓", 0: "·", -1: "✗"}
 class CaseStudies(EvaluationCallback[tuple[str, list[list[float]]]]):
     """Shows pictures, question and scored steps of a few evaluation samples in TensorBoard, as images.
 
-    They are spread evenly over the evaluation dataloaders and are the same at every evaluation, so that they compare:
-    of VisualProcessBench a solution with the human labels, of a benchmark question the candidate that the model picks
-    and its best one with the other verdict. The scores are those of the evaluation; nothing is computed again.
+    They are spread evenly over the evaluation dataloaders and are the same at every evaluation, so that scores can be
+    compared over time. VisualProcessBench gives solutions with their human labels. A benchmark question gives the
+    candidate that the model picks, and the best one with the other verdict. Nothing is scored again.
 
     Args:
         cases: How many; 0 for none.

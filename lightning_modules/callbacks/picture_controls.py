@@ -47,11 +47,11 @@ class _Item:
 
 
 class PictureControls(EvaluationCallback[_Item]):
-    """Tells, at the end of `test`, how much of the scores is the picture's.
+    """Measures, at the end of `test`, how much the scores depend on the picture.
 
     VisualProcessBench and the candidates of the benchmarks are scored again with the pictures of other questions, and
-    without pictures (:func:`datamodules.picture_controls.with_pictures`); so a test takes three times as long. Reports
-    of other callbacks are of the right pictures, as without this one. Logged metrics:
+    without pictures (:func:`datamodules.picture_controls.with_pictures`), so a test takes three times as long. Other
+    callbacks report on the right pictures only. Logged metrics:
     ``picture_controls/<metric>/<shown>``, where shown is ``right``, ``other`` or ``none``. Files:
     ``picture_controls_test.json`` and ``.md``; `test` prints the table.
 

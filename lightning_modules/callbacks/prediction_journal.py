@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,21 +17,14 @@ from typing import Any
 
 from datamodules.batching.shards import Shard
 from datamodules.storage.fields import first_of
-from datamodules.storage.files import atomic_file, atomic_write_text
-from lightning_modules.callbacks.growing_output import as_lines, growing, has_grown, rows_before, summed
-from lightning_modules.callbacks.journal_files import (
-    Entry,
-    OpenedJournals,
-    has_a_line,
-    located_entries,
-    without_torn_line,
-)
-from lightning_modules.callbacks.prediction_record import Base, Record, differences, digest_of
-from lightning_modules.checkpointing.run_lock import RunLock
+from datamodules.storage.files import atomic_write_text
+from lightning_modules.callbacks.growing_output import growing
+from lightning_modules.callbacks.journal_files import Entry, has_a_line, located_entries, without_torn_line
+from lightning_modules.callbacks.journalled_rows import JournalledRows
+from lightning_modules.callbacks.output_lock import OutputLock
+from lightning_modules.callbacks.prediction_record import Base, Record, differences, digest_of, other_prompts
 
 logger = logging.getLogger(__name__)
-
-_FOREVER = -1.0
 
 
 class PredictionJournal:
@@ -46,8 +38,7 @@ class PredictionJournal:
     def __init__(self, output: Path, shard: Shard = Shard()) -> None:  # noqa: B008 - frozen
         self.output, self.shard = output, shard
         self.record_path = output.with_name(f"{output.name}.settings")
-        self._run_lock = RunLock(output, _run_part(shard.label))
-        self._lock = RunLock(output)
+        self._lock = OutputLock(output, shard)
         self._now: Record | None = None
 
     # ------------------------------------------------------------------- begin
@@ -80,12 +71,12 @@ class PredictionJournal:
         if not digests:
             raise ValueError(f"{self.output}: there are no prompts to answer; an output that is there stays as it is")
         now = self._now = Record(json.loads(json.dumps(settings)), digest_of(digests), len(digests))
-        self._run_lock.take()
+        self._lock.take()
         try:
-            with self._lock.held(_FOREVER):
+            with self._lock.held():
                 return self._begin(now, digests, overwrite, growing_setting)
         except BaseException:
-            self._run_lock.release()
+            self._lock.release()
             raise
 
     @property
@@ -96,7 +87,7 @@ class PredictionJournal:
     def _begin(
         self, now: Record, digests: Mapping[str, str], overwrite: bool, growing_setting: str | None
     ) -> set[str] | None:
-        self._refuse_other_runs(same_count=False)
+        self._lock.refuse_other_runs(same_count=False)
         if overwrite:
             self._clear(now)
         before = self._record()
@@ -149,26 +140,18 @@ class PredictionJournal:
 
     def _done(self, before: Record | None, now: Record, digests: Mapping[str, str]) -> set[str]:
         """Ids of the prompts that the journals answer; raises ValueError if they answer others."""
-        entries = {entry.prompt_id: entry.digest for entry in self.entries() if entry.problem is None}
-        gone = [name for name in entries if name not in digests]
-        changed = [name for name, digest in entries.items() if digest not in (None, digests.get(name, digest))]
-        if gone or changed:
-            problems = [
-                *([f"{len(gone)} answered ones are gone ({first_of(gone)})"] if gone else []),
-                *([f"{len(changed)} answered ones have another content ({first_of(changed)})"] if changed else []),
-            ]
-            if gone and before is not None and before.is_old:
-                problems.append("an earlier version of this package numbered rows without 'id' by line")
+        answered = {entry.prompt_id: entry.digest for entry in self.entries() if entry.problem is None}
+        if problem := other_prompts(before, answered, digests):
             raise ValueError(
-                f"{self.output}: an unfinished run of other prompts is there: {'; '.join(problems)}; give the prompts "
-                f"of that run or another output, or begin anew with --overwrite"
+                f"{self.output}: an unfinished run of other prompts is there: {problem}; give the prompts of that run "
+                f"or another output, or begin anew with --overwrite"
             )
-        if before is not None and before.is_old and entries:
+        if before is not None and before.is_old and answered:
             logger.warning(
                 "%s: %d answers are from an earlier version of this package, which did not look at the content of "
                 "prompts; they are taken by the ids of the prompts",
                 self.output,
-                len(entries),
+                len(answered),
             )
         elif before is not None and before.prompts != now.prompts:
             logger.warning(
@@ -176,9 +159,9 @@ class PredictionJournal:
                 self.output,
                 before.count,
                 now.count,
-                len(entries),
+                len(answered),
             )
-        return set(entries)
+        return set(answered)
 
     def _clear(self, now: Record) -> None:
         """Forget what is there; the output itself is replaced when the new one is complete."""
@@ -190,7 +173,7 @@ class PredictionJournal:
             # Another shard may have begun anew already, and what it has done since is not to be forgotten.
             paths = [path for path in self.journals() if self._is_own(path)]
         else:
-            self._refuse_other_runs(same_count=True)
+            self._lock.refuse_other_runs(same_count=True)
             paths = self.journals()
         for path in paths:
             path.unlink()
@@ -202,17 +185,6 @@ class PredictionJournal:
     def _is_own(self, path: Path) -> bool:
         rest = path.name.removeprefix(f"{self.output.name}.journal-")
         return rest.startswith(self.shard.label) and rest.removeprefix(self.shard.label).isdigit()
-
-    def _refuse_other_runs(self, *, same_count: bool) -> None:
-        """Raise RuntimeError if a run with another number of shards, or any other shard, writes now."""
-        own = _run_part(self.shard.label)
-        count = own.rpartition("-of-")[2]
-        locks = re.compile(rf"\.{re.escape(self.output.name)}(\.run(-\d+-of-\d+)?)\.lock")
-        for path in sorted(self.output.parent.iterdir()):
-            part = found[1] if (found := locks.fullmatch(path.name)) else own
-            if part != own and (same_count or part.rpartition("-of-")[2] != count):
-                with RunLock(self.output, part).held(0.0):
-                    pass
 
     # ----------------------------------------------------------------- journals
 
@@ -247,7 +219,7 @@ class PredictionJournal:
         """
         with ExitStack() as stack:
             if self.shard.count > 1:
-                stack.enter_context(self._lock.held(_FOREVER))
+                stack.enter_context(self._lock.held())
             self._join(prompt_ids, is_whole, self.shard.of(prompt_ids) if own_ids is None else own_ids)
 
     def _join(self, prompt_ids: Sequence[str], is_whole: bool, own_ids: Sequence[str]) -> None:
@@ -261,37 +233,21 @@ class PredictionJournal:
             # Joined by another shard, which may have been killed before it had removed everything.
             self.remove_journals()
             return
-        # Rows stay on disk until they are written: a job may have more of them than the memory holds.
-        places: dict[str, tuple[Path, int]] = {}
-        problems: dict[str, str] = {}
-        numbers: dict[str, int] = {}
-        costs = {} if record.base is None else dict(record.base.costs)
-        for path, offset, entry in located_entries(self.journals()):
-            if entry.problem is not None:
-                problems[entry.prompt_id] = entry.problem
-                continue
-            if entry.prompt_id not in places:
-                costs = summed(costs, entry.costs or {})
-            places[entry.prompt_id] = path, offset
-            numbers[entry.prompt_id] = len(entry.rows)
         base = record.base
-        problems |= {} if base is None else base.left_out
-        left_out = {name: problems[name] for name in prompt_ids if name in problems and name not in places}
-        answered = {*places, *left_out}
-        missing = [name for name in prompt_ids if name not in answered]
-        own = [name for name in own_ids if name not in answered]
+        found = JournalledRows.of(self.journals(), base)
+        left_out = {name: found.left_out[name] for name in prompt_ids if name in found.left_out}
+        missing, own = found.missing(prompt_ids), found.missing(own_ids)
         if not missing:
             self._check_growth(base, left_out)
             if len(left_out) == len(prompt_ids):
                 raise RuntimeError(f"{self.output}: no prompt could be answered: {_left_out(left_out)}")
-            added = sum(numbers.values())
-            self._write_rows(prompt_ids, places, base, added)
+            found.write(self.output, prompt_ids)
             finished = replace(
                 record,
                 is_finished=True,
                 left_out=left_out,
-                rows=added + (0 if base is None else base.rows),
-                costs=costs,
+                rows=found.count + (0 if base is None else base.rows),
+                costs=found.costs,
                 when=datetime.now(UTC).isoformat(timespec="seconds"),
                 base=None,
             )
@@ -318,21 +274,6 @@ class PredictionJournal:
                 f"to try them once more: {_left_out(short)}"
             )
 
-    def _write_rows(
-        self, prompt_ids: Sequence[str], places: Mapping[str, tuple[Path, int]], base: Base | None, added: int
-    ) -> None:
-        if has_grown(self.output, base, added):
-            return
-        with (
-            OpenedJournals() as opened,
-            rows_before(self.output, base, prompt_ids) as before,
-            atomic_file(self.output) as file,
-        ):
-            for name, kept in zip(prompt_ids, before, strict=True):
-                file.writelines(kept)
-                if name in places:
-                    file.writelines(as_lines(opened.entry(*places[name]).rows))
-
     def remove_journals(self) -> None:
         """Remove the journals of all ranks and shards."""
         for path in self.journals():
@@ -345,7 +286,7 @@ class PredictionJournal:
 
     def release(self) -> None:
         """Let other runs have the output."""
-        self._run_lock.release()
+        self._lock.release()
 
     # ------------------------------------------------------------------- record
 
@@ -372,10 +313,6 @@ class PredictionJournal:
 
     def _write(self, record: Record) -> None:
         atomic_write_text(self.record_path, record.text())
-
-
-def _run_part(label: str) -> str:
-    return f".run-{label.rstrip('-')}" if label else ".run"
 
 
 def _left_out(left_out: Mapping[str, str]) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.storage.fields import first_of
+
 _FORMAT = 2
 ADDED = ("weights", "checkpoint")
 """Settings that earlier versions did not name; runs that they have begun go on without."""
@@ -148,3 +150,22 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "
         elif old != new:
             parts.append(f"{path}{name} was {old!r}, is {new!r}")
     return ", ".join(part for part in parts if part)
+
+
+def other_prompts(before: Record | None, answered: Mapping[str, str | None], now: Mapping[str, str]) -> str:
+    """How the prompts that were answered differ from those of now; empty if they are among them.
+
+    Args:
+        before: The record of the answers.
+        answered: Digest of each answered prompt by id; None in journals of earlier versions.
+        now: Digest of each prompt by id.
+    """
+    gone = [name for name in answered if name not in now]
+    changed = [name for name, digest in answered.items() if digest not in (None, now.get(name, digest))]
+    problems = [
+        *([f"{len(gone)} answered ones are gone ({first_of(gone)})"] if gone else []),
+        *([f"{len(changed)} answered ones have another content ({first_of(changed)})"] if changed else []),
+    ]
+    if gone and before is not None and before.is_old:
+        problems.append("an earlier version of this package numbered rows without 'id' by line")
+    return "; ".join(problems)

@@ -20,7 +20,7 @@ from datamodules.interfaces import (
     PromptSources,
     data_module_of,
 )
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from datamodules.storage.files import atomic_write_text, errors_name, given_path, require_writable_file
 from lightning_modules.callbacks.journal_files import Entry
 from lightning_modules.callbacks.prediction_journal import PredictionJournal

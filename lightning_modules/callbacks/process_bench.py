@@ -60,12 +60,13 @@ class ProcessBench(EvaluationCallback[ScoredSolution | LabelledSteps]):
     :class:`lightning_modules.metrics.step_report.StepMetrics` over all steps, ``process_bench/threshold``,
     ``process_bench/macro_f1_mean_of_sources``, ``process_bench/first_wrong_exact`` and the other names of
     :data:`lightning_modules.metrics.step_overall.METRICS`, and ``process_bench_sources/<source>``, the macro F1 of a
-    source. The files have these with intervals at the fixed threshold, the model's own and the oracle's side by side,
-    the oracle's being called so. Loggers also get ``process_bench_step_index/<metric>/<place>``, and TensorBoard the
-    tables, the figure, precision-recall curves of finding wrong and correct steps, and histograms of scores by label.
-    Files: ``process_bench_<run>.json`` and ``.md``; a test also writes the figure and, unless the threshold is the
-    oracle's, the scores of all steps, ``process_bench_scores.jsonl``. `validate` and `test` print the tables. For names
-    of runs see :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold, ``process_bench`` is
+    source. Loggers also get ``process_bench_step_index/<metric>/<place>``. TensorBoard gets the tables, the figure,
+    precision-recall curves of finding wrong and correct steps, and histograms of scores by label.
+
+    Files: ``process_bench_<run>.json`` and ``.md``, with intervals, at the fixed threshold, the model's own and the
+    oracle's side by side. A test also writes the figure and, unless the threshold is the oracle's, the scores of all
+    steps, ``process_bench_scores.jsonl``. `validate` and `test` print the tables. For names of runs see
+    :class:`lightning_modules.callbacks.best_of_n.BestOfN`. With the oracle threshold, ``process_bench`` is
     ``process_bench_oracle`` in all these names, so that it is not monitored or quoted by mistake.
 
     Args:

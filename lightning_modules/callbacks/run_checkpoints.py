@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when they are written, which are kept, and how the run finds its own again.
+"""When the checkpoints of a run are written, and how the run finds its own again.
 
 Lightning's ModelCheckpoint saves after an evaluation, not before it, and may leave half of one when it is killed.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import re
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -21,20 +19,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.storage.fields import first_of
 from datamodules.storage.files import given_path
-from lightning_modules.checkpointing.folder import (
-    force_to_disk,
-    is_checkpoint_folder,
-    remove_folder,
-    remove_leftovers,
-    rewrite_rest,
-)
+from lightning_modules.checkpointing.folder import remove_leftovers, rewrite_rest
+from lightning_modules.checkpointing.kept_checkpoints import BEST, LATEST, KeptCheckpoints, Mode, name_of, step_of
 from lightning_modules.checkpointing.run_lock import RunLock
 from lightning_modules.distributed.fully_sharded import FullyShardedStrategy
 
 logger = logging.getLogger(__name__)
-
-LATEST, BEST = "latest", "best"
-_NAME = re.compile(r"step_(\d{8,})")
 
 
 class RunCheckpoints(Checkpoint):
@@ -71,7 +61,7 @@ class RunCheckpoints(Checkpoint):
         every_n_minutes: float | None = None,
         keep_last: int = 2,
         monitor: str | None = None,
-        mode: Literal["max", "min"] = "max",
+        mode: Mode = "max",
         keep_best: int = 1,
         resume: bool = True,
     ) -> None:
@@ -86,14 +76,12 @@ class RunCheckpoints(Checkpoint):
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
         self.folder = given_path(folder, "folder")
+        # Without a metric there are no scores, and so no best ones.
+        self.kept = KeptCheckpoints(self.folder, keep_last, keep_best, mode)
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
-        self.keep_last = keep_last
         self.monitor = monitor
-        self.mode = mode
-        self.keep_best = keep_best
         self.resume = resume
-        self.scores: dict[str, float] = {}
         self._last_step = 0
         self._last_time = time.monotonic()
         self._lock = RunLock(self.folder)
@@ -103,10 +91,8 @@ class RunCheckpoints(Checkpoint):
     @property
     def best_model_path(self) -> str:
         """The best checkpoint, else the latest one, else an empty text; Lightning reads this property."""
-        for name in (BEST, LATEST):
-            if is_checkpoint_folder(self.folder / name):
-                return str((self.folder / name).resolve())
-        return ""
+        found = self.kept.linked(BEST) or self.kept.linked(LATEST)
+        return "" if found is None else str(found)
 
     def named_checkpoint(self, name: str) -> Path | None:
         """The checkpoint that ``latest`` or ``best`` points to; None if there is none.
@@ -116,9 +102,9 @@ class RunCheckpoints(Checkpoint):
         Raises:
             ValueError: If there are checkpoints, but none by that name.
         """
-        link, found = self.folder / name, self._existing()
-        if is_checkpoint_folder(link):
-            return link.resolve()
+        linked, found = self.kept.linked(name), self.kept.names
+        if linked is not None:
+            return linked
         if found and name == LATEST:
             return (self.folder / found[-1]).resolve()
         if found:
@@ -127,13 +113,6 @@ class RunCheckpoints(Checkpoint):
                 f"them; give one with --ckpt_path"
             )
         return None
-
-    def _existing(self) -> list[str]:
-        """Names of complete checkpoints, by step."""
-        if not self.folder.is_dir():
-            return []
-        names = [path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted((n for n in names if is_checkpoint_folder(self.folder / n)), key=_step_of)
 
     # ------------------------------------------------------------------ start
 
@@ -175,9 +154,9 @@ class RunCheckpoints(Checkpoint):
             return
         origin = Path(trainer.ckpt_path).resolve() if trainer.ckpt_path else None
         same_on_all_ranks(str(origin), "checkpoint to go on from")
-        existing = self._existing()
+        existing = self.kept.names
         same_on_all_ranks(" ".join(existing), f"checkpoints in {self.folder}")
-        is_own = origin is not None and origin.parent == self.folder.resolve() and bool(_NAME.fullmatch(origin.name))
+        is_own = origin is not None and self.kept.holds(origin)
         if existing and not is_own:
             raise FileExistsError(
                 f"{self.folder} holds checkpoints of another run ({first_of(existing)}), and this run begins "
@@ -185,11 +164,11 @@ class RunCheckpoints(Checkpoint):
                 f"--ckpt_path {self.folder / LATEST}"
             )
         if is_own and origin is not None:
-            self._last_step = _step_of(origin.name)
+            self._last_step = step_of(origin.name)
             if trainer.is_global_zero:
-                self._point(LATEST, origin.name)
-                self._set_aside_later_than(origin.name)
-                self._point_to_best()
+                self.kept.point(LATEST, origin.name)
+                self.kept.set_aside_later_than(origin.name)
+                self.kept.point_to_best()
 
     # ------------------------------------------------------------------- save
 
@@ -227,7 +206,7 @@ class RunCheckpoints(Checkpoint):
         """
         if not self._is_part_of_training(trainer) or not trainer.global_step:
             return
-        path = self.folder / _name_of(trainer.global_step)
+        path = self.folder / name_of(trainer.global_step)
         if self.monitor is not None:
             value = trainer.callback_metrics.get(self.monitor)
             if value is None:
@@ -236,14 +215,14 @@ class RunCheckpoints(Checkpoint):
                     f"{sorted(trainer.callback_metrics)}; name one of these"
                 )
             if math.isfinite(float(value)):
-                self.scores[path.name] = float(value)
+                self.kept.scores[path.name] = float(value)
             else:
                 logger.warning("%s is %s: %s takes no part in the choice of the best", self.monitor, value, path.name)
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         if trainer.is_global_zero:
             rewrite_rest(path, checkpoint)
-            self._point_to_best()
-            self._prune(trainer.global_step)
+            self.kept.point_to_best()
+            self.kept.prune(trainer.global_step)
         trainer.strategy.barrier("RunCheckpoints")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -265,85 +244,26 @@ class RunCheckpoints(Checkpoint):
         if step == self._last_step:
             return
         self._last_step = step
-        trainer.save_checkpoint(self.folder / _name_of(step), weights_only=False)
+        trainer.save_checkpoint(self.folder / name_of(step), weights_only=False)
         self._last_time = time.monotonic()
         if trainer.is_global_zero:
             self.take_up(step)
 
     def take_up(self, step: int) -> None:
         """Point ``latest`` to a written checkpoint, and remove checkpoints that are not kept."""
-        self._point(LATEST, _name_of(step))
-        self._prune(step)
-
-    # ------------------------------------------------------------------- keep
-
-    def _point(self, name: str, target: str) -> None:
-        """Make a link point to a checkpoint, atomically."""
-        new = self.folder / f".{name}.new"
-        new.unlink(missing_ok=True)
-        new.symlink_to(target)
-        os.replace(new, self.folder / name)
-        force_to_disk(self.folder)
-
-    def _best(self) -> list[str]:
-        """Names of checkpoints with a score, the best first; of equal ones the later first."""
-        scored = [name for name in self._existing() if name in self.scores]
-        sign = -1 if self.mode == "max" else 1
-        return sorted(scored, key=lambda name: (sign * self.scores[name], -_step_of(name)))
-
-    def _point_to_best(self) -> None:
-        if best := self._best():
-            self._point(BEST, best[0])
-
-    def _set_aside_later_than(self, origin: str) -> None:
-        """Move checkpoints of later steps into a folder of their own: another run may have computed them."""
-        later = [name for name in self._existing() if _step_of(name) > _step_of(origin)]
-        if not later:
-            return
-        taken = len(list(self.folder.glob(f"later_than_{origin}*")))
-        place = self.folder / f"later_than_{origin}{f'_{taken + 1}' if taken else ''}"
-        place.mkdir()
-        for name in later:
-            (self.folder / name).rename(place / name)
-        if not (self.folder / BEST).exists():
-            (self.folder / BEST).unlink(missing_ok=True)
-        force_to_disk(place)
-        force_to_disk(self.folder)
-        logger.warning(
-            "the run goes back to %s: later checkpoints (%s) are now in %s; remove them if nobody needs them",
-            self.folder / origin,
-            first_of(later),
-            place,
-        )
-
-    def _prune(self, step: int) -> None:
-        """Remove checkpoints that are neither of the last, the best or later ones, nor the target of a link."""
-        past = [name for name in self._existing() if _step_of(name) <= step]
-        keep = {*past[-self.keep_last :], *self._best()[: self.keep_best if self.monitor is not None else 0]}
-        keep |= {os.readlink(link) for link in (self.folder / LATEST, self.folder / BEST) if link.is_symlink()}
-        for name in past:
-            if name not in keep:
-                remove_folder(self.folder / name)
-        self.scores = {name: score for name, score in self.scores.items() if name in keep}
+        self.kept.point(LATEST, name_of(step))
+        self.kept.prune(step)
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
         """Scores of the checkpoints that are kept."""
-        return {"monitor": self.monitor, "scores": dict(self.scores)}
+        return {"monitor": self.monitor, "scores": dict(self.kept.scores)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the scores of the checkpoint, if they are of the same metric."""
         if state_dict["monitor"] == self.monitor:
-            self.scores = dict(state_dict["scores"])
-
-
-def _name_of(step: int) -> str:
-    return f"step_{step:08d}"
-
-
-def _step_of(name: str) -> int:
-    return int(name.removeprefix("step_"))
+            self.kept.scores = dict(state_dict["scores"])
 
 
 def checkpoint_to_load(trainer: Trainer, is_fit: bool, given: str | None) -> str | None:

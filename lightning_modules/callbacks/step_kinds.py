@@ -1,4 +1,4 @@
-"""Metrics of steps that read the picture and of steps that reason, and a weight of the former in training."""
+"""Metrics of perception and reasoning steps, and a training weight of perception steps."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SPLITS = {"validation": "process validation split", "process_bench": "VisualPro
 
 
 class StepKinds(EvaluationCallback[LabelledSteps]):
-    """Reports how well perception and reasoning steps are judged, each apart, and can weight perception in training.
+    """Reports separately how well perception and reasoning steps are judged, and can weight perception in training.
 
-    The kind of a step is told by :func:`datamodules.conversation.step_kinds.step_kind`. Logged metrics of each split
+    The kind of a step follows from :func:`datamodules.conversation.step_kinds.step_kind`. Logged metrics of each split
     and kind, ``step_kinds/<split>/<kind>/...``: ``macro_f1`` at the model's step threshold, ``auroc``, ``error_rate``
     (share of steps that are wrong) and ``steps``, where the split is ``validation`` or ``process_bench``. Files:
     ``step_kinds_<run>.json`` and ``.md``; `validate` and `test` print the table.

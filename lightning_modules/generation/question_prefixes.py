@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BatchFeature, DynamicCache, PreTrainedModel, ProcessorMixin
 
 from datamodules.conversation.tiles import model_inputs
-from datamodules.policy.prompts import render_prompt
+from datamodules.policy.chat import render_prompt
 from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.model.positions import has_multimodal_positions, prompt_positions

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from transformers import ProcessorMixin
 
 from datamodules.conversation.tiles import model_inputs
-from datamodules.policy.prompts import render_prompt
+from datamodules.policy.chat import render_prompt
 from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.server_requests import Piece, body_of
 from lightning_modules.servers.client import ServerClient
 from lightning_modules.servers.errors import RequestRefusedError
+
+logger = logging.getLogger(__name__)
+
+CheckPrompts = Literal["error", "warn", "off"]
 
 _CHAT = [{"role": "user", "content": "Count from 1 to 9."}, {"role": "assistant", "content": "1, 2, 3, 4,"}]
 _PROBE = "check of partial solutions"
@@ -21,6 +26,63 @@ _PROBE = "check of partial solutions"
 
 class PromptMismatchError(RuntimeError):
     """A server does not read a prompt as it should; the text says how it differs and what to do."""
+
+
+class PromptCheck:
+    """Looks at the first prompt of each kind, and once at whether partial solutions are continued.
+
+    Args:
+        client: Of the servers.
+        model: Name of the model there.
+        extra_body: Fields of every request.
+        how: What to do if a prompt is read in other tokens than the processor's; see
+            :class:`lightning_modules.generation.server_engine.ServerEngine`.
+
+    Attributes:
+        processor: Of the served model; without it prompts are not looked at.
+    """
+
+    def __init__(self, client: ServerClient, model: str, extra_body: Mapping[str, Any], how: CheckPrompts) -> None:
+        self.client, self.model, self.extra_body, self.how = client, model, extra_body, how
+        self.processor: ProcessorMixin | None = None
+        self._continues = False
+        self._checked: set[tuple[Any, ...]] = set()
+
+    def is_due(self, request: GenerationRequest) -> bool:
+        """Whether a prompt is the first one of its kind."""
+        return self.how != "off" and self.processor is not None and _kind(request) not in self._checked
+
+    def prompt(self, request: GenerationRequest, answer: Mapping[str, Any], name: str) -> None:
+        """Compare the tokens that a server has read with those of the processor, if it is the first such prompt.
+
+        Raises:
+            PromptMismatchError: If they differ; with ``how`` "warn" that is logged.
+        """
+        if self.processor is None or not self.is_due(request):
+            return
+        self._checked.add(_kind(request))
+        found = mismatch(answer, prompt_ids(self.processor, request), self.processor)
+        if found is None:
+            return
+        told = (
+            f"{name}: {self.model} at {', '.join(self.client.base_urls)} reads this prompt as {found}; the folder of "
+            f"the processor must be that of the served model, with the same chat template"
+        )
+        if self.how == "error":
+            raise PromptMismatchError(f"{told} (check_prompts: warn goes on all the same)")
+        logger.warning("%s", told)
+
+    def continuation(self) -> None:
+        """Make sure, once, that partial solutions are continued; see :func:`check_continuation`."""
+        if not self._continues and self.how != "off":
+            check_continuation(self.client, self.model, self.extra_body)
+        self._continues = True
+
+
+def _kind(request: GenerationRequest) -> tuple[Any, ...]:
+    """What may make a difference to how a server reads prompts."""
+    roles = tuple(message["role"] for message in request.messages)
+    return roles, min(len(request.images), 2), bool(request.partial_response), request.max_tiles
 
 
 def check_continuation(client: ServerClient, model: str, extra_body: Mapping[str, Any]) -> None:

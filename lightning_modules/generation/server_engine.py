@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
@@ -17,16 +15,10 @@ from datamodules.conversation.tiles import tiling
 from lightning_modules.generation.engine import GeneratedText, GenerationRequest, PromptRefusedError, RequestSource
 from lightning_modules.generation.listed_requests import ListedRequests
 from lightning_modules.generation.sampling import SamplingParameters
-from lightning_modules.generation.server_check import (
-    PromptMismatchError,
-    check_continuation,
-    mismatch,
-    prompt_ids,
-    with_fields,
-)
+from lightning_modules.generation.server_check import CheckPrompts, PromptCheck, with_fields
+from lightning_modules.generation.server_flight import Flight
 from lightning_modules.generation.server_probabilities import ServerProbabilities
-from lightning_modules.generation.server_requests import Piece, body_of, fault_of, pieces_of, texts_of
-from lightning_modules.generation.stop_strings import cut_at_stop
+from lightning_modules.generation.server_requests import Piece, body_of
 from lightning_modules.generation.token_probabilities import Options
 from lightning_modules.servers.client import ServerClient
 from lightning_modules.servers.errors import RequestRefusedError, ServerError
@@ -35,7 +27,6 @@ from lightning_modules.servers.worker import Usage
 
 logger = logging.getLogger(__name__)
 
-CheckPrompts = Literal["error", "warn", "off"]
 _MOST_REFUSED = 10
 """So many refused prompts, and not one that was answered, are a fault of the settings and not of the prompts."""
 
@@ -66,6 +57,8 @@ class ServerEngine:
 
     Attributes:
         client: Sends the requests.
+        prompt_check: Looks at how the servers read prompts.
+        has_answered: Whether a request was ever answered.
 
     Raises:
         ValueError: If an address is none, or a number is out of range.
@@ -95,15 +88,13 @@ class ServerEngine:
         self.model = model
         self.samples_per_request = samples_per_request
         self.needs_processor = needs_processor
-        self.check_prompts = check_prompts
         self.extra_body = dict(extra_body or {})
+        self.prompt_check = PromptCheck(self.client, model, self.extra_body, check_prompts)
         self.processor: ProcessorMixin | None = None
         self._banned_ids: list[int] = []
         self.pictures = PictureEncoder()
         self.has_answered = False
         self._num_refused = 0
-        self._continues = False
-        self._checked: set[tuple[Any, ...]] = set()
         self._told: ServerProbabilities | None = None
 
     @property
@@ -127,7 +118,7 @@ class ServerEngine:
         if given is None and self.needs_processor:
             raise ValueError("ServerEngine got no processor; give one, or set needs_processor to false")
         if given is not self.processor:
-            self.processor = given if self.needs_processor else None
+            self.processor = self.prompt_check.processor = given if self.needs_processor else None
             self._banned_ids = banned_ids(given) if given is not None else []
 
     def sample(
@@ -156,7 +147,7 @@ class ServerEngine:
             PromptMismatchError: See ``check_prompts``.
             ServerError: If servers do not answer.
         """
-        _Flight(self, source, parameters).run()
+        Flight(self, source, parameters).run()
 
     def body(self, request: GenerationRequest, parameters: SamplingParameters, piece: Piece) -> dict[str, Any]:
         """The request for a piece of the samples of a prompt, as JSON.
@@ -172,7 +163,7 @@ class ServerEngine:
             body["mm_processor_kwargs"] = tiling(self.processor, request.max_tiles)
         if self._banned_ids:
             body["logit_bias"] = {str(token): -100 for token in self._banned_ids}
-        if self._is_to_be_checked(request):
+        if self.prompt_check.is_due(request):
             body["return_token_ids"] = True
         return with_fields(body, self.extra_body)
 
@@ -201,7 +192,7 @@ class ServerEngine:
                 "probabilities of tokens need the processor of the served model: set needs_processor to true"
             )
         if any(request.partial_response for group in groups for request in group):
-            self.check_continuation()
+            self.prompt_check.continuation()
         if self._told is None or self._told.processor is not self.processor:
             self._told = ServerProbabilities(self.client, self.processor, self._asked)
         return self._told
@@ -213,31 +204,6 @@ class ServerEngine:
         if request.max_tiles is not None and request.images and self.processor is not None:
             body["mm_processor_kwargs"] = tiling(self.processor, request.max_tiles)
         return with_fields(body, self.extra_body)
-
-    def check_continuation(self) -> None:
-        """Make sure, once, that partial solutions are continued."""
-        if not self._continues and self.check_prompts != "off":
-            check_continuation(self.client, self.model, self.extra_body)
-        self._continues = True
-
-    def check_prompt(self, request: GenerationRequest, answer: Mapping[str, Any], name: str) -> None:
-        """Compare the tokens that a server has read with those of the processor, if it is the first such prompt."""
-        if self.processor is None or not self._is_to_be_checked(request):
-            return
-        self._checked.add(_kind(request))
-        found = mismatch(answer, prompt_ids(self.processor, request), self.processor)
-        if found is None:
-            return
-        told = (
-            f"{name}: {self.model} at {', '.join(self.client.base_urls)} reads this prompt as {found}; the folder of "
-            f"the processor must be that of the served model, with the same chat template"
-        )
-        if self.check_prompts == "error":
-            raise PromptMismatchError(f"{told} (check_prompts: warn goes on all the same)")
-        logger.warning("%s", told)
-
-    def _is_to_be_checked(self, request: GenerationRequest) -> bool:
-        return self.check_prompts != "off" and self.processor is not None and _kind(request) not in self._checked
 
     def note_refusal(self, error: RequestRefusedError) -> PromptRefusedError:
         """The problem of a prompt; raises the error where nothing has been answered yet, and too much refused."""
@@ -270,139 +236,3 @@ def banned_ids(processor: ProcessorMixin) -> list[int]:
     banned = {getattr(processor, "image_token_id", None), tokenizer.pad_token_id}
     banned |= set(getattr(processor, "image_token_ids", None) or ())
     return sorted(token for token in banned - ends if token is not None)
-
-
-def _kind(request: GenerationRequest) -> tuple[Any, ...]:
-    """What may make a difference to how a server reads prompts."""
-    roles = tuple(message["role"] for message in request.messages)
-    return roles, min(len(request.images), 2), bool(request.partial_response), request.max_tiles
-
-
-class _Open:
-    """A request of the source that is not answered yet."""
-
-    def __init__(self, request: GenerationRequest, parameters: SamplingParameters) -> None:
-        self.request, self.parameters = request, parameters
-        self.texts: list[GeneratedText | None] = [None] * len(request.sample_keys)
-        self.futures: set[Future[dict[str, Any]]] = set()
-        self.is_closed = False
-
-    def close(self) -> None:
-        self.is_closed = True
-        for future in self.futures:
-            future.cancel()
-
-
-class _Landed(NamedTuple):
-    """An answer that is there: for which piece, and for how many samples of it the server was asked."""
-
-    found: _Open
-    piece: Piece
-    asked: int
-    future: Future[dict[str, Any]]
-
-
-class _Flight:
-    """One call of :meth:`ServerEngine.serve`: what is in flight, and what comes back."""
-
-    def __init__(self, engine: ServerEngine, source: RequestSource, parameters: SamplingParameters) -> None:
-        self.engine, self.source, self.parameters = engine, source, parameters
-        self.open: list[_Open] = []
-        self.samples = 0
-        self.done: SimpleQueue[_Landed] = SimpleQueue()
-
-    def run(self) -> None:
-        try:
-            while True:
-                self._take()
-                if not self.open:
-                    return
-                self._handle(self.done.get())
-                while not self.done.empty():
-                    self._handle(self.done.get())
-        finally:
-            for each in self.open:
-                each.close()
-
-    def _take(self) -> None:
-        """Take what there is room for: as much again as the servers answer at once, so that they never wait for us."""
-        while True:
-            room = 2 * self.engine.client.most_at_once * self.engine.samples_per_request - self.samples
-            requests = self.source.take(room) if room > 0 else []
-            for request in requests:
-                if not request.sample_keys:
-                    self.source.receive(request, [])
-                    continue
-                found = _Open(request, request.parameters or self.parameters)
-                self.open.append(found)
-                self.samples += len(found.texts)
-                if request.partial_response:
-                    self.engine.check_continuation()
-                for piece in pieces_of(request.sample_keys, found.parameters, self.engine.samples_per_request):
-                    self._send(found, piece)
-            if not requests:
-                return
-
-    def _send(self, found: _Open, piece: Piece, most: int | None = None) -> None:
-        """Ask for a piece, or only for the first ``most`` samples of it; the rest follows when these are there."""
-        asked = piece if most is None else piece._replace(samples=min(most, piece.samples))
-        body = self.engine.body(found.request, found.parameters, asked)
-        name = found.request.sample_keys[piece.first]
-        future = self.engine.client.submit(name, body, fault_of=fault_of)
-        found.futures.add(future)
-        future.add_done_callback(lambda future: self.done.put(_Landed(found, piece, asked.samples, future)))
-
-    def _handle(self, landed: _Landed) -> None:
-        found, piece = landed.found, landed.piece
-        if found.is_closed:
-            return
-        found.futures.discard(landed.future)
-        try:
-            answer = landed.future.result()
-        except RequestRefusedError as error:
-            if landed.asked > 1:
-                # Some servers give one sample a request and refuse to give more.
-                self._send(found, piece, most=1)
-            else:
-                self._refuse(found, error)
-            return
-        texts = self._texts(found, found.request.sample_keys[piece.first], answer)[: landed.asked]
-        if piece.seed is None:
-            found.texts[:] = texts[:1] * len(found.texts)
-        else:
-            found.texts[piece.first : piece.first + len(texts)] = texts
-            self._send_rest(found, piece, len(texts))
-        if None not in found.texts:
-            self._close(found)
-            self.source.receive(found.request, [text for text in found.texts if text is not None])
-
-    def _texts(self, found: _Open, name: str, answer: Mapping[str, Any]) -> list[GeneratedText]:
-        self.engine.has_answered = True
-        self.engine.check_prompt(found.request, answer, name)
-        try:
-            return [cut_at_stop(text, found.parameters.stop) for text in texts_of(answer)]
-        except ValueError as error:
-            urls = ", ".join(self.engine.client.base_urls)
-            raise ServerError(name, urls, f"cannot be used: {error}") from error
-
-    def _send_rest(self, found: _Open, piece: Piece, count: int) -> None:
-        """Ask for what is missing of a piece of which a server gave ``count`` samples."""
-        if count >= piece.samples or piece.seed is None:
-            return
-        self.engine.take_fewer(count, piece.samples)
-        for place in range(count, piece.samples, count):
-            rest = min(count, piece.samples - place)
-            self._send(found, Piece(piece.first + place, rest, piece.seed + place))
-
-    def _refuse(self, found: _Open, error: RequestRefusedError) -> None:
-        self._close(found)
-        problem = self.engine.note_refusal(error)
-        # A source without `refuse` knows only prompts that are answered.
-        if not hasattr(self.source, "refuse"):
-            raise problem
-        self.source.refuse(found.request, problem)
-
-    def _close(self, found: _Open) -> None:
-        found.close()
-        self.open.remove(found)
-        self.samples -= len(found.texts)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from datamodules.conversation.candidates import EncodedCandidates, common_prefix_length, prefix_with_pictures
-from datamodules.policy.prompts import render_prompt
+from datamodules.policy.chat import render_prompt
 from lightning_modules.distributed.sharding import computing_device
 from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.scoring.candidates import score_candidates

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from datamodules.conversation.steps import STEP_SEPARATOR
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from lightning_modules.generation.engine import GeneratedText, GenerationRequest, PromptRefusedError
 from lightning_modules.monte_carlo.costs import Costs
 from lightning_modules.monte_carlo.draws import Counts, Outcome, PrefixDraws, outcome_of

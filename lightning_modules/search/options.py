@@ -1,4 +1,4 @@
-"""What a search does, as a configuration says it."""
+"""The settings of a step search."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ Method = Literal["beam", "best_first"]
 class SearchOptions:
     """How a tree of steps is searched.
 
-    Beam search keeps the best beginnings of equal length (Snell et al., arXiv 2408.03314, section 5.2, also for
+    Beam search keeps the best partial solutions of equal length (Snell et al., arXiv 2408.03314, section 5.2, also for
     lookahead). Groups make beams diverse: each searches a tree of its own (DVTS of Hugging Face's search-and-learn).
-    Best-first search goes on from the best beginning of any length.
+    Best-first search continues the best partial solution of any length.
 
     Attributes:
         method: ``beam`` or ``best_first``.
         width: Beams that are kept, at least 1. Beam search only.
-        expansion: Next steps that are sampled from each beginning, at least 1. Beam search samples ``width`` times as
-            many first steps.
+        expansion: Next steps that are sampled for each partial solution, at least 1. Beam search samples ``width``
+            times as many first steps.
         groups: Groups of beams which do not compete; must divide ``width``. Beam search only.
-        lookahead: Steps that are written greedily behind each new step before it is valued, at least 0. They are
-            thrown away.
-        value: What the scores of steps make of a beginning; by default what the reward model makes of a response.
+        lookahead: Further steps that are decoded greedily to value a new step, and then dropped; at least 0.
+        value: How the step scores of a partial solution become its value; by default the reward model's aggregation.
             Snell et al. take ``last``.
-        max_depth: Behind so many steps a solution is written to its end in one go.
-        max_expansions: Beginnings that are gone on from, at most. Best-first only.
-        solutions: Finished solutions after which it ends. Best-first only.
+        max_depth: After so many steps the rest of a solution is sampled at once.
+        max_expansions: Most partial solutions that are continued. Best-first search only.
+        solutions: Number of finished solutions after which the search ends. Best-first search only.
 
     Raises:
         ValueError: If a number is out of range.

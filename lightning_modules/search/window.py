@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from datamodules.conversation.steps import STEP_SEPARATOR
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from lightning_modules.generation.engine import GeneratedText, GenerationEngine, GenerationRequest, PromptRefusedError
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.metrics.response_score import Aggregation, aggregate_step_scores

@@ -1,5 +1,6 @@
 """A checkpoint whose outputs depend strongly on what it reads, and pictures and prompts for it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +45,16 @@ def picture():
         return Image.fromarray(pixels.astype(np.uint8))
 
     return make
+
+
+@pytest.fixture
+def given(request, tmp_path) -> str:
+    """A file with the `SOLUTIONS` of the test's module, lists of texts by prompt: what a judge or critic is given."""
+    rows = [
+        {"id": f"{name}/{n}", "response": text}
+        for name, texts in request.module.SOLUTIONS.items()
+        for n, text in enumerate(texts)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)

@@ -8,7 +8,9 @@ import torch
 from generate_engine import GenerateEngine
 
 from datamodules.benchmarks.base import Grade
-from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
+from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.prompt_batches import PromptCollator
+from datamodules.policy.prompts import Prompt
 from datamodules.supervision.rows import read_rows
 from lightning_modules.annotation import MonteCarloAnnotator
 from lightning_modules.generation.engine import GenerationRequest

@@ -1,11 +1,11 @@
 """Brackets worked by hand, a judge that follows a rule behind the real prompts, and the real model in its place."""
 
-import json
-
 import pytest
+from rule_engine import RuleEngine
 
-from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
-from lightning_modules.generation.batches import serve_in_batches
+from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.prompt_batches import PromptCollator
+from datamodules.policy.prompts import Prompt
 from lightning_modules.generation.engine import GeneratedText
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.knockout_judge import Bracket, KnockoutJudge, read_choice
@@ -13,42 +13,19 @@ from lightning_modules.knockout_judge import Bracket, KnockoutJudge, read_choice
 SOLUTIONS = {"a": ["bb", "a {second}", "dddd", "ccc", "bb"], "b": ["one"], "c": ["x", "yy", "?", "zzzz"]}
 
 
-class Longest:
+class Longest(RuleEngine):
     """Names the longer solution; a pair with "?" gets no answer, and one with "x" always the first place."""
 
-    needs_all_ranks = False
+    def answer(self, request, number):
+        return GeneratedText(self.choice(self.question(request)), "stop", 10, 5)
 
-    def __init__(self):
-        self.asked = []
-
-    def attach(self, model, processor):
-        pass
-
-    def sample(self, requests, parameters):
-        self.asked += requests
-        return [[GeneratedText(self.answer(request), "stop", 10, 5)] for request in requests]
-
-    def serve(self, source, parameters):
-        serve_in_batches(self, source, parameters, 8)
-
-    def answer(self, request):
-        text = request.messages[-1]["content"][-1]["text"]
+    def choice(self, text):
         first, second = text.split("### Solution 1\n")[1].split("\n\nWhich one")[0].split("\n\n### Solution 2\n")
         if "?" in (first, second):
             return "I cannot tell."
         if "x" in (first, second):
             return "1"
         return f"The better one is {1 if len(first) > len(second) else 2}."
-
-
-@pytest.fixture
-def given(tmp_path):
-    rows = [
-        {"id": f"{name}/{n}", "response": text} for name, texts in SOLUTIONS.items() for n, text in enumerate(texts)
-    ]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def batch_for(judge, picture, names="abc"):

@@ -11,9 +11,11 @@ from PIL import Image
 from transformers import AutoModelForCausalLM
 
 from datamodules.conversation.labels import IGNORE_INDEX
+from datamodules.policy.chat import ChatRenderer
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
+from datamodules.policy.prompt_batches import PromptCollator
 from datamodules.policy.prompt_rows import grade_by_answer
-from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
+from datamodules.policy.prompts import Prompt
 from datamodules.rollouts.records import parse_rollout
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.policy import Policy

@@ -1,24 +1,14 @@
 """Beside the loss that `transformers` computes over a whole chat, and an engine that cannot tell."""
 
-import json
-
 import pytest
 import torch
 
-from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
+from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.prompt_batches import PromptCollator
+from datamodules.policy.prompts import Prompt
 from lightning_modules.response_likelihood import ResponseLikelihood
 
 SOLUTIONS = {"a": ["The digits are 3 .\n\nSo 7", "9", "The digits are 3 .\n\nSo 7"], "b": ["So the answer is 2 ."]}
-
-
-@pytest.fixture
-def given(tmp_path):
-    rows = [
-        {"id": f"{name}/{n}", "response": text} for name, texts in SOLUTIONS.items() for n, text in enumerate(texts)
-    ]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def test_scores_are_those_of_a_plain_forward(sharp_checkpoint, given, picture):

@@ -1,55 +1,30 @@
 """A judge that follows a rule, behind the real prompts, and the real model in its place."""
 
-import json
 import math
 
 import pytest
 import torch
+from rule_engine import RuleEngine
 
+from datamodules.policy.chat import ChatRenderer
 from datamodules.policy.process_bench_prompts import process_bench_prompts
-from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
-from lightning_modules.generation.batches import serve_in_batches
+from datamodules.policy.prompt_batches import PromptCollator
+from datamodules.policy.prompts import Prompt
 from lightning_modules.generation.engine import GeneratedText
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.step_judge import StepJudge, read_verdict
 
 
-class Rule:
+class Rule(RuleEngine):
     """Says yes to a step with an even number of letters; of three votes one is the opposite. Mumbles at {x}."""
 
-    needs_all_ranks = False
-
-    def __init__(self):
-        self.asked = []
-
-    def attach(self, model, processor):
-        pass
-
-    def sample(self, requests, parameters):
-        self.asked += requests
-        return [[self.answer(request, n) for n in range(len(request.sample_keys))] for request in requests]
-
-    def serve(self, source, parameters):
-        serve_in_batches(self, source, parameters, 8)
-
     def answer(self, request, number):
-        text = request.messages[-1]["content"][-1]["text"]
-        step = text.split("### Next step\n")[1].split("\n\nIs the")[0]
+        step = self.question(request).split("### Next step\n")[1].split("\n\nIs the")[0]
         says = "who knows" if "{x}" in step else "yes" if (len(step) % 2 == 0) != (number == 1) else "no"
         return GeneratedText(f"Let me see. So {says}.", "stop", 10, 5)
 
 
 SOLUTIONS = {"a": ["even\n\nodd\n\n{step} {x}", "even\n\nlast"], "b": ["odd"]}
-
-
-@pytest.fixture
-def given(tmp_path):
-    rows = [
-        {"id": f"{name}/{n}", "response": text} for name, texts in SOLUTIONS.items() for n, text in enumerate(texts)
-    ]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
 
 
 def prompts_for(judge, picture):
@@ -105,7 +80,7 @@ class Sure(Rule):
         assert options == (("yes", "Yes", "YES"), ("no", "No", "NO"))
         self.followed = [[request.partial_response for request in group] for group in groups]
         step = "### Next step\n"
-        letters = [[r.messages[-1]["content"][-1]["text"].split(step)[1].index("\n") for r in g] for g in groups]
+        letters = [[self.question(r).split(step)[1].index("\n") for r in g] for g in groups]
         return [[torch.tensor([n / 10 - 0.45, 0.0]) for n in of_group] for of_group in letters]
 
     def response_logprobs(self, groups, cut_at=None):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from datamodules.best_of_n import read_best_of_n_datasets
-from datamodules.policy.prompts import ChatRenderer, PromptCollator, benchmark_prompts
+from datamodules.policy.benchmark_prompts import benchmark_prompts
+from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.prompt_batches import PromptCollator
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.process_reward import ProcessRewardModel
 from lightning_modules.search.options import SearchOptions

@@ -320,7 +320,7 @@ def test_export_refuses_what_it_does_not_have(tables, tmp_path, rollouts, capsys
 
 def test_a_policy_s_rollouts_need_no_grading(tables):
     """What `predict` writes beside a verdict is what the check computes."""
-    from datamodules.policy.prompts import benchmark_prompts
+    from datamodules.policy.benchmark_prompts import benchmark_prompts
     from datamodules.rollouts.grading import question_digest, verdict_digest
 
     benchmark = BENCHMARKS["MathVision"]()

@@ -31,7 +31,7 @@ from typing import Any, cast
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from datamodules.policy.prompts import render_prompt
+from datamodules.policy.chat import render_prompt
 from datamodules.storage.files import atomic_write_text
 from lightning_modules.generation.server_engine import ServerEngine
 from lightning_modules.generation.transformers_engine import TransformersEngine

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datamodules.answers.vote import equivalence_classes
 from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions, BenchmarkQuestion, make_benchmark
-from datamodules.benchmarks.table import LazyImages
+from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.best_of_n import VerdictRules
 from datamodules.conversation.instructions import without_instruction
 from datamodules.conversation.steps import response_steps, split_into_steps

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from property_examples import examples
 
-from datamodules.benchmarks.table import LazyImages, encode_image, encode_images, read_table, write_table
+from datamodules.benchmarks.lazy_images import LazyImages
+from datamodules.benchmarks.table import encode_image, encode_images, read_table, write_table
 from datamodules.storage.images import ImageError
 
 RED, BLUE = (Image.new("RGB", (5, 4), color) for color in ((255, 0, 0), (0, 0, 255)))

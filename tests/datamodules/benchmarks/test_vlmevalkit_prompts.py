@@ -12,7 +12,7 @@ from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS
 from datamodules.benchmarks.question import BenchmarkQuestion, SourceRow
 from datamodules.benchmarks.table import write_table
 from datamodules.benchmarks.vlmevalkit_prompts import ask, load
-from datamodules.policy.prompts import benchmark_prompts
+from datamodules.policy.benchmark_prompts import benchmark_prompts
 
 REASONING = (
     "If you are uncertain or the problem is too complex, make a reasoned guess based on the information provided. "

@@ -7,9 +7,9 @@ from literal_scoring import IMAGE_TOKENS
 from PIL import Image
 
 from datamodules.conversation.labels import IGNORE_INDEX
+from datamodules.policy.chat import ChatRenderer
 from datamodules.policy.demonstrations import SupervisedCollator
 from datamodules.policy.prompt_rows import read_prompts
-from datamodules.policy.prompts import ChatRenderer
 from datamodules.storage.images import ImageError
 
 ROWS = [

@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from datamodules.conversation.instructions import POLICY_INSTRUCTION
 from datamodules.policy.prompt_rows import grade_by_answer, read_prompts, without_special_tokens
 from datamodules.storage.images import ImageError
 
@@ -172,3 +173,10 @@ def test_grades():
     assert (wrong.is_correct, wrong.extracted_answer, wrong.status) == (False, "0.7", "boxed")
     empty = grade("")
     assert (empty.is_correct, empty.extracted_answer, empty.status) == (False, None, "none")
+
+
+def test_instruction_of_prompt_rows(prompt_file, prompt_rows):
+    path = prompt_file(prompt_rows)
+    assert read_prompts(path)[0].policy_text == f"Why?\n{POLICY_INSTRUCTION}"
+    assert read_prompts(path, instruction="Box it.")[0].policy_text == "Why?\nBox it."
+    assert read_prompts(path, instruction="")[0].policy_text == read_prompts(path)[0].question == "Why?"

@@ -6,7 +6,7 @@ from released_data import PICTURES, split_file, write_zip
 
 from datamodules.storage import archive_extraction
 from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
-from datamodules.storage.archives import ArchiveError
+from datamodules.storage.archive_parts import ArchiveError
 
 FILES = {f"images/{name}": content for name, content in PICTURES.items()}
 

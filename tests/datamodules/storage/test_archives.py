@@ -10,7 +10,8 @@ from property_examples import examples
 from released_data import PICTURES, split_file, write_zip
 
 from datamodules.storage import archives
-from datamodules.storage.archives import ArchiveError, archive_parts, parse_reference, read_contents, read_member
+from datamodules.storage.archive_parts import ArchiveError, archive_parts
+from datamodules.storage.archives import parse_reference, read_contents, read_member
 
 FILES = {"images/a.png": PICTURES["ai2d/images/1.png"], "images/ü b.bin": bytes(range(256)) * 40, "empty": b""}
 

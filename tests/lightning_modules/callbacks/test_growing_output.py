@@ -7,7 +7,8 @@ from naming import NAMES, Killed, Names, Predictor, everything, predict, read
 from torch.utils.data import DataLoader
 
 from datamodules.batching.shards import Shard
-from datamodules.policy.prompts import Prompt, PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
+from datamodules.policy.prompts import Prompt
 
 
 class Sampler(Predictor):

@@ -20,7 +20,7 @@ from naming import (
 )
 
 from datamodules.batching.shards import Shard
-from datamodules.policy.prompts import PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
 from lightning_modules.callbacks.prediction_journal import PredictionJournal
 from lightning_modules.checkpointing import run_lock
 

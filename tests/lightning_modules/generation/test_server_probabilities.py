@@ -3,7 +3,7 @@
 import pytest
 from literal_server import literal_server
 
-from datamodules.policy.prompts import ChatRenderer
+from datamodules.policy.chat import ChatRenderer
 from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.server_engine import ServerEngine
 from lightning_modules.generation.token_probabilities import TokenProbabilities

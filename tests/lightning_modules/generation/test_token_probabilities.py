@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.policy.prompts import ChatRenderer
+from datamodules.policy.chat import ChatRenderer
 from lightning_modules.generation.engine import GenerationRequest
 from lightning_modules.generation.token_probabilities import TokenProbabilities, by_question, option_tokens
 from lightning_modules.generation.transformers_engine import TransformersEngine

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.benchmarks.base import Grade
-from datamodules.policy.prompts import Prompt, PromptBatch
+from datamodules.policy.prompt_batches import PromptBatch
+from datamodules.policy.prompts import Prompt
 from lightning_modules.generation.engine import GeneratedText
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.monte_carlo.plan import AnnotationPlan

@@ -2,7 +2,9 @@
 
 from local_servers import serving
 
-from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
+from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.prompt_batches import PromptCollator
+from datamodules.policy.prompts import Prompt
 from lightning_modules.generation.sampling import SamplingParameters
 from lightning_modules.generation.server_engine import ServerEngine
 from lightning_modules.search.options import SearchOptions

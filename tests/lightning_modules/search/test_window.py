@@ -2,7 +2,9 @@
 
 import pytest
 
-from datamodules.policy.prompts import ChatRenderer, Prompt, PromptCollator
+from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.prompt_batches import PromptCollator
+from datamodules.policy.prompts import Prompt
 from lightning_modules.generation.batches import serve_in_batches
 from lightning_modules.generation.engine import GeneratedText, PromptRefusedError
 from lightning_modules.generation.sampling import SamplingParameters
