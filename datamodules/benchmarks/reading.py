@@ -20,7 +20,7 @@ from datamodules.benchmarks.hub import HubRow, read_rows
 from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, SourceRow
 from datamodules.benchmarks.released import release_mismatches
 from datamodules.benchmarks.table import LazyImages, TableRow, cell_text, read_table
-from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow, require_share
 from datamodules.storage.decoding import broken_pictures
 from datamodules.storage.fields import first_of, is_unicode
 from datamodules.storage.images import ImageError
@@ -47,6 +47,8 @@ class BenchmarkOptions:
             or raise an error at the first one.
         on_mismatch: Warn, or raise an error, when the questions are not those of the release; or say nothing, as for
             questions that are not meant to be. Reports tell it in any case.
+        max_bad_rows: Largest share of rows that cannot be used and may be left out; more are an error, see
+            :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
     """
 
     split: str | None = None
@@ -54,6 +56,10 @@ class BenchmarkOptions:
     allow_incomplete: bool = False
     on_bad_row: OnBadRow = "skip"
     on_mismatch: Literal["warn", "error", "ignore"] = "warn"
+    max_bad_rows: float = MAX_BAD_ROWS
+
+    def __post_init__(self) -> None:
+        require_share(max_bad_rows=self.max_bad_rows)
 
 
 class BenchmarkReader(BenchmarkFinder, ABC):
@@ -74,6 +80,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         allow_incomplete: Likewise.
         on_bad_row: Likewise.
         on_mismatch: Likewise.
+        max_bad_rows: Likewise.
 
     Raises:
         ValueError: If the benchmark has no such split.
@@ -90,6 +97,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         allow_incomplete: bool = False,
         on_bad_row: OnBadRow = "skip",
         on_mismatch: Literal["warn", "error", "ignore"] = "warn",
+        max_bad_rows: float = MAX_BAD_ROWS,
     ) -> None:
         super().__init__(table, split)
         self.allow_incomplete = allow_incomplete
@@ -100,7 +108,8 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         self.notes: dict[str, list[str]] = {}
         self.unscored_ids: set[str] = set()
         self._missing_images: list[str] | None = None
-        self._bad = BadRows(on_bad_row)
+        self.max_bad_rows = max_bad_rows
+        self._bad = BadRows(on_bad_row, max_bad_rows)
 
     def note(self, remark: str, row: TableRow) -> None:
         """Remember something remarkable about a row that is scored all the same; :meth:`read` gives one notice of it.
@@ -161,7 +170,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         questions, excluded = self._parse_all(rows)
         if self._missing_images is None:
             questions = self._with_sound_pictures(questions, excluded)
-        self._bad.report(self.name)
+        self._bad.report(f"{source}: {self.name}", len(questions) + excluded.total())
         questions = self._whole_units(questions, source, excluded)
         if not questions:
             counts = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
@@ -227,7 +236,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
     def _parse_all(self, rows: Iterator[Row]) -> tuple[list[BenchmarkQuestion], Counter[str]]:
         questions: dict[str, BenchmarkQuestion] = {}
         excluded: Counter[str] = Counter()
-        self._bad = BadRows(self.on_bad_row)
+        self._bad = BadRows(self.on_bad_row, self.max_bad_rows)
         for where, parse in rows:
             try:
                 parsed = parse()

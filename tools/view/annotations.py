@@ -26,13 +26,13 @@ def annotated_questions(paths: Sequence[Path], image_root: str | None, limit: in
         ValueError: If no row can be used.
     """
     readers = [reader for reader, _ in row_readers([ProcessSource([str(path) for path in paths])], image_root)]
-    bad = BadRows()
+    bad = BadRows(max_bad_rows=1.0)
     found: list[Question] = []
     for number, reader in enumerate(readers):
         found += _of_file(reader, -(-(limit - len(found)) // (len(readers) - number)), bad)
     if not found:
         raise ValueError(f"{', '.join(map(str, paths))}: holds no rows that can be used{bad.first}")
-    bad.report(", ".join(map(str, paths)))
+    bad.report(", ".join(map(str, paths)), len(bad.problems))
     return found
 
 
