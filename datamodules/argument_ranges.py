@@ -20,7 +20,7 @@ def require_workers(num_workers: int) -> None:
 
 
 def require_names(**arguments: Sequence[str] | None) -> None:
-    """Refuse lists of names without any: nothing would be chosen, and nothing said. None is not given.
+    """Refuse lists of names without any, or with one twice: nothing would be said. None is not given.
 
     Raises:
         ValueError: That names the first one.
@@ -28,6 +28,8 @@ def require_names(**arguments: Sequence[str] | None) -> None:
     for name, value in arguments.items():
         if value is not None and not value:
             raise ValueError(f"{name} must name at least one; leave it out for all")
+        if twice := [each for each in value or () if list(value or ()).count(each) > 1]:
+            raise ValueError(f"{name} has {twice[0]!r} {list(value or ()).count(twice[0])} times; name it once")
 
 
 def require_at_least(minimum: int, **arguments: int | None) -> None:

@@ -20,7 +20,7 @@ from datamodules.conversation.reading_rules import PictureRules, ReadingRules
 from datamodules.rollouts.check import RolloutCheck, check_rollouts
 from datamodules.rollouts.question_as_read import question_as_read
 from datamodules.rollouts.records import Rollout, place, read_rollouts
-from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow
 from datamodules.storage.fields import first_of
 from datamodules.storage.images import check_image
 
@@ -83,12 +83,13 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
         on_missing: OnMissing = "error",
         bad: BadRows | None = None,
     ) -> None:
-        self.on_bad_row: OnBadRow = bad.on_bad_row if bad is not None else "skip"
+        bad = bad or BadRows()
+        self.on_bad_row, self.max_bad_rows = bad.on_bad_row, bad.max_bad_rows
         by_rules = None if rules == "file" else rules
         self.benchmark = make_benchmark(benchmark, by_rules or "ours", options)
         questions = {question.question_id: question for question in self.benchmark.read(folder, images="needed")}
         check = check_rollouts(self.benchmark, list(questions.values()), rollouts, num_candidates, by_rules)
-        lost = _refuse(check, on_missing, bad or BadRows())
+        lost = _refuse(check, on_missing, bad)
         if check.stale:
             used = "those of the file" if rules == "file" else "the present ones"
             logger.warning("%s: %s; %s are used", check.benchmark, check.stale, used)
@@ -133,8 +134,8 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
             ValueError: If there is such a question and bad rows are an error, or there is no other question.
             RuntimeError: If ranks do not have the same questions.
         """
-        bad = BadRows(self.on_bad_row)
-        kept = []
+        bad = BadRows(self.on_bad_row, self.max_bad_rows)
+        kept, count = [], len(self.questions)
         for index, (question, rollouts) in enumerate(zip(self.questions, self.rollouts, strict=True)):
             try:
                 check_readable(question, rollouts, counter.encoder)
@@ -151,7 +152,7 @@ class BestOfNDataset(Dataset[AnsweredQuestion]):
             self._classes = {}
         if not self.questions:
             raise ValueError(f"{self.benchmark.name}: no question can be read by this model{bad.first}")
-        bad.report(f"{self.benchmark.name}: questions with their rollouts")
+        bad.report(f"{self.benchmark.name}: questions with their rollouts", count)
         same_on_all_ranks(
             digest_of(question.question_id for question in self.questions), f"questions of {self.benchmark.name}"
         )
@@ -231,6 +232,7 @@ def read_best_of_n_datasets(
     options: Mapping[str, BenchmarkOptions] | None = None,
     on_missing: OnMissing = "error",
     on_bad_row: OnBadRow = "skip",
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> dict[str, BestOfNDataset]:
     """Read the rollouts and make one dataset for each benchmark.
 
@@ -244,6 +246,7 @@ def read_best_of_n_datasets(
         on_missing: See :class:`BestOfNDataset`.
         on_bad_row: Leave out rows of the rollout file that cannot be used, and the questions that they belong to, and
             say how many and which; or raise an error at the first one.
+        max_bad_rows: Largest share of these, see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
 
     Returns:
         The datasets by name, in the order of the paper's tables.
@@ -252,7 +255,7 @@ def read_best_of_n_datasets(
         FileNotFoundError: If a table or the rollouts are not there.
         ValueError: If a name is unknown, or see :class:`BestOfNDataset` and :mod:`datamodules.rollouts.records`.
     """
-    bad = BadRows(on_bad_row)
+    bad = BadRows(on_bad_row, max_bad_rows)
     rows = read_rollouts(rollouts, bad)
     present = dict.fromkeys(row.benchmark for row in rows)
     unknown = [name for name in [*(names or ()), *present] if name not in BENCHMARKS]

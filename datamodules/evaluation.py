@@ -25,7 +25,7 @@ from datamodules.picture_controls import PictureControl, with_pictures
 from datamodules.process_bench.solutions import ProcessBenchCollator, VisualProcessBenchDataset
 from datamodules.process_bench.totals import DATASET_NAME as VISUAL_PROCESS_BENCH
 from datamodules.process_bench.totals import TotalsCheck
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, OnBadRow, require_share
 from datamodules.storage.checkpoint_names import require_model
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ class EvaluationDataModule(LightningDataModule):
         on_bad_row: What to do about rows of VisualProcessBench and of rollouts that cannot be used, by anyone or by the
             model: skip them (of rollouts, the question that they belong to), and say how many and which, or raise an
             error at the first. Benchmarks have their own in ``benchmark_options``.
+        max_bad_rows: Largest share of these rows of a file, in [0, 1], that may be left out. More are an error, which
+            counts them by cause; see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
         max_steps: Solutions with more steps have neighbouring ones merged. The model's by default, 12 without a model.
         response_as_one_step: Judge whole responses, as outcome reward models do. As the model does by default.
         model_name_or_path: Checkpoint whose processor reads conversations where no model connects.
@@ -90,8 +92,10 @@ class EvaluationDataModule(LightningDataModule):
         max_steps: int | None = None,
         response_as_one_step: bool | None = None,
         model_name_or_path: str | None = None,
+        max_bad_rows: float = MAX_BAD_ROWS,
     ) -> None:
         super().__init__()
+        require_share(max_bad_rows=max_bad_rows)
         if (benchmarks is None) != (rollouts is None):
             raise ValueError("benchmarks (tables) and rollouts (sampled solutions) go together; one of them is missing")
         # The model logs its own, some under the same names. Checkpoints hold plain values only.
@@ -162,7 +166,10 @@ class EvaluationDataModule(LightningDataModule):
         self._stage = TrainerFn(stage).value
         if options["visual_process_bench"] and self._process_bench is None:
             self._process_bench = VisualProcessBenchDataset(
-                Path(options["visual_process_bench"]), options["visual_process_bench_totals"], options["on_bad_row"]
+                Path(options["visual_process_bench"]),
+                options["visual_process_bench_totals"],
+                options["on_bad_row"],
+                options["max_bad_rows"],
             )
             self._unchecked.add(VISUAL_PROCESS_BENCH)
         if options["benchmarks"] and not self._benchmarks:
@@ -175,6 +182,7 @@ class EvaluationDataModule(LightningDataModule):
                 self.benchmark_options,
                 options["on_missing_rollouts"],
                 options["on_bad_row"],
+                options["max_bad_rows"],
             )
             self._unchecked |= set(self._benchmarks)
 

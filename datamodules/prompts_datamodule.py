@@ -18,6 +18,7 @@ from datamodules.batching.shards import Shard
 from datamodules.batching.training_loader import BatchLayout, training_loader
 from datamodules.benchmarks import BenchmarkOptions, Rules
 from datamodules.conversation.encoder import special_tokens
+from datamodules.conversation.messages import IMAGE_PLACEHOLDER
 from datamodules.conversation.reading_rules import PictureRules
 from datamodules.interfaces import PolicyFacts
 from datamodules.policy.benchmark_prompts import PromptsAs
@@ -29,7 +30,7 @@ from datamodules.policy.prompt_rows import PromptGrading, without_special_tokens
 from datamodules.policy.prompt_sources import PromptSource
 from datamodules.policy.prompts import Prompt
 from datamodules.policy.released_annotation import MaxTiles
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, OnBadRow, require_share
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
             cannot be opened or a text with a special token of the tokenizer: leave them out and say how many and which,
             or raise an error at the first one. Benchmarks as such have an ``on_bad_row`` of their own in
             ``benchmark_options``.
+        max_bad_rows: Largest share of the rows of a file, in [0, 1], that may be left out. More are an error, which
+            counts them by cause; see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
 
     Attributes:
         completed_ids: Prompts that earlier runs have answered; `predict` leaves them out.
@@ -125,10 +128,16 @@ class PromptDataModule(ResumableData, LightningDataModule):
         on_bad_row: OnBadRow = "skip",
         sources: list[PromptSource] | dict[str, PromptSource] | None = None,
         visual_process_bench: str | None = None,
+        max_bad_rows: float = MAX_BAD_ROWS,
     ) -> None:
         super().__init__()
+        require_share(max_bad_rows=max_bad_rows)
+        require_at_least(1, num_shards=num_shards)
         require_at_least(1, batch_size=batch_size, max_prompts_per_source=max_prompts_per_source)
+        require_at_least(1, max_tiles=max_tiles if isinstance(max_tiles, int) else None)
         require_at_least(0, seed=seed, max_prompts=max_prompts)
+        if IMAGE_PLACEHOLDER in (instruction or ""):
+            raise ValueError(f"instruction must not hold {IMAGE_PLACEHOLDER}: the pictures are those of the question")
         require_workers(num_workers)
         require_names(benchmark_names=benchmark_names)
         if (prompts or sources) and benchmarks:
@@ -160,7 +169,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         self._train = PromptDataset([])
         self._validation = PromptDataset([])
         self._packing_obstacle: str | None = None
-        self._left_out = LeftOutRows()
+        self._left_out = LeftOutRows(max_bad_rows)
         self.training_position = TrainingPosition(self._order)
 
     def connect(self, model: PolicyFacts) -> None:
@@ -214,12 +223,13 @@ class PromptDataModule(ResumableData, LightningDataModule):
         """Once both the rows and the policy are known."""
         if self._renderer is None or self._renderer.processor is None:
             return
-        tokens, on_bad_row = special_tokens(self._renderer.processor), self.hparams["on_bad_row"]
+        tokens = special_tokens(self._renderer.processor)
+        rule = self.hparams["on_bad_row"], self.hparams["max_bad_rows"]
         if self._prompts is not None:
-            self._prompts = without_special_tokens(self._prompts, tokens, on_bad_row)
+            self._prompts = without_special_tokens(self._prompts, tokens, *rule)
         for name in ("_train", "_validation"):
             prompts = getattr(self, name).prompts
-            setattr(self, name, PromptDataset(without_special_tokens(prompts, tokens, on_bad_row)))
+            setattr(self, name, PromptDataset(without_special_tokens(prompts, tokens, *rule)))
 
     @property
     def asks_with_instruction(self) -> bool:
@@ -304,11 +314,17 @@ class PromptDataModule(ResumableData, LightningDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Say which rows of a batch were left out; the batch stays as it is."""
         if isinstance(batch, PromptBatch):
-            self._left_out.note(batch, "prompt")
+            self._left_out.note(batch, "prompt", self._rows_of_this_rank(len(self._prompts or [])))
         elif isinstance(batch, SupervisedBatch):
             is_training = self.trainer is not None and self.trainer.training
-            self._left_out.note(batch, "demonstration" if is_training else "validation demonstration")
+            if is_training:
+                self._left_out.note(batch, "demonstration")
+            else:
+                self._left_out.note(batch, "validation demonstration", self._rows_of_this_rank(len(self._validation)))
         return super().on_before_batch_transfer(batch, dataloader_idx)
+
+    def _rows_of_this_rank(self, rows: int) -> int:
+        return -(-rows // (self.trainer.world_size if self.trainer else 1))
 
     def transfer_batch_to_device(self, batch: object, device: object, dataloader_idx: int) -> object:
         """Leave prompts on the CPU: the engine moves what it encodes."""

@@ -127,7 +127,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
         self._layout = BatchLayout(batch_size, packed_tokens, group_by_length, on_long_conversation, max_tokens)
         self._chosen: Layout | None = None
         self._measured: dict[str, MeasuredRows] = {}
-        self.left_out_rows = LeftOutRows()
+        self.left_out_rows = LeftOutRows(self.hparams["max_bad_rows"])
         self.supervision = ProcessSupervision(
             self._sources,
             validation_fraction=validation_fraction,
@@ -138,6 +138,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
             cache_dir=cache_dir,
             consensus=consensus,
             selection=selection,
+            max_bad_rows=self.hparams["max_bad_rows"],
         )
         self.training_position = TrainingPosition(self._order)
 
@@ -233,6 +234,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
                 options["on_bad_row"],
                 options["num_workers"],
                 split,
+                options["max_bad_rows"],
             )
             self.supervision.keep(split, self._measured[split].table)
         return self._measured[split]
@@ -240,7 +242,11 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Say which rows of a batch were left out; the batch stays as it is."""
         if type(batch) is StepBatch:
-            self.left_out_rows.note(batch, TRAIN if self.trainer is not None and self.trainer.training else PROCESS)
+            if self.trainer is not None and self.trainer.training:
+                self.left_out_rows.note(batch, TRAIN)
+            else:
+                ranks = self.trainer.world_size if self.trainer is not None else 1
+                self.left_out_rows.note(batch, PROCESS, -(-len(self.supervision.tables[PROCESS]) // ranks))
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
     # --------------------------------------------------------------- training

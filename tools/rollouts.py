@@ -45,7 +45,7 @@ from datamodules.rollouts.question_as_read import with_prompts
 from datamodules.rollouts.records import MAX_SAMPLES, Rollout, read_rollouts, write_rollouts
 from datamodules.rollouts.responses import read_responses
 from datamodules.rollouts.to_vlmevalkit import prediction_rows, sample_of_each
-from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow
 from datamodules.storage.fields import first_of
 from datamodules.storage.files import require_writable_file
 from lightning_modules.callbacks.candidate_scores import (
@@ -66,7 +66,12 @@ def import_rollouts(arguments: argparse.Namespace) -> int:
     benchmark = _benchmark(arguments.benchmark, arguments)
     questions = benchmark.read(arguments.benchmarks, images="optional")
     responses = read_responses(
-        arguments.files, benchmark, arguments.benchmarks, arguments.first_sample_index, arguments.on_bad_row
+        arguments.files,
+        benchmark,
+        arguments.benchmarks,
+        arguments.first_sample_index,
+        arguments.on_bad_row,
+        arguments.max_bad_rows,
     )
     names = ("policy", "temperature", "top_p", "max_new_tokens", "seed")
     origin = Origin(**{name: getattr(arguments, name) for name in names})
@@ -85,7 +90,7 @@ def import_rollouts(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """The command ``check``; 1 if there is a problem."""
-    bad = BadRows(arguments.on_bad_row)
+    bad = BadRows(arguments.on_bad_row, max_bad_rows=1.0)  # all of them are a result
     rollouts = read_rollouts(arguments.rollouts, bad)
     present = dict.fromkeys(rollout.benchmark for rollout in rollouts)
     unknown = [name for name in present if name not in BENCHMARKS]
@@ -118,7 +123,7 @@ def export(arguments: argparse.Namespace) -> int:
     """The command ``export``; 0 if it went well."""
     benchmark = _benchmark(arguments.benchmark, arguments)
     questions = benchmark.read(arguments.benchmarks, images="optional")
-    rollouts = read_rollouts(arguments.rollouts, BadRows(arguments.on_bad_row))
+    rollouts = read_rollouts(arguments.rollouts, BadRows(arguments.on_bad_row, arguments.max_bad_rows))
     found = check_rollouts(benchmark, questions, rollouts, arguments.candidates)
     if not found.groups:
         raise ValueError(f"{arguments.rollouts}: holds no rollouts of {benchmark.name}")
@@ -286,6 +291,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     combiner.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     combiner.set_defaults(run=combine)
 
+    for command in (adder, exporter):
+        command.add_argument(
+            "--max-bad-rows",
+            type=number(0, 1),
+            default=MAX_BAD_ROWS,
+            help="largest share of rows to leave out; more are an error (%(default)g by default)",
+        )
     for command in (adder, checker, exporter):
         command.add_argument(
             "--on-bad-row",

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from datamodules.batching.ranks import rank_of_process
+from datamodules.storage.bad_rows import FEWEST_BAD_ROWS, MAX_BAD_ROWS, causes
 
 logger = logging.getLogger(__name__)
 
 _NAMED = 10
-_FEWEST = 20
+_DEVIATIONS = 3
 
 
 class LeavesRowsOut(Protocol):
@@ -30,24 +31,31 @@ class LeftOutRows:
 
     Pictures are decoded when a batch is made, so what is wrong with them is known only then.
 
+    Args:
+        max_bad_rows: Largest share of rows that may be left out; fewer than
+            :data:`datamodules.storage.bad_rows.FEWEST_BAD_ROWS` are no error.
+
     Attributes:
         seen: Conversations of each split that have passed.
         problems: Sample id to problem of the rows that were left out, of each split.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_bad_rows: float = MAX_BAD_ROWS) -> None:
+        self.max_bad_rows = max_bad_rows
         self.seen: Counter[str] = Counter()
         self.problems: dict[str, dict[str, str]] = {}
 
-    def note(self, batch: LeavesRowsOut, split: str) -> None:
+    def note(self, batch: LeavesRowsOut, split: str, rows: int | None = None) -> None:
         """Count the conversations of a batch, and say which were left out.
 
         Args:
             batch: Of the split.
             split: Names it in messages.
+            rows: How many rows this process has of a split in a fixed order, where broken ones may stand together. None
+                for a random order, in which the first rows tell about all: a run then ends early or not at all.
 
         Raises:
-            ValueError: If more rows are left out than used: then it is not the rows that are wrong.
+            ValueError: If too many are left out: of ``rows``, or by three standard deviations of those seen so far.
         """
         self.seen[split] += len(batch.sample_ids)
         known = self.problems.setdefault(split, {})
@@ -55,10 +63,14 @@ class LeftOutRows:
             if name not in known:
                 known[name] = problem
                 self._say(split, len(known), problem)
-        if len(known) >= _FEWEST and 2 * len(known) > self.seen[split]:
+        surely = len(known) if rows is not None else len(known) - _DEVIATIONS * len(known) ** 0.5
+        of = self.seen[split] if rows is None else rows
+        if len(known) >= FEWEST_BAD_ROWS and surely > self.max_bad_rows * of:
             raise ValueError(
-                f"{split} rows: {len(known)} of the first {self.seen[split]} rows cannot be used; are all pictures "
-                f"there? The last one: {next(reversed(known.values()))}"
+                f"{split} rows: {len(known)} of {f'the first {of}' if rows is None else of} rows cannot be used, more "
+                f"than max_bad_rows={self.max_bad_rows:g}; are all pictures there?\n"
+                f"by cause: {causes(known.values())}\n"
+                f"the last one: {next(reversed(known.values()))}"
             )
 
     def _say(self, split: str, count: int, problem: str) -> None:

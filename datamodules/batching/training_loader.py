@@ -20,7 +20,7 @@ from datamodules.batching.packed_order import PackedSampler
 from datamodules.batching.packing import PackingCollator
 from datamodules.batching.position import TrainingPosition
 from datamodules.batching.ranks import ranks_of, same_on_all_ranks
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, OnBadRow
 from datamodules.supervision.rows import drop_bad_rows
 from datamodules.supervision.split import Stratum
 
@@ -112,6 +112,7 @@ def measured_rows(
     on_bad_row: OnBadRow,
     num_workers: int,
     split: str,
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> MeasuredRows:
     """Count the tokens of all rows, and leave out those that cannot be counted or are too long, or raise an error.
 
@@ -123,12 +124,14 @@ def measured_rows(
         on_bad_row: What to do about rows that cannot be counted.
         num_workers: Processes that count.
         split: Names the rows in messages.
+        max_bad_rows: Largest share of rows that cannot be counted, see
+            :func:`datamodules.supervision.rows.drop_bad_rows`; of long ones there is none, since they were asked for.
 
     Raises:
         ValueError: If there are such rows and they are not to be skipped, or no others; or ranks count differently.
     """
     lengths, problems = token_lengths(table, counter, num_workers)
-    kept = drop_bad_rows(table, problems, on_bad_row, f"{split} rows")
+    kept = drop_bad_rows(table, problems, on_bad_row, f"{split} rows", max_bad_rows)
     lengths = np.delete(lengths, list(problems))
     long = too_long(kept, lengths, limit) if limit else {}
     if limit and long and on_long_conversation == "error":
@@ -136,7 +139,7 @@ def measured_rows(
             f"{next(iter(long.values()))} (and {len(long) - 1} more of {len(kept)} rows; the longest has "
             f"{lengths.max()}); {limit.remedy}, or set on_long_conversation to 'skip' to leave them out"
         )
-    kept = drop_bad_rows(kept, long, "skip", f"{split} rows")
+    kept = drop_bad_rows(kept, long, "skip", f"{split} rows", max_bad_rows=1.0)
     lengths = np.delete(lengths, list(long))
     if not len(kept):
         raise ValueError(f"no {split} rows are left: all are too long or cannot be read")

@@ -13,7 +13,7 @@ from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion
 from datamodules.benchmarks.reading import BenchmarkReader
 from datamodules.benchmarks.reading_options import BenchmarkOptions
 from datamodules.conversation.instructions import POLICY_INSTRUCTION
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, OnBadRow
 
 __all__ = [
     "IMAGE_PLACEHOLDER",
@@ -47,6 +47,7 @@ class Benchmark(BenchmarkReader):
         allow_incomplete: Likewise.
         on_bad_row: Likewise.
         on_mismatch: Likewise.
+        max_bad_rows: Likewise.
 
     Raises:
         ValueError: If the benchmark has no such split, or there are no such rules.
@@ -66,8 +67,9 @@ class Benchmark(BenchmarkReader):
         allow_incomplete: bool = False,
         on_bad_row: OnBadRow = "skip",
         on_mismatch: Literal["warn", "error", "ignore"] = "warn",
+        max_bad_rows: float = MAX_BAD_ROWS,
     ) -> None:
-        super().__init__(table, split, allow_incomplete, on_bad_row, on_mismatch)
+        super().__init__(table, split, allow_incomplete, on_bad_row, on_mismatch, max_bad_rows)
         if rules not in get_args(Rules):
             raise ValueError(f"rules must be one of {', '.join(get_args(Rules))}, got {rules!r}")
         self.rules = rules

@@ -21,7 +21,7 @@ from datamodules.benchmarks.lazy_images import LazyImages
 from datamodules.benchmarks.question import IMAGE_PLACEHOLDER, BenchmarkQuestion, Excluded, SourceRow
 from datamodules.benchmarks.released import release_mismatches
 from datamodules.benchmarks.table import TableRow, cell_text, read_table
-from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow
 from datamodules.storage.decoding import broken_pictures
 from datamodules.storage.fields import first_of, is_unicode
 from datamodules.storage.images import ImageError
@@ -53,6 +53,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         allow_incomplete: Likewise.
         on_bad_row: Likewise.
         on_mismatch: Likewise.
+        max_bad_rows: Likewise.
 
     Raises:
         ValueError: If the benchmark has no such split.
@@ -69,6 +70,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         allow_incomplete: bool = False,
         on_bad_row: OnBadRow = "skip",
         on_mismatch: Literal["warn", "error", "ignore"] = "warn",
+        max_bad_rows: float = MAX_BAD_ROWS,
     ) -> None:
         super().__init__(table, split)
         self.allow_incomplete = allow_incomplete
@@ -79,7 +81,8 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         self.notes: dict[str, list[str]] = {}
         self.unscored_ids: set[str] = set()
         self._missing_images: list[str] | None = None
-        self._bad = BadRows(on_bad_row)
+        self.max_bad_rows = max_bad_rows
+        self._bad = BadRows(on_bad_row, max_bad_rows)
 
     def note(self, remark: str, row: TableRow) -> None:
         """Remember something remarkable about a row that is scored all the same; :meth:`read` gives one notice of it.
@@ -140,7 +143,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
         questions, excluded = self._parse_all(rows)
         if self._missing_images is None:
             questions = self._with_sound_pictures(questions, excluded)
-        self._bad.report(self.name)
+        self._bad.report(f"{source}: {self.name}", len(questions) + excluded.total())
         questions = self._whole_units(questions, source, excluded)
         if not questions:
             counts = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
@@ -206,7 +209,7 @@ class BenchmarkReader(BenchmarkFinder, ABC):
     def _parse_all(self, rows: Iterator[Row]) -> tuple[list[BenchmarkQuestion], Counter[str]]:
         questions: dict[str, BenchmarkQuestion] = {}
         excluded: Counter[str] = Counter()
-        self._bad = BadRows(self.on_bad_row)
+        self._bad = BadRows(self.on_bad_row, self.max_bad_rows)
         for where, parse in rows:
             try:
                 parsed = parse()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, OnBadRow, require_share
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class BenchmarkOptions:
             or raise an error at the first one.
         on_mismatch: Warn, or raise an error, when the questions are not those of the release; or say nothing, as for
             questions that are not meant to be. Reports tell it in any case.
+        max_bad_rows: Largest share of rows that cannot be used and may be left out; more are an error, see
+            :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
+
+    Raises:
+        ValueError: If ``max_bad_rows`` is no share.
     """
 
     split: str | None = None
@@ -28,3 +33,7 @@ class BenchmarkOptions:
     allow_incomplete: bool = False
     on_bad_row: OnBadRow = "skip"
     on_mismatch: Literal["warn", "error", "ignore"] = "warn"
+    max_bad_rows: float = MAX_BAD_ROWS
+
+    def __post_init__(self) -> None:
+        require_share(max_bad_rows=self.max_bad_rows)

@@ -52,6 +52,7 @@ def prompts_to_answer(
             Path(arguments["visual_process_bench"]),
             on_bad_row=arguments["on_bad_row"],
             pictures=arguments["pictures"],
+            max_bad_rows=arguments["max_bad_rows"],
         )
     else:
         prompts = rows_named_by("prompts", arguments) if arguments["prompts"] or not sources else []
@@ -81,6 +82,7 @@ def rows_named_by(name: str, arguments: Mapping[str, Any]) -> list[Prompt]:
         arguments["on_bad_row"],
         with_responses=name != "prompts",
         pictures=arguments["pictures"],
+        max_bad_rows=arguments["max_bad_rows"],
     )
     return with_choices(prompts, *(arguments[each] for each in CHOICES))
 
@@ -95,6 +97,7 @@ def _rows_of_sources(arguments: Mapping[str, Any], sources: Sources) -> list[Pro
         arguments["grading"],
         arguments["on_bad_row"],
         arguments["pictures"],
+        arguments["max_bad_rows"],
     )
     return with_choices(prompts, None, None, *(arguments[each] for each in CHOICES[2:]))
 

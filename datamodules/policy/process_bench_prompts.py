@@ -11,11 +11,15 @@ from datamodules.conversation.reading_rules import PictureRules
 from datamodules.policy.prompts import Prompt
 from datamodules.process_bench.solutions import read_visual_process_bench
 from datamodules.process_bench.totals import DATASET_NAME, TotalsCheck
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, OnBadRow
 
 
 def process_bench_prompts(
-    folder: Path, totals: TotalsCheck = "auto", on_bad_row: OnBadRow = "skip", pictures: PictureRules = "ours"
+    folder: Path,
+    totals: TotalsCheck = "auto",
+    on_bad_row: OnBadRow = "skip",
+    pictures: PictureRules = "ours",
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> list[Prompt]:
     """One prompt a solution; its id is ``VisualProcessBench/`` and the line of ``test.jsonl``.
 
@@ -24,6 +28,7 @@ def process_bench_prompts(
             ``on_bad_row``, and what is raised.
         totals: Whether it must be the released set.
         on_bad_row: What to do about rows that cannot be used.
+        max_bad_rows: Largest share of them, see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
         pictures: How pictures become RGB.
     """
     return [
@@ -38,7 +43,7 @@ def process_bench_prompts(
             where=solution.sample_id,
             solutions=(solution.steps,),
         )
-        for solution in read_visual_process_bench(folder, totals, on_bad_row)
+        for solution in read_visual_process_bench(folder, totals, on_bad_row, max_bad_rows)
     ]
 
 

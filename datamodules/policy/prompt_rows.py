@@ -25,7 +25,7 @@ from datamodules.conversation.special_text import special_token_found
 from datamodules.policy import visualprm_v1_1
 from datamodules.policy.prompts import Prompt, digest_of_texts
 from datamodules.storage import fields
-from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow
 from datamodules.storage.files import parse_json_line, read_lines
 from datamodules.storage.images import check_image, open_image
 
@@ -44,6 +44,7 @@ def read_prompts(
     with_responses: bool = False,
     pictures: PictureRules = "ours",
     source: str | None = None,
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> list[Prompt]:
     """Read MMPR prompt rows from a JSONL file, and the headers of their pictures.
 
@@ -56,6 +57,7 @@ def read_prompts(
         grading: How responses are compared with the gold answer: by our rules, or as the released annotation of
             VisualPRM400K-v1.1 did, by source (:mod:`datamodules.policy.visualprm_v1_1`).
         on_bad_row: Leave out rows that cannot be used and say how many and which, or raise an error at the first one.
+        max_bad_rows: Largest share of these, see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
         with_responses: Rows without a response cannot be used.
         pictures: How pictures become RGB, see :func:`datamodules.storage.images.open_image`.
         source: Name of the source, for rows that give none; the stem of the file by default.
@@ -72,9 +74,11 @@ def read_prompts(
         raise FileNotFoundError(
             f"prompts: {path} {'is a folder' if path.is_dir() else 'does not exist'}; give a JSONL file"
         )
+    if image_root is not None and not image_root.is_dir():
+        raise FileNotFoundError(f"image_root: {image_root} is no folder; give the one that image paths are relative to")
     root = image_root or path.parent
     reader = _RowReader(path, root, instruction, grading, with_responses, pictures, source or path.stem)
-    bad = BadRows(on_bad_row)
+    bad = BadRows(on_bad_row, max_bad_rows)
     prompts: list[Prompt] = []
     for where, line in read_lines(path):
         try:
@@ -83,7 +87,7 @@ def read_prompts(
             bad.add(error)
     if not prompts:
         raise ValueError(f"{path}: holds no prompts{bad.first or '; the file is empty'}")
-    bad.report(str(path))
+    bad.report(str(path), len(prompts) + len(bad.problems))
     if grading == "visualprm_v1_1":
         _warn_of_inverted_checks(prompts, path)
     return prompts
@@ -176,7 +180,9 @@ def grade_by_answer(gold: str) -> Callable[[str], Grade]:
     return grade
 
 
-def without_special_tokens(prompts: Sequence[Prompt], tokens: Sequence[str], on_bad_row: OnBadRow) -> list[Prompt]:
+def without_special_tokens(
+    prompts: Sequence[Prompt], tokens: Sequence[str], on_bad_row: OnBadRow, max_bad_rows: float = MAX_BAD_ROWS
+) -> list[Prompt]:
     """Leave out prompts whose texts a tokenizer would read as the end of a turn or as an image, or raise an error.
 
     No row that is made of their answers could be trained on.
@@ -185,6 +191,7 @@ def without_special_tokens(prompts: Sequence[Prompt], tokens: Sequence[str], on_
         prompts: Image placeholders in their questions are no text.
         tokens: Texts of special tokens.
         on_bad_row: Leave them out and say how many and which, or raise an error at the first one.
+        max_bad_rows: Largest share to leave out, see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
 
     Raises:
         ValueError: If no prompt can be used, or one cannot and ``on_bad_row`` is "error"; names its place.
@@ -192,7 +199,7 @@ def without_special_tokens(prompts: Sequence[Prompt], tokens: Sequence[str], on_
     if not tokens:
         return list(prompts)
     pattern = re.compile("|".join(map(re.escape, tokens)))
-    bad = BadRows(on_bad_row)
+    bad = BadRows(on_bad_row, max_bad_rows)
     kept = []
     for prompt in prompts:
         texts = {"question": prompt.policy_text.replace(IMAGE_PLACEHOLDER, ""), "response": prompt.response or ""}
@@ -204,5 +211,5 @@ def without_special_tokens(prompts: Sequence[Prompt], tokens: Sequence[str], on_
             kept.append(prompt)
     if prompts and not kept:
         raise ValueError(f"no prompt can be used{bad.first}")
-    bad.report("prompts")
+    bad.report("prompts", len(prompts))
     return kept

@@ -12,7 +12,7 @@ from datamodules.conversation.reading_rules import PictureRules
 from datamodules.policy.prompt_rows import PromptGrading, read_prompts
 from datamodules.policy.prompts import Prompt
 from datamodules.policy.released_annotation import MaxTiles, at_equal_distances, with_choices
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, OnBadRow
 from datamodules.supervision.annotation_files import find_annotation_files
 
 
@@ -73,6 +73,7 @@ def read_sources(
     grading: PromptGrading = "ours",
     on_bad_row: OnBadRow = "skip",
     pictures: PictureRules = "ours",
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> list[Prompt]:
     """The prompts of all files, in order.
 
@@ -90,6 +91,7 @@ def read_sources(
         grading: See :func:`datamodules.policy.prompt_rows.read_prompts`.
         on_bad_row: See there.
         pictures: See there.
+        max_bad_rows: See there; of each file.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -110,6 +112,7 @@ def read_sources(
                 on_bad_row,
                 pictures=pictures,
                 source=name,
+                max_bad_rows=max_bad_rows,
             )
             found = [
                 replace(

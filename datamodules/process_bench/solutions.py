@@ -18,7 +18,7 @@ from datamodules.conversation.encoder import Conversation, ConversationEncoder
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER
 from datamodules.process_bench.totals import TotalsCheck, check_totals, count_steps
 from datamodules.storage import fields
-from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow
 from datamodules.storage.decoding import broken_pictures
 from datamodules.storage.files import parse_json_line, read_lines
 from datamodules.storage.images import ImageError, check_image
@@ -74,7 +74,10 @@ class ProcessBenchBatch(StepBatch):
 
 
 def read_visual_process_bench(
-    folder: Path, totals: TotalsCheck = "auto", on_bad_row: OnBadRow = "skip"
+    folder: Path,
+    totals: TotalsCheck = "auto",
+    on_bad_row: OnBadRow = "skip",
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> list[JudgedSolution]:
     """Read ``test.jsonl`` of a folder and decode each of its images once.
 
@@ -83,6 +86,7 @@ def read_visual_process_bench(
             read where it is.
         totals: See :func:`datamodules.process_bench.totals.check_totals`.
         on_bad_row: Leave out rows that cannot be used and say how many and which, or raise an error at the first one.
+        max_bad_rows: Largest share of rows to leave out, see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
 
     Raises:
         FileNotFoundError: If the file is not there.
@@ -93,7 +97,7 @@ def read_visual_process_bench(
     if not path.is_file():
         raise FileNotFoundError(f"VisualProcessBench: {path} does not exist; give the folder that holds {FILE_NAME}")
     find_image = ImageFinder(OpenedRoots().with_archives([folder]))
-    solutions, bad = [], BadRows(on_bad_row)
+    solutions, bad = [], BadRows(on_bad_row, max_bad_rows)
     for where, line in read_lines(path):
         try:
             solutions.append(_parse(parse_json_line(line, where), where, find_image))
@@ -106,7 +110,7 @@ def read_visual_process_bench(
     solutions = [solution for solution in solutions if broken.keys().isdisjoint(solution.images)]
     if not solutions:
         raise ValueError(f"{path}: holds no rows that can be used{bad.first}")
-    bad.report(str(path))
+    bad.report(str(path), len(solutions) + len(bad.problems))
     _check_totals(solutions, str(path), totals)
     return solutions
 
@@ -165,11 +169,19 @@ class VisualProcessBenchDataset(Dataset[JudgedSolution]):
         folder: Holds ``test.jsonl`` and the images, unpacked or as ``images.zip``.
         totals: See :func:`datamodules.process_bench.totals.check_totals`.
         on_bad_row: See :func:`read_visual_process_bench`.
+        max_bad_rows: Likewise.
     """
 
-    def __init__(self, folder: Path, totals: TotalsCheck = "auto", on_bad_row: OnBadRow = "skip") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        totals: TotalsCheck = "auto",
+        on_bad_row: OnBadRow = "skip",
+        max_bad_rows: float = MAX_BAD_ROWS,
+    ) -> None:
         self.path, self.totals, self.on_bad_row = folder / FILE_NAME, totals, on_bad_row
-        self.solutions = read_visual_process_bench(folder, totals, on_bad_row)
+        self.max_bad_rows = max_bad_rows
+        self.solutions = read_visual_process_bench(folder, totals, on_bad_row, max_bad_rows)
 
     def __len__(self) -> int:
         return len(self.solutions)
@@ -187,7 +199,7 @@ class VisualProcessBenchDataset(Dataset[JudgedSolution]):
             ValueError: If there is such a solution and bad rows are an error, or there is no other one.
             RuntimeError: If ranks do not have the same solutions.
         """
-        kept, bad = [], BadRows(self.on_bad_row)
+        kept, bad = [], BadRows(self.on_bad_row, self.max_bad_rows)
         for solution in self.solutions:
             try:
                 counter.count({**vars(solution), "steps": list(solution.steps)})
@@ -197,7 +209,7 @@ class VisualProcessBenchDataset(Dataset[JudgedSolution]):
         if not kept:
             raise ValueError(f"{self.path}: no row can be read by this model{bad.first}")
         if bad.problems:
-            bad.report(str(self.path))
+            bad.report(str(self.path), len(self.solutions))
             self.solutions = kept
             _check_totals(kept, str(self.path), self.totals)
         same_on_all_ranks(digest_of(solution.sample_id for solution in kept), "rows of VisualProcessBench")

@@ -20,7 +20,7 @@ from openpyxl.cell import WriteOnlyCell
 from openpyxl.utils.exceptions import InvalidFileException
 
 from datamodules.benchmarks.table import TableRow, check_header, read_table, write_table
-from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow
 from datamodules.storage.fields import first_of, shown
 from datamodules.storage.files import atomic_write_bytes
 
@@ -39,12 +39,13 @@ _ESCAPED_CONTROL = re.compile(r"_x(00[01][0-9A-Fa-f])_")
 _LARGEST_EXACT = 2**53
 
 
-def read_predictions(path: Path, on_bad_row: OnBadRow = "skip") -> list[TableRow]:
+def read_predictions(path: Path, on_bad_row: OnBadRow = "skip", max_bad_rows: float = MAX_BAD_ROWS) -> list[TableRow]:
     """Read a prediction file.
 
     Args:
         path: Ends in ``.tsv`` or ``.xlsx``.
         on_bad_row: Leave out rows that cannot be used and say how many and which, or raise an error at the first one.
+        max_bad_rows: Largest share of these, see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
 
     Returns:
         Its rows, every cell as text; an empty cell is a missing value.
@@ -58,7 +59,7 @@ def read_predictions(path: Path, on_bad_row: OnBadRow = "skip") -> list[TableRow
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such prediction file")
     kind = path.suffix.lower()
-    bad = BadRows(on_bad_row)
+    bad = BadRows(on_bad_row, max_bad_rows)
     if kind == ".tsv":
         table = read_table(path, _REQUIRED, on_bad_row)
         bad.problems += map(str, table.problems)
@@ -67,7 +68,7 @@ def read_predictions(path: Path, on_bad_row: OnBadRow = "skip") -> list[TableRow
         rows = _read_workbook(path, bad)
     else:
         raise _other_kind(path, "; convert it first")
-    bad.report(str(path))
+    bad.report(str(path), len(rows) + len(bad.problems))
     return rows
 
 

@@ -146,7 +146,7 @@ def read_rollouts(path: Path, bad: BadRows | None = None) -> list[LocatedRollout
             bad.add(error)
     if not rollouts:
         raise ValueError(f"{path}: holds no rollouts{' that can be used' if bad.problems else ''}{bad.first}")
-    bad.report(str(path))
+    bad.report(str(path), len(rollouts) + len(bad.problems))
     return rollouts
 
 

@@ -13,7 +13,7 @@ from datamodules.benchmarks.table import read_table
 from datamodules.rollouts.prediction_tables import INDEX, MAX_CELL_LENGTH, PREDICTION, cell_length, read_predictions
 from datamodules.rollouts.released_responses import entry_extraction, entry_id, entry_text, json_entries
 from datamodules.storage import fields
-from datamodules.storage.bad_rows import BadRows, OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow
 from datamodules.storage.fields import first_of, shown
 from datamodules.storage.files import parse_json_line, read_lines
 
@@ -49,6 +49,7 @@ def read_responses(
     folder: Path,
     first_sample_index: int = 0,
     on_bad_row: OnBadRow = "skip",
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> list[Response]:
     """Read the files of other tools.
 
@@ -60,6 +61,7 @@ def read_responses(
         folder: Holds its table.
         first_sample_index: Of the first file, or of the first response to a question.
         on_bad_row: Leave out rows that cannot be used and say how many and which, or raise an error at the first one.
+        max_bad_rows: Largest share of these, see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
 
     Raises:
         FileNotFoundError: If a file is not there.
@@ -74,13 +76,13 @@ def read_responses(
             f"{[*map(str, paths)]}"
         )
     if kinds == {".jsonl"}:
-        return read_plain_rows(paths, benchmark.name, first_sample_index, on_bad_row)
+        return read_plain_rows(paths, benchmark.name, first_sample_index, on_bad_row, max_bad_rows)
     if kinds == {".json"}:
-        return read_released_responses(paths, benchmark, first_sample_index, on_bad_row)
+        return read_released_responses(paths, benchmark, first_sample_index, on_bad_row, max_bad_rows)
     table = table_answers(benchmark, folder)
     responses = []
     for sample_index, path in enumerate(paths, start=first_sample_index):
-        rows = read_predictions(path, on_bad_row)
+        rows = read_predictions(path, on_bad_row, max_bad_rows)
         _check_answers(path, rows, table)
         is_workbook = path.suffix.lower() == ".xlsx"
         for row in rows:
@@ -91,7 +93,11 @@ def read_responses(
 
 
 def read_plain_rows(
-    paths: Sequence[Path], benchmark: str, first_sample_index: int = 0, on_bad_row: OnBadRow = "skip"
+    paths: Sequence[Path],
+    benchmark: str,
+    first_sample_index: int = 0,
+    on_bad_row: OnBadRow = "skip",
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> list[Response]:
     """Read JSON lines: a question (``question_id``, ``index`` or ``id``) and its ``response`` or ``responses`` a row.
 
@@ -107,11 +113,13 @@ def read_plain_rows(
     numbered: dict[str, bool] = {}
     counts: dict[str, int] = {}
     passed_over = 0
-    bad = BadRows(on_bad_row)
+    bad = BadRows(on_bad_row, max_bad_rows)
+    count = 0
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file of responses")
         for where, line in read_lines(path):
+            count += 1
             try:
                 row = parse_json_line(line, where)
                 if row.get("benchmark", benchmark) != benchmark:
@@ -130,7 +138,7 @@ def read_plain_rows(
             ]
     if not responses:
         raise ValueError(f"{', '.join(map(str, paths))}: no responses to questions of {benchmark}{bad.first}")
-    bad.report(", ".join(map(str, paths)))
+    bad.report(", ".join(map(str, paths)), count)
     if passed_over:
         logger.warning("%d rows are of other benchmarks than %s and are passed over", passed_over, benchmark)
     return responses
@@ -150,7 +158,11 @@ def _plain_row(row: Mapping[str, Any], where: str, numbered: dict[str, bool]) ->
 
 
 def read_released_responses(
-    paths: Sequence[Path], benchmark: Benchmark, first_sample_index: int = 0, on_bad_row: OnBadRow = "skip"
+    paths: Sequence[Path],
+    benchmark: Benchmark,
+    first_sample_index: int = 0,
+    on_bad_row: OnBadRow = "skip",
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> list[Response]:
     """Read JSON files of a benchmark's authors; responses to a question are numbered as they come.
 
@@ -160,11 +172,13 @@ def read_released_responses(
     """
     responses: list[Response] = []
     counts: dict[str, int] = {}
-    bad = BadRows(on_bad_row)
+    bad = BadRows(on_bad_row, max_bad_rows)
+    count = 0
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file of responses")
         for where, name, entry in json_entries(path):
+            count += 1
             try:
                 question_id = entry_id(entry, name, where, benchmark.response_fields)
                 text = entry_text(entry, where, benchmark.response_fields)
@@ -176,7 +190,7 @@ def read_released_responses(
             responses.append(Response(where, question_id, sample_index, text, extraction=entry_extraction(entry)))
     if not responses:
         raise ValueError(f"{', '.join(map(str, paths))}: no responses to questions of {benchmark.name}{bad.first}")
-    bad.report(", ".join(map(str, paths)))
+    bad.report(", ".join(map(str, paths)), count)
     return responses
 
 

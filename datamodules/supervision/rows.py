@@ -19,7 +19,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from datamodules.batching.ranks import rank_of_process
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import FEWEST_BAD_ROWS, MAX_BAD_ROWS, OnBadRow, require_few_bad_rows
 from datamodules.storage.fields import first_of
 from datamodules.supervision.consensus import Consensus
 from datamodules.supervision.row_reader import RowReader, bad_rows, row_readers
@@ -74,6 +74,7 @@ def read_rows(
     check_images: bool = True,
     cache_dir: str | Path | None = None,
     consensus: Consensus = "monte_carlo",
+    max_bad_rows: float = MAX_BAD_ROWS,
 ) -> Dataset:
     """Read annotation files into a memory-mapped table with the columns of :data:`FEATURES` and those of their sources.
 
@@ -88,6 +89,7 @@ def read_rows(
             image is then found when its batch is made.
         cache_dir: Folder of the tables; the cache of `datasets` by default.
         consensus: Whose verdicts on steps count, see :mod:`datamodules.supervision.consensus`.
+        max_bad_rows: See :func:`drop_bad_rows`.
 
     Raises:
         FileNotFoundError: If a path does not exist.
@@ -104,7 +106,7 @@ def read_rows(
         if not len(each):
             logger.warning("%s: holds no rows", reader.file)
     table = _with_settings(tables, of_tables)
-    usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations")
+    usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations", max_bad_rows)
     if not len(usable):
         first = next(iter(bad_rows(table).values()), "there are no rows")
         raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}: {first}")
@@ -132,7 +134,9 @@ def _compare_counts(
             logger.warning("%s: %d rows, but %d were announced", ", ".join(source.paths), rows, source.rows)
 
 
-def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, what: str) -> Dataset:
+def drop_bad_rows(
+    table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, what: str, max_bad_rows: float = MAX_BAD_ROWS
+) -> Dataset:
     """Raise an error for the first bad row, or leave out all bad rows with a warning.
 
     Args:
@@ -140,9 +144,12 @@ def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, 
         bad: Row index to problem.
         on_bad_row: "error" or "skip".
         what: Begins the warning.
+        max_bad_rows: Largest share of bad rows to leave out, of all and of each source: a source whose pictures are
+            missing may be a small part of all rows.
 
     Raises:
-        ValueError: If there are bad rows and ``on_bad_row`` is "error".
+        ValueError: If there are bad rows and ``on_bad_row`` is "error", or too many of them, see
+            :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
     """
     if not bad:
         return table
@@ -152,6 +159,12 @@ def drop_bad_rows(table: Dataset, bad: Mapping[int, str], on_bad_row: OnBadRow, 
         more = f" (and {len(bad) - 1} more bad rows of {len(table)})" if len(bad) > 1 else ""
         raise ValueError(f"{first}{more}; correct the rows, or set on_bad_row to 'skip' to leave such rows out")
     sources = Counter(table.select(list(bad))["source"][:]) if "source" in table.column_names else {}
+    require_few_bad_rows(list(bad.values()), len(table), what, max_bad_rows)
+    if max(sources.values(), default=0) >= FEWEST_BAD_ROWS:
+        rows = Counter(table["source"][:])
+        for source in sources:
+            problems = [text for row, text in bad.items() if table[row]["source"] == source]
+            require_few_bad_rows(problems, rows[source], f"{what} of {source}", max_bad_rows)
     counts = ", ".join(f"{source}: {count}" for source, count in sorted(sources.items()))
     logger.warning("%s: %d of %d rows are left out (%s); the first: %s", what, len(bad), len(table), counts, listed)
     return table.select(np.setdiff1d(np.arange(len(table)), np.fromiter(bad, dtype=np.int64)))

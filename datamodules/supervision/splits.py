@@ -13,7 +13,7 @@ from datasets import Dataset
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.special_text import rows_with_text
-from datamodules.storage.bad_rows import OnBadRow
+from datamodules.storage.bad_rows import MAX_BAD_ROWS, OnBadRow
 from datamodules.supervision.consensus import Consensus
 from datamodules.supervision.reading_notices import report_reading, system_prompt_of
 from datamodules.supervision.rows import drop_bad_rows, read_rows
@@ -39,6 +39,7 @@ class ProcessSupervision:
         seed: Of the split and of the choice of rows.
         on_bad_row: Skip rows that cannot be used and say how many and which, or raise an error at the first one.
         check_images: Look at the header of every image when a table is built.
+        max_bad_rows: Largest share of these, of all rows and of those of each source.
         cache_dir: Where tables are kept; the cache of `datasets` by default.
         consensus: Whose verdicts on steps count, see :mod:`datamodules.supervision.consensus`.
         selection: Which of the training rows are trained on, after the validation split was taken; all by default.
@@ -54,6 +55,7 @@ class ProcessSupervision:
     cache_dir: str | None = None
     consensus: Consensus = "monte_carlo"
     selection: RowSelection | None = None
+    max_bad_rows: float = MAX_BAD_ROWS
     tables: dict[str, Dataset] = field(default_factory=dict)
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _unchecked: set[str] = field(default_factory=set)
@@ -122,6 +124,7 @@ class ProcessSupervision:
             check_images=self.check_images,
             cache_dir=self.cache_dir,
             consensus=self.consensus,
+            max_bad_rows=self.max_bad_rows,
         )
 
     def keep(self, name: str, table: Dataset) -> None:
@@ -149,7 +152,7 @@ class ProcessSupervision:
         column = "question" if encoder.rules.question_text == "as_asked" else "question_bare"
         bad = rows_with_text(table, encoder.special_tokens, column)
         report_reading(table, f"{name} rows", encoder)
-        self.keep(name, drop_bad_rows(table, bad, self.on_bad_row, f"{name} rows"))
+        self.keep(name, drop_bad_rows(table, bad, self.on_bad_row, f"{name} rows", self.max_bad_rows))
         self._unchecked.discard(name)
 
     def check_counts(self, name: str, reasons: Mapping[str, str | None]) -> None:

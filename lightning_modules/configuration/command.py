@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +41,20 @@ from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.configuration.mistakes import cause_in_constructor
 from lightning_modules.configuration.out_of_memory import advice, is_out_of_memory
 from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
-from lightning_modules.configuration.places import leaves
+from lightning_modules.configuration.value_ranges import (
+    of_the_shell,
+    require_64_bits,
+    require_paths,
+    require_seed,
+    require_trainer,
+    require_values,
+)
 from lightning_modules.distributed.meta_loading import structure_only
 from lightning_modules.distributed.rank_logging import configure_logging
 from lightning_modules.distributed.time_limits import register_seconds
 
 register_seconds()
 
-_PATH_KEY = re.compile(
-    r"(?:[._]|^)(?:annotations|bench|benchmarks|demonstrations|dir|folder|from|output|path|prompts|rollouts|root|scores)$"
-)
 _NAMED_CHECKPOINTS = (None, "best", "last", "latest", "hpc", "registry")
 
 
@@ -71,6 +74,14 @@ class VisualPRMCLI(LightningCLI):
         known = super().subcommands()
         return {name: skipped for name, skipped in known.items() if name in self._first_words} or known
 
+    def _set_seed(self) -> None:
+        try:
+            require_seed(self._settings["seed_everything"])
+        except ValueError as error:
+            self._add_place(error)
+            raise
+        super()._set_seed()
+
     def instantiate_classes(self) -> None:
         """Make model, data and trainer.
 
@@ -81,6 +92,8 @@ class VisualPRMCLI(LightningCLI):
         try:
             require_64_bits(self._settings)
             require_paths(self._settings)
+            require_values(self._settings)
+            require_trainer(str(self.subcommand), self._settings.get("trainer") or {})
             with structure_only():
                 super().instantiate_classes()
         except Exception as error:  # noqa: BLE001 - it is raised again, without what jsonargparse has put around it
@@ -118,7 +131,8 @@ class VisualPRMCLI(LightningCLI):
     def _run_folder(self) -> Path | None:
         """Where failures are written; nowhere in a trial run."""
         trainer = self._settings.get("trainer") or {}
-        return None if trainer.get("fast_dev_run") else run_folder(trainer)
+        folder = None if trainer.get("fast_dev_run") else run_folder(trainer)
+        return None if folder is None or of_the_shell(str(folder)) else folder
 
     @property
     def _stage(self) -> str:
@@ -189,30 +203,6 @@ class VisualPRMCLI(LightningCLI):
                 require_checkpoint(Path(kwargs["ckpt_path"]))
             kwargs["ckpt_path"] = checkpoint_to_load(self.trainer, subcommand == "fit", kwargs["ckpt_path"])
         return kwargs
-
-
-def require_64_bits(settings: Mapping[str, Any]) -> None:
-    """Refuse whole numbers that nothing can count to.
-
-    Raises:
-        ValueError: That names the first one.
-    """
-    for key, value in leaves(settings):
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError(f"{key} must be a number of at most 64 bits, got {value}")
-
-
-def require_paths(settings: Mapping[str, Any]) -> None:
-    """Refuse empty paths: a variable of the shell that is not set would leave out data, or mean the present folder.
-
-    Raises:
-        ValueError: That names the first one.
-    """
-    for key, value in leaves(settings):
-        if isinstance(value, str) and not value.strip() and _PATH_KEY.search(key):
-            raise ValueError(
-                f"{key} must be a path, got {value!r}; is a variable of the shell not set? Give a path, or leave it out"
-            )
 
 
 def run_command(args: Sequence[str] | None, kind: type[VisualPRMCLI]) -> VisualPRMCLI:

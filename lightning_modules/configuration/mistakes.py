@@ -38,10 +38,11 @@ MAX_LINES = 6
 """Most lines of a report."""
 
 _MAX_WIDTH = 600
+_WRAPPED = re.compile(r"Union subtypes|^Problem with given class_path ")
 _PACKAGES = tuple(
     str(Path(__file__).parents[2] / name) + os.sep for name in ("lightning_modules", "datamodules", "tools")
 )
-_DELIBERATE = (ValueError, TypeError, RuntimeError, FloatingPointError)
+_DELIBERATE = (ValueError, TypeError, RuntimeError, FloatingPointError, ImportError)
 # They tell of another process that is gone, not of anything that the user has given.
 _OF_PROCESSES = (ConnectionError, ChildProcessError, ProcessLookupError, TimeoutError)
 _IN_A_WORKER = re.compile(
@@ -63,8 +64,8 @@ def is_mistake(error: BaseException) -> bool:
 
     - errors of the operating system (a missing file, no permission, a full disk), but not of connections;
     - too little memory, of a GPU or of the machine;
-    - errors of type ``ValueError``, ``TypeError``, ``RuntimeError``, ``FloatingPointError`` or a subclass that a
-      ``raise`` of this project has raised, also in a worker of a dataloader;
+    - errors of type ``ValueError``, ``TypeError``, ``RuntimeError``, ``FloatingPointError``, ``ImportError`` or a
+      subclass that a ``raise`` of this project has raised, also in a worker of a dataloader;
     - what Lightning raises about arguments: ``MisconfigurationException``, and by a ``raise`` an error of these types.
     """
     if isinstance(error, OSError):
@@ -94,7 +95,7 @@ def report(program: str, error: BaseException) -> str:
     if len(message) > room:
         message = [*message[: room - 1], message[-1]] if room > 1 else [" ".join(message)]
     return "".join(
-        f"{_shortened(line)}\n" for line in [f"{program}: error: {message[0]}", *message[1:], *notes][:MAX_LINES]
+        f"{shortened(line)}\n" for line in [f"{program}: error: {message[0]}", *message[1:], *notes][:MAX_LINES]
     )
 
 
@@ -138,9 +139,9 @@ def _of_the_system(error: OSError) -> str:
     link = next((each for each in (path, *path.parents) if _is_broken_link(each)), None)
     if error.errno in (errno.ENOENT, errno.EEXIST) and link is not None:
         return f"{path}: {link} is a link to {os.readlink(link)}, which is not there"
-    above = next((each for each in path.parents if os.path.exists(each)), None)
+    above = next((each for each in (path, *path.parents) if os.path.exists(each)), None)
     if error.errno in (errno.EEXIST, errno.ENOTDIR) and above is not None and not above.is_dir():
-        return f"{path}: {above} is a file, no folder"
+        return f"{path}: {'is' if above == path else f'{above} is'} a file, no folder"
     return f"{path}: {reason}{advice}"
 
 
@@ -151,7 +152,8 @@ def _notes(error: BaseException) -> list[str]:
     return [f"{note} (here with {DEBUG}=1)" if note.startswith(TRACEBACK_NOTE) else note for note in notes]
 
 
-def _shortened(line: str) -> str:
+def shortened(line: str) -> str:
+    """A line of a message, cut where it gets too long to read."""
     return line if len(line) <= _MAX_WIDTH else f"{line[: _MAX_WIDTH - 4]} ..."
 
 
@@ -178,7 +180,7 @@ def _of_worker(error: BaseException) -> str | None:
 
 def cause_in_constructor(error: BaseException) -> BaseException:
     """The error of a constructor, which `jsonargparse` wraps in one about each type that the argument may have."""
-    while isinstance(error, ValueError) and "Union subtypes" in str(error) and error.__cause__ is not None:
+    while isinstance(error, ValueError) and _WRAPPED.search(str(error)) and error.__cause__ is not None:
         error = error.__cause__
     return error
 

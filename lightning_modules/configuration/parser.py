@@ -6,6 +6,7 @@ are merged. So an overlay or an option reaches every value that refers to it.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.renamed_arguments import BothNamesError
-from lightning_modules.configuration.mistakes import is_debugging
+from lightning_modules.configuration.mistakes import is_debugging, shortened
 from lightning_modules.configuration.places import Places
 from lightning_modules.configuration.refusals import explain
 from lightning_modules.configuration.renames import parts_of, renamed_arguments, renamed_config
+from lightning_modules.configuration.yaml_files import problem_of_file
 
 PARSER_OPTIONS = {"parser_mode": "omegaconf+", "allow_abbrev": False}
 """``omegaconf+`` resolves references late. An abbreviated option (``--trainer.max_epoch``) is an error."""
@@ -42,9 +44,11 @@ class ConfigurationParser(LightningArgumentParser):
 
     Attributes:
         places: Where the settings of the last command line stand; for parsers of classes and subcommands, too.
+        first_word: Of that command line, the subcommand as a rule.
     """
 
     places = Places([])
+    first_word = ""
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *more: Any, **options: Any
@@ -53,6 +57,11 @@ class ConfigurationParser(LightningArgumentParser):
         given = sys.argv[1:] if args is None else args
         if self.exit_on_error:  # not for the arguments of a class, which its own parser reads
             ConfigurationParser.places = Places(given)
+            if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+                ConfigurationParser.first_word = next(iter(given), "")
+            for file in self.places.files:
+                if problem := problem_of_file(file):
+                    self.error(problem)
         try:
             words = renamed_arguments(given)
             return super().parse_args([*words, *run_name_option(words)], *more, **options)
@@ -75,7 +84,10 @@ class ConfigurationParser(LightningArgumentParser):
                 traceback.print_stack()
         parser = getattr(ex, "subcommand_parser", None) or self
         first, *more = explain(parser, message, ex, self.places)
-        self.exit(2, "\n".join([f"visualprm: error: {first}", *more]) + "\n")
+        if ConfigurationParser.first_word.startswith("-"):
+            first += "; options of a subcommand follow it: visualprm fit --config FILE"
+        lines = [f"visualprm: error: {first}", *more]
+        self.exit(2, "".join(f"{shortened(line)}\n" for line in lines))
 
     def parse_string(self, content: str, path: str = "", *more: Any, **options: Any) -> Namespace:
         """Parse the text of a configuration file; see the base class."""

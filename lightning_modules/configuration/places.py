@@ -94,13 +94,14 @@ class Places:
         if cited:
             return max(cited, key=lambda each: each[:2])[2]
         words = {word: at for at, word in reversed(list(enumerate(re.findall(r"[\w.]*\w", message))))}
-        # A common word, such as `loss`, may mean anything unless the message begins with it.
+        marks = set(re.findall(r"(?<=`)\w+(?=`)|\b\w+(?==)", message))
+        # A common word, such as `loss`, may mean anything unless the message begins with it, or marks it as a name.
         named = [
             (words[name], -index, place)
             for index, place in enumerate(given)
             if not place.is_item
             for name in (".".join(place.key[start:]) for start in range(len(place.key)))
-            if words.get(name) == 0 or (name in words and ("_" in name or "." in name))
+            if words.get(name) == 0 or (name in words and ("_" in name or "." in name or name in marks))
         ]
         return min(named, key=lambda each: each[:2])[2] if named else None
 

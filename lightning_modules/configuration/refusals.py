@@ -11,7 +11,7 @@ import difflib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,15 @@ from lightning_modules.configuration.places import Place, Places, normalized
 
 _KEY = re.compile(r'^Parser key "(?P<key>[^"]+)"')
 _UNKNOWN = re.compile(r"(?:[Oo]ption '(?P<key>[^']+)' is not accepted|does not accept option '(?P<below>[^']+)')")
+_GROUP = re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<name>[^']+)'")
 _UNRECOGNIZED = re.compile(r"^unrecognized arguments: (?P<words>.*)", re.DOTALL)
 _REQUIRED = re.compile(r"the following arguments are required: (?P<keys>.*)")
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
-_NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\S+)")
+_NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\S*)")
+_NO_SUBCLASS = re.compile(r"^Not a valid subclass of (?P<base>\w+)\. Got value: (?P<value>.*)")
+_NO_SETTINGS = re.compile(r'Parser key "(?P<key>[^"]+)": Unable to load config "(?P<value>[^"]*)"')
+_NESTED = re.compile(r"NestedArg\(key='(?P<name>[^']+)'")
+_SHAPE = re.compile(r"^(?:Not a valid subclass|Expected an? [^.]*(?:[Ll]ist|Sequence))")
 _NO_FILE = re.compile(r"(?P<what>File does not exist|Path is not a file|File is not readable)\S*: '(?P<path>[^']*)'")
 _VARIABLE = re.compile(r"Environment variable '(?P<name>[^']+)' not found")
 _MISSING_KEY = re.compile(r"Interpolation key '(?P<name>[^']+)' not found")
@@ -37,6 +42,9 @@ _EXPECTED = re.compile(r"^Expected an? (?P<type>.*?)(?:\. Got value: (?P<value>.
 _SUBTYPES = re.compile(r"^Subtypes: \[(?P<types>.*)\]$", re.MULTILINE)
 _LITERAL = re.compile(r"typing\.Literal\[([^\]]*)\]")
 _BASES = (LightningModule, LightningDataModule, Callback, Logger, Strategy)
+
+
+_BASE_NAMES = {base.__name__ for base in _BASES}
 
 
 def explain(parser: argparse.ArgumentParser, message: str, error: BaseException | None, places: Places) -> list[str]:
@@ -63,13 +71,36 @@ def explain(parser: argparse.ArgumentParser, message: str, error: BaseException 
     keys = [found["key"] for each in chain if isinstance(each, TypeError) and (found := _KEY.match(str(each)))]
     innermost = chain[-1] if chain else None
     text = _text_of(innermost) if innermost is not None else message
+    text = _of_another_type(text, chain)
     owner = next((found["path"] for each in reversed(chain) if (found := _CLASS.match(str(each)))), None)
+    if found := _GROUP.search(text):
+        return _of_key([*keys, found["group"], found["name"]], owner, _parser_of(chain) or parser, places)
+    if found := _UNRECOGNIZED.match(text):  # an option of a class
+        option = found["words"].split()[0].partition("=")[0].lstrip("-")
+        return _of_key([*keys, option], owner, _parser_of(chain) or parser, places)
     if found := _UNKNOWN.search(text):
         return _of_key([*keys, found["key"] or found["below"]], owner, _parser_of(chain) or parser, places)
     if found := _REQUIRED.search(text):
         return _of_required(keys, found["keys"], owner, places)
+    if found := _NO_SETTINGS.search(message):
+        key = ".".join(dict.fromkeys([*keys, found["key"]]))
+        return _lines(
+            f"{key}: must be a mapping, or a YAML file that holds one, got {found['value']!r}; "
+            f"or give single settings, --{key}.NAME=VALUE",
+            places.of(key),
+        )
     key = ".".join(keys)
+    if found := _NESTED.search(str(_value(chain))):
+        return _lines(
+            f"`{found['name']}` is not a setting of {key} as it is; where that takes a class, give --{key}=CLASS first",
+            places.of(f"{key}.{found['name']}"),
+        )
     place = places.of(key, _value(chain))
+    if found := _NO_SUBCLASS.search(text):
+        return _lines(
+            f"{key}: must be a {found['base']} (class_path, with its init_args), got {found['value']}",
+            place,
+        )
     if (found := _NO_CLASS.search(text)) and found["name"] in _known_classes():
         return _lines(f"{key}: `{found['name']}` is a class of another kind; give one that fits here", place)
     if found := _NO_CLASS.search(text):
@@ -79,6 +110,16 @@ def explain(parser: argparse.ArgumentParser, message: str, error: BaseException 
             places.of(f"{key}.class_path") or place,
         )
     return _lines(f"{key}: {_of_value(text, chain)}" if key else _one_line(text), place)
+
+
+def _of_another_type(text: str, chain: list[BaseException]) -> str:
+    """What is wrong inside a value that may also be no list; only the first type of several has an exception."""
+    if _SHAPE.search(text):
+        for each in reversed(chain):
+            for pattern in (_REQUIRED, _UNKNOWN, _NO_CLASS):
+                if found := pattern.search(str(each)):
+                    return found[0]
+    return text
 
 
 def _of_reference(error: OmegaConfBaseException, places: Places) -> list[str]:
@@ -106,7 +147,7 @@ def _of_yaml(error: yaml.MarkedYAMLError, places: Places) -> list[str]:
 
 def _fails(file: Path) -> bool:
     try:
-        yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError:
         return True
     except (OSError, UnicodeDecodeError):
@@ -137,8 +178,11 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
 def _of_key(keys: list[str], owner: str | None, parser: argparse.ArgumentParser, places: Places) -> list[str]:
     key = ".".join(keys)
     *above, name = normalized(key)
+    kind = ""
+    if above and owner is None and not any(option.startswith(f"--{above[0]}") for option in _options(parser)):
+        above, name = [], above[0]  # nothing has settings below that key
     if owner is not None and above and _takes(owner, above[-1]):  # what is below that argument has no class to name
-        owner = above[-1]
+        kind, owner = _kind_of(owner, above[-1]), above[-1]
         options = [option.removeprefix("--") for option in _options(parser)]
         below = [option.removeprefix(f"{owner}.") for option in options if option.startswith(f"{owner}.")]
         near = below or options
@@ -147,20 +191,35 @@ def _of_key(keys: list[str], owner: str | None, parser: argparse.ArgumentParser,
         near = [option.rpartition(".")[2] for option in _options(parser) if option.startswith(f"--{owner}.")]
     else:
         near = [option.removeprefix("--") for option in _options(parser)]
-    whose = f"a setting of {owner.rpartition('.')[2] if owner else 'this command'}"
+    whose = f"a setting of {owner.rpartition('.')[2] if owner else 'this command'}{f' ({kind})' if kind else ''}"
     matches = difflib.get_close_matches(name, near)
-    advice = _perhaps(matches) if matches else f"; those are {_some(near)}" if near else ""
+    if matches:
+        advice = _perhaps(matches)
+    elif owner and owner.rpartition(".")[2] in _BASE_NAMES:
+        advice = "; give class_path, the class that has it"
+    else:
+        listed = _some(near)
+        advice = f"; those are {listed}" if listed else "; a class has its settings below init_args"
     return _lines(f"`{name}` is not {whose}{advice}", places.of(key) or key)
 
 
 def _takes(owner: str, argument: str) -> bool:
     """Whether the constructor of a class, by its path or a known name, has an argument of this name."""
+    return argument in _parameters_of(owner)
+
+
+def _kind_of(owner: str, argument: str) -> str:
+    """The type of that argument, as its annotation names it."""
+    names = re.findall(r"\w+", str(_parameters_of(owner)[argument].annotation))
+    return " or ".join(name for name in names if name[0].isupper() and name != "None")
+
+
+def _parameters_of(owner: str) -> Mapping[str, inspect.Parameter]:
     known = [each for base in _bases() for each in _below(base) if each.__name__ == owner]
     try:
-        kind = known[0] if known else pkgutil.resolve_name(owner)
-        return argument in inspect.signature(kind).parameters
+        return inspect.signature(known[0] if known else pkgutil.resolve_name(owner)).parameters
     except (ImportError, AttributeError, TypeError, ValueError):
-        return False
+        return {}
 
 
 def _of_required(keys: list[str], missing: str, owner: str | None, places: Places) -> list[str]:
@@ -256,6 +315,8 @@ def _bases() -> tuple[type, ...]:
 
 def _paths_of(name: str) -> list[str]:
     """Class paths of the classes of this project with a name, which a base class does not make known by it."""
+    if not name:
+        return []
     root = Path(__file__).parents[2]
     files = [
         file for package in ("lightning_modules", "datamodules") for file in sorted((root / package).rglob("*.py"))

@@ -45,8 +45,16 @@ class BackboneModule(GlobalMeanModule):
     _dummy_image: DummyImage | None = None
 
     def on_fit_start(self) -> None:
-        """See :meth:`on_validation_start`."""
+        """See :meth:`on_validation_start`.
+
+        Raises:
+            ValueError: If the attention cannot be trained on this device.
+        """
         super().on_fit_start()
+        if self.backbone_options.attention_implementation == "flex_attention" and self.device.type == "cpu":
+            raise ValueError(
+                "backbone.attention_implementation: PyTorch cannot train flex_attention on a CPU; give sdpa or eager"
+            )
         self.on_validation_start()
 
     def on_validation_start(self) -> None:

@@ -206,6 +206,11 @@ def configure_warmup_cosine(
     optimizer = _made(optimizer_factory, groups) if optimizer_factory else _adamw(groups, module)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["multiplier"]
-    total_steps = int(module.trainer.estimated_stepping_batches)
+    total_steps = module.trainer.estimated_stepping_batches
+    if math.isinf(total_steps):
+        raise ValueError(
+            "the learning rate falls to 0 at the last step, so give trainer.max_steps or trainer.max_epochs"
+        )
+    total_steps = int(total_steps)
     schedule = LambdaLR(optimizer, partial(warmup_cosine_factor, total_steps=total_steps, warmup_ratio=warmup_ratio))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

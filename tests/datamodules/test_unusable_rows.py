@@ -1,6 +1,7 @@
 """Training rows that nobody, or not this model, can use: what is left out, when, and that batches keep their shapes."""
 
 import logging
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -122,8 +123,37 @@ def test_a_run_does_not_go_on_without_most_of_its_rows(make):
         batch.left_out = {f"row {number}": f"row {number}: missing"}
         rows.note(batch, "train")
     batch.left_out = {"row 19": "row 19: missing"}
-    with pytest.raises(ValueError, match=r"train rows: 20 of the first 20 rows cannot be used; .* row 19: missing"):
+    with pytest.raises(ValueError, match=r"train rows: 20 of the first 20 rows .*\nby cause: .*\n.* row 19: missing"):
         rows.note(batch, "train")
+
+
+@dataclass
+class Batch:
+    sample_ids: list
+    left_out: dict
+
+
+def noted(rows, total, is_bad, **options):
+    for number in range(total):
+        problem = {f"row {number}": f"a.jsonl:{number}: cut short"} if is_bad(number) else {}
+        rows.note(Batch([f"row {number}"], problem), "train", **options)
+
+
+@pytest.mark.parametrize(("every", "is_refused"), [(20, False), (11, False), (6, True), (2, True)])
+def test_the_first_rows_of_a_random_order_tell_about_all(every, is_refused):
+    """A share that is clearly above a tenth ends a run before it has trained long."""
+    rows = LeftOutRows(0.1)
+    if not is_refused:
+        return noted(rows, 4000, lambda number: number % every == 0)
+    with pytest.raises(ValueError, match=r"more than max_bad_rows=0\.1"):
+        noted(rows, 4000, lambda number: number % every == 0)
+    assert rows.seen["train"] < 500
+
+
+def test_in_a_fixed_order_broken_rows_may_stand_together():
+    noted(LeftOutRows(0.1), 400, lambda number: number < 40, rows=400)
+    with pytest.raises(ValueError, match="41 of 400 rows"):
+        noted(LeftOutRows(0.1), 400, lambda number: number < 41, rows=400)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def annotated_questions(
     sources = [ProcessSource([str(path) for path in paths])]
     readers = [reader for reader, _ in row_readers(sources, image_root, consensus=consensus)]
     scored = None if scores is None else _by_file(read_annotation_scores(scores))
-    bad = BadRows()
+    bad = BadRows(max_bad_rows=1.0)
     found: list[Question] = []
     for number, reader in enumerate(readers):
         of_file = None if scored is None else _scores_of(str(reader.file), scored)
@@ -54,7 +54,7 @@ def annotated_questions(
         raise ValueError(f"{scores}: none of its rows is in {names}; give the annotations that were scored{bad.first}")
     if not found:
         raise ValueError(f"{names}: holds no rows that can be used{bad.first}")
-    bad.report(names)
+    bad.report(names, len(bad.problems))
     return found
 
 

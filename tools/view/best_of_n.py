@@ -15,6 +15,7 @@ from datamodules.conversation.instructions import without_instruction
 from datamodules.conversation.steps import response_steps, split_into_steps
 from datamodules.rollouts.check import check_rollouts
 from datamodules.rollouts.records import Rollout, place, read_rollouts
+from datamodules.storage.bad_rows import BadRows
 from lightning_modules.callbacks.candidate_scores import CandidateScore, read_candidate_scores, response_digest
 from tools.view.contents import Question, Solution
 
@@ -51,7 +52,7 @@ def candidate_questions(
         FileNotFoundError: If a file is not there.
         ValueError: If a file is wrong; if scores are of other rollouts; or if a benchmark is not known.
     """
-    rows: Sequence[Rollout] = read_rollouts(rollouts)
+    rows: Sequence[Rollout] = read_rollouts(rollouts, BadRows(max_bad_rows=1.0))
     scored = None if scores is None else _by_candidate(read_candidate_scores(scores), scores)
     if scored is not None:
         rows = [row for row in rows if (row.benchmark, row.question_id, row.sample_index) in scored]

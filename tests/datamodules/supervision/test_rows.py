@@ -20,6 +20,14 @@ def read(tmp_path, pictures, write_lines):
     return write_and_read
 
 
+def test_most_rows_of_a_source_are_not_left_out(read, raw_row):
+    """They are few of all rows, but a source whose pictures are missing is no accident."""
+    rows = [raw_row(image=None, source="whole")] * 400 + [raw_row(image="none.png", source="gone")] * 20
+    with pytest.raises(ValueError, match=r"^annotations of gone: 20 of 20 rows .*\nby cause: 20 field 'image': "):
+        read(rows, on_bad_row="skip")
+    assert len(read(rows, on_bad_row="skip", max_bad_rows=1.0)) == 400
+
+
 def test_a_raw_row(read, raw_row, tmp_path):
     table = read([raw_row(), raw_row(image=None, source="algebra")])
     assert table[0] == {
