@@ -93,9 +93,12 @@ def read_annotation_scores(path: Path) -> list[AnnotationScore]:
     found = []
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
+        sample_id = text(row, "sample_id", where)
+        if not sample_id.rpartition(":")[2].isdecimal():
+            raise ValueError(f"{where}: field 'sample_id' must end with the row of the solution, got {sample_id!r}")
         scores = numbers(row, "step_scores", where)
         mc = [None if value is None else number({"mc": value}, "mc", where) for value in items(row, "mc", where)]
         if len(scores) != len(mc):
             raise ValueError(f"{where}: {len(scores)} step_scores for {len(mc)} values of mc")
-        found.append(AnnotationScore(text(row, "sample_id", where), scores, mc))
+        found.append(AnnotationScore(sample_id, scores, mc))
     return found

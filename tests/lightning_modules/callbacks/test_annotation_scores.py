@@ -34,6 +34,7 @@ def test_fit_writes_nothing(tmp_path):
     ("line", "message"),
     [
         ('{"sample_id": "a:1", "step_scores": [0.5], "mc": [1.0, null]}', "1 step_scores for 2 values of mc"),
+        ('{"sample_id": "a", "step_scores": [0.5], "mc": [1.0]}', "field 'sample_id' must end with the row"),
         ('{"sample_id": "a:1", "step_scores": [0.5], "mc": ["x"]}', "field 'mc' must be a finite number, got 'x'"),
     ],
 )
