@@ -84,7 +84,7 @@ MISTAKES = [
     (build_process_bench, "--world {folder} --rollouts {file} --output {file}/x", 2, "{file} is a file, no folder"),
     (quickstart, "--output {file}/x", 2, "{file} is a file, no folder"),
     (view, "{folder}/none --output {folder}/page.html", 2, "{folder}/none: no such file or folder"),
-    (view, "{file} --output {folder}/page.html", 2, "neither a row of candidate scores"),
+    (view, "{file} --output {folder}/page.html", 2, "neither a row of scores"),
     (view, "{file} --output {file}/page.html", 2, "{file} is a file, no folder"),
     (view, "{file} --output {folder}/page.html --limit 0", 2, "--limit: must be a whole number of at least 1, got '0'"),
     (view, "{file}", 2, "required: --output"),
