@@ -48,6 +48,7 @@ PRELOADED = (
     "transformers.models.internvl.modeling_internvl",
     "transformers.models.qwen2.modeling_qwen2",
     "transformers.models.got_ocr2.image_processing_got_ocr2",
+    "warm_start",
 )
 _OF_THE_SERVER = {
     "OMP_NUM_THREADS": "1",

@@ -210,7 +210,7 @@ def wait(folder: Path, processes: list[BaseProcess], *, killed: bool = False) ->
         if time.monotonic() > deadline:
             kill(processes)
             raise RuntimeError(f"{folder}: has not ended in {TIME_LIMIT} s\n{outputs(folder)}")
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def kill(processes: list[BaseProcess]) -> None:
@@ -227,7 +227,7 @@ def kill_when(folder: Path, processes: list[BaseProcess], is_time: Callable[[], 
         if time.monotonic() > deadline:
             kill(processes)
             raise RuntimeError(f"{folder}: it was not time to kill for {TIME_LIMIT} s\n{outputs(folder)}")
-        time.sleep(0.0002)
+        time.sleep(0.002)
     kill(processes)
     return True
 
@@ -343,7 +343,7 @@ def killed_and_told_to_end(world: Path, folder: Path, before: Run, after: Run) -
         and not ended(folder, processes)
         and time.monotonic() < deadline
     ):
-        time.sleep(0.0002)
+        time.sleep(0.002)
     processes[1].terminate()
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))

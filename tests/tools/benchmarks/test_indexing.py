@@ -45,7 +45,8 @@ def forked(tmp_path, monkeypatch):
     return commands
 
 
-def test_all_measurements_are_taken(tmp_path, capsys, forked):
+def test_all_measurements_are_taken(tmp_path, capsys, forked, monkeypatch):
+    monkeypatch.setattr(indexing, "NUM_SOURCES", 4)  # each file takes a tenth of a second to open
     results = run(tmp_path / "work", 80, 2)
     assert [results[name]["rows"] for name in ("first", "second", "second_with_workers")] == [80] * 3
     assert results["second_with_workers"]["workers"] == 2
