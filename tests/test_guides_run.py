@@ -42,6 +42,7 @@ PLACES = {
         "runs/paper/table4_test",
     ],
     "world/prompts/process_supervision.jsonl": ["rows.jsonl", "weak.jsonl"],
+    "world/prompts/process_supervision.jsonl.settings": ["rows.jsonl.settings"],
 }
 """What the guides call the parts of the quickstart."""
 
@@ -116,18 +117,18 @@ def home(quickstart_run, tmp_path):
     folder = tmp_path
     for name in ("experiments", "lightning_modules", "datamodules", "tools"):
         (folder / name).symlink_to(REPOSITORY / name)
-    for seed in (0, 2):
-        shutil.copytree(quickstart_run, folder / f"runs/quickstart/seed{seed}")
+    shutil.copytree(quickstart_run, folder / "runs/quickstart/seed0")
     for part, names in PLACES.items():
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(quickstart_run / part)
     shutil.copytree(quickstart_run / "process_reward_model_test", folder / "runs/paper/early_stop_test")
     raw = quickstart_run / "world/prompts"
-    for name in ("downloads/VisualPRM400K-v1.1-Raw", "data/VisualPRM400K-v1.1-Raw"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "annotations.jsonl").symlink_to(raw / "process_supervision.jsonl")
-        (folder / name / "images").symlink_to(raw / "images")
+    for name in ("downloads/VisualPRM400K-v1.1-Raw/a", "data/VisualPRM400K-v1.1-Raw/a", "annotated/rows"):
+        file = folder / f"{name}.jsonl"
+        file.parent.mkdir(parents=True)
+        file.symlink_to(raw / "process_supervision.jsonl")
+        (file.parent / "images").symlink_to(raw / "images")
     (folder / "images").symlink_to(raw / "images")
     (folder / "downloads/VisualPRM400K-v1.1").mkdir()
     with zipfile.ZipFile(folder / "downloads/VisualPRM400K-v1.1/images.zip", "w") as archive:
@@ -162,6 +163,8 @@ def reader(home, monkeypatch):
             if words[0] == "visualprm-convert":
                 Path(words[2]).unlink(missing_ok=True)
             program, arguments = tool
+            if "runs/quickstart/seed2" in arguments:
+                shutil.copytree("runs/quickstart/seed0", "runs/quickstart/seed2")
             fewer = (str(SAMPLES) if before == "--candidates" else word for before, word in pairwise(["", *arguments]))
             monkeypatch.setattr(
                 sys, "argv", [words[0], *(path for word in fewer for path in sorted(glob(word)) or [word])]

@@ -99,7 +99,9 @@ def whole_run(quickstart_run, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "batches_done"), [pytest.param("policy", 7, marks=pytest.mark.thorough), ("process_reward_model", 5)]
+    ("name", "batches_done"),
+    # tests/distributed/test_resume_scenarios.py kills a run inside of an epoch in `make test`, too.
+    [pytest.param(*case, marks=pytest.mark.thorough) for case in (("policy", 7), ("process_reward_model", 5))],
 )
 def test_kill_in_the_middle_of_an_epoch(name, batches_done, quickstart_run, whole_run, tmp_path):
     options = options_of(name, quickstart_run)
