@@ -21,7 +21,7 @@ reproduce: $(VENV)/installed  ## the paper's tables in miniature: three seeds by
 
 # A file of tests stays in one process, which keeps what it sets up; tests/conftest.py puts long files first. Models of
 # tests are so small that one thread a process is fastest.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed  ## the tests of every guarantee, in minutes
 	$(PYTEST) -m "not thorough" tests

@@ -1,6 +1,8 @@
 """Runs of `visualprm predict` through a server that fails: the rows must be those of an undisturbed run."""
 
 import json
+import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from typing import Any
 
 import fork_server
 import yaml
-from cli_runs import QUIET, environment, visualprm, visualprm_until_killed
+from cli_runs import QUIET, environment, visualprm, visualprm_killed_after, visualprm_until_killed
 from fault_proxy import FaultProxy
 
 POLICY = ("lightning_modules.policy.Policy", {"num_samples": 3})
@@ -69,6 +71,10 @@ class ServedRuns:
     def rows(self, folder: Path, module: tuple[str, dict[str, Any]], url: str | None = None) -> list[dict[str, Any]]:
         """What a run in this process writes."""
         visualprm(folder, *self.config(folder, module, url or self.url))
+        return self.written(folder)
+
+    def written(self, folder: Path) -> list[dict[str, Any]]:
+        """The rows of a run that has ended."""
         return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
 
     def finished(self, folder: Path) -> list[str]:
@@ -166,3 +172,21 @@ def check_kill(runs: ServedRuns, folder: Path, module: tuple[str, dict[str, Any]
     assert runs.rows(folder / "killed", module) == undisturbed
     names = [(row["question_id"], row["sample_index"]) if "sample_index" in row else row["id"] for row in undisturbed]
     assert len(names) == len(set(names)) == PROMPTS * (3 if module is POLICY else 2)
+
+
+def check_many_kills(runs: ServedRuns, folder: Path, module: tuple[str, dict[str, Any]], times: int) -> None:
+    """After kill -9 at random moments, again and again, the same command ends with the rows of an undisturbed run."""
+    begin = time.monotonic()
+    undisturbed = runs.rows(folder / "undisturbed", module)
+    whole = time.monotonic() - begin
+    moments, kills = random.Random(times), 0
+    while kills < times:
+        arguments = runs.config(folder / "killed", module, runs.url)
+        if visualprm_killed_after(folder / "killed", moments.uniform(0, 3 * whole), *arguments):
+            kills += 1
+        else:
+            # It came to its end: begin with another one, so that kills hit all moments of a run.
+            assert runs.written(folder / "killed") == undisturbed
+            shutil.rmtree(folder / "killed")
+    assert runs.rows(folder / "killed", module) == undisturbed
+    assert not list((folder / "killed").glob("*.journal-*"))

@@ -269,6 +269,11 @@ def test_kill(runs, tmp_path):
     server_runs.check_kill(runs, tmp_path, ANNOTATOR)
 
 
+@pytest.mark.thorough
+def test_twenty_kills(runs, tmp_path):
+    server_runs.check_many_kills(runs, tmp_path, ANNOTATOR, 20)
+
+
 def test_the_server_itself_is_stopped_and_started_again(server, runs, tmp_path):
     """The last test of this file: in flight requests are broken off by vLLM, and the run goes on with the new one."""
     undisturbed = runs.rows(tmp_path / "undisturbed", POLICY)

@@ -40,6 +40,11 @@ def test_kill(runs, module, tmp_path):
     server_runs.check_kill(runs, tmp_path, module)
 
 
+@pytest.mark.thorough
+def test_twenty_kills(runs, tmp_path):
+    server_runs.check_many_kills(runs, tmp_path, ANNOTATOR, 20)
+
+
 @pytest.mark.parametrize("module", EACH)
 def test_a_refused_prompt_is_left_out_and_named(tiny_world, tmp_path, module):
     """The other prompts have their rows; with on_bad_row: error it is an error."""
