@@ -85,8 +85,8 @@ def explain(parser: argparse.ArgumentParser, message: str, error: BaseException 
     if found := _NO_SETTINGS.search(message):
         key = ".".join(dict.fromkeys([*keys, found["key"]]))
         return _lines(
-            f"{key}: must be a mapping, or a YAML file that holds one, got {found['value']!r}; or give single settings, "
-            f"--{key}.NAME=VALUE",
+            f"{key}: must be a mapping, or a YAML file that holds one, got {found['value']!r}; or "
+            f"give single settings, --{key}.NAME=VALUE",
             places.of(key),
         )
     key = ".".join(keys)
