@@ -246,7 +246,7 @@ class VisualPRM400KDataModule(ResumableData, EvaluationDataModule):
                 self.left_out_rows.note(batch, TRAIN)
             else:
                 ranks = self.trainer.world_size if self.trainer is not None else 1
-                self.left_out_rows.note(batch, PROCESS, -(-len(self.supervision.tables[PROCESS]) // ranks))
+                self.left_out_rows.note(batch, PROCESS, -(-len(self.supervision.tables.get(PROCESS, ())) // ranks))
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
     # --------------------------------------------------------------- training

@@ -16,7 +16,7 @@ import numpy as np
 
 from datamodules.rollouts.records import Rollout, read_rollouts
 from datamodules.storage.bad_rows import BadRows
-from datamodules.storage.files import atomic_write_text, require_writable_file
+from datamodules.storage.files import atomic_write_text, require_another_file, require_writable_file
 from lightning_modules.callbacks.candidate_scores import CandidateScore, read_candidate_scores, response_digest
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import nonempty_path, number, whole_number
@@ -114,9 +114,13 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of orders, halves and bootstrap")
     parser.add_argument("--output", type=nonempty_path, help="Markdown file to write, too")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     given = parser.parse_args()
     if given.output:
         require_writable_file(given.output)
+        require_another_file(given.output, [given.scores, given.rollouts])
+        if given.output.exists() and not given.overwrite:
+            raise FileExistsError(f"{given.output} is there already; give another file or --overwrite")
     if not Path(given.scores).is_file():
         raise FileNotFoundError(f"{given.scores}: no such file; `visualprm test` of a reward model writes it")
     stored = stored_candidates(read_candidate_scores(given.scores), read_rollouts(given.rollouts, BadRows()))

@@ -16,17 +16,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 from rich.console import Console
 from tqdm.auto import tqdm
 
+from datamodules.argument_ranges import require_names
 from datamodules.benchmarks import BENCHMARKS, BenchmarkOptions
 from datamodules.contamination.benchmark_index import BenchmarkIndex, benchmark_entries, process_bench_entries
 from datamodules.contamination.picture_hashes import BITS
 from datamodules.storage.archive_extraction import extract_archive, unpacked_bytes
 from datamodules.storage.files import atomic_write_text, require_another_file, require_writable_file
+from datamodules.supervision.annotation_files import find_annotation_files
 from lightning_modules.callbacks.prediction_record import Record
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import (
@@ -136,9 +140,18 @@ def main(arguments: list[str] | None = None) -> int:
     return _COMMANDS[given.command](given)
 
 
+def _require_report(json: Path | None, paths: Sequence[Path]) -> None:
+    """Refuse to write a report over annotations that are read, or over a file that is no report."""
+    if json is None:
+        return
+    require_writable_file(json)
+    require_another_file(json, [file.path for file in find_annotation_files([str(path) for path in paths])])
+    if json.exists() and json.suffix != ".json":
+        raise FileExistsError(f"{json} is there already, and is no .json file of a report; give another file")
+
+
 def _check(given: argparse.Namespace) -> int:
-    if given.json:
-        require_writable_file(given.json)
+    _require_report(given.json, given.paths)
     report = check_data(
         given.paths,
         given.image_root,
@@ -219,8 +232,8 @@ def _estimate(given: argparse.Namespace) -> int:
 def _decontaminate(given: argparse.Namespace) -> int:
     if given.benchmarks is None and given.visual_process_bench is None:
         raise ValueError("give --benchmarks, --visual-process-bench, or both")
-    if given.json:
-        require_writable_file(given.json)
+    require_names(names=given.names)
+    _require_report(given.json, given.paths)
     if given.output:
         require_new_folder(given.output)
         clean_copies(given.paths, given.image_root)
@@ -232,6 +245,8 @@ def _decontaminate(given: argparse.Namespace) -> int:
     )
     index = BenchmarkIndex(entries, given.ngram)
     found = find_contamination(given.paths, given.image_root, index, given.overlap, given.distance, given.drop)
+    if not found.rows:
+        raise ValueError(f"{', '.join(map(str, given.paths))}: no rows to compare")
     print_tables([found.to_table()])
     for problem in found.unreadable:
         print(problem)

@@ -26,11 +26,15 @@ MAX_BAD_ROWS = 0.1
 FEWEST_BAD_ROWS = 20
 """Fewer bad rows are an error only if they are most of the rows: small sets are for trying things out."""
 
+FEWEST_ROWS = 10
+"""Of fewer rows any number may be bad, but not all of them."""
+
 _CAUSES = 3
 _PLACE = re.compile(r"^.*?:\d+(?: \([^)]*\))?: ")
 _VALUE = re.compile(r"(?:, got |; ).*", re.DOTALL)
 _ERRNO = re.compile(r"\[Errno \d+\] ")
-_DETAIL = re.compile(r"((?:field|column) '[^'\d]*')|'[^']*'|(?<=\[)\d+(?=\])|\S*/\S*|\d+")
+_INDEX = re.compile(r"\[\d+\]")
+_DETAIL = re.compile(r"((?:field|column) '[^']*')|'[^']*'|\S*/\S*|\d+")
 
 
 @dataclass
@@ -100,12 +104,14 @@ def require_few_bad_rows(problems: Sequence[str], rows: int, what: str, max_bad_
         problems: What is wrong with each bad row, with its place.
         rows: How many there are, the bad ones included.
         what: Begins the message.
-        max_bad_rows: Largest share of bad ones. Fewer than :data:`FEWEST_BAD_ROWS` are allowed up to half of the rows.
+        max_bad_rows: Largest share of bad ones. Fewer than :data:`FEWEST_BAD_ROWS` are allowed up to half of the rows,
+            and any number of fewer than :data:`FEWEST_ROWS`.
 
     Raises:
         ValueError: That counts the bad rows by cause and names the first one.
     """
-    if len(problems) <= (max_bad_rows if len(problems) >= FEWEST_BAD_ROWS else max(max_bad_rows, 0.5)) * rows:
+    share = max_bad_rows if len(problems) >= FEWEST_BAD_ROWS else max(max_bad_rows, 0.5)
+    if rows < FEWEST_ROWS or len(problems) <= share * rows:
         return
     raise ValueError(
         f"{what}: {len(problems)} of {rows} rows cannot be used, more than max_bad_rows={max_bad_rows:g}; correct "
@@ -124,5 +130,5 @@ def causes(problems: Iterable[str]) -> str:
 
 
 def _cause(problem: str) -> str:
-    text = _VALUE.sub("", _ERRNO.sub("", _PLACE.sub("", problem)))
+    text = _INDEX.sub("[...]", _VALUE.sub("", _ERRNO.sub("", _PLACE.sub("", problem))))
     return " ".join(_DETAIL.sub(lambda found: found[1] or "...", text).split()).strip(" .:") or "unknown"

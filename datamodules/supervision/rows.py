@@ -106,11 +106,11 @@ def read_rows(
         if not len(each):
             logger.warning("%s: holds no rows", reader.file)
     table = _with_settings(tables, of_tables)
-    usable = drop_bad_rows(table, bad_rows(table), on_bad_row, "annotations", max_bad_rows)
-    if not len(usable):
-        first = next(iter(bad_rows(table).values()), "there are no rows")
+    bad = bad_rows(table)
+    if len(bad) == len(table):
+        first = next(iter(bad.values()), "there are no rows")
         raise ValueError(f"no usable rows in {', '.join(str(reader.file) for reader, _ in readers)}: {first}")
-    return usable
+    return drop_bad_rows(table, bad, on_bad_row, "annotations", max_bad_rows)
 
 
 def _with_settings(tables: Sequence[Dataset], of_tables: Sequence[ProcessSource]) -> Dataset:

@@ -133,10 +133,10 @@ class Batch:
     left_out: dict
 
 
-def noted(rows, total, is_bad, **options):
+def noted(rows, total, is_bad, of=None):
     for number in range(total):
         problem = {f"row {number}": f"a.jsonl:{number}: cut short"} if is_bad(number) else {}
-        rows.note(Batch([f"row {number}"], problem), "train", **options)
+        rows.note(Batch([f"row {number}"], problem), "train", of)
 
 
 @pytest.mark.parametrize(("every", "is_refused"), [(20, False), (11, False), (6, True), (2, True)])
@@ -151,9 +151,9 @@ def test_the_first_rows_of_a_random_order_tell_about_all(every, is_refused):
 
 
 def test_in_a_fixed_order_broken_rows_may_stand_together():
-    noted(LeftOutRows(0.1), 400, lambda number: number < 40, rows=400)
+    noted(LeftOutRows(0.1), 400, lambda number: number < 40, of=400)
     with pytest.raises(ValueError, match="41 of 400 rows"):
-        noted(LeftOutRows(0.1), 400, lambda number: number < 41, rows=400)
+        noted(LeftOutRows(0.1), 400, lambda number: number < 41, of=400)
 
 
 @pytest.mark.parametrize(

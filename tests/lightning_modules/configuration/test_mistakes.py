@@ -208,7 +208,7 @@ MISTAKES = {
         ("--model.optimizer=torch.optim.AdamW", "--model.optimizer.eps=-1"),
     ),
     "setting that the optimizer does not have": Mistake(
-        "`foo` is not a setting of optimizer; those are amsgrad, betas",
+        r"`foo` is not a setting of optimizer \(\w+\); those are amsgrad, betas",
         ("--model.optimizer=torch.optim.AdamW", "--model.optimizer.foo=1"),
         status=2,
     ),
