@@ -59,6 +59,8 @@ class PredictionWriter(Callback):
 
     def __init__(self, output: str, overwrite: bool = False) -> None:
         self.output = given_path(output, "output")
+        if Path(self.output).is_dir():
+            raise IsADirectoryError(f"output: {output} is a folder; a file is to be written there")
         self.overwrite = overwrite
         self.checkpoint: str | None = None
         self._journals: dict[str, IO[str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ import lightning_modules.response_likelihood
 import lightning_modules.step_judge
 import lightning_modules.step_search  # noqa: F401
 from datamodules.storage.checkpoint_names import require_checkpoint
+from datamodules.storage.files import require_another_file
 from lightning_modules.callbacks.defaults import add_default_callbacks, chosen_callbacks
 from lightning_modules.callbacks.failure_log import FailureLog, log_failure, run_folder
 from lightning_modules.callbacks.interrupt import Interrupt
@@ -41,6 +43,7 @@ from lightning_modules.callbacks.run_checkpoints import checkpoint_to_load
 from lightning_modules.configuration.mistakes import cause_in_constructor
 from lightning_modules.configuration.out_of_memory import advice, is_out_of_memory
 from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
+from lightning_modules.configuration.places import leaves
 from lightning_modules.configuration.value_ranges import (
     of_the_shell,
     require_64_bits,
@@ -179,9 +182,15 @@ class VisualPRMCLI(LightningCLI):
         return parser
 
     def before_predict(self) -> None:
-        """Tell what writes the predictions of which weights they are, and whether to begin anew."""
+        """Tell what writes the predictions of which weights they are, and whether to begin anew.
+
+        Raises:
+            FileExistsError: If they would replace a file that is read.
+        """
+        read = [Path(value) for _, value in leaves(self._settings.get("data")) if value and isinstance(value, str)]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, PredictionWriter):
+                require_another_file(Path(callback.output), [path for path in read if os.path.isfile(path)])
                 callback.overwrite |= self._get(self.config_init, "overwrite")
                 callback.checkpoint = self._get(self.config_init, "ckpt_path")
 

@@ -109,6 +109,8 @@ def require_trainer(subcommand: str, trainer: Mapping[str, Any]) -> None:
         raise ValueError("trainer.val_check_interval must be above 0, got 0; set limit_val_batches 0 to never validate")
     if subcommand == "fit" and trainer.get("limit_train_batches") == 0:
         raise ValueError("trainer.limit_train_batches 0 trains on nothing; give at least 1, or leave it out")
+    if subcommand == "predict" and trainer.get("limit_predict_batches") == 0:
+        raise ValueError("trainer.limit_predict_batches 0 predicts nothing; give at least 1, or leave it out")
     steps, most = trainer.get("min_steps"), trainer.get("max_steps")
     if steps is not None and most is not None and 0 <= most < steps:
         raise ValueError(f"trainer.min_steps must be at most max_steps={most}, got {steps}")

@@ -300,6 +300,45 @@ MISTAKES = {
         change={"model": None, "data": None},
         command="predict",
     ),
+    "prompts as output": Mistake(
+        r"prompts\.jsonl is read, and would be replaced; give another file",
+        (
+            "--overwrite",
+            "--model=Policy",
+            "--model.model_name_or_path={model}",
+            "--data=PromptDataModule",
+            "--data.prompts={folder}/prompts.jsonl",
+            "--trainer.callbacks+=PredictionWriter",
+            "--trainer.callbacks.output={folder}/prompts.jsonl",
+        ),
+        change={"model": None, "data": None},
+        command="predict",
+    ),
+    "folder as output": Mistake(
+        "output: {folder} is a folder; a file is to be written there",
+        ("--trainer.callbacks+=PredictionWriter", "--trainer.callbacks.output={folder}"),
+        command="predict",
+    ),
+    "key of sampling": Mistake(
+        r"`temprature` is not a setting of sampling \(SamplingParameters\); did you mean `temperature`",
+        ("--model=Policy", "--model.model_name_or_path={model}", "--model.sampling={temprature: 1}"),
+        change={"model": None},
+        status=2,
+        command="predict",
+    ),
+    "names twice": Mistake(
+        "benchmark_names has 'MathVision' 2 times", ("--data.benchmark_names=[MathVision,MathVision]",)
+    ),
+    "attention of a GPU": Mistake(
+        "PyTorch cannot train flex_attention on a CPU; give sdpa or eager",
+        ("--model.backbone.attention_implementation=flex_attention",),
+        place=r"at command line: --model\.backbone\.attention_implementation=flex_attention",
+    ),
+    "null for a number": Mistake("data.batch_size must have a value, got null", ("--data.batch_size=null",)),
+    "schedule without an end": Mistake(
+        "give trainer.max_steps or trainer.max_epochs", ("--trainer.max_steps=-1", "--trainer.max_epochs=-1")
+    ),
+    "logger that is not installed": Mistake("Requirement 'wandb", ("--trainer.logger=WandbLogger",)),
     "link to nothing": Mistake("link: is a link to nowhere, which is not there", ("--ckpt_path={folder}/link",)),
 }
 

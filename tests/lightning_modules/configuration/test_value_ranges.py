@@ -48,7 +48,9 @@ def test_what_the_trainer_may_have(trainer):
 def test_steps_of_the_trainer():
     with pytest.raises(ValueError, match=r"min_steps must be at most max_steps=2, got 3"):
         require_trainer("fit", {"min_steps": 3, "max_steps": 2})
-    require_trainer("validate", {"limit_train_batches": 0})
+    require_trainer("validate", {"limit_train_batches": 0, "limit_predict_batches": 0})
+    with pytest.raises(ValueError, match="limit_predict_batches 0 predicts nothing"):
+        require_trainer("predict", {"limit_predict_batches": 0})
 
 
 @pytest.mark.parametrize(
