@@ -13,11 +13,12 @@ from lightning.pytorch import LightningModule, Trainer
 from datamodules.batching.collate import StepBatch
 from datamodules.interfaces import EvaluationData, data_module_of
 from datamodules.process_bench.solutions import ProcessBenchBatch
-from datamodules.storage.fields import items, number, numbers, text
-from datamodules.storage.files import atomic_write_jsonl, read_jsonl
+from datamodules.storage.fields import number
+from datamodules.storage.files import atomic_write_jsonl
 from datamodules.supervision.splits import PROCESS
 from lightning_modules.callbacks.evaluation import EvaluationCallback, Key
 from lightning_modules.callbacks.reporting import output_folder
+from lightning_modules.callbacks.step_scores import scored_lines
 
 ANNOTATION_SCORES = "annotation_scores.jsonl"
 
@@ -90,15 +91,9 @@ def read_annotation_scores(path: Path) -> list[AnnotationScore]:
         FileNotFoundError: If there is no such file.
         ValueError: If a line is malformed; names file, line and field.
     """
-    found = []
-    for line, row in read_jsonl(path):
-        where = f"{path}:{line}"
-        sample_id = text(row, "sample_id", where)
-        if not sample_id.rpartition(":")[2].isdecimal():
-            raise ValueError(f"{where}: field 'sample_id' must end with the row of the solution, got {sample_id!r}")
-        scores = numbers(row, "step_scores", where)
-        mc = [None if value is None else number({"mc": value}, "mc", where) for value in items(row, "mc", where)]
-        if len(scores) != len(mc):
-            raise ValueError(f"{where}: {len(scores)} step_scores for {len(mc)} values of mc")
-        found.append(AnnotationScore(sample_id, scores, mc))
-    return found
+    return [
+        AnnotationScore(
+            sample_id, scores, [None if value is None else number({"mc": value}, "mc", where) for value in mc]
+        )
+        for where, _, sample_id, scores, mc in scored_lines(path, "mc")
+    ]

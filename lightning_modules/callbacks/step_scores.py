@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.storage.fields import integer, items, numbers, text
 from datamodules.storage.files import atomic_write_jsonl, read_jsonl
@@ -41,6 +42,31 @@ def write_step_scores(path: Path, solutions: Sequence[ScoredSolution]) -> None:
     atomic_write_jsonl(path, map(vars, rows))
 
 
+def scored_lines(path: Path, labels: str) -> Iterator[tuple[str, dict[str, Any], str, list[float], list[Any]]]:
+    """The lines of a file that has, for each solution, as many scores as labels.
+
+    Args:
+        path: Of the file.
+        labels: Name of the field that holds the labels.
+
+    Yields:
+        Place, line, ``sample_id``, step scores, and the labels as they are.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is malformed; names file, line and field.
+    """
+    for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        sample_id = text(row, "sample_id", where)
+        if not sample_id.rpartition(":")[2].isdecimal():
+            raise ValueError(f"{where}: field 'sample_id' must end with the row of the solution, got {sample_id!r}")
+        scores, values = numbers(row, "step_scores", where), items(row, labels, where)
+        if len(scores) != len(values):
+            raise ValueError(f"{where}: {len(scores)} step_scores for {len(values)} values of {labels}")
+        yield where, row, sample_id, scores, values
+
+
 def read_step_scores(path: Path) -> list[StepScores]:
     """Read the file.
 
@@ -48,21 +74,12 @@ def read_step_scores(path: Path) -> list[StepScores]:
         FileNotFoundError: If there is no such file.
         ValueError: If a line is malformed; names file, line and field.
     """
-    found = []
-    for line, row in read_jsonl(path):
-        where = f"{path}:{line}"
-        sample_id = text(row, "sample_id", where)
-        if not sample_id.rpartition(":")[2].isdecimal():
-            raise ValueError(f"{where}: field 'sample_id' must end with the line of the solution, got {sample_id!r}")
-        scores, labels = numbers(row, "step_scores", where), items(row, "correctness", where)
-        if len(scores) != len(labels):
-            raise ValueError(f"{where}: {len(scores)} step_scores for {len(labels)} values of correctness")
-        found.append(
-            StepScores(
-                sample_id,
-                text(row, "source", where),
-                scores,
-                [integer({"correctness": label}, "correctness", where, minimum=-1) for label in labels],
-            )
+    return [
+        StepScores(
+            sample_id,
+            text(row, "source", where),
+            scores,
+            [integer({"correctness": label}, "correctness", where, minimum=-1) for label in labels],
         )
-    return found
+        for where, row, sample_id, scores, labels in scored_lines(path, "correctness")
+    ]

@@ -187,10 +187,12 @@ class VisualPRMCLI(LightningCLI):
         Raises:
             FileExistsError: If they would replace a file that is read.
         """
-        read = [Path(value) for _, value in leaves(self._settings.get("data")) if value and isinstance(value, str)]
+        settings = [self._settings.get(name) for name in ("data", "model")]
+        values = [value for _, value in leaves(settings) if value and isinstance(value, str)]
+        read = [Path(value) for value in values if os.path.isfile(value)]
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, PredictionWriter):
-                require_another_file(Path(callback.output), [path for path in read if os.path.isfile(path)])
+                require_another_file(Path(callback.output), read)
                 callback.overwrite |= self._get(self.config_init, "overwrite")
                 callback.checkpoint = self._get(self.config_init, "ckpt_path")
 

@@ -65,9 +65,10 @@ def _repeated(node: yaml.Node, key: str, file: Path, seen: set[int]) -> Iterator
         for name, value in node.value:
             written = f"{key}.{name.value}".lstrip(".")
             line = name.start_mark.line + 1
-            first = lines.setdefault(str(name.value), line)
-            if name.tag != _MERGE and first != line:
+            if name.tag != _MERGE and name.value in lines:
+                first = lines[name.value]
                 yield f"{file}:{line}: {written}: is there already, in line {first}; remove one of both"
+            lines.setdefault(str(name.value), line)
             yield from _repeated(value, written, file, seen)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):

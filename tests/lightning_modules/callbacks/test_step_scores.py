@@ -26,7 +26,7 @@ def test_a_test_writes_the_scores_of_all_steps(tmp_path):
             '{"sample_id": "a:1", "source": "s", "step_scores": [1], "correctness": [1, 0]}',
             "1 step_scores for 2 values",
         ),
-        ('{"sample_id": "a", "source": "s", "step_scores": [1], "correctness": [1]}', "must end with the line"),
+        ('{"sample_id": "a", "source": "s", "step_scores": [1], "correctness": [1]}', "must end with the row"),
         ('{"sample_id": "a:1", "source": "s", "step_scores": ["x"], "correctness": [1]}', "'step_scores' must be a"),
     ],
 )

@@ -314,6 +314,21 @@ MISTAKES = {
         change={"model": None, "data": None},
         command="predict",
     ),
+    "solutions as output": Mistake(
+        r"solutions\.jsonl is read, and would be replaced; give another file",
+        (
+            "--overwrite",
+            "--model=MonteCarloAnnotator",
+            "--model.model_name_or_path={model}",
+            "--model.solutions_from={folder}/solutions.jsonl",
+            "--data=PromptDataModule",
+            "--data.prompts={folder}/prompts.jsonl",
+            "--trainer.callbacks+=PredictionWriter",
+            "--trainer.callbacks.output={folder}/solutions.jsonl",
+        ),
+        change={"model": None, "data": None},
+        command="predict",
+    ),
     "folder as output": Mistake(
         "output: {folder} is a folder; a file is to be written there",
         ("--trainer.callbacks+=PredictionWriter", "--trainer.callbacks.output={folder}"),
@@ -354,6 +369,7 @@ def folder(tmp_path_factory, tiny_checkpoint):
     (folder / "empty.jsonl").touch()
     (folder / "empty").mkdir()
     (folder / "link").symlink_to("nowhere")
+    (folder / "solutions.jsonl").write_text('{"id": "0/0", "response": "2"}\n')
     (folder / "prompts.jsonl").write_text('{"question": "How many?", "answer": "2"}\n')
     (folder / "broken.yaml").write_text("model:\n  a: [1\n  b: 2\n")
     (folder / "cut").mkdir()

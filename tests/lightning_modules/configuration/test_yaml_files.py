@@ -12,6 +12,10 @@ SOUND = "model:\n  class_path: Policy\n  init_args: {a: 1}\ntrainer:\n  max_step
     [
         (SOUND + "trainer:\n  max_epochs: 1\n", "{file}:6: trainer: is there already, in line 4; remove one of both"),
         ("trainer:\n  a: 1\n  a: 2\n", "{file}:3: trainer.a: is there already, in line 2; remove one of both"),
+        (
+            "model:\n  init_args: {a: 1, a: 2}\n",
+            "{file}:2: model.init_args.a: is there already, in line 2; remove one of both",
+        ),
         ("- a\n", "{file}: must hold keys (model: ..., data: ..., trainer: ...), but holds a list"),
         ("text", "{file}: must hold keys (model: ..., data: ..., trainer: ...), but holds a single value"),
         ("", "{file}: is empty; give a YAML file of settings (model: ..., data: ..., trainer: ...)"),
