@@ -35,8 +35,17 @@ ABLATIONS = {
 RUN_FOR_REAL = {"base", "outcome_reward_model", "outcome_reward_model_test", "annotation"}
 """Stages of the quickstart, which `quickstart_run` runs, whose trial run is like that of another stage."""
 
-LIKE_OTHERS = {"best_first", "lookahead", "judge"}
-"""Searches and critics, whose modules have tests of their own, that differ from others in a few settings."""
+LIKE_OTHERS = {"best_first", "lookahead", "judge", "qlora", "qlora_80gb", "single_device", "ddp"}
+"""Searches, critics, quantized trainings and strategies that differ from others in a few settings; all have tests of
+their own."""
+
+
+PARTS_OF_OTHER_RUNS = {
+    "experiments/quickstart/policy.yaml",  # `quickstart_run`
+    "experiments/visualprm_8b/full.yaml",  # what all others of its folder are laid over
+    "experiments/strategies/fsdp2.yaml",  # tests/distributed
+}
+"""Files that a test runs in any case."""
 
 
 def name_of(path):
@@ -92,18 +101,33 @@ def seeds(node):
             yield from seeds(value)
 
 
-# Tests of reward models draw nothing but resamples.
-SEEDED = [path for path in EXPERIMENTS if path.parent.name not in ("strategies", "paper") or path.stem == "rollouts"]
+def is_seeded(path):
+    """Tests of reward models draw nothing but resamples."""
+    return path.parent.name not in ("strategies", "paper") or path.stem == "rollouts"
 
 
-@pytest.mark.parametrize("path", SEEDED, ids=name_of)
-def test_the_seed_of_the_command_reaches_everything(path):
-    config = with_seed_3(path)
+def assert_the_seed_is_3_everywhere(config, path):
     assert config["seed_everything"] == 3
     assert config["data"]["init_args"]["seed"] == 3
     if path.stem in ("rollouts", "annotation"):
         assert config["model"]["init_args"]["sampling"]["seed"] == 3
     assert set(seeds([config["model"], config["data"]])) == {3}
+
+
+def is_tried(path):
+    """Whether `make test` runs an experiment for a batch; tests/test_ablations.py runs ablations by the same commands.
+
+    What is beyond the paper is a callback or an option of a training that is run, with tests of its own.
+    """
+    is_run_elsewhere = path.parent.name in ("ablations", "beyond") or path.stem in RUN_FOR_REAL | LIKE_OTHERS
+    is_run_elsewhere |= path.parent.name == "paper" and path.stem != "table8"
+    return not is_run_elsewhere and name_of(path) not in PARTS_OF_OTHER_RUNS
+
+
+@pytest.mark.parametrize("path", [path for path in EXPERIMENTS if is_seeded(path) and not is_tried(path)], ids=name_of)
+def test_the_seed_of_the_command_reaches_everything(path):
+    """Of the others it is checked where they run."""
+    assert_the_seed_is_3_everywhere(with_seed_3(path), path)
 
 
 def places(config):
@@ -317,7 +341,7 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request)
         return ["--data.batch_size=1", *(["--model.sampling.max_new_tokens=4"] if path.stem != "likelihood" else [])]
     if path.parent.name == "servers" and command_of(path)[0] == "test":
         monkeypatch.setenv("VISUALPRM_SERVERS", request.getfixturevalue("judging_server").url)
-        return [FEWER_CANDIDATES]
+        return [FEWER_CANDIDATES, "--data.eval_batch_size=2", "--data.questions_per_batch=1"]
     if path.parent.name == "quickstart" and command_of(path)[0] == "test":
         return [FEWER_CANDIDATES]
     if path.parent.name == "servers":
@@ -342,30 +366,19 @@ def on_this_machine(path, quickstart_run, tiny_checkpoint, monkeypatch, request)
     return ["--trainer.accelerator=cpu", "--trainer.devices=1", "--data.validation_fraction=0.2"]
 
 
-PARTS_OF_OTHER_RUNS = {
-    "experiments/quickstart/policy.yaml",  # `quickstart_run`
-    "experiments/visualprm_8b/full.yaml",  # what all others of its folder are laid over
-    "experiments/strategies/fsdp2.yaml",  # tests/distributed
-}
-"""Files that a test runs in any case."""
-
-
 def trial_run(path):
-    """A case of the test below; tests/test_ablations.py runs ablations by the same commands.
-
-    What is beyond the paper is a callback or an option of a training that is run, with tests of its own.
-    """
-    is_run_elsewhere = path.parent.name in ("ablations", "beyond") or path.stem in RUN_FOR_REAL | LIKE_OTHERS
-    is_run_elsewhere |= path.parent.name == "paper" and path.stem != "table8"
-    is_run_elsewhere |= name_of(path) in PARTS_OF_OTHER_RUNS
-    return pytest.param(path, marks=[pytest.mark.thorough] if is_run_elsewhere else [], id=name_of(path))
+    """A case of the test below."""
+    return pytest.param(path, marks=[] if is_tried(path) else [pytest.mark.thorough], id=name_of(path))
 
 
 @pytest.mark.parametrize("path", map(trial_run, [path for path in EXPERIMENTS if path.stem != "table5"]))
 def test_fast_dev_run(path, quickstart_run, on_this_machine):
     arguments = command_of(path)
     before = files_of(quickstart_run)
-    cli = visualprm(quickstart_run, *arguments, "--trainer.fast_dev_run=true", *on_this_machine)
+    seed = ["--seed_everything=3"] if is_seeded(path) else []
+    cli = visualprm(quickstart_run, *arguments, *seed, "--trainer.fast_dev_run=true", *on_this_machine)
+    if seed:
+        assert_the_seed_is_3_everywhere(cli.config[arguments[0]].as_dict(), path)
     assert cli.trainer.state.finished
     assert cli.trainer.fast_dev_run
     # A trial run leaves no result behind that the real run would take for its own.

@@ -102,7 +102,12 @@ def recount(annotator, batch, max_steps, released=False, early_stop=False):
 
 @pytest.mark.parametrize(
     ("max_steps", "options"),
-    [(12, {}), (2, {}), (12, RELEASED), (3, RELEASED | {"early_stop": True})],
+    [
+        (12, {}),
+        pytest.param(2, {}, marks=pytest.mark.thorough),
+        pytest.param(12, RELEASED, marks=pytest.mark.thorough),
+        (3, RELEASED | {"early_stop": True}),
+    ],
 )
 def test_counts_equal_a_recount_one_by_one(sharp_checkpoint, batch, max_steps, options):
     fewer = {"num_continuations": 2} if options else {}
