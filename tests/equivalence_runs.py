@@ -19,6 +19,7 @@ from datamodules.benchmarks.table import encode_image, write_table
 from datamodules.prompts_datamodule import PromptDataModule
 from datamodules.rollouts.records import Rollout, write_rollouts
 from datamodules.visual_prm_400k import VisualPRM400KDataModule
+from lightning_modules import step_judge
 from lightning_modules.annotation import MonteCarloAnnotator
 from lightning_modules.callbacks.best_of_n import BestOfN
 from lightning_modules.callbacks.prediction_writer import PredictionWriter
@@ -26,11 +27,14 @@ from lightning_modules.callbacks.process_bench import ProcessBench
 from lightning_modules.distributed.fully_sharded import FullyShardedStrategy
 from lightning_modules.distributed.gradients import clip_gradient_norm, gradient_norm
 from lightning_modules.generation.sampling import SamplingParameters
+from lightning_modules.knockout_judge import KnockoutJudge
 from lightning_modules.model.backbone import BackboneOptions
 from lightning_modules.model.lora import LoraOptions
 from lightning_modules.policy import Policy
 from lightning_modules.process_reward import ProcessRewardModel, RewardModelServer
+from lightning_modules.response_likelihood import ResponseLikelihood
 from lightning_modules.search.options import SearchOptions
+from lightning_modules.step_judge import StepJudge
 from lightning_modules.step_search import SearchRewardModel, StepSearch
 
 PICTURES = 4
@@ -239,23 +243,31 @@ def evaluate(world, folder, strategy, base_urls=()):
 
 
 def predict(world, folder, strategy):
-    """Rollouts of a policy, Monte Carlo annotation, and searches led by a reward model."""
+    """Rollouts of a policy, Monte Carlo annotation, searches led by a reward model, and critics of the rollouts."""
     checkpoint = (world / "checkpoint.txt").read_text()
     sampling = SamplingParameters(temperature=1.0, max_new_tokens=20, seed=1)
-    modules = {
-        "rollouts": Policy(checkpoint, num_samples=2, sampling=sampling),
-        "annotation": MonteCarloAnnotator(
+    few = SamplingParameters(temperature=0.0, max_new_tokens=2)
+    rollouts = str(folder / f"rollouts-{strategy}.jsonl")
+    makers = {
+        "rollouts": lambda: Policy(checkpoint, num_samples=2, sampling=sampling),
+        "annotation": lambda: MonteCarloAnnotator(
             checkpoint, num_solutions=2, num_continuations=2, sampling=sampling, max_batch_rows=4
         ),
-        "search": StepSearch(
+        "search": lambda: StepSearch(
             checkpoint,
             SearchRewardModel(checkpoint),
             SearchOptions(width=2, expansion=2, lookahead=1, max_depth=3),
             num_candidates=2,
             sampling=sampling,
         ),
+        "likelihood": lambda: ResponseLikelihood(checkpoint, rollouts, cut_at=20),
+        "judge": lambda: StepJudge(checkpoint, rollouts, sampling=few, score="probability"),
+        "knockout": lambda: KnockoutJudge(checkpoint, rollouts, sampling=few),
     }
-    for name, module in modules.items():
+    # A random model writes no verdicts, so what it has written is taken for one.
+    step_judge.text_before_verdict, step_judge._OPTIONS = (lambda text: ""), (("3",), ("7",))
+    for name, make in makers.items():
+        module = make()
         like_blank_lines(module)
         data = PromptDataModule(prompts=str(world / "prompts.jsonl"), batch_size=2, instruction="")
         output = folder / f"{name}-{strategy}.jsonl"

@@ -19,8 +19,8 @@ class GivenSolutions:
 
     Args:
         path: Rows have an ``id``, which is the prompt's id, a slash, and the number of the solution, and a
-            ``response``. What else they have is not looked at. Rollout rows of benchmarks are taken as they are; those
-            of a question must stand in the order of their samples.
+            ``response``. What else they have is not looked at. Rollout rows are taken as they are; those of a question
+            must stand in the order of their samples.
 
     Attributes:
         digest: Of the file's content.
@@ -37,6 +37,8 @@ class GivenSolutions:
         self._has_warned = False
         self._num_asked = self._num_found = 0
         self._offsets: dict[str, list[int]] = {}
+        # Rollouts of a user's own prompts have the prompt's id as `question_id`, beside the name of its source.
+        self._names_of: dict[str, set[str]] = {}
         content = hashlib.sha256()
         offset = 0
         with path.open("rb") as lines:
@@ -44,8 +46,11 @@ class GivenSolutions:
                 content.update(line)
                 if line.strip():
                     where = f"{path}:{number}"
-                    row_id = _id_of(parse_json_line(line, where), where)
+                    row = parse_json_line(line, where)
+                    row_id = _id_of(row, where)
                     prompt_id, _, index = row_id.rpartition("/")
+                    if "id" not in row:
+                        self._names_of.setdefault(row["question_id"], set()).add(prompt_id)
                     known = self._offsets.setdefault(prompt_id, [])
                     if not prompt_id or index != str(len(known)):
                         raise ValueError(
@@ -59,12 +64,15 @@ class GivenSolutions:
         self.digest = content.hexdigest()[:16]
 
     def of(self, prompt_ids: Sequence[str]) -> dict[str, list[str]]:
-        """The solutions of some prompts, in order; none for prompts that have no row."""
+        """The solutions of some prompts, in order; none for prompts that have no row.
+
+        A prompt of whose id two sources have rollouts has none either.
+        """
         found: dict[str, list[str]] = {}
         with self.path.open("rb") as file:
             for prompt_id in prompt_ids:
                 texts = []
-                for offset in self._offsets.get(prompt_id, []):
+                for offset in self._offsets_of(prompt_id):
                     file.seek(offset)
                     where = f"{self.path}, byte {offset}"
                     texts.append(fields.text(parse_json_line(file.readline(), where), "response", where, blank=True))
@@ -76,6 +84,10 @@ class GivenSolutions:
             self._has_warned = True
             logger.warning("%s holds no solutions of %s, so it gets no rows; nor may others", self.path, missing[0])
         return found
+
+    def _offsets_of(self, prompt_id: str) -> list[int]:
+        names = {prompt_id} & self._offsets.keys() or self._names_of.get(prompt_id, set())
+        return self._offsets[next(iter(names))] if len(names) == 1 else []
 
     def require_some(self) -> None:
         """Refuse that none of the prompts so far has a solution here.

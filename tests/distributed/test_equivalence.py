@@ -128,6 +128,25 @@ def test_searches_are_the_same(results, strategy):
     assert len({row["search"]["sampled_tokens"] for row in alone}) > 2
 
 
+def scores_of(row):
+    """All scores that a critic gives to a candidate."""
+    return [*row.get("scores", {}).values(), *(step["score"] for step in row.get("steps_with_score", []))]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", ["likelihood", "judge", "knockout"])
+def test_critics_say_the_same(results, name, strategy):
+    """The number of steps, and so of questions to a judge, differs between the ranks."""
+    alone, together = (
+        [json.loads(line) for line in (results / f"{name}-{way}.jsonl").open()] for way in ("auto", strategy)
+    )
+    assert [(row["id"], row["response"]) for row in alone] == [(row["id"], row["response"]) for row in together]
+    assert len(alone) == 2 * PROMPTS
+    for one, other in zip(alone, together, strict=True):
+        assert scores_of(one) == pytest.approx(scores_of(other), abs=1e-4)
+    assert len({round(score, 4) for row in alone for score in scores_of(row)}) > 1
+
+
 def test_clipping_is_by_the_norm_of_the_whole_gradient(results):
     for rank in range(2):
         found = torch.load(results / f"clipped-{rank}.pt", weights_only=True)

@@ -25,6 +25,22 @@ def test_rollouts_as_they_are(tmp_path):
         GivenSolutions(write(tmp_path / "turned.jsonl", rows[::-1]))
 
 
+def test_rollouts_of_prompts_that_are_no_benchmark(tmp_path):
+    """Their ids do not begin with the name of the source, as it stands in the column of the benchmark."""
+    names = [("prompts", "q"), ("prompts", "q/1"), ("GEO", "7"), ("other", "7")]
+    rows = [
+        {"benchmark": source, "question_id": name, "sample_index": n, "response": f"{source} {name} {n}"}
+        for source, name in names
+        for n in range(2)
+    ]
+    given = GivenSolutions(write(tmp_path / "rollouts.jsonl", rows))
+    found = given.of(["q/1", "q", "GEO/7", "7"])
+    assert found == {"q/1": ["prompts q/1 0", "prompts q/1 1"], "q": ["prompts q 0", "prompts q 1"]} | {
+        "GEO/7": ["GEO 7 0", "GEO 7 1"],
+        "7": [],  # of which source?
+    }
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
