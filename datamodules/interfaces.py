@@ -59,10 +59,13 @@ class PolicyFacts:
     Attributes:
         processor: Renders chats and tokenizes them; None if another program does, which holds the policy.
         packing_obstacle: Why the policy cannot be trained on packed conversations; None if it can.
+        max_tokens: Positions that the policy was made for, which no demonstration should exceed; None if it has no
+            bound.
     """
 
     processor: ProcessorMixin | None
     packing_obstacle: str | None = None
+    max_tokens: int | None = None
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from datamodules.argument_ranges import require_at_least, require_names, require_workers
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.left_out import LeftOutRows
+from datamodules.batching.lengths import TokenLimit
 from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
@@ -24,6 +25,7 @@ from datamodules.interfaces import PolicyFacts
 from datamodules.policy.benchmark_prompts import PromptsAs
 from datamodules.policy.chat import ChatRenderer
 from datamodules.policy.chosen_prompts import CHOICES, prompts_to_answer, rows_named_by
+from datamodules.policy.demonstration_lengths import without_long_demonstrations
 from datamodules.policy.demonstrations import SupervisedBatch, SupervisedCollator
 from datamodules.policy.prompt_batches import PromptBatch, PromptCollator, PromptDataset
 from datamodules.policy.prompt_rows import PromptGrading, without_special_tokens
@@ -90,6 +92,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
             ``benchmark_options``.
         max_bad_rows: Largest share of the rows of a file, in [0, 1], that may be left out. More are an error, which
             counts them by cause; see :func:`datamodules.storage.bad_rows.require_few_bad_rows`.
+        max_tokens: Most tokens of a demonstration, pictures included; by default as many as the model has positions
+            (``max_position_embeddings``). ``on_bad_row`` says what to do about longer ones.
 
     Attributes:
         completed_ids: Prompts that earlier runs have answered; `predict` leaves them out.
@@ -129,12 +133,14 @@ class PromptDataModule(ResumableData, LightningDataModule):
         sources: list[PromptSource] | dict[str, PromptSource] | None = None,
         visual_process_bench: str | None = None,
         max_bad_rows: float = MAX_BAD_ROWS,
+        max_tokens: int | None = None,
     ) -> None:
         super().__init__()
         require_share(max_bad_rows=max_bad_rows)
         require_at_least(1, num_shards=num_shards)
         require_at_least(1, batch_size=batch_size, max_prompts_per_source=max_prompts_per_source)
         require_at_least(1, max_tiles=max_tiles if isinstance(max_tiles, int) else None)
+        require_at_least(1, max_tokens=max_tokens)
         require_at_least(0, seed=seed, max_prompts=max_prompts)
         if IMAGE_PLACEHOLDER in (instruction or ""):
             raise ValueError(f"instruction must not hold {IMAGE_PLACEHOLDER}: the pictures are those of the question")
@@ -169,6 +175,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
         self._train = PromptDataset([])
         self._validation = PromptDataset([])
         self._packing_obstacle: str | None = None
+        self._limit: TokenLimit | None = None
         self._left_out = LeftOutRows(max_bad_rows)
         self.training_position = TrainingPosition(self._order)
 
@@ -185,7 +192,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
             )
         self._renderer = ChatRenderer(model.processor, self.hparams["system_prompt"])
         self._packing_obstacle = model.packing_obstacle
-        self._leave_out_special_tokens()
+        self._limit = self._layout.limit("padded", model.max_tokens)
+        self._leave_out_unusable()
 
     @property
     def renderer(self) -> ChatRenderer:
@@ -217,10 +225,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
             # Of all of them: which ones the tokenizer refuses depends on the model, which is named with the settings.
             self._digests = {prompt.prompt_id: prompt.digest for prompt in prompts}
             self._sources_of_prompts = {prompt.prompt_id: prompt.source for prompt in prompts}
-        self._leave_out_special_tokens()
+        self._leave_out_unusable()
 
-    def _leave_out_special_tokens(self) -> None:
-        """Once both the rows and the policy are known."""
+    def _leave_out_unusable(self) -> None:
+        """What the policy cannot read, once both the rows and the policy are known."""
         if self._renderer is None or self._renderer.processor is None:
             return
         tokens = special_tokens(self._renderer.processor)
@@ -228,8 +236,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
         if self._prompts is not None:
             self._prompts = without_special_tokens(self._prompts, tokens, *rule)
         for name in ("_train", "_validation"):
-            prompts = getattr(self, name).prompts
-            setattr(self, name, PromptDataset(without_special_tokens(prompts, tokens, *rule)))
+            prompts = without_special_tokens(getattr(self, name).prompts, tokens, *rule)
+            if self._limit is not None:
+                prompts = without_long_demonstrations(prompts, self._renderer, self._limit, *rule)
+            setattr(self, name, PromptDataset(prompts))
 
     @property
     def asks_with_instruction(self) -> bool:
@@ -268,6 +278,10 @@ class PromptDataModule(ResumableData, LightningDataModule):
         """Which of the prompts this run predicts."""
         return Shard(self.hparams["shard_index"], self.hparams["num_shards"])
 
+    @property
+    def _layout(self) -> BatchLayout:
+        return BatchLayout(self.hparams["batch_size"], max_tokens=self.hparams["max_tokens"])
+
     def train_dataloader(self) -> DataLoader[Prompt]:
         """Demonstrations as :class:`SupervisedBatch` in a new order each epoch; a resumed run goes on in it."""
         options, padding_free = self.hparams, self.hparams["padding_free"]
@@ -277,8 +291,8 @@ class PromptDataModule(ResumableData, LightningDataModule):
         same_on_all_ranks(self._train.fingerprint, "demonstrations")
         return training_loader(
             self._train,
-            SupervisedCollator(self.renderer, padding_free, options["on_bad_row"]),
-            BatchLayout(options["batch_size"]),
+            SupervisedCollator(self.renderer, padding_free, options["on_bad_row"], self._limit),
+            self._layout,
             seed=options["seed"],
             position=self.training_position,
             num_workers=options["num_workers"],
@@ -298,7 +312,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
         """Validation demonstrations as :class:`SupervisedBatch`; no loader where there are none."""
-        collator = SupervisedCollator(self.renderer, on_bad_row=self.hparams["on_bad_row"])
+        collator = SupervisedCollator(self.renderer, on_bad_row=self.hparams["on_bad_row"], limit=self._limit)
         return self._loader(self._validation, collator) if len(self._validation) else []
 
     def predict_dataloader(self) -> DataLoader[Prompt]:

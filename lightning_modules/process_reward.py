@@ -26,7 +26,14 @@ from datamodules.supervision.splits import PROCESS
 from lightning_modules.export.pretrained_folder import MAX_SHARD_SIZE
 from lightning_modules.export.reward_model import write_reward_model
 from lightning_modules.metrics.response_score import Aggregation
-from lightning_modules.model.backbone import BackboneOptions, ImageBackend, config_beside, load_backbone, load_processor
+from lightning_modules.model.backbone import (
+    BackboneOptions,
+    ImageBackend,
+    config_beside,
+    load_backbone,
+    load_processor,
+    max_positions,
+)
 from lightning_modules.model.packed_forward import hidden_states, packing_obstacle, step_logits
 from lightning_modules.model.step_head import StepHead, language_model_head, untie_language_model_head
 from lightning_modules.objectives.language_model_loss import step_text_losses, verdict_losses
@@ -189,7 +196,6 @@ class ProcessRewardModel(ScoringModule):
     def facts(self) -> RewardModelFacts:
         """How this model reads conversations, for data modules and tools."""
         config = self.backbone.config if self.has_weights else config_beside(self.hparams["model_name_or_path"])
-        text = config.get_text_config(decoder=True) if config is not None else None
         return RewardModelFacts(
             self.encoder,
             max_steps=self.protocol.max_steps,
@@ -197,7 +203,7 @@ class ProcessRewardModel(ScoringModule):
             mark_step_tokens=self.hparams["language_model_weight"] > 0,
             packing_obstacle=packing_obstacle(self.backbone) if self.has_weights else None,
             training_verdicts=self._training_verdicts(),
-            max_tokens=getattr(text, "max_position_embeddings", None),
+            max_tokens=max_positions(config),
             needs_all_continuations=self.step_loss.needs_all_continuations,
             needs_measured_scores=self.step_loss.needs_measured_scores,
         )

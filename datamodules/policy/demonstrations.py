@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from datamodules.batching.conversation_batch import ConversationBatch
+from datamodules.batching.lengths import TokenLimit
 from datamodules.batching.packing import packed_inputs
 from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.conversation.tiles import model_inputs
 from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.demonstration_lengths import too_long_demonstration
 from datamodules.policy.prompt_batches import usable_images
 from datamodules.policy.prompts import Prompt
 from datamodules.storage.bad_rows import OnBadRow
@@ -24,8 +26,8 @@ class SupervisedBatch(ConversationBatch):
     Attributes:
         labels: (B, L) or (1, T) token ids of the responses, IGNORE_INDEX elsewhere; not shifted.
         sample_ids: B prompt ids.
-        left_out: Prompt id to what is wrong with its pictures, for demonstrations that have blank pictures and no
-            target, so that the batch keeps its size and all ranks stay in step.
+        left_out: Prompt id to what is wrong, for demonstrations that have blank pictures, or no content, and no target,
+            so that the batch keeps its size and all ranks stay in step.
     """
 
     labels: Tensor
@@ -47,16 +49,18 @@ class SupervisedCollator:
     Attributes:
         renderer: Renders the conversations.
         padding_free: Pack the conversations of a batch into one row.
-        on_bad_row: What to do about a demonstration whose picture cannot be used: see
+        on_bad_row: What to do about a demonstration whose picture cannot be used, or that is too long: see
             :attr:`SupervisedBatch.left_out`, or raise an error.
+        limit: Most tokens of a conversation, pictures included; any number by default.
     """
 
     renderer: ChatRenderer
     padding_free: bool = False
     on_bad_row: OnBadRow = "error"
+    limit: TokenLimit | None = None
 
     def __call__(self, prompts: list[Prompt]) -> SupervisedBatch:
-        """Build a batch; raises ValueError for a prompt without a response, ImageError for a picture."""
+        """Build a batch; raises ValueError for a prompt without a response or too long, ImageError for a picture."""
         processor = self.renderer.processor
         assert processor is not None, "demonstrations are tokenized for a model of this process"
         left_out: dict[str, str] = {}
@@ -73,6 +77,10 @@ class SupervisedCollator:
             targets.append(conversation[len(begin) :])
         most = [prompt.max_tiles for prompt in prompts]
         inputs = model_inputs(processor, full, images, most, padding_side="right")
+        if emptied := self._too_long(prompts, inputs["attention_mask"].sum(-1).tolist(), left_out):
+            for row in emptied:
+                images[row], full[row], targets[row] = [], self.renderer.conversation(".", 0, "."), "."
+            inputs = model_inputs(processor, full, images, most, padding_side="right")
         lengths = [len(ids) for ids in processor.tokenizer(targets, add_special_tokens=False)["input_ids"]]
         ends = inputs["attention_mask"].sum(-1).tolist()
         labels = torch.full_like(inputs["input_ids"], IGNORE_INDEX)
@@ -85,3 +93,15 @@ class SupervisedCollator:
         in_row = labels[inputs["attention_mask"].bool()][None]
         packed, boundaries = packed_inputs(inputs)
         return SupervisedBatch(packed, in_row, names, boundaries=boundaries, left_out=left_out)
+
+    def _too_long(self, prompts: list[Prompt], tokens: list[int], left_out: dict[str, str]) -> list[int]:
+        """Rows of more tokens than the limit, which are noted as left out, or raise an error."""
+        if self.limit is None:
+            return []
+        rows = [row for row, count in enumerate(tokens) if count > self.limit.tokens]
+        for row in rows:
+            problem = too_long_demonstration(prompts[row], tokens[row], self.limit)
+            if self.on_bad_row == "error":
+                raise problem
+            left_out[prompts[row].prompt_id] = str(problem)
+        return rows

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightning_modules.generation.engine import GenerationEngine, has_own_model, needs_processor
-from lightning_modules.model.backbone import connect_processor, load_processor
+from lightning_modules.model.backbone import connect_processor, load_processor, max_positions
 from lightning_modules.model.backbone_module import BackboneModule
 from lightning_modules.model.packed_forward import packing_obstacle
 from lightning_modules.monte_carlo.given import GivenSolutions
@@ -56,7 +56,8 @@ class SamplingModule(BackboneModule):
         name = self.hparams["model_name_or_path"]
         if self.has_weights and stage == "predict" and (Path(name) / PROTOCOL_FILE).is_file():
             logger.warning("%s is a reward model, trained to judge solutions and not to write them", name)
-        connect_processor(self, packing_obstacle=packing_obstacle(self.backbone) if self.has_weights else None)
+        facts = (packing_obstacle(self.backbone), max_positions(self.backbone.config)) if self.has_weights else ()
+        connect_processor(self, *facts)
 
     def attach_engine(self) -> None:
         """Hand the model as it is now to the engine; before every batch."""

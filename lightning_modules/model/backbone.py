@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoProcessor,
+    PretrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -203,8 +204,19 @@ def _require_backend(name: str) -> None:
         raise ValueError(f"backbone.compile_backend must be one of {', '.join(known)}, got {name!r}")
 
 
-def connect_processor(module: LightningModule, packing_obstacle: str | None = None) -> None:
-    """Pass a policy's processor, which may be None, to the trainer's data module, which renders prompts with it."""
+def max_positions(config: PretrainedConfig | None) -> int | None:
+    """Positions that a model was made for; None if its configuration is not known or names none."""
+    text = config.get_text_config(decoder=True) if config is not None else None
+    return getattr(text, "max_position_embeddings", None)
+
+
+def connect_processor(
+    module: LightningModule, packing_obstacle: str | None = None, max_tokens: int | None = None
+) -> None:
+    """Pass a policy's processor, which may be None, to the trainer's data module, which renders prompts with it.
+
+    The other arguments are those of :class:`datamodules.interfaces.PolicyFacts`.
+    """
     data = data_module_of(module.trainer)
     if isinstance(data, PolicyData):
-        data.connect(PolicyFacts(module.processor, packing_obstacle))  # type: ignore[arg-type]
+        data.connect(PolicyFacts(module.processor, packing_obstacle, max_tokens))  # type: ignore[arg-type]

@@ -5,9 +5,12 @@ import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule
+from literal_scoring import IMAGE_TOKENS
+from PIL import Image
 from released_benchmarks import mathvision_table
 
 from datamodules.benchmarks.base import POLICY_INSTRUCTION
+from datamodules.conversation.labels import IGNORE_INDEX
 from datamodules.interfaces import PolicyFacts, RewardModelFacts
 from datamodules.prompts_datamodule import PromptDataModule
 
@@ -160,6 +163,47 @@ def test_a_bad_demonstration_is_named(connected, write_lines, tmp_path, caplog):
     assert f"{path}: 2 rows cannot be used and are left out: {path}:2: field 'response' is missing" in caplog.text
     assert f"{path}:3: field 'question' must be a string, got 1" in caplog.text
     assert f"1 rows cannot be used and are left out: {path}:4: field 'response' holds '<|end|>'" in caplog.text
+
+
+def test_demonstrations_that_are_too_long(tiny_processor, write_lines, tmp_path, caplog):
+    """By their texts before the first step, and by what a picture adds when its batch is made."""
+    asked = "<|user|>How many?<|end|><|assistant|>"
+    answers = ["7", "7 7 7", "7 7 7 7 7", "7 7"]
+    rows = [{"id": f"{n}", "question": "How many?", "answer": "7", "response": text} for n, text in enumerate(answers)]
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    rows[3]["image"] = "a.png"
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+
+    def tokens(text):
+        return len(tiny_processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    most = tokens(f"{asked}7 7 7<|end|>")
+    longer, pictured = tokens(f"{asked}7 7 7 7 7<|end|>"), tokens(f"{IMAGE_TOKENS}{asked}7 7<|end|>")
+
+    def batches(on_bad_row, facts, batch_size=3, **options):
+        options |= {"on_bad_row": on_bad_row, "batch_size": batch_size}
+        module = PromptDataModule(demonstrations=str(path), instruction="", **options)
+        module.connect(facts)
+        module.setup("fit")
+        return list(module.train_dataloader())
+
+    text = f"rows.jsonl:3: the conversation has {longer} tokens, more than the model's max_position_embeddings={most}"
+    of_model = PolicyFacts(tiny_processor, max_tokens=most)
+    with pytest.raises(ValueError, match=f"{text}; leave it out .*, or set max_tokens above it"):
+        batches("error", of_model)
+    for packed in (False, True):
+        (batch,) = batches("skip", of_model, padding_free=packed)
+        assert set(batch.sample_ids) == {"0", "1", "3"}
+        assert list(batch.left_out) == ["3"]
+        assert f"rows.jsonl:4: the conversation has {pictured} tokens, more than" in batch.left_out["3"]
+        assert max(batch.lengths.tolist()) <= most
+        assert int((batch.labels != IGNORE_INDEX).sum()) == tokens("7<|end|>") + tokens("7 7 7<|end|>")
+    assert text in caplog.text
+    with pytest.raises(ValueError, match=rf"rows.jsonl:3: .*{longer} tokens, more than max_tokens={most}; .*raise"):
+        batches("error", PolicyFacts(tiny_processor), max_tokens=most)
+    found = batches("error", of_model, batch_size=2, max_tokens=max(longer, pictured))
+    assert sorted(name for batch in found for name in batch.sample_ids) == ["0", "1", "2", "3"]
+    assert not any(batch.left_out for batch in found)
 
 
 @pytest.mark.parametrize("connects_first", [False, True])
