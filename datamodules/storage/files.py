@@ -99,7 +99,7 @@ def errors_name(path: Path) -> Iterator[None]:
             raise
         raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
     except Exception as error:
-        if (code := _system_error(error, path)) is None:
+        if (code := errno_of(error, path)) is None:
             raise
         raise OSError(code, os.strerror(code), str(path)) from error
 
@@ -114,7 +114,13 @@ def _is_about(name: object, path: Path) -> bool:
     return found in (path, *path.parents) or path in beside or is_temporary
 
 
-def _system_error(error: Exception, path: Path) -> int | None:
+def errno_of(error: BaseException, path: Path) -> int | None:
+    """The number of the operating system's error behind that of a library which writes ``path``; None if unknown.
+
+    PyTorch does not say that a disk is full, so it is looked up.
+    """
+    if isinstance(error, OSError):
+        return error.errno
     if found := re.search(r"\(os error (\d+)\)", str(error)):
         return int(found[1])
     existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())

@@ -7,6 +7,7 @@ holds. Optimizer states are stored by parameter name, so a checkpoint can be rea
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -22,7 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from datamodules.storage.files import atomic_file
+from datamodules.storage.files import atomic_file, errno_of
 
 INDEX, REST = ".metadata", "meta.pt"
 STATE, OPTIMIZERS = "state_dict", "optimizer_states"
@@ -41,7 +42,8 @@ def write_folder(path: Path, checkpoint: Mapping[str, Any], *, together: bool) -
         together: True if all ranks call this, each with its shards; False if this process writes alone.
 
     Raises:
-        RuntimeError: On all ranks, if one of them cannot write.
+        OSError: On all ranks, if the disk is full.
+        RuntimeError: On all ranks, if one of them cannot write for another reason.
     """
     sharded = {STATE: checkpoint[STATE]}
     sharded |= {f"optimizer_{number}": state for number, state in enumerate(checkpoint.get(OPTIMIZERS, []))}
@@ -53,8 +55,11 @@ def write_folder(path: Path, checkpoint: Mapping[str, Any], *, together: bool) -
             save(sharded, storage_writer=writer, no_dist=not together)
     except CheckpointException as error:  # a BaseException, which callers would not catch; raised on all ranks
         causes = [f"rank {rank}: {type(cause).__name__}: {cause}" for rank, (cause, _) in error.failures.items()]
+        is_full = any(errno_of(cause, path) == errno.ENOSPC for cause, _ in error.failures.values())
         if not together or torch.distributed.get_rank() == 0:
             shutil.rmtree(writer.path, ignore_errors=True)
+        if is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise RuntimeError(f"{path}: the checkpoint cannot be written: {'; '.join(causes)}") from error
 
 

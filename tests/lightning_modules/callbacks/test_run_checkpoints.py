@@ -281,6 +281,15 @@ def test_a_full_disk(what, tmp_path, full_disk):
     assert not (tmp_path / "step_00000001").exists()
 
 
+def test_a_full_disk_is_called_so(tmp_path, full_disk, monkeypatch):
+    """PyTorch calls it "unexpected pos"; that no room is left is asked of the operating system."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(OSError, match=r"No space left on device: '.*step_00000001'"):
+        write_folder(tmp_path / "step_00000001", {"state_dict": {"weight": torch.zeros(3000)}}, together=False)
+    assert not (tmp_path / "step_00000001").exists()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "c").touch()
     with pytest.raises(RuntimeError, match=r"step_00000001: the checkpoint cannot be written: .*Not a directory"):
