@@ -15,7 +15,7 @@ from datamodules.argument_ranges import require_at_least, require_names, require
 from datamodules.batching.candidate_batch import CandidateCollator
 from datamodules.batching.evaluation_order import evaluation_loader
 from datamodules.batching.lengths import TokenCounter
-from datamodules.benchmarks import BenchmarkOptions
+from datamodules.benchmarks import BenchmarkOptions, require_benchmarks
 from datamodules.best_of_n import BestOfNDataset, OnMissing, VerdictRules, read_best_of_n_datasets
 from datamodules.conversation.encoder import ConversationEncoder
 from datamodules.conversation.messages import DEFAULT_CLASS_TOKENS
@@ -105,6 +105,7 @@ class EvaluationDataModule(LightningDataModule):
         require_at_least(1, questions_per_batch=questions_per_batch, max_steps=max_steps)
         require_workers(num_workers)
         require_names(benchmark_names=benchmark_names)
+        require_benchmarks(benchmark_names=benchmark_names, benchmark_options=benchmark_options)
         self._model: RewardModelFacts | None = None
         self._stage = ""
         self._process_bench: VisualProcessBenchDataset | None = None

@@ -17,7 +17,7 @@ from datamodules.batching.position import ResumableData, TrainingPosition
 from datamodules.batching.ranks import same_on_all_ranks
 from datamodules.batching.shards import Shard
 from datamodules.batching.training_loader import BatchLayout, training_loader
-from datamodules.benchmarks import BenchmarkOptions, Rules
+from datamodules.benchmarks import BenchmarkOptions, Rules, require_benchmarks
 from datamodules.conversation.encoder import special_tokens
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER
 from datamodules.conversation.reading_rules import PictureRules
@@ -146,6 +146,7 @@ class PromptDataModule(ResumableData, LightningDataModule):
             raise ValueError(f"instruction must not hold {IMAGE_PLACEHOLDER}: the pictures are those of the question")
         require_workers(num_workers)
         require_names(benchmark_names=benchmark_names)
+        require_benchmarks(benchmark_names=benchmark_names, benchmark_options=benchmark_options)
         if (prompts or sources) and benchmarks:
             raise ValueError(f"give either '{'prompts' if prompts else 'sources'}' or 'benchmarks', not both")
         if visual_process_bench and (prompts or sources or benchmarks):

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import logging
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from datamodules.benchmarks.base import Benchmark, BenchmarkOptions, BenchmarkQuestion, Grade, Rules
@@ -21,6 +21,7 @@ __all__ = [
     "Rules",
     "benchmarks_in",
     "make_benchmark",
+    "require_benchmarks",
 ]
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,17 @@ BENCHMARKS: dict[str, type[Benchmark]] = _find_benchmarks()
 
 VISUAL_BENCHMARKS: tuple[str, ...] = tuple(name for name, kind in BENCHMARKS.items() if not kind.is_text_only)
 """Names of the benchmarks with pictures, whose mean is the paper's overall number."""
+
+
+def require_benchmarks(**arguments: Iterable[str] | None) -> None:
+    """Refuse names of benchmarks that there are not, even where no benchmark is read; None is not given.
+
+    Raises:
+        ValueError: That names the argument, the first such name, and those that are known.
+    """
+    for argument, names in arguments.items():
+        for unknown in [name for name in names or () if name not in BENCHMARKS]:
+            raise ValueError(f"{argument}: unknown benchmark {unknown!r}; known are {', '.join(BENCHMARKS)}")
 
 
 def make_benchmark(

@@ -6,6 +6,9 @@ import pytest
 from datamodules.benchmarks import BENCHMARKS, VISUAL_BENCHMARKS, BenchmarkQuestion, benchmarks_in, make_benchmark
 from datamodules.benchmarks.base import POLICY_INSTRUCTION, BenchmarkOptions
 from datamodules.benchmarks.grading import accuracy_by, as_scores
+from datamodules.evaluation import EvaluationDataModule
+from datamodules.prompts_datamodule import PromptDataModule
+from datamodules.visual_prm_400k import VisualPRM400KDataModule
 
 
 def test_names_in_the_order_of_the_paper():
@@ -72,6 +75,14 @@ def test_options_of_a_data_module():
         make_benchmark("MathVision", options={"MathVison": BenchmarkOptions()})
     with pytest.raises(ValueError, match="rules must be one of ours, official, vlmevalkit, got 'theirs'"):
         make_benchmark("MathVision", "theirs")
+
+
+@pytest.mark.parametrize("data", [EvaluationDataModule, VisualPRM400KDataModule, PromptDataModule])
+def test_names_are_checked_where_no_benchmark_is_read(data):
+    with pytest.raises(ValueError, match=r"^benchmark_names: unknown benchmark 'Nope'; known are MMMU, "):
+        data(benchmark_names=["MMMU", "Nope"])
+    with pytest.raises(ValueError, match=r"^benchmark_options: unknown benchmark 'Nope'; known are MMMU, "):
+        data(benchmark_options={"Nope": BenchmarkOptions()})
 
 
 def test_an_empty_folder_holds_no_benchmark(tmp_path):
