@@ -122,7 +122,7 @@ def write(folder, *, best=None, steps=None, scores=None, step_scores=None):
         if report is not None:
             (folder / name).write_text(json.dumps(report))
     for name, rows in (("candidate_scores.jsonl", scores), ("process_bench_scores.jsonl", step_scores)):
-        if rows is not None:
+        if rows:
             (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

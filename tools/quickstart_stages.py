@@ -11,8 +11,8 @@ import os
 import runpy
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 EXPERIMENTS = Path("experiments", "quickstart")
@@ -26,11 +26,13 @@ class Stage:
         title: Displayed description.
         result: File or folder that exists when the stage is done.
         command: Arguments of the Python interpreter.
+        variables: Of the environment, which the experiments of the command read.
     """
 
     title: str
     result: Path
     command: list[str]
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def tool(name: str, *arguments: object) -> list[str]:
@@ -118,15 +120,20 @@ def stages(run: Path, seed: int) -> list[Stage]:
     ]
 
 
-def run_command(command: Sequence[str]) -> None:
+def run_command(command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
     """Run ``python -m MODULE ...`` in this process.
+
+    Args:
+        command: Arguments of the interpreter.
+        variables: Of the environment, set meanwhile.
 
     Raises:
         SystemExit: If the program ends with a status other than 0.
     """
     _, module, *arguments = command
-    argv = sys.argv
+    argv, before = sys.argv, dict(os.environ)
     sys.argv = [module, *arguments]
+    os.environ.update(variables or {})
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
@@ -134,6 +141,9 @@ def run_command(command: Sequence[str]) -> None:
             raise
     finally:
         sys.argv = argv
+        for name in variables or {}:
+            os.environ.pop(name, None)
+        os.environ.update({name: before[name] for name in variables or {} if name in before})
 
 
 def run_stages(run: Path, seed: int, more: Sequence[Stage] = ()) -> None:
@@ -158,7 +168,7 @@ def run_stages(run: Path, seed: int, more: Sequence[Stage] = ()) -> None:
             continue
         print(f"{heading}\n    python {' '.join(stage.command)}", flush=True)
         start = time.monotonic()
-        run_command(stage.command)
+        run_command(stage.command, stage.variables)
         if not stage.result.exists():
             raise RuntimeError(f"the stage {stage.title!r} has ended without {stage.result}; see its output above")
         print(f"    {time.monotonic() - start:.0f} s", flush=True)

@@ -45,7 +45,12 @@ def critic_stages(run: Path, name: str, overlays: list[str], **options: object) 
     """
     options["run_name"] = name
     return [
-        Stage(f"train the reward model {name}", run / name, visualprm("fit", _PROCESS, *overlays, **options)),
+        Stage(
+            f"train the reward model {name}",
+            run / name,
+            visualprm("fit", _PROCESS, *overlays, **options),
+            {"VISUALPRM_VALIDATIONS": "1"},  # at the end of the epoch alone: the learning curve is the quickstart's
+        ),
         Stage(
             f"compare the ways to choose by {name}",
             run / f"{name}_test" / "best_of_n_test.json",

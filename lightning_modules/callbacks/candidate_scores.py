@@ -53,7 +53,7 @@ def read_candidate_scores(path: Path) -> list[CandidateScore]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is malformed; names file, line and field.
+        ValueError: If a line is malformed; names file, line and field. If there is none.
     """
     scores = []
     for line, row in read_jsonl(path):
@@ -69,6 +69,8 @@ def read_candidate_scores(path: Path) -> list[CandidateScore]:
                 numbers(row, "step_uncertainties", where) if "step_uncertainties" in row else None,
             )
         )
+    if not scores:
+        raise ValueError(f"{path} holds no scores; run the test that writes it again")
     return scores
 
 

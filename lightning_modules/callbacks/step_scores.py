@@ -72,9 +72,9 @@ def read_step_scores(path: Path) -> list[StepScores]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is malformed; names file, line and field.
+        ValueError: If a line is malformed; names file, line and field. If there is none.
     """
-    return [
+    found = [
         StepScores(
             sample_id,
             text(row, "source", where),
@@ -83,3 +83,6 @@ def read_step_scores(path: Path) -> list[StepScores]:
         )
         for where, row, sample_id, scores, labels in scored_lines(path, "correctness")
     ]
+    if not found:
+        raise ValueError(f"{path} holds no scores; run the test that writes it again")
+    return found

@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -78,6 +79,12 @@ def test_a_command_runs_as_the_main_program(program, tmp_path, monkeypatch):
         run_command(["-m", program("writes", text), str(tmp_path / "result"), written])
         assert (tmp_path / "result").read_text() == written
     run_command(["-m", program("ends_well", "raise SystemExit(0)")])
+    monkeypatch.setenv("OF_BOTH", "before")
+    names = tmp_path / "variables"
+    reads = f"import os; open({str(names)!r}, 'w').write(' '.join(os.environ[name] for name in ('OF_ONE', 'OF_BOTH')))"
+    run_command(["-m", program("reads", reads)], {"OF_ONE": "1", "OF_BOTH": "2"})
+    assert names.read_text() == "1 2"
+    assert ("OF_ONE" in os.environ, os.environ["OF_BOTH"]) == (False, "before")
     with pytest.raises(SystemExit, match="no such thing"):
         run_command(["-m", program("ends_ill", "raise SystemExit('no such thing')")])
     assert sys.argv == ["tests"]

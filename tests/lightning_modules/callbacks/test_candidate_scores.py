@@ -5,6 +5,7 @@ import pytest
 from lightning_modules.callbacks.candidate_scores import (
     CandidateScore,
     OutcomeScores,
+    read_candidate_scores,
     response_digest,
     write_candidate_scores,
 )
@@ -64,6 +65,12 @@ def test_bad_lines_are_named(tmp_path, change, message):
     path = write_lines(tmp_path / "s.jsonl", ROW, ROW | change)
     with pytest.raises(ValueError, match=message):
         OutcomeScores(path)
+
+
+def test_an_empty_file_is_no_result(tmp_path):
+    (tmp_path / "s.jsonl").touch()
+    with pytest.raises(ValueError, match=r"s\.jsonl holds no scores; run the test that writes it again"):
+        read_candidate_scores(tmp_path / "s.jsonl")
 
 
 def test_missing_file_tells_where_it_comes_from(tmp_path):

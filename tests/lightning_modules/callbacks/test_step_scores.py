@@ -34,3 +34,9 @@ def test_a_broken_line_is_named(line, message, tmp_path):
     (tmp_path / "s.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match=f"s.jsonl:1: .*{message}"):
         read_step_scores(tmp_path / "s.jsonl")
+
+
+def test_an_empty_file_is_no_result(tmp_path):
+    (tmp_path / "s.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=r"s\.jsonl holds no scores; run the test that writes it again"):
+        read_step_scores(tmp_path / "s.jsonl")

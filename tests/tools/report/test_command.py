@@ -88,6 +88,14 @@ def test_refusals_end_with_status_2(tmp_path, capsys):
     assert "a and b: MMMU: the splits are test and testmini." in (tmp_path / "report" / "report.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["candidate_scores.jsonl", "process_bench_scores.jsonl"])
+def test_an_empty_file_of_scores_is_refused(name, tmp_path, capsys):
+    folder = write(whole(tmp_path / "a_test"))
+    (folder / name).write_text("")
+    assert main([str(folder), "--output", str(tmp_path / "report")]) == 2
+    assert f"{name} holds no scores" in capsys.readouterr().err
+
+
 def test_scores_of_an_advantage_model(tmp_path):
     steps = [row | {"step_scores": [2 * score - 1 for score in row["step_scores"]]} for row in STEPS]
     entries = find_entries([str(write(whole(tmp_path / "advantage_test"), step_scores=steps))], are_seeds=False)
