@@ -155,7 +155,8 @@ def position_sum_variants(
     """One question asked of ``variants`` pictures, as DynaMath does; metadata holds seed, variant and level.
 
     The level of a seed is 1, 2 or 3: so many of its variants, the first ones, may show any digit; the others show only
-    digits that are not misread systematically. With ten variants of any digits nobody is right in all of them.
+    digits that are neither misread nor what others are taken for. With ten variants of any digits nobody is right in
+    all of them.
     """
     first, second = sorted(int(index) for index in generator.permutation(4)[:2])
     level = 1 + (seed_id - 1) % 3
