@@ -12,6 +12,9 @@ from pathlib import Path
 
 import yaml
 
+MOST_VALUES = 100_000
+"""Of a file, its aliases written out; the parser would write them out, too, and take hours."""
+
 _SECTIONS = ("model", "data", "trainer")
 _MERGE = "tag:yaml.org,2002:merge"
 _NULL, _TEXT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
@@ -45,7 +48,31 @@ def problem_of_file(file: Path) -> str | None:
         return f"{file}: is empty; give a YAML file of settings (model: ..., data: ..., trainer: ...)"
     if not isinstance(root, yaml.MappingNode):
         return f"{file}: must hold keys (model: ..., data: ..., trainer: ...), but holds {_HOLDS[type(root)]}"
+    try:
+        size = _size(root, {}, set())
+    except RecursionError:
+        return f"{file}: holds an alias of itself, so that it never ends"
+    if size > MOST_VALUES:
+        return f"{file}: its aliases come to {size:.0g} values, more than the {MOST_VALUES:,} of a file of settings"
     return next(_problems(root, file), None)
+
+
+def _size(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
+    """How many values a node comes to where each alias is written out.
+
+    Raises:
+        RecursionError: If it holds itself.
+    """
+    if id(node) in above:
+        raise RecursionError
+    if id(node) not in known:
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        known[id(node)] = 1 + sum(_size(part, known, above | {id(node)}) for part in parts)
+    return known[id(node)]
 
 
 def _problems(root: yaml.MappingNode, file: Path) -> Iterator[str]:

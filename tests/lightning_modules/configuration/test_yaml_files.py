@@ -29,6 +29,11 @@ SOUND = "model:\n  class_path: Policy\n  init_args: {a: 1}\ntrainer:\n  max_step
             "{file}:3: model.init_args: must hold keys with values, or be left out",
         ),
         ("a: 1\nb: \0\n", "{file}:2: holds a character that YAML does not allow (U+0000)"),
+        (  # ten to the ninth
+            "a0: &a0 1\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)),
+            "{file}: its aliases come to 1e+09 values, more than the 100,000 of a file of settings",
+        ),
+        ("a: &a\n  b: *a\n", "{file}: holds an alias of itself, so that it never ends"),
         ("a: " + "[" * 3000, "{file}: is nested too deeply for a file of settings"),
     ],
 )
