@@ -46,6 +46,20 @@ def split_by_question(table: Dataset, validation_fraction: float, seed: int) -> 
     return table.select(np.flatnonzero(~is_validation)), table.select(np.flatnonzero(is_validation))
 
 
+def rows_of_known_questions(table: Dataset, known: Dataset) -> np.ndarray:
+    """Rows of a table whose question, about the same images, another table has, too.
+
+    Args:
+        table: Rows as of :func:`datamodules.supervision.rows.read_rows`.
+        known: Likewise.
+
+    Returns:
+        (n,) row numbers, in order.
+    """
+    keys, others = (each.with_format("arrow")["question_key"][:] for each in (table, known))
+    return np.flatnonzero(pc.is_in(keys, value_set=pc.unique(others)).to_numpy())
+
+
 def limit_per_source(table: Dataset, max_samples: int | None, seed: int) -> Dataset:
     """At most so many rows of each source, chosen by ``seed``, in the order of the table.
 

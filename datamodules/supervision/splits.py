@@ -19,7 +19,7 @@ from datamodules.supervision.reading_notices import report_reading, system_promp
 from datamodules.supervision.rows import drop_bad_rows, read_rows
 from datamodules.supervision.selection import RowSelection, select_rows
 from datamodules.supervision.sources import ProcessSource
-from datamodules.supervision.split import fingerprint, limit_per_source, split_by_question
+from datamodules.supervision.split import fingerprint, limit_per_source, rows_of_known_questions, split_by_question
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ class ProcessSupervision:
         train, validation = self._read_needed(with_training, with_validation)
         if train is not None and self.validation_fraction:
             train, validation = split_by_question(train, self.validation_fraction, self.seed)
+        elif train is not None and validation is not None:
+            _warn_of_known_questions(train, validation)
         if train is not None and self.selection is not None and with_training:
             train = self._selected(train, self.selection)
         for name, table in ((TRAIN, train), (PROCESS, validation)):
@@ -208,3 +210,15 @@ class ProcessSupervision:
         if given:
             return names
         return f"{self.validation_fraction:g} of the questions of {names} (split with seed {self.seed})"
+
+
+def _warn_of_known_questions(train: Dataset, validation: Dataset) -> None:
+    known = rows_of_known_questions(validation, train)
+    if len(known):
+        logger.warning(
+            "%d of %d validation rows ask questions that the training rows ask, too, about the same images, the first "
+            "%s: the validation does not show how the model does on new questions",
+            len(known),
+            len(validation),
+            validation[int(known[0])]["sample_id"],
+        )

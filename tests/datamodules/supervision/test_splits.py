@@ -104,3 +104,12 @@ def test_a_selection_is_of_the_training_rows_alone(supervision):
     assert len(splits.tables[TRAIN]) == 3
     assert set(splits.tables[TRAIN]["sample_id"]) < set(whole.tables[TRAIN]["sample_id"])
     assert splits.fingerprint(TRAIN) != whole.fingerprint(TRAIN)
+
+
+def test_validation_questions_that_are_trained_on_are_told(supervision, raw_row, caplog):
+    for validation in ([raw_row(question="new?")], [raw_row(question=text) for text in ("new?", "2?", "0?")]):
+        splits, _ = supervision(validation)
+        splits.read(with_training=True, with_validation=True)
+    (message,) = caplog.messages
+    assert message.startswith("2 of 3 validation rows ask questions that the training rows ask, too, about the same")
+    assert "held_out.jsonl:2: the validation does not show" in message
