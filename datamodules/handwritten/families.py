@@ -154,9 +154,9 @@ def position_sum_variants(
 ) -> list[WorldQuestion]:
     """One question asked of ``variants`` pictures, as DynaMath does; metadata holds seed, variant and level.
 
-    The level of a seed is 1, 2 or 3: so many of its variants, the first ones, may show any digit; the others show only
-    digits that are neither misread nor what others are taken for. With ten variants of any digits nobody is right in
-    all of them.
+    The level of a seed is 1, 2 or 3: of its variants none, the first, or the first two may show any digit; the others
+    show only digits that are neither misread nor what others are taken for. With ten variants of any digits nobody is
+    right in all of them.
     """
     first, second = sorted(int(index) for index in generator.permutation(4)[:2])
     level = 1 + (seed_id - 1) % 3
@@ -164,7 +164,7 @@ def position_sum_variants(
     return [
         _position_sum(
             f"{seed_id}-{variant}",
-            draw_scene(pool if variant <= level else plain, generator),
+            draw_scene(pool if variant < level else plain, generator),
             first,
             second,
             generator,
