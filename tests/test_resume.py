@@ -150,7 +150,8 @@ def test_every_checkpoint_is_a_place_to_resume_from(name, step, quickstart_run, 
     assert_equal_results(tmp_path, whole)
 
 
-@pytest.mark.parametrize("name", [pytest.param("policy", marks=pytest.mark.thorough), "process_reward_model"])
+@pytest.mark.thorough  # test_resume_scenarios.py accumulates gradients, too, and test_visual_prm_400k.py has workers
+@pytest.mark.parametrize("name", ["policy", "process_reward_model"])
 def test_resuming_with_accumulated_gradients_and_workers(name, quickstart_run, whole_run, tmp_path):
     options = [
         *options_of(name, quickstart_run, benchmarks=False),

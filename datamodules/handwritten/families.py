@@ -18,6 +18,8 @@ CODE_LETTERS = "ABCDEFGHI"
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")
 DYNAMATH_VARIANTS = 10
 """Variants of a question of DynaMath, as in the release."""
+PLAIN_DIGITS = 3
+"""Handwritten digits that most variants of a question of DynaMath show."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +156,15 @@ def position_sum_variants(
 ) -> list[WorldQuestion]:
     """One question asked of ``variants`` pictures, as DynaMath does; metadata holds seed, variant and level.
 
-    The level of a seed is 1, 2 or 3: of its variants none, the first, or the first two may show any digit; the others
-    show only digits that are neither misread nor what others are taken for. With ten variants of any digits nobody is
-    right in all of them.
+    The level of a seed is 1, 2 or 3: of its variants none, the first, or the first two may show any digit. The others
+    show :data:`PLAIN_DIGITS` handwritten digits of the seed, in changing places and turned otherwise, which are neither
+    misread nor what others are taken for. With new digits in each of ten variants nobody is right in all of them.
     """
     first, second = sorted(int(index) for index in generator.permutation(4)[:2])
     level = 1 + (seed_id - 1) % 3
     plain = without_look_alikes(pool)
+    few = generator.permutation(len(plain.labels))[:PLAIN_DIGITS]
+    plain = DigitPool(plain.images[few], plain.labels[few])
     return [
         _position_sum(
             f"{seed_id}-{variant}",

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from datamodules.handwritten.digits import DigitPool
+from datamodules.handwritten.digits import DigitPool, draw_picture
 from datamodules.handwritten.families import FAMILIES, FAMILY_OF_BENCHMARK, position_sum_variants, two_hop_group
 from datamodules.handwritten.statements import write_statements
 from datamodules.storage.files import read_jsonl
@@ -162,6 +162,19 @@ def test_later_variants_show_digits_that_are_not_misread(pool):
             shown.setdefault((question.metadata["level"], question.metadata["variant"]), set()).update(digits)
     for (level, variant), digits in shown.items():
         assert digits == (set(range(10)) if variant < level else {2, 5})
+
+
+def test_later_variants_show_few_handwritten_digits(pool, monkeypatch):
+    shown = []
+
+    def noted(cells, generator):
+        shown.append({cell.tobytes() for cell in cells if isinstance(cell, np.ndarray)})
+        return draw_picture(cells, generator)
+
+    monkeypatch.setattr("datamodules.handwritten.families.draw_picture", noted)
+    position_sum_variants(1, pool, np.random.default_rng(0))
+    assert len(shown) == 10
+    assert len(set.union(*shown)) == 3
 
 
 def test_a_group_is_about_one_picture(pool):
