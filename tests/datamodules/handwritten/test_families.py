@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from datamodules.handwritten.digits import DigitPool, draw_picture
+from datamodules.handwritten.digits import DigitPool, draw_picture, split_digit_pools
 from datamodules.handwritten.families import FAMILIES, FAMILY_OF_BENCHMARK, position_sum_variants, two_hop_group
 from datamodules.handwritten.statements import write_statements
 from datamodules.storage.files import read_jsonl
@@ -164,7 +164,8 @@ def test_later_variants_show_digits_that_are_not_misread(pool):
         assert digits == (set(range(10)) if variant < level else {2, 5})
 
 
-def test_later_variants_show_few_handwritten_digits(pool, monkeypatch):
+def test_later_variants_show_few_handwritten_digits(monkeypatch):
+    pool = split_digit_pools({"test": 0.2})["test"]
     shown = []
 
     def noted(cells, generator):
