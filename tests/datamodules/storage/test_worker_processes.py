@@ -55,7 +55,8 @@ def test_ctrl_c_is_for_the_first_process_alone(command, pause):
     time.sleep(pause)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, errors = process.communicate(timeout=60)
-    assert errors.count("Traceback") == 1 and errors.rstrip().endswith("KeyboardInterrupt")
+    assert errors.count("Traceback") == 1
+    assert errors.rstrip().endswith("KeyboardInterrupt")
     assert not any(map(is_alive, workers))
 
 
