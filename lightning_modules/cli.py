@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from lightning_modules.configuration.interrupted_imports import stop_in_one_line
 from lightning_modules.configuration.kept_help import KeptHelp, asks_for_help
 from lightning_modules.configuration.mistakes import ToolParser
 
@@ -53,6 +54,7 @@ def run(args: Sequence[str] | None = None, kind: type[VisualPRMCLI] | None = Non
 
 def main() -> None:
     """Console entry point; a user's mistake ends it with a few lines on stderr."""
+    stop_in_one_line()
     _answer_without_imports(sys.argv[1:])
     kept = KeptHelp(sys.argv[1:]) if asks_for_help(sys.argv[1:]) else None
     if kept and (text := kept.read()):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
+from types import TracebackType
 
 from datamodules.storage.archives import parse_reference
 from datamodules.storage.images import ImageError, open_image
+from datamodules.storage.worker_processes import WorkerProcesses
 
 MISSING, UNDECODABLE = "missing", "undecodable"
 _TASK_IMAGES, _TASK_BYTES = 64, 16 * 2**20
@@ -20,7 +21,7 @@ class ImageChecker:
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: WorkerProcesses | None = None
         self._seen: set[str] = set()
         self._task: list[tuple[str, str | bytes]] = []
         self._running: deque[Future[dict[str, tuple[str, str]]]] = deque()
@@ -29,9 +30,11 @@ class ImageChecker:
     def __enter__(self) -> ImageChecker:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.__exit__(kind, error, trace)
 
     def submit(self, key: str, image: str | bytes) -> None:
         """Decode an image, now or later, unless one with this key was submitted before."""
@@ -49,7 +52,7 @@ class ImageChecker:
             self._problems |= _decode(task)
             return
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"))
+            self._pool = WorkerProcesses(self.processes)
         self._running.append(self._pool.submit(_decode, task))
         while len(self._running) > 4 * self.processes:
             self._problems |= self._running.popleft().result()

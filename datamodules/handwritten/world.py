@@ -16,8 +16,6 @@ The digit images behind the splits are disjoint.
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from datamodules.handwritten.question import WorldQuestion
 from datamodules.handwritten.statements import write_statements
 from datamodules.handwritten.tables import write_benchmark_tables
 from datamodules.storage.files import atomic_write_text
+from datamodules.storage.worker_processes import WorkerProcesses
 
 SPLITS = ("demonstrations", "prompts", "validation", "statements")
 """What is drawn beside the benchmarks; the place of a split is part of its seed."""
@@ -141,7 +140,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0, processes: int = 1
         processes: Number of processes that write splits.
     """
     if processes > 1:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as executor:
+        with WorkerProcesses(processes) as executor:
             for written in [executor.submit(_write_split, split, folder, size, seed) for split in SPLITS]:
                 written.result()
     else:

@@ -191,13 +191,16 @@ _TRIAL = 2**16  # bytes
 def _try_beside(path: Path) -> None:
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"{path}: is a link to {os.readlink(path)}, which is not there")
-    made = [each for each in reversed(path.absolute().parents) if not each.exists()]
-    with errors_name(path):
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as place:
-            Path(place, "trial").write_bytes(bytes(_TRIAL))  # a full disk still takes a folder
-    for each in reversed(made):
-        each.rmdir()
+    folder = path.absolute().parent
+    try:
+        there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        # Missing folders are tried elsewhere: who made them here and removed them would take them from another command.
+        with tempfile.TemporaryDirectory(dir=there, prefix=f".{path.name}.") as place:
+            made = Path(place, folder.relative_to(there))
+            made.mkdir(parents=True, exist_ok=True)
+            Path(made, "trial").write_bytes(bytes(_TRIAL))  # a full disk still takes a folder
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@ import os
 import resource
 import shutil
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -190,6 +192,21 @@ def test_an_error_names_the_file_that_it_is_about(tmp_path):
 def test_a_folder_is_tried_without_a_trace(tmp_path):
     require_writable_folder(tmp_path / "new" / "folder" / "model")
     require_writable_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_that_begin_at_once_may_try_the_same_new_folder(tmp_path):
+    """One of them must not remove a folder that the other one has found there."""
+    together = threading.Barrier(2)
+
+    def attempt(number):
+        together.wait()
+        require_writable_folder(tmp_path / str(number) / "new" / "run")
+
+    with ThreadPoolExecutor(2) as commands:
+        for number in range(200):
+            for done in [commands.submit(attempt, number) for _ in range(2)]:
+                done.result()
     assert list(tmp_path.iterdir()) == []
 
 
