@@ -44,6 +44,7 @@ from lightning_modules.configuration.mistakes import cause_in_constructor
 from lightning_modules.configuration.out_of_memory import advice, is_out_of_memory
 from lightning_modules.configuration.parser import PARSER_OPTIONS, ConfigurationParser
 from lightning_modules.configuration.places import leaves
+from lightning_modules.configuration.saved_configuration import SavedConfiguration
 from lightning_modules.configuration.value_ranges import (
     of_the_shell,
     require_64_bits,
@@ -227,6 +228,7 @@ def run_command(args: Sequence[str] | None, kind: type[VisualPRMCLI]) -> VisualP
         seed_everything_default=0,
         parser_class=ConfigurationParser,
         parser_kwargs={"prog": "visualprm", **PARSER_OPTIONS},
+        save_config_callback=SavedConfiguration,
         save_config_kwargs={"overwrite": True},
         args=list(args) if args is not None else None,
     )

@@ -35,6 +35,7 @@ class GlobalMeanModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._window: dict[str, Tensor] = {}
+        self._labels_of_epoch: Tensor | None = None
 
     def sum_of_labels(self, total: Tensor, weight: Tensor, **logged: Tensor) -> Tensor:
         """The return value of `training_step` for a micro-batch: the sum of its losses.
@@ -57,6 +58,20 @@ class GlobalMeanModule(LightningModule):
     def on_fit_start(self) -> None:
         """Reset the sums, which an interrupted run may have left."""
         self._window = {}
+        self._labels_of_epoch = None
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse an epoch that has taught nothing.
+
+        Raises:
+            ValueError: If none of its steps had a label on any rank. Of an epoch that was resumed that is not known.
+        """
+        labels, self._labels_of_epoch = self._labels_of_epoch, None
+        if labels is not None and labels == 0:
+            raise ValueError(
+                f"epoch {self.current_epoch} had no label, so its loss was 0 at every step and nothing was learned; "
+                "give rows with what the objective compares (advantage: question_accuracy, or several steps)"
+            )
 
     def optimizer_step(
         self,
@@ -81,6 +96,7 @@ class GlobalMeanModule(LightningModule):
         sums = trainer.strategy.reduce(torch.stack([self._window[name] for name in names]), reduce_op="sum")
         self._window = {}
         weight, *totals = sums.unbind()
+        self._count_labels(weight)
         # If the global batch has no label, all gradients are 0.
         weight = torch.where(weight > 0, weight, 1)
         # The strategy has averaged over ranks and Lightning over micro-batches; both are undone.
@@ -88,6 +104,13 @@ class GlobalMeanModule(LightningModule):
         multiply_gradients(self.parameters(), scale)
         for name, total in zip(names[1:], totals, strict=True):
             self.log(f"train/{name}", total / weight, prog_bar=name == "loss")
+
+    def _count_labels(self, weight: Tensor) -> None:
+        """Add those of an optimizer step, if this process has begun the epoch; a resumed run knows only its end."""
+        if self._labels_of_epoch is not None:
+            self._labels_of_epoch = self._labels_of_epoch + weight
+        elif self.trainer.fit_loop.epoch_loop.batch_idx < self.trainer.accumulate_grad_batches:
+            self._labels_of_epoch = weight
 
     def configure_gradient_clipping(
         self,

@@ -93,3 +93,10 @@ def test_what_an_interrupted_run_left_is_forgotten():
     trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
     trainer.fit(model, DataLoader([[1.0, 3.0]], batch_size=None, collate_fn=torch.tensor))
     assert model.weight.item() == pytest.approx(expected)
+
+
+def test_an_epoch_without_a_label_is_an_error():
+    with pytest.raises(ValueError, match=r"^epoch 0 had no label, so its loss was 0 at every step"):
+        fit([[], [], []], 2)
+    fit([[], [], [1.0]], 1)
+    fit([[1.0], [], []], 2)
