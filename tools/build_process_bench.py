@@ -17,6 +17,7 @@ from datamodules.conversation.steps import split_into_steps
 from datamodules.handwritten.question import true_step_labels
 from datamodules.rollouts.records import read_rollouts
 from datamodules.storage.files import atomic_write_text, errors_name, read_jsonl, require_writable_folder
+from lightning_modules.checkpointing.run_lock import RunLock
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import nonempty_path
 
@@ -43,6 +44,8 @@ def build_process_bench(world: Path, rollouts: Path, output: Path) -> int:
     }
     sampled = read_rollouts(rollouts)
     (output / "images").mkdir(parents=True, exist_ok=True)
+    # Samples of before must not be left with some of these pictures if this process is killed.
+    (output / "test.jsonl").unlink(missing_ok=True)
     lines = []
     for rollout in sampled:
         key = (rollout.benchmark, rollout.question_id)
@@ -81,7 +84,7 @@ def main() -> int:
     require_writable_folder(arguments.output)
     if (arguments.output / "test.jsonl").exists() and not arguments.overwrite:
         raise FileExistsError(f"{arguments.output} holds samples already; give another folder or --overwrite")
-    with errors_name(arguments.output):
+    with RunLock(arguments.output).held(0.0), errors_name(arguments.output):
         count = build_process_bench(arguments.world, arguments.rollouts, arguments.output)
     print(f"{arguments.output}: {count} samples")
     return 0

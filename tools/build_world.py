@@ -13,6 +13,7 @@ import time
 
 from datamodules.handwritten.world import WorldSize, build_world
 from datamodules.storage.files import errors_name, require_writable_folder
+from lightning_modules.checkpointing.run_lock import RunLock
 from lightning_modules.configuration.mistakes import ToolParser, tool
 from lightning_modules.configuration.tool_arguments import MAX_PROCESSES, nonempty_path, whole_number
 
@@ -61,7 +62,7 @@ def main() -> int:
     if (arguments.output / "truth.jsonl").exists() and not arguments.overwrite:
         raise FileExistsError(f"{arguments.output} holds a world already; give another folder or --overwrite")
     start = time.monotonic()
-    with errors_name(arguments.output):
+    with RunLock(arguments.output).held(0.0), errors_name(arguments.output):
         build_world(arguments.output, size, arguments.seed, arguments.processes)
     print(f"{arguments.output}: {size} in {time.monotonic() - start:.1f} s")
     return 0

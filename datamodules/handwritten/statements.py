@@ -19,6 +19,9 @@ from datamodules.handwritten.digits import OPERATORS, DigitPool, draw_picture
 from datamodules.handwritten.families import FAMILIES, POSITIONS, draw_scene
 from datamodules.storage.files import atomic_write_jsonl
 
+ANNOTATIONS = "annotations.jsonl"
+"""The rows of a split, beside the folder of their pictures."""
+
 PICTURES = ("first picture", "second picture")
 
 Statement = tuple[str, bool]
@@ -101,6 +104,8 @@ def write_statements(count: int, pool: DigitPool, folder: Path, generator: np.ra
     descriptions this takes several times as long.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    # Rows of before must not be left with some of these pictures if this process is killed.
+    (folder / ANNOTATIONS).unlink(missing_ok=True)
     families = [name for name in FAMILIES if name != "text_only"]
     rows = []
     for index in range(count):
@@ -120,4 +125,4 @@ def write_statements(count: int, pool: DigitPool, folder: Path, generator: np.ra
             picture.save(folder / name)
         question = FAMILIES[family]("", pool, generator).question_with_options
         rows.append(statement_row(row_id, images, question, statements))
-    atomic_write_jsonl(folder / "annotations.jsonl", rows)
+    atomic_write_jsonl(folder / ANNOTATIONS, rows)

@@ -29,7 +29,7 @@ from datamodules.handwritten.families import (
     two_hop_group,
 )
 from datamodules.handwritten.question import WorldQuestion
-from datamodules.handwritten.statements import write_statements
+from datamodules.handwritten.statements import ANNOTATIONS, write_statements
 from datamodules.handwritten.tables import write_benchmark_tables
 from datamodules.storage.files import atomic_write_text
 from datamodules.storage.worker_processes import WorkerProcesses
@@ -99,6 +99,8 @@ def benchmark_questions(benchmark: str, count: int, pool: DigitPool, seed: int) 
 def write_prompt_rows(questions: list[WorldQuestion], folder: Path, *, with_solution: bool) -> None:
     """Write MMPR prompt rows and their pictures; `with_solution` adds the gold response."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    # Rows of before must not be left with some of these pictures if this process is killed.
+    (folder / ANNOTATIONS).unlink(missing_ok=True)
     lines = []
     for question in questions:
         names = []
@@ -113,7 +115,7 @@ def write_prompt_rows(questions: list[WorldQuestion], folder: Path, *, with_solu
         if with_solution:
             row["response"] = question.solution
         lines.append(json.dumps(row))
-    atomic_write_text(folder / "annotations.jsonl", "\n".join(lines) + "\n")
+    atomic_write_text(folder / ANNOTATIONS, "\n".join(lines) + "\n")
 
 
 def _write_split(split: str, folder: Path, size: WorldSize, seed: int) -> None:
@@ -131,7 +133,7 @@ def _write_split(split: str, folder: Path, size: WorldSize, seed: int) -> None:
 
 
 def build_world(folder: Path, size: WorldSize, seed: int = 0, processes: int = 1) -> None:
-    """Write the world; its last file is ``truth.jsonl``.
+    """Write the world; its last file is ``truth.jsonl``, and an old one is removed first: a folder with one is whole.
 
     Args:
         folder: Folder to write into; files of the same names are replaced.
@@ -139,6 +141,7 @@ def build_world(folder: Path, size: WorldSize, seed: int = 0, processes: int = 1
         seed: The same seed and size give the same files.
         processes: Number of processes that write splits.
     """
+    (folder / "truth.jsonl").unlink(missing_ok=True)
     if processes > 1:
         with WorkerProcesses(processes) as executor:
             for written in [executor.submit(_write_split, split, folder, size, seed) for split in SPLITS]:

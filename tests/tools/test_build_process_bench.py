@@ -3,11 +3,13 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules.benchmarks import BENCHMARKS
 from datamodules.process_bench.solutions import VisualProcessBenchDataset
 from datamodules.rollouts.records import Rollout, write_rollouts
 from datamodules.storage.images import open_image
+from lightning_modules.checkpointing.run_lock import RunLock
 from tools import build_process_bench
 
 
@@ -75,3 +77,27 @@ def test_pictures_are_those_of_the_questions(tiny_world, truth, tmp_path):
     for number, image in enumerate(question.images):
         written = open_image(tmp_path / "bench" / "images" / f"MMMU_1_{number}.png", "test")
         assert np.array_equal(np.asarray(written), np.asarray(image))
+
+
+def test_samples_that_are_replaced_in_part_are_not_left(tiny_world, truth, tmp_path, monkeypatch):
+    write_rollouts(tmp_path / "rollouts.jsonl", [rollout("MMMU", "1", "\n\n".join(truth["MMMU", "1"]))])
+    arguments = tiny_world, tmp_path / "rollouts.jsonl", tmp_path / "bench"
+    build_process_bench.build_process_bench(*arguments)
+
+    def stopped(image, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        build_process_bench.build_process_bench(*arguments)
+    assert [path.name for path in (tmp_path / "bench").iterdir()] == ["images"]
+
+
+def test_another_command_writes_there(tiny_world, tmp_path, monkeypatch, capsys):
+    write_rollouts(tmp_path / "rollouts.jsonl", [rollout("MMMU", "1", "a step")])
+    arguments = ["--world", tiny_world, "--rollouts", tmp_path / "rollouts.jsonl", "--output", tmp_path / "bench"]
+    monkeypatch.setattr(sys, "argv", ["build_process_bench", *map(str, arguments)])
+    with RunLock(tmp_path / "bench").held():
+        assert build_process_bench.main() == 2
+    assert f"{tmp_path / 'bench'}: another run writes here now" in capsys.readouterr().err
+    assert build_process_bench.main() == 0

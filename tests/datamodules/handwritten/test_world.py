@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules.handwritten.digits import split_digit_pools
 from datamodules.handwritten.families import FAMILIES
@@ -60,6 +62,26 @@ def test_a_world_written_twice_is_the_same(tmp_path):
     # Which statements have pictures depends on the seed.
     assert {name for name in first if "statements" not in name.parts} <= set(other)
     assert all(first[name] != other[name] for name in first if name in other)
+
+
+def test_a_world_that_is_replaced_in_part_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+    """No rows of before beside pictures of now."""
+    size = WorldSize(statements=8, demonstrations=4, prompts=4, validation=4, benchmark_questions=10)
+    build_world(tmp_path, size, seed=5)
+    before = files_of(tmp_path)
+    save = Image.Image.save
+
+    def stopped_in_prompts(image, path):
+        if path.parts[-3] == "prompts":
+            raise KeyboardInterrupt
+        save(image, path)
+
+    monkeypatch.setattr(Image.Image, "save", stopped_in_prompts)
+    with pytest.raises(KeyboardInterrupt):
+        build_world(tmp_path, size, seed=6)
+    left = files_of(tmp_path)
+    assert {str(name) for name in before.keys() - left.keys()} == {"truth.jsonl", "prompts/annotations.jsonl"}
+    assert left[Path("validation/annotations.jsonl")] == before[Path("validation/annotations.jsonl")]
 
 
 def test_splits(tiny_world):
