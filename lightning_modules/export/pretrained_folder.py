@@ -34,7 +34,7 @@ def write_pretrained(
     """
     with _sampling_left_out(backbone):
         backbone.save_pretrained(folder, max_shard_size=max_shard_size)
-    with _template(processor, chat_template):
+    with _template(processor, chat_template), _without_last_padding(processor):
         processor.save_pretrained(folder)
 
 
@@ -82,3 +82,22 @@ def _template(processor: ProcessorMixin, template: str | None) -> Iterator[None]
     finally:
         for holder in holders:
             holder.chat_template = own
+
+
+@contextmanager
+def _without_last_padding(processor: ProcessorMixin) -> Iterator[None]:
+    """Within this context a fast tokenizer has no padding and truncation, which it keeps of its last call and saves."""
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    padding, truncation = backend.padding, backend.truncation
+    backend.no_padding()
+    backend.no_truncation()
+    try:
+        yield
+    finally:
+        if padding is not None:
+            backend.enable_padding(**padding)
+        if truncation is not None:
+            backend.enable_truncation(**truncation)

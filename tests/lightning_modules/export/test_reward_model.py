@@ -169,6 +169,21 @@ def test_shards_and_what_else_is_in_the_folder(sharp_checkpoint, tmp_path):
     assert json.loads((tmp_path / PROTOCOL_FILE).read_text())["system_prompt"] == model.protocol.system_prompt
 
 
+def test_what_a_tokenizer_was_last_used_for_is_not_saved(sharp_checkpoint, tmp_path):
+    """So that a run that is resumed, or run again, ends with the same files."""
+    model = ProcessRewardModel(str(sharp_checkpoint))
+    backend = model.processor.tokenizer.backend_tokenizer
+    model.processor.tokenizer(["3", "3 + 4"], padding=True, truncation=True, max_length=2)
+    used = backend.padding, backend.truncation
+    assert None not in used
+    model.save_pretrained(tmp_path / "used")
+    assert (backend.padding, backend.truncation) == used
+    ProcessRewardModel(str(sharp_checkpoint)).save_pretrained(tmp_path / "new")
+    written = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("used", "new")]
+    assert written[0] == written[1]
+    assert (json.loads(written[0])["padding"], json.loads(written[0])["truncation"]) == (None, None)
+
+
 def test_a_policy_has_its_adapters_merged_and_keeps_how_it_samples(sharp_checkpoint, tmp_path):
     options = BackboneOptions(lora=LoraOptions(rank=4, dropout=0.0))
     policy = Policy(str(sharp_checkpoint), backbone=options).eval()
