@@ -48,7 +48,7 @@ def command(tmp_path):
     process.communicate()
 
 
-@pytest.mark.parametrize("pause", [0.0, 1.0])
+@pytest.mark.parametrize("pause", [0.0, pytest.param(1.0, marks=pytest.mark.thorough)])
 def test_ctrl_c_is_for_the_first_process_alone(command, pause):
     process, workers = command
     assert len(workers) == 2

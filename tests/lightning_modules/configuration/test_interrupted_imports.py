@@ -31,7 +31,12 @@ def interrupted(folder, module, slow, **variables):
 
 
 @pytest.mark.parametrize(
-    ("module", "slow"), [("lightning_modules.cli", "torch"), ("tools.data", "rich"), ("tools.build_world", "numpy")]
+    ("module", "slow"),
+    [
+        ("lightning_modules.cli", "torch"),
+        pytest.param("tools.data", "rich", marks=pytest.mark.thorough),
+        pytest.param("tools.build_world", "numpy", marks=pytest.mark.thorough),
+    ],
 )
 def test_one_line(tmp_path, module, slow):
     status, lines = interrupted(tmp_path, module, slow)
