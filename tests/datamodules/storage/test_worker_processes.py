@@ -20,6 +20,11 @@ if __name__ == "__main__":
 """
 
 
+def heeds_ctrl_c():
+    """What a shell starts in the background ignores it, and so do its children, such as these tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -38,6 +43,7 @@ def command(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heeds_ctrl_c,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     workers = [int(pid) for pid in process.stdout.readline().split()]
