@@ -8,6 +8,7 @@ import json
 import os
 import random
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -264,15 +265,15 @@ def predict(world, folder, strategy):
         "judge": lambda: StepJudge(checkpoint, rollouts, sampling=few, score="probability"),
         "knockout": lambda: KnockoutJudge(checkpoint, rollouts, sampling=few),
     }
-    # A random model writes no verdicts, so what it has written is taken for one.
-    step_judge.text_before_verdict, step_judge._OPTIONS = (lambda text: ""), (("3",), ("7",))
     for name, make in makers.items():
         module = make()
         like_blank_lines(module)
         data = PromptDataModule(prompts=str(world / "prompts.jsonl"), batch_size=2, instruction="")
         output = folder / f"{name}-{strategy}.jsonl"
         trainer = make_trainer(folder, strategy, callbacks=[PredictionWriter(str(output))])
-        trainer.predict(module, data, return_predictions=False)
+        # A random model writes no verdicts, so what it has written is taken for one.
+        with patch.multiple(step_judge, text_before_verdict=lambda text: "", _OPTIONS=(("3",), ("7",))):
+            trainer.predict(module, data, return_predictions=False)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The presets under experiments/released, run with a tiny policy: what is asked, and the form of the rows."""
 
 import json
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -28,7 +29,7 @@ class ManySteps(TransformersEngine):
     """Samples from the tiny policy, whose texts hold hardly any blank line, and makes 40 steps of each."""
 
     def serve(self, source: RequestSource, parameters: SamplingParameters) -> None:
-        """As the base class; a step is a space and one of the first letters, dots where there are too few."""
+        """As the base class; a step is a space and one of the first letters, dots for white space and where there are too few."""
         super().serve(_InManySteps(source), parameters)
 
 
@@ -38,9 +39,13 @@ class _InManySteps:
         self.source = source
 
     def receive(self, request: GenerationRequest, texts: Sequence[GeneratedText]) -> None:
+        letters = [re.sub(r"\s", ".", f"{found.text:.<40}"[:40]) for found in texts]
         self.source.receive(
             request,
-            [found._replace(text="\n\n".join(f" {letter}" for letter in f"{found.text:.<40}"[:40])) for found in texts],
+            [
+                found._replace(text="\n\n".join(f" {letter}" for letter in some))
+                for found, some in zip(texts, letters, strict=True)
+            ],
         )
 
 
