@@ -29,7 +29,7 @@ class ManySteps(TransformersEngine):
     """Samples from the tiny policy, whose texts hold hardly any blank line, and makes 40 steps of each."""
 
     def serve(self, source: RequestSource, parameters: SamplingParameters) -> None:
-        """As the base class; a step is a space and one of the first letters, dots for white space and where there are too few."""
+        """As the base class; a step is a space and a letter, dots for white space and for what is missing."""
         super().serve(_InManySteps(source), parameters)
 
 
