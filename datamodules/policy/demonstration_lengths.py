@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datamodules.batching.lengths import TokenLimit
 from datamodules.conversation.messages import IMAGE_PLACEHOLDER
 from datamodules.policy.chat import ChatRenderer
+from datamodules.policy.prompt_rows import usable_prompts
 from datamodules.policy.prompts import Prompt
 from datamodules.storage.bad_rows import MAX_BAD_ROWS, BadRows, OnBadRow
 
@@ -44,18 +45,12 @@ def without_long_demonstrations(
     Raises:
         ValueError: If no demonstration is short enough, or one is not and ``on_bad_row`` is "error".
     """
-    bad = BadRows(on_bad_row, max_bad_rows)
-    kept = []
-    for prompt in prompts:
+
+    def problem_of(prompt: Prompt) -> ValueError | None:
         tokens = _text_tokens(prompt, renderer, limit.tokens)
-        if tokens > limit.tokens:
-            bad.add(too_long_demonstration(prompt, tokens, limit))
-        else:
-            kept.append(prompt)
-    if prompts and not kept:
-        raise ValueError(f"no demonstration can be used{bad.first}")
-    bad.report("demonstrations", len(prompts))
-    return kept
+        return too_long_demonstration(prompt, tokens, limit) if tokens > limit.tokens else None
+
+    return usable_prompts(prompts, problem_of, BadRows(on_bad_row, max_bad_rows), "demonstration")
 
 
 def _text_tokens(prompt: Prompt, renderer: ChatRenderer, enough: int) -> int:

@@ -199,17 +199,36 @@ def without_special_tokens(
     if not tokens:
         return list(prompts)
     pattern = re.compile("|".join(map(re.escape, tokens)))
-    bad = BadRows(on_bad_row, max_bad_rows)
-    kept = []
-    for prompt in prompts:
+
+    def problem_of(prompt: Prompt) -> ValueError | None:
         texts = {"question": prompt.policy_text.replace(IMAGE_PLACEHOLDER, ""), "response": prompt.response or ""}
         found = [(name, match.group()) for name, text in texts.items() if (match := pattern.search(text))]
-        if found:
-            name, token = found[0]
-            bad.add(special_token_found(prompt.where or prompt.prompt_id, name, token))
+        return special_token_found(prompt.where or prompt.prompt_id, *found[0]) if found else None
+
+    return usable_prompts(prompts, problem_of, BadRows(on_bad_row, max_bad_rows), "prompt")
+
+
+def usable_prompts(
+    prompts: Sequence[Prompt], problem_of: Callable[[Prompt], ValueError | None], bad: BadRows, what: str
+) -> list[Prompt]:
+    """Leave out prompts that have a problem, and say how many and which.
+
+    Args:
+        prompts: All of them.
+        problem_of: What is wrong with one, with its place; None if nothing is.
+        bad: Takes the problems in, or raises the first one.
+        what: What one of the prompts is called.
+
+    Raises:
+        ValueError: If none can be used, or more cannot than ``bad`` allows.
+    """
+    kept = []
+    for prompt in prompts:
+        if problem := problem_of(prompt):
+            bad.add(problem)
         else:
             kept.append(prompt)
     if prompts and not kept:
-        raise ValueError(f"no prompt can be used{bad.first}")
-    bad.report("prompts", len(prompts))
+        raise ValueError(f"no {what} can be used{bad.first}")
+    bad.report(f"{what}s", len(prompts))
     return kept
